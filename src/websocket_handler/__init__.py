@@ -1,0 +1,43 @@
+"""A WebSocket is a request of your web application.
+
+    import websocket_handler
+
+    websocket_handler.configure_server(server)     # any http.server
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            ws = self.websocket                    # None for an ordinary request
+            ...
+            ws.on("message", ws.send)
+            ws.connect()                           # takes the socket; the worker is free
+"""
+
+from .engine import IS_NATIVE, Engine, close_all
+from .errors import ConnectionClosed, ProtocolError, WebSocketError
+from .protocol.request import Headers, Request, is_websocket_request
+from .protocol.state import State
+from .protocol.versions import ALL_VERSIONS, Version
+from .servers.http_server import configure_server
+from .servers.transplant import read_early_bytes, transplant
+from .settings import Settings
+from .websocket import WebSocket
+
+__all__ = [
+    "ALL_VERSIONS",
+    "IS_NATIVE",
+    "ConnectionClosed",
+    "Engine",
+    "Headers",
+    "ProtocolError",
+    "Request",
+    "Settings",
+    "State",
+    "Version",
+    "WebSocket",
+    "WebSocketError",
+    "close_all",
+    "configure_server",
+    "is_websocket_request",
+    "read_early_bytes",
+    "transplant",
+]

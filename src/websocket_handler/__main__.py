@@ -1,0 +1,57 @@
+"""`python -m websocket_handler`: the echo demo, on http://localhost:4080 unless told otherwise."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import sys
+
+from . import IS_NATIVE
+from .demo.application import make_server
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        server = make_server(options.host, options.port)
+    except OSError as error:
+        print(explain(error, options.host, options.port), file=sys.stderr)  # noqa: T201
+        return 1
+    engine = "native" if IS_NATIVE else "plain Python"
+    logging.info(
+        "http://%s:%d/echotest.html is ready (%s engine); Ctrl-C ends it",
+        "localhost" if options.host == "127.0.0.1" else options.host,
+        server.server_port,
+        engine,
+    )
+    with server:
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            logging.info("closing every WebSocket with 1001")
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m websocket_handler",
+        description="A web application on http.server with a WebSocket echo test page.",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=4080, help="port to listen on (%(default)s)")
+    return parser.parse_args(arguments)
+
+
+def explain(error: OSError, host: str, port: int) -> str:
+    """What a person needs to know when the address cannot be had."""
+    if error.errno == errno.EADDRINUSE:
+        return f"Port {port} on {host} is taken; another can be chosen with --port."
+    if error.errno == errno.EACCES:
+        return f"Port {port} needs privileges; one above 1023 can be chosen with --port."
+    return f"Cannot listen on {host}:{port}: {error.strerror or error}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

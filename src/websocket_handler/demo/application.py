@@ -1,0 +1,102 @@
+"""The demo's web application: pages, an access log, and an endpoint that echoes.
+
+It is an ordinary `BaseHTTPRequestHandler`; the WebSocket is one of its routes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from typing import ClassVar
+from urllib.parse import urlsplit
+
+from .. import configure_server
+
+MIB = 1 << 20
+
+# Big enough for the page's largest message and its echo.
+LIMITS = {"max_message_size": 64 * MIB, "max_buffered": 128 * MIB}
+
+STATIC_FILES = {
+    "/echotest.html": ("echotest.html", "text/html; charset=utf-8"),
+    "/favicon.svg": ("favicon.svg", "image/svg+xml"),
+    "/favicon.ico": ("favicon.svg", "image/svg+xml"),
+}
+
+
+class DemoHandler(BaseHTTPRequestHandler):
+    """The routes of the demo."""
+
+    protocol_version = "HTTP/1.1"
+    server_version = "websocket-handler-demo"
+    timeout = 10  # seconds for a request to arrive: a half-sent one does not keep its thread
+
+    def do_GET(self) -> None:
+        path = urlsplit(self.path).path
+        self.routes.get(path, DemoHandler.static_file)(self)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def index(self) -> None:
+        self.send_response(HTTPStatus.FOUND)
+        self.send_header("Location", "/echotest.html")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def echo(self) -> None:
+        ws = self.websocket  # type: ignore[attr-defined]
+        if ws is None:
+            self.answer(
+                HTTPStatus.UPGRADE_REQUIRED,
+                b"We only speak WebSockets here\n",
+                Upgrade="websocket",
+                Connection="close",
+            )
+            return
+        ws.on("message", ws.send)
+        ws.on("close", lambda code, reason: self.log_message("%r %s %s", ws, code, reason))
+        ws.connect(next(iter(ws.subprotocols), None))
+
+    def static_file(self) -> None:
+        name, content_type = STATIC_FILES.get(urlsplit(self.path).path, (None, ""))
+        if name is None:
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return
+        body = (files(__package__) / "static" / name).read_bytes()
+        self.answer(HTTPStatus.OK, body, content_type, Cache_Control="no-cache")
+
+    def answer(
+        self,
+        status: HTTPStatus,
+        body: bytes,
+        content_type: str = "text/plain; charset=utf-8",
+        **headers: str,
+    ) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    routes: ClassVar[dict[str, Callable[[DemoHandler], None]]] = {
+        "/": index,
+        "/echoserver": echo,
+    }
+
+
+class DemoServer(ThreadingHTTPServer):
+    """A thread for each request; a WebSocket has none once it is connected."""
+
+    request_queue_size = 1024
+    daemon_threads = True
+
+
+def make_server(host: str, port: int) -> DemoServer:
+    """The demo, bound and ready to serve. Raises `OSError` if the address is not free."""
+    return configure_server(DemoServer((host, port), DemoHandler), **LIMITS)

@@ -1,0 +1,73 @@
+"""The engine that holds all open WebSockets: native where it can be, else plain Python.
+
+Both give `Engine` and `Channel` with the same interface (`native.pyi` lists it). The
+environment variable WEBSOCKET_HANDLER_PURE_PYTHON=1 chooses the one in plain Python.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from .farewell import close_all
+
+if TYPE_CHECKING:
+    from .epoll import Engine
+    from .native import Channel
+
+    IS_NATIVE: bool
+elif os.environ.get("WEBSOCKET_HANDLER_PURE_PYTHON", "0") not in ("", "0"):
+    from .fallback import Channel, Engine
+
+    IS_NATIVE = False
+else:
+    try:
+        from .epoll import Engine
+        from .native import Channel
+
+        IS_NATIVE = True
+    except ImportError:
+        from .fallback import Channel, Engine
+
+        IS_NATIVE = False
+
+_default: Engine | None = None
+_making = threading.Lock()
+
+
+def default_engine() -> Engine:
+    """The engine of this process that is used where none is named; made when first needed."""
+    global _default
+    with _making:
+        if _default is None:
+            _default = Engine()
+        return _default
+
+
+def _say_goodbye() -> None:
+    """At exit: tell the peers with 1001, and wait a little for their answers."""
+    if _default is not None:
+        close_all(_default, timeout=1.0)
+        _default.stop()
+
+
+def _after_fork_in_child() -> None:
+    """The parent's connections and threads are not here: begin anew when needed."""
+    global _default, _making
+    _making = threading.Lock()
+    inherited, _default = _default, None
+    if inherited is not None:
+        inherited.abandon()
+    if IS_NATIVE:
+        from .native import forget_random_bytes
+
+        forget_random_bytes()
+
+
+atexit.register(_say_goodbye)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+__all__ = ["IS_NATIVE", "Channel", "Engine", "close_all", "default_engine"]

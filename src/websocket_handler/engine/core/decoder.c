@@ -1,0 +1,413 @@
+#include "decoder.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "mask.h"
+
+/* A message whose bytes have not all arrived. Allocated only while there is one. */
+typedef struct decoder_assembly {
+    decoder_storage storage;
+    uint64_t announced; /* the sizes in the frame headers so far */
+    uint64_t size;      /* the bytes here */
+    uint32_t fragments;
+    uint32_t empty;
+    utf8_state text;
+    uint8_t opcode;
+} assembly;
+
+/* What can be cut by the end of a read and must be whole before it can be read. */
+typedef struct decoder_carry {
+    uint8_t size;
+    uint8_t spent; /* it was read; the event may still point into it */
+    uint8_t bytes[FRAME_MAX_HEADER + FRAME_MAX_CONTROL];
+} carry;
+
+/* Memory for a message grows by this much at once: a peer that sends a few bytes of a huge
+ * frame costs a few hundred, one that means it costs one or two reallocations. */
+enum { LEAST_RESERVE = 512, RESERVE_FACTOR = 8 };
+
+enum { PROTOCOL_ERROR = 1002, NO_CODE = 1005, INVALID_DATA = 1007, POLICY = 1008, TOO_BIG = 1009 };
+
+static decoder_kind violation(decoder *d, decoder_event *event, uint16_t code, const char *reason)
+{
+    d->finished = 1;
+    event->code = code;
+    event->reason = reason;
+    return DECODER_VIOLATION;
+}
+
+static decoder_kind invalid_text(decoder *d, decoder_event *event)
+{
+    return violation(d, event, INVALID_DATA, "text is not valid UTF-8");
+}
+
+int decoder_is_valid_close_code(unsigned code)
+{
+    return (code >= 1000 && code <= 1003) || (code >= 1007 && code <= 1014) ||
+           (code >= 3000 && code <= 4999);
+}
+
+static int is_known_opcode(uint8_t opcode)
+{
+    return opcode <= OPCODE_BINARY || (opcode >= OPCODE_CLOSE && opcode <= OPCODE_PONG);
+}
+
+/* check.check_start of the specification: what the first two bytes can break. */
+static const char *check_start(const decoder *d, uint8_t first, uint8_t second)
+{
+    uint8_t opcode = first & FRAME_OPCODE_BITS;
+
+    if (first & FRAME_RESERVED_BITS)
+        return "reserved bit set without a negotiated extension";
+    if (!is_known_opcode(opcode))
+        return "reserved opcode";
+    if (!(second & FRAME_MASK) != !d->expect_masked)
+        return d->expect_masked ? "frame from a client is not masked"
+                                : "frame from a server is masked";
+    if (opcode & FRAME_CONTROL_BIT) {
+        if (!(first & FRAME_FIN))
+            return "control frame is fragmented";
+        if ((second & FRAME_LENGTH_BITS) > FRAME_MAX_CONTROL)
+            return "control frame is longer than 125 bytes";
+    } else if (opcode == OPCODE_CONTINUATION) {
+        if (!d->assembly)
+            return "continuation frame without a message to continue";
+    } else if (d->assembly) {
+        return "new message inside a fragmented one";
+    }
+    return NULL;
+}
+
+/* check.check_length: what the extended payload length can break. */
+static const char *check_length(uint8_t second, uint64_t length)
+{
+    uint8_t form = second & FRAME_LENGTH_BITS;
+
+    if (length >> 63)
+        return "payload length has its most significant bit set";
+    if ((form == FRAME_LENGTH_IN_2_BYTES && length < FRAME_LENGTH_IN_2_BYTES) ||
+        (form == FRAME_LENGTH_IN_8_BYTES && length <= UINT16_MAX))
+        return "payload length is not in its shortest form";
+    return NULL;
+}
+
+static decoder_kind read_close(decoder *d, decoder_event *event)
+{
+    utf8_state text = {0};
+
+    d->finished = 1;
+    if (event->size == 0) {
+        event->code = NO_CODE;
+        return DECODER_CLOSE;
+    }
+    if (event->size == 1)
+        return violation(d, event, PROTOCOL_ERROR, "close frame with a body of one byte");
+    event->code = (uint16_t)(event->data[0] << 8 | event->data[1]);
+    if (!decoder_is_valid_close_code(event->code))
+        return violation(d, event, PROTOCOL_ERROR, "close frame with an invalid code");
+    event->data += 2;
+    event->size -= 2;
+    if (!utf8_feed(&text, event->data, event->size) || !utf8_is_complete(&text))
+        return violation(d, event, INVALID_DATA, "close reason is not valid UTF-8");
+    return DECODER_CLOSE;
+}
+
+static decoder_kind read_control(decoder *d, uint8_t *header, size_t header_size,
+                                 decoder_event *event)
+{
+    event->data = header + header_size;
+    event->size = header[1] & FRAME_LENGTH_BITS;
+    if (header[1] & FRAME_MASK)
+        mask_apply(event->data, event->data, event->size, event->data - 4, 0);
+    switch (header[0] & FRAME_OPCODE_BITS) {
+    case OPCODE_PING:
+        return DECODER_PING;
+    case OPCODE_PONG:
+        return DECODER_PONG;
+    default:
+        return read_close(d, event);
+    }
+}
+
+/* The limits, at the frame header, before memory is taken for the payload. */
+static const char *announce(assembly *a, const decoder_rules *rules, uint64_t length, int fin,
+                            uint16_t *code)
+{
+    *code = TOO_BIG;
+    if (length > rules->max_message_size - a->announced)
+        return "message is too big";
+    a->announced += length;
+    *code = POLICY;
+    if (a->fragments == rules->max_fragments)
+        return "message has too many fragments";
+    a->fragments++;
+    if (length == 0 && !fin) {
+        if (a->empty == rules->max_empty_fragments)
+            return "message has too many empty fragments";
+        a->empty++;
+    }
+    return NULL;
+}
+
+/* A message that lies whole in the bytes just read: no copy, no memory. */
+static decoder_kind read_whole(decoder *d, uint8_t opcode, uint8_t *payload, uint64_t size,
+                               decoder_event *event)
+{
+    utf8_state text = {0};
+
+    if (d->expect_masked)
+        mask_apply(payload, payload, size, d->key, 0);
+    if (opcode == OPCODE_TEXT && (!utf8_feed(&text, payload, size) || !utf8_is_complete(&text)))
+        return invalid_text(d, event);
+    event->opcode = opcode;
+    event->is_ascii = !text.not_ascii;
+    event->data = payload;
+    event->size = size;
+    return DECODER_MESSAGE;
+}
+
+static int make_room(decoder *d, uint64_t more)
+{
+    assembly *a = d->assembly;
+    uint64_t needed = a->size + more;
+    uint64_t capacity = needed * RESERVE_FACTOR;
+    uint64_t ceiling = d->fin ? a->announced : d->rules->max_message_size;
+
+    if (needed <= a->storage.capacity)
+        return 1;
+    if (capacity < LEAST_RESERVE)
+        capacity = LEAST_RESERVE;
+    if (capacity > ceiling)
+        capacity = ceiling;
+    return d->rules->reserve(&a->storage, capacity);
+}
+
+/* `size` bytes of payload lie at the end of the assembly: unmask, check, and see if it is whole. */
+static decoder_kind take_in(decoder *d, size_t size, decoder_event *event)
+{
+    assembly *a = d->assembly;
+    uint8_t *bytes = a->storage.data ? a->storage.data + a->size : NULL;
+
+    if (size) {
+        if (d->expect_masked)
+            mask_apply(bytes, bytes, size, d->key, d->key_position);
+        d->key_position = (uint8_t)((d->key_position + size) & 3);
+        if (a->opcode == OPCODE_TEXT && !utf8_feed(&a->text, bytes, size))
+            return invalid_text(d, event);
+        a->size += size;
+        d->remaining -= size;
+    }
+    if (d->remaining)
+        return DECODER_STARVED;
+    d->in_payload = 0;
+    if (!d->fin)
+        return DECODER_STARVED;
+    if (a->opcode == OPCODE_TEXT && !utf8_is_complete(&a->text))
+        return invalid_text(d, event);
+    event->opcode = a->opcode;
+    event->is_ascii = !a->text.not_ascii;
+    event->storage = a->storage;
+    event->data = a->storage.data;
+    event->size = a->size;
+    d->assembly = NULL;
+    free(a);
+    return DECODER_MESSAGE;
+}
+
+static decoder_kind read_payload(decoder *d, uint8_t **cursor, const uint8_t *end,
+                                 decoder_event *event)
+{
+    size_t size = (size_t)(end - *cursor);
+
+    if (size > d->remaining)
+        size = (size_t)d->remaining;
+    if (size) {
+        if (!make_room(d, size))
+            return DECODER_NO_MEMORY;
+        memcpy(d->assembly->storage.data + d->assembly->size, *cursor, size);
+        *cursor += size;
+    }
+    return take_in(d, size, event);
+}
+
+/* A whole header of a data frame is at `header`; its payload begins at *cursor. */
+static decoder_kind begin_data(decoder *d, const uint8_t *header, size_t header_size,
+                               uint64_t length, uint8_t **cursor, uint8_t *end,
+                               decoder_event *event)
+{
+    assembly fresh = {.opcode = header[0] & FRAME_OPCODE_BITS};
+    assembly *a = d->assembly ? d->assembly : &fresh;
+    const char *broken;
+    uint16_t code;
+
+    d->fin = !!(header[0] & FRAME_FIN);
+    broken = announce(a, d->rules, length, d->fin, &code);
+    if (broken)
+        return violation(d, event, code, broken);
+    if (d->expect_masked)
+        memcpy(d->key, header + header_size - 4, 4);
+    if (a == &fresh && d->fin && length <= (uint64_t)(end - *cursor)) {
+        uint8_t *payload = *cursor;
+        *cursor += length;
+        return read_whole(d, fresh.opcode, payload, length, event);
+    }
+    if (a == &fresh) {
+        d->assembly = malloc(sizeof *a);
+        if (!d->assembly)
+            return DECODER_NO_MEMORY;
+        *d->assembly = fresh;
+    }
+    d->key_position = 0;
+    d->remaining = length;
+    d->in_payload = 1;
+    return DECODER_STARVED; /* decoder_next goes on with the payload, even of no bytes */
+}
+
+/* Checks the frame that begins at `bytes` as far as it has come, and says in *needed how many
+ * bytes must be together before it can be read: its header, and the whole of a control frame. */
+static decoder_kind check_head(decoder *d, const uint8_t *bytes, size_t available, size_t *needed,
+                               decoder_event *event)
+{
+    const char *broken;
+
+    *needed = 2;
+    if (available < *needed)
+        return DECODER_STARVED;
+    broken = check_start(d, bytes[0], bytes[1]);
+    if (broken)
+        return violation(d, event, PROTOCOL_ERROR, broken);
+    *needed = frame_header_size(bytes[1]);
+    if (available < *needed)
+        return DECODER_STARVED;
+    broken = check_length(bytes[1], frame_payload_length(bytes));
+    if (broken)
+        return violation(d, event, PROTOCOL_ERROR, broken);
+    if (bytes[0] & FRAME_CONTROL_BIT)
+        *needed += bytes[1] & FRAME_LENGTH_BITS;
+    return DECODER_STARVED;
+}
+
+static decoder_kind keep_cut(decoder *d, uint8_t **cursor, const uint8_t *end)
+{
+    size_t size = (size_t)(end - *cursor);
+
+    if (size) {
+        d->carry = malloc(sizeof *d->carry);
+        if (!d->carry)
+            return DECODER_NO_MEMORY;
+        d->carry->size = (uint8_t)size;
+        d->carry->spent = 0;
+        memcpy(d->carry->bytes, *cursor, size);
+        *cursor += size;
+    }
+    return DECODER_STARVED;
+}
+
+/* Completes the frame whose beginning was kept from the read before; *needed as check_head. */
+static decoder_kind complete_cut(decoder *d, uint8_t **cursor, const uint8_t *end, size_t *needed,
+                                 decoder_event *event)
+{
+    carry *c = d->carry;
+
+    for (;;) {
+        if (check_head(d, c->bytes, c->size, needed, event) == DECODER_VIOLATION)
+            return DECODER_VIOLATION;
+        size_t missing = *needed > c->size ? *needed - c->size : 0;
+        size_t here = (size_t)(end - *cursor);
+        if (missing == 0 || here == 0)
+            return DECODER_STARVED;
+        if (missing > here)
+            missing = here;
+        memcpy(c->bytes + c->size, *cursor, missing);
+        c->size = (uint8_t)(c->size + missing);
+        *cursor += missing;
+    }
+}
+
+/* The header at `bytes`, and of a control frame the payload, is whole. */
+static decoder_kind read_frame(decoder *d, uint8_t *bytes, uint8_t **cursor, uint8_t *end,
+                               decoder_event *event)
+{
+    size_t header_size = frame_header_size(bytes[1]);
+
+    if (bytes[0] & FRAME_CONTROL_BIT)
+        return read_control(d, bytes, header_size, event);
+    return begin_data(d, bytes, header_size, frame_payload_length(bytes), cursor, end, event);
+}
+
+static decoder_kind read_head(decoder *d, uint8_t **cursor, uint8_t *end, decoder_event *event)
+{
+    uint8_t *bytes = *cursor;
+    size_t needed;
+
+    if (d->carry) {
+        if (complete_cut(d, cursor, end, &needed, event) == DECODER_VIOLATION)
+            return DECODER_VIOLATION;
+        if (d->carry->size < needed)
+            return DECODER_STARVED;
+        d->carry->spent = 1;
+        bytes = d->carry->bytes;
+    } else {
+        if (check_head(d, bytes, (size_t)(end - bytes), &needed, event) == DECODER_VIOLATION)
+            return DECODER_VIOLATION;
+        if ((size_t)(end - bytes) < needed)
+            return keep_cut(d, cursor, end);
+        *cursor += needed;
+    }
+    return read_frame(d, bytes, cursor, end, event);
+}
+
+decoder_kind decoder_next(decoder *d, uint8_t **cursor, uint8_t *end, decoder_event *event)
+{
+    decoder_kind kind = DECODER_STARVED;
+
+    event->storage.owner = NULL;
+    while (kind == DECODER_STARVED) {
+        if (d->carry && d->carry->spent) {
+            free(d->carry);
+            d->carry = NULL;
+        }
+        if (d->finished)
+            *cursor = end;
+        if (*cursor == end && !(d->in_payload && d->remaining == 0))
+            break;
+        kind = d->in_payload ? read_payload(d, cursor, end, event)
+                             : read_head(d, cursor, end, event);
+    }
+    return kind;
+}
+
+size_t decoder_want(decoder *d, uint64_t least, uint8_t **into)
+{
+    assembly *a = d->assembly;
+    uint64_t room;
+
+    if (!d->in_payload || d->finished || d->remaining < least)
+        return 0;
+    if (a->size == a->storage.capacity && !make_room(d, 1))
+        return 0;
+    room = a->storage.capacity - a->size;
+    if (room > d->remaining)
+        room = d->remaining;
+    *into = a->storage.data + a->size;
+    return (size_t)room;
+}
+
+decoder_kind decoder_received(decoder *d, size_t size, decoder_event *event)
+{
+    event->storage.owner = NULL;
+    return take_in(d, size, event);
+}
+
+void decoder_free(decoder *d)
+{
+    free(d->carry);
+    d->carry = NULL;
+    if (d->assembly) {
+        if (d->assembly->storage.owner)
+            d->rules->release(&d->assembly->storage);
+        free(d->assembly);
+        d->assembly = NULL;
+    }
+}

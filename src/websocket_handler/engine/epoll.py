@@ -1,0 +1,88 @@
+"""The two homes of the native engine: a thread of its own, or an event loop.
+
+It is the same engine in both; only who waits for its one descriptor differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+
+from .native import Channel, EpollEngine
+
+
+class Engine(EpollEngine):
+    """Serves WebSockets that were taken over from HTTP servers.
+
+    Without `loop`, a background thread does it, started with the first connection. With an
+    asyncio or uvloop `loop`, listeners run in that loop, and must not block it. For any
+    other event loop see `fileno` and `poll`.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self._loop = loop
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._stopped = False
+        if loop is not None:
+            _call_in(loop, self._enter_loop, loop)
+
+    def attach(self, channel: Channel, sock: socket.socket, early: bytes = b"") -> None:
+        self._start()
+        super().attach(channel, sock, early)
+
+    def discard(self, sock: socket.socket) -> None:
+        self._start()
+        super().discard(sock)
+
+    def stop(self) -> None:
+        """Drop every connection and leave the home. See `close_all` for the polite way."""
+        if self._loop is not None:
+            if not self._loop.is_closed():
+                _call_in(self._loop, self._leave_loop, self._loop)
+            return
+        thread = self._thread
+        if thread is not None and not self.is_own_thread():
+            self.post(self._let_thread_end)
+            thread.join()
+        self.close()
+
+    def _start(self) -> None:
+        if self._loop is not None or self._thread is not None:
+            return
+        with self._starting:
+            if self._thread is None and not self._stopped:
+                thread = threading.Thread(target=self._run, name="websocket-engine", daemon=True)
+                thread.start()
+                self._thread = thread
+
+    def _run(self) -> None:
+        self.adopt_thread()
+        while not self._stopped:
+            with contextlib.suppress(SystemExit, KeyboardInterrupt):  # a listener's, logged
+                self.poll(None)
+
+    def _let_thread_end(self) -> None:
+        self._stopped = True
+
+    def _enter_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.adopt_thread()
+        loop.add_reader(self.fileno(), self.poll)
+
+    def _leave_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.remove_reader(self.fileno())
+        self.close()
+
+
+def _call_in(loop: asyncio.AbstractEventLoop, call: object, argument: object) -> None:
+    """Call now if this is the loop's own thread, else as soon as the loop gets to it."""
+    try:
+        running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+    except RuntimeError:
+        running = None
+    if running is loop:
+        call(argument)  # type: ignore[operator]
+    else:
+        loop.call_soon_threadsafe(call, argument)  # type: ignore[arg-type]

@@ -1,0 +1,952 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, embedsignature=True
+"""The engine for Linux: epoll, sockets and the RFC 6455 codec of `core/`.
+
+Knows descriptors and bytes, and nothing of HTTP. What happens to a connection beyond
+sending and receiving (pings answered, the closing handshake, events) is in the methods of
+`websocket_handler.websocket.WebSocket`, which is a `Channel`; the names of those that are
+called from here begin with an underscore and are listed in `native.pyi`.
+
+The way of bytes: `EpollEngine.turn` waits; `Channel.receive` reads into the buffer that
+all share, or straight into a large message; `decode` and `deliver` call the listener;
+what it sends collects in `outgoing` and leaves in one `flush` per read.
+
+Threads: everything here runs with the GIL held except the wait itself, so a `send` from
+any thread is whole. A channel leaves (`release`) on the engine's thread only.
+"""
+
+import logging
+from collections import deque
+from functools import partial
+from os import strerror
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_Clear
+from cpython.object cimport PyObject
+from cpython.pythread cimport PyThread_get_thread_ident
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, memmove, memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, itimerspec, timespec
+from posix.unistd cimport close, read, write
+
+from ..protocol.check import Violation
+from ..protocol.message import Close, Message, Ping, Pong
+
+
+cdef extern from "Python.h":
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+    object PyUnicode_New(Py_ssize_t size, Py_UCS4 maxchar)
+    void *PyUnicode_DATA(object text)
+    int _PyBytes_Resize(PyObject **string, Py_ssize_t size) except -1
+    PyObject *bytes_or_null "PyBytes_FromStringAndSize"(const char *v, Py_ssize_t size) noexcept
+    void Py_XDECREF(PyObject *o)
+    const Py_ssize_t PY_SSIZE_T_MAX
+
+
+cdef extern from "<sys/epoll.h>" nogil:
+    enum:
+        EPOLLIN
+        EPOLLOUT
+        EPOLLRDHUP
+        EPOLL_CLOEXEC
+        EPOLL_CTL_ADD
+        EPOLL_CTL_MOD
+        EPOLL_CTL_DEL
+    ctypedef union epoll_data_t:
+        void *ptr
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epoll, int operation, int fd, epoll_event *event)
+    int epoll_wait(int epoll, epoll_event *events, int count, int timeout)
+
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    enum:
+        EFD_CLOEXEC
+        EFD_NONBLOCK
+    int eventfd(unsigned int value, int flags)
+
+
+cdef extern from "<sys/timerfd.h>" nogil:
+    enum:
+        TFD_CLOEXEC
+        TFD_NONBLOCK
+        TFD_TIMER_ABSTIME
+    int timerfd_create(int clock, int flags)
+    int timerfd_settime(int fd, int flags, const itimerspec *new, itimerspec *old)
+
+
+cdef extern from "<sys/random.h>" nogil:
+    ssize_t getrandom(void *buffer, size_t size, unsigned int flags)
+
+
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+    ssize_t readv(int fd, const iovec *parts, int count)
+
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum:
+        MSG_NOSIGNAL
+        SHUT_WR
+    struct msghdr:
+        iovec *msg_iov
+        size_t msg_iovlen
+    ssize_t recv(int fd, void *buffer, size_t size, int flags)
+    ssize_t send(int fd, const void *buffer, size_t size, int flags)
+    ssize_t sendmsg(int fd, const msghdr *message, int flags)
+    int shutdown(int fd, int how)
+
+
+cdef enum:
+    EVENTS_PER_TURN = 256
+    RECEIVE_SIZE = 65536      # the receive buffer
+    LARGE = 16384             # payloads from here on are not copied if that can be helped
+    SPARE_BUFFERS = 8
+    FIRST_SEND_BUFFER = 4096
+    LARGEST_SPARE = 262144
+    READING = EPOLLIN | EPOLLRDHUP
+
+
+logger = logging.getLogger("websocket_handler")
+
+
+cdef uint64_t monotonic_ms() noexcept nogil:
+    cdef timespec time
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return <uint64_t>time.tv_sec * 1000 + <uint64_t>time.tv_nsec // 1000000
+
+
+# --- memory of messages, as the decoder asks for it ---------------------------------------
+
+cdef int reserve_bytes(decoder_storage *storage, uint64_t capacity) noexcept:
+    """Keep a message under way in the very bytes object that the listener will get."""
+    cdef PyObject *owner = <PyObject *>storage.owner
+    if capacity > <uint64_t>PY_SSIZE_T_MAX // 2:
+        return 0
+    if owner is NULL:
+        owner = bytes_or_null(NULL, <Py_ssize_t>capacity)
+        if owner is NULL:
+            PyErr_Clear()
+            return 0
+    else:
+        try:
+            _PyBytes_Resize(&owner, <Py_ssize_t>capacity)
+        except MemoryError:  # the old object is gone then
+            storage.owner = NULL
+            storage.data = NULL
+            storage.capacity = 0
+            return 0
+    storage.owner = owner
+    storage.data = <uint8_t *>PyBytes_AS_STRING(<object>owner)
+    storage.capacity = capacity
+    return 1
+
+
+cdef void release_bytes(decoder_storage *storage) noexcept:
+    Py_XDECREF(<PyObject *>storage.owner)
+    storage.owner = NULL
+
+
+cdef object take_text(decoder_event *event):
+    """The str of a text that the decoder has found valid."""
+    cdef object text
+    if event.is_ascii:
+        text = PyUnicode_New(<Py_ssize_t>event.size, 127)
+        if event.size:
+            memcpy(PyUnicode_DATA(text), event.data, event.size)
+        return text
+    return PyUnicode_DecodeUTF8(<char *>event.data, <Py_ssize_t>event.size, NULL)
+
+
+cdef object take_message(decoder_event *event):
+    cdef PyObject *owner = <PyObject *>event.storage.owner
+    if event.opcode == OPCODE_TEXT:
+        try:
+            return take_text(event)
+        finally:
+            Py_XDECREF(owner)
+    if owner is NULL:
+        return PyBytes_FromStringAndSize(<char *>event.data, <Py_ssize_t>event.size)
+    _PyBytes_Resize(&owner, <Py_ssize_t>event.size)
+    message = <object>owner
+    Py_DECREF(message)  # the storage's reference; `message` has its own
+    return message
+
+
+cdef object take_bytes(decoder_event *event):
+    return PyBytes_FromStringAndSize(<char *>event.data, <Py_ssize_t>event.size)
+
+
+cdef str take_reason(decoder_event *event):
+    return PyUnicode_DecodeUTF8(<char *>event.data, <Py_ssize_t>event.size, NULL)
+
+
+cdef class Rules:
+    def __cinit__(self, limits):
+        self.rules.max_message_size = limits.max_message_size
+        self.rules.max_fragments = min(limits.max_fragments, 0xFFFFFFFF)
+        self.rules.max_empty_fragments = min(limits.max_empty_fragments, 0xFFFFFFFF)
+        self.rules.reserve = reserve_bytes
+        self.rules.release = release_bytes
+        self.high_water = getattr(limits, "high_water", 0)
+        self.max_buffered = getattr(limits, "max_buffered", 0)
+
+
+# --- masking keys -------------------------------------------------------------------------
+
+cdef uint8_t random_pool[1024]
+cdef size_t random_left = 0
+
+
+cdef bint masking_key(uint8_t *key) except -1:
+    """Four unpredictable bytes (RFC 6455 section 10.3), from the kernel's generator."""
+    global random_left
+    if random_left < 4:
+        if getrandom(random_pool, sizeof(random_pool), 0) != sizeof(random_pool):
+            raise OSError(errno, strerror(errno))
+        random_left = sizeof(random_pool)
+    random_left -= 4
+    memcpy(key, random_pool + random_left, 4)
+    return True
+
+
+def forget_random_bytes():
+    """In a forked child: the parent's masking keys must not be used again."""
+    global random_left
+    random_left = 0
+
+
+# --- the engine ---------------------------------------------------------------------------
+
+cdef class Pollable:
+    def __cinit__(self, *args, **kwargs):
+        self.fd = -1
+
+    cdef void ready(self, uint32_t events) noexcept:
+        pass
+
+
+cdef class TimerDescriptor(Pollable):
+    """The timerfd: goes off when the earliest time-out of all channels may be due."""
+
+    cdef void ready(self, uint32_t events) noexcept:
+        cdef uint64_t count
+        read(self.fd, &count, sizeof(count))  # the timers are looked at in `end_turn`
+
+
+cdef class WakeupDescriptor(Pollable):
+    """The eventfd: another thread has posted something."""
+
+    cdef void ready(self, uint32_t events) noexcept:
+        cdef uint64_t count
+        read(self.fd, &count, sizeof(count))  # the calls are made in `end_turn`
+
+
+cdef class EpollEngine:
+    """Serves every attached channel from one thread.
+
+    `fileno()` is readable when something is to be done and `poll()` does it: that is all a
+    foreign event loop needs. Raises `OSError` if the kernel has no descriptors left.
+    """
+
+    def __cinit__(self, *args, **kwargs):
+        self.epoll_fd = -1
+        self.timer = TimerDescriptor()
+        self.wakeup = WakeupDescriptor()
+        self.posted = deque()
+        self.corked = []
+        self.retired = []
+        self.rules_by_settings = {}
+        self.sinks = set()
+        self.receive_buffer = <uint8_t *>malloc(RECEIVE_SIZE)
+        if self.receive_buffer is NULL:
+            raise MemoryError
+        self.now = monotonic_ms()
+        self.armed = WHEEL_NEVER
+        wheel_start(&self.timers, self.now)
+        self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+        self.timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)
+        self.wakeup.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        if self.epoll_fd < 0 or not (
+            self.watch(self.timer, EPOLLIN) and self.watch(self.wakeup, EPOLLIN)
+        ):
+            raise OSError(errno, strerror(errno))
+
+    def __dealloc__(self):
+        self.close_descriptors()
+        free(self.receive_buffer)
+        while self.spare_count:
+            self.spare_count -= 1
+            free(self.spare[self.spare_count])
+
+    cdef void close_descriptors(self) noexcept:
+        for pollable in (self.timer, self.wakeup):
+            if (<Pollable>pollable).fd >= 0:
+                close((<Pollable>pollable).fd)
+                (<Pollable>pollable).fd = -1
+        if self.epoll_fd >= 0:
+            close(self.epoll_fd)
+            self.epoll_fd = -1
+
+    def fileno(self):
+        """The descriptor that is readable when `poll` has something to do."""
+        return self.epoll_fd
+
+    def poll(self, timeout=0):
+        """Serve what is ready. Waits up to `timeout` seconds for it, None for ever."""
+        if self.epoll_fd < 0:
+            raise RuntimeError("the engine is closed")
+        if self.serving:
+            raise RuntimeError("the engine is being polled already")
+        self.turn(-1 if timeout is None else <int>(timeout * 1000))
+        if self.interruption is not None:
+            interruption, self.interruption = self.interruption, None
+            raise interruption
+
+    def interrupt(self, error):
+        """Have `poll` raise what is meant for the program and not for us: Ctrl-C, exit."""
+        self.interruption = error
+
+    def is_own_thread(self):
+        """Whether the caller runs in the thread that turns the engine."""
+        return self.owner == PyThread_get_thread_ident()
+
+    def adopt_thread(self):
+        """Declare the calling thread the one that turns the engine."""
+        self.owner = PyThread_get_thread_ident()
+
+    def post(self, call):
+        """Have `call()` made in the engine's thread, soon. Safe from any thread."""
+        self.posted.append(call)
+        self.wake()
+
+    def attach(self, Channel channel not None, sock, early=b""):
+        """Give a connected socket to the engine, with bytes already read from it.
+
+        Takes the socket away from `sock`, in any thread; the rest happens in the engine's.
+        """
+        if self.epoll_fd < 0:
+            raise RuntimeError("the engine is closed")
+        sock.setblocking(False)
+        channel._engine = self
+        fd = sock.detach()
+        self.post(lambda: self.take_in(channel, fd, early))
+
+    def discard(self, sock):
+        """Take a socket over to throw away what arrives on it, until its end."""
+        sock.setblocking(False)
+        cdef Sink sink = Sink()
+        sink.engine = self
+        sink.fd = sock.detach()
+        if self.watch(sink, EPOLLIN):
+            self.sinks.add(sink)
+        else:
+            close(sink.fd)
+
+    def channels(self):
+        """Every attached channel."""
+        cdef list found = []
+        cdef void *item = self.first
+        while item is not NULL:
+            found.append(<Channel>item)
+            item = (<Channel>item).next
+        return found
+
+    def close(self):
+        """Drop every connection as it is and give back the descriptors."""
+        if self.epoll_fd < 0:
+            return
+        self.run_posted()  # a socket may be waiting to be taken in
+        for channel in self.channels():
+            (<Channel>channel).release("the engine was closed")
+        self.retired.clear()
+        for sink in self.sinks:
+            close((<Sink>sink).fd)
+        self.sinks.clear()
+        self.close_descriptors()
+
+    def abandon(self):
+        """In a forked child: let go of what belongs to the parent, without a word to anyone."""
+        cdef void *item = self.first
+        while item is not NULL:
+            close((<Channel>item).fd)
+            (<Channel>item).fd = -1
+            item = (<Channel>item).next
+        for sink in self.sinks:
+            close((<Sink>sink).fd)
+        self.sinks.clear()
+        self.posted.clear()
+        self.close_descriptors()
+
+    def take_in(self, Channel channel, int fd, bytes early):
+        channel.fd = fd
+        channel.heard = self.now
+        if not self.watch(channel, READING):
+            reason = strerror(errno)
+            close(fd)
+            channel.fd = -1
+            channel._connection_lost(reason)
+            return
+        self.link(channel)
+        channel.corked = True
+        channel._opened()
+        if early and channel.fd >= 0:
+            buffer = bytearray(early)  # unmasked in place
+            channel.decode(<uint8_t *><char *>buffer, len(buffer))
+        channel.corked = False
+        if channel.fd >= 0:
+            channel.flush()
+
+    cdef int turn(self, int timeout_ms) except -1:
+        cdef epoll_event events[EVENTS_PER_TURN]
+        cdef int count, i
+        with nogil:
+            count = epoll_wait(self.epoll_fd, events, EVENTS_PER_TURN, timeout_ms)
+        self.owner = PyThread_get_thread_ident()
+        self.now = monotonic_ms()
+        self.serving = True
+        for i in range(count):
+            (<Pollable>events[i].data.ptr).ready(events[i].events)
+        self.end_turn()
+        return 0
+
+    cdef void end_turn(self) noexcept:
+        self.run_posted()
+        self.expire_timers()
+        for channel in self.corked:
+            (<Channel>channel).corked = False
+            (<Channel>channel).flush()
+        self.corked.clear()
+        self.arm()
+        self.serving = False
+        self.retired.clear()
+
+    cdef void run_posted(self) noexcept:
+        for _ in range(len(self.posted)):
+            call = self.posted.popleft()
+            try:
+                call()
+            except BaseException:
+                logger.exception("a call posted to the engine failed: %r", call)
+
+    cdef void wake(self) noexcept:
+        cdef uint64_t one = 1
+        write(self.wakeup.fd, &one, sizeof(one))
+
+    cdef void expire_timers(self) noexcept:
+        cdef wheel_timer *timer = wheel_expire(&self.timers, self.now)
+        while timer is not NULL:
+            (<Channel>timer.owner)._deadline_passed()
+            timer = wheel_expire(&self.timers, self.now)
+
+    cdef void arm(self) noexcept:
+        """Set the timerfd to the earliest time-out, if that has changed."""
+        cdef itimerspec when
+        cdef uint64_t next = wheel_next(&self.timers)
+        if next == self.armed:
+            return
+        self.armed = next
+        memset(&when, 0, sizeof(when))  # all zero disarms it
+        if next != WHEEL_NEVER:
+            when.it_value.tv_sec = next // 1000
+            when.it_value.tv_nsec = next % 1000 * 1000000
+        timerfd_settime(self.timer.fd, TFD_TIMER_ABSTIME, &when, NULL)
+
+    cdef bint watch(self, Pollable pollable, uint32_t interest) noexcept:
+        """Wait for other events of `pollable`; puts it into the epoll set the first time."""
+        cdef epoll_event event
+        cdef int operation = EPOLL_CTL_MOD if pollable.watched else EPOLL_CTL_ADD
+        if pollable.watched and interest == pollable.interest:
+            return True
+        event.events = interest
+        event.data.ptr = <void *>pollable
+        if epoll_ctl(self.epoll_fd, operation, pollable.fd, &event) != 0:
+            return False
+        pollable.interest = interest
+        pollable.watched = True
+        return True
+
+    cdef void unwatch(self, Pollable pollable) noexcept:
+        epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, pollable.fd, NULL)
+        pollable.interest = 0
+        pollable.watched = False
+
+    cdef void link(self, Channel channel) noexcept:
+        """Hold a reference to the channel for as long as it is attached."""
+        Py_INCREF(channel)
+        channel.previous = NULL
+        channel.next = self.first
+        if self.first is not NULL:
+            (<Channel>self.first).previous = <void *>channel
+        self.first = <void *>channel
+        self.channel_count += 1
+
+    cdef void unlink(self, Channel channel) noexcept:
+        """Let it go; what epoll may already have named in this turn lives until its end."""
+        if channel.previous is NULL:
+            self.first = channel.next
+        else:
+            (<Channel>channel.previous).next = channel.next
+        if channel.next is not NULL:
+            (<Channel>channel.next).previous = channel.previous
+        channel.next = channel.previous = NULL
+        self.channel_count -= 1
+        self.retired.append(channel)
+        Py_DECREF(channel)
+
+    cdef uint8_t *take_buffer(self) noexcept:
+        if self.spare_count:
+            self.spare_count -= 1
+            return self.spare[self.spare_count]
+        return <uint8_t *>malloc(FIRST_SEND_BUFFER)
+
+    cdef void give_buffer(self, uint8_t *buffer, size_t capacity) noexcept:
+        if capacity == FIRST_SEND_BUFFER and self.spare_count < SPARE_BUFFERS:
+            self.spare[self.spare_count] = buffer
+            self.spare_count += 1
+        else:
+            free(buffer)
+
+
+cdef class Sink(Pollable):
+    cdef void ready(self, uint32_t events) noexcept:
+        cdef ssize_t count = recv(self.fd, self.engine.receive_buffer, RECEIVE_SIZE, 0)
+        if count > 0 or (count < 0 and (errno == EAGAIN or errno == EINTR)):
+            return
+        self.engine.unwatch(self)
+        close(self.fd)
+        self.fd = -1
+        self.engine.retired.append(self)
+        self.engine.sinks.discard(self)
+
+
+# --- a connection -------------------------------------------------------------------------
+
+cdef class Channel(Pollable):
+    """One connection's bytes: what `WebSocket` is made of.
+
+    Before the engine has the socket, what is sent collects; nothing is lost.
+    """
+
+    def __cinit__(self, *args, **kwargs):
+        self.timer.owner = <void *>self
+
+    def __dealloc__(self):
+        decoder_free(&self.decoder)
+        free(self.out.data)
+
+    def _bind(self, engine, settings, version, client=False):
+        """Choose limits, codec and role, before the first byte."""
+        cdef EpollEngine home = engine
+        rules = home.rules_by_settings.get(settings)
+        if rules is None:
+            rules = home.rules_by_settings[settings] = Rules(settings)
+        self._engine = home
+        self.rules = rules
+        self.decoder.rules = &self.rules.rules
+        self.decoder.expect_masked = not client
+        self.masks = client
+        self._sendable = True
+
+    # sending
+
+    def send(self, message):
+        """Send a message: text for `str`, binary for bytes-like, fragments for an iterable.
+
+        The frame leaves at once, or together with what else the same read or listener
+        gives rise to; what the peer does not take is kept (`buffered_amount`). An iterable
+        of `str` or of bytes-like is sent as one message, a fragment for each item as it
+        comes (RFC 6455 section 5.4); other messages wait until it is complete. May be
+        called from any thread. Raises `ConnectionClosed` if the connection is not open,
+        `TypeError` for anything else, `UnicodeEncodeError` for a lone surrogate.
+        """
+        cdef Py_ssize_t size
+        cdef const char *text
+        if not self._sendable or self.out.end - self.out.start > self.rules.max_buffered:
+            self._send_otherwise(message)
+        elif isinstance(message, str):
+            text = PyUnicode_AsUTF8AndSize(message, &size)
+            self.write_frame(FRAME_FIN | OPCODE_TEXT, <const uint8_t *>text, <size_t>size)
+        elif isinstance(message, bytes):
+            self.write_frame(
+                FRAME_FIN | OPCODE_BINARY,
+                <const uint8_t *>PyBytes_AS_STRING(message), <size_t>PyBytes_GET_SIZE(message))
+        else:
+            self._send_otherwise(message)
+
+    @property
+    def buffered_amount(self):
+        """The bytes accepted by `send` that the operating system has not taken yet."""
+        return self.out.end - self.out.start
+
+    @property
+    def _blocked(self):
+        """Whether the peer is behind: the operating system would not take more."""
+        return bool(self.interest & EPOLLOUT)
+
+    def _write(self, bytes data not None):
+        """Send bytes as they are: the response to the handshake."""
+        self.append(<const uint8_t *>PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data))
+        self.flush_or_cork()
+
+    def _write_frame(self, int opcode, bytes payload not None, bint fin=True):
+        """Send one frame of any kind, in any state."""
+        self.write_frame(
+            opcode | (FRAME_FIN if fin else 0),
+            <const uint8_t *>PyBytes_AS_STRING(payload), <size_t>PyBytes_GET_SIZE(payload))
+
+    cdef bint write_frame(self, uint8_t first, const uint8_t *data, size_t size) except -1:
+        cdef uint8_t header[FRAME_MAX_HEADER]
+        cdef uint8_t key[4]
+        cdef size_t header_size
+        cdef uint8_t *place
+        if self.masks:
+            masking_key(key)
+            header_size = frame_header_write(header, first, size, key)
+            place = self.grow(header_size + size)
+            memcpy(place, header, header_size)
+            mask_apply(place + header_size, data, size, key, 0)
+            self.out.end += header_size + size
+        else:
+            header_size = frame_header_write(header, first, size, NULL)
+            if size >= LARGE and self.fd >= 0 and not self.interest & EPOLLOUT:
+                self.send_through(header, header_size, data, size)
+            else:
+                place = self.grow(header_size + size)
+                memcpy(place, header, header_size)
+                memcpy(place + header_size, data, size)
+                self.out.end += header_size + size
+        self.flush_or_cork()
+        return True
+
+    cdef bint send_through(
+        self, const uint8_t *header, size_t header_size, const uint8_t *data, size_t size
+    ) except -1:
+        """Send a large frame from where it lies; only what is not taken is copied."""
+        cdef iovec parts[3]
+        cdef msghdr message
+        cdef ssize_t sent
+        cdef size_t left, i
+        parts[0].iov_base = self.out.data + self.out.start
+        parts[0].iov_len = self.out.end - self.out.start
+        parts[1].iov_base = <void *>header
+        parts[1].iov_len = header_size
+        parts[2].iov_base = <void *>data
+        parts[2].iov_len = size
+        memset(&message, 0, sizeof(message))
+        message.msg_iov = parts
+        message.msg_iovlen = 3
+        sent = sendmsg(self.fd, &message, MSG_NOSIGNAL)
+        left = <size_t>sent if sent > 0 else 0  # `flush` will meet the error, if it was one
+        i = min(left, parts[0].iov_len)
+        self.out.start += i
+        left -= i
+        for i in range(1, 3):
+            if left >= parts[i].iov_len:
+                left -= parts[i].iov_len
+            else:
+                self.append(<const uint8_t *>parts[i].iov_base + left, parts[i].iov_len - left)
+                left = 0
+        return True
+
+    cdef bint append(self, const uint8_t *data, size_t size) except -1:
+        memcpy(self.grow(size), data, size)
+        self.out.end += size
+        return True
+
+    cdef uint8_t *grow(self, size_t size) except NULL:
+        """The place for `size` more bytes at the end of what is to be sent."""
+        cdef outgoing *out = &self.out
+        cdef size_t used = out.end - out.start
+        cdef size_t capacity
+        cdef uint8_t *data
+        if out.data is NULL and size <= FIRST_SEND_BUFFER and self._engine is not None:
+            out.data = self._engine.take_buffer()
+            out.capacity = FIRST_SEND_BUFFER if out.data is not NULL else 0
+        if size > out.capacity - out.end and out.start:
+            memmove(out.data, out.data + out.start, used)
+            out.start = 0
+            out.end = used
+        if size > out.capacity - out.end or out.data is NULL:
+            capacity = max(used + size, 2 * out.capacity, <size_t>FIRST_SEND_BUFFER)
+            data = <uint8_t *>realloc(out.data, capacity)
+            if data is NULL:
+                raise MemoryError
+            out.data = data
+            out.capacity = capacity
+        return out.data + out.end
+
+    cdef void flush_or_cork(self) noexcept:
+        """Send now, unless this turn of the engine has more to come."""
+        if self.fd < 0:
+            return  # not attached yet, or gone
+        if self._engine.serving and self._engine.owner == PyThread_get_thread_ident():
+            if not self.corked:
+                self.corked = True
+                self._engine.corked.append(self)
+            if self.out.end - self.out.start < RECEIVE_SIZE or self.interest & EPOLLOUT:
+                return
+        self.flush()
+
+    cdef void flush(self) noexcept:
+        cdef outgoing *out = &self.out
+        cdef ssize_t sent
+        if self.fd < 0:
+            return
+        while out.start < out.end:
+            sent = send(self.fd, out.data + out.start, out.end - out.start, MSG_NOSIGNAL)
+            if sent >= 0:
+                out.start += <size_t>sent
+                if self.interest & EPOLLOUT:  # the peer made room, so it is alive
+                    self.heard = self._engine.now
+            elif errno == EAGAIN:
+                break
+            elif errno != EINTR:
+                reason = strerror(errno)
+                self.drop_output()
+                self._engine.post(partial(self._drop, reason))
+                return
+        if out.start == out.end:
+            self.drop_output()
+        self.after_flush()
+
+    cdef void after_flush(self) noexcept:
+        """See what follows from how much is left: reading, writing, `drain`, FIN."""
+        cdef size_t left = self.out.end - self.out.start
+        cdef bint drained = False
+        if left > self.rules.high_water:
+            self.above_water = True
+        elif self.above_water and left <= self.rules.high_water // 4:
+            self.above_water = False
+            drained = True
+        self._engine.watch(
+            self, (0 if self.above_water or self.input_ended else READING) | (EPOLLOUT if left else 0))
+        if self.finishing and not left:
+            if not self.output_ended:
+                self.output_ended = True
+                shutdown(self.fd, SHUT_WR)
+            if self.input_ended:
+                self.release("")
+                return
+        if drained:
+            self._drained()
+        elif self._tell_when_flushed and not left:
+            self._tell_when_flushed = False
+            self._flushed()
+
+    cdef void drop_output(self) noexcept:
+        if self.out.data is not NULL:
+            self._engine.give_buffer(self.out.data, self.out.capacity)
+            memset(&self.out, 0, sizeof(self.out))
+
+    # receiving
+
+    cdef void ready(self, uint32_t events) noexcept:
+        if self.fd >= 0 and events & EPOLLOUT:
+            self.flush()
+        if self.fd >= 0 and events & ~<uint32_t>EPOLLOUT:
+            if self.input_ended:
+                self.release("the peer is gone")
+            else:
+                self.receive()
+
+    cdef void receive(self) noexcept:
+        """One read: into the message under way if it is a large one, the rest into the
+        buffer that all connections share."""
+        cdef iovec parts[2]
+        cdef decoder_event event
+        cdef uint8_t *into = NULL
+        cdef size_t direct = decoder_want(&self.decoder, LARGE, &into)
+        cdef uint8_t *shared = self._engine.receive_buffer
+        cdef ssize_t count
+        cdef size_t size
+        if direct:
+            parts[0].iov_base = into
+            parts[0].iov_len = direct
+            parts[1].iov_base = shared
+            parts[1].iov_len = RECEIVE_SIZE
+            count = readv(self.fd, parts, 2)
+        else:
+            count = recv(self.fd, shared, RECEIVE_SIZE, 0)
+        if count <= 0:
+            if count == 0:
+                self.input_ended = True
+                self._input_over()
+            elif errno != EAGAIN and errno != EINTR:
+                self.release(strerror(errno))
+            return
+        self.heard = self._engine.now
+        if self._deaf:
+            return
+        size = <size_t>count
+        self.corked = True
+        if direct:
+            direct = min(direct, size)
+            size -= direct
+            self.deliver(decoder_received(&self.decoder, direct, &event), &event)
+        if size and self.fd >= 0:
+            self.decode(shared, size)
+        self.corked = False
+        self.flush()
+
+    cdef void decode(self, uint8_t *data, size_t size) noexcept:
+        cdef uint8_t *cursor = data
+        cdef uint8_t *end = data + size
+        cdef decoder_event event
+        cdef decoder_kind kind
+        while self.fd >= 0 and not self._deaf:
+            kind = decoder_next(&self.decoder, &cursor, end, &event)
+            if kind == DECODER_STARVED:
+                return
+            self.deliver(kind, &event)
+
+    cdef void deliver(self, decoder_kind kind, decoder_event *event) noexcept:
+        """Hand one event on. Whatever goes wrong here ends this connection alone."""
+        try:
+            if kind == DECODER_MESSAGE:
+                self.call_listener(take_message(event))
+            elif kind == DECODER_PING:
+                self._ping_received(take_bytes(event))
+            elif kind == DECODER_PONG:
+                self._pong_received(take_bytes(event))
+            elif kind == DECODER_CLOSE:
+                self._close_received(event.code, take_reason(event))
+            elif kind == DECODER_VIOLATION:
+                self._violated(event.code, event.reason.decode("ascii"))
+            elif kind == DECODER_NO_MEMORY:
+                raise MemoryError
+        except BaseException as error:
+            self._failed(error)
+
+    cdef void call_listener(self, object message) noexcept:
+        cdef object listener = self._message_listener
+        if listener is None:
+            return
+        try:
+            listener(message)
+        except BaseException as error:
+            self._failed(error)
+
+    # ending
+
+    def _finish(self):
+        """Send what is left, then FIN; leave when the peer has done the same."""
+        self.finishing = True
+        self._deaf = True
+        self._sendable = False
+        if self.fd >= 0:
+            self.flush()
+
+    def _drop(self, str reason):
+        """Leave at once. In the engine's thread only."""
+        self.release(reason)
+
+    def _set_deadline(self, delay):
+        """Have `_deadline_passed` called in `delay` seconds; None for never."""
+        if self._engine is None or self.fd < 0:
+            return
+        if delay is None:
+            wheel_cancel(&self.timer)
+            return
+        self._engine.now = monotonic_ms()
+        wheel_set(&self._engine.timers, &self.timer, self._engine.now + <uint64_t>(delay * 1000))
+        if not self._engine.serving:
+            self._engine.arm()
+
+    @property
+    def _heard(self):
+        """When the peer was last heard of, in the seconds of `time.monotonic`."""
+        return self.heard / 1000
+
+    cdef void release(self, str reason) noexcept:
+        if self.fd < 0:
+            return
+        wheel_cancel(&self.timer)
+        self._engine.unwatch(self)
+        close(self.fd)
+        self.fd = -1
+        self._sendable = False
+        self._deaf = True
+        decoder_free(&self.decoder)
+        self.drop_output()
+        self._engine.unlink(self)
+        self._connection_lost(reason)
+
+
+# --- the codec by itself ------------------------------------------------------------------
+
+cdef class Decoder:
+    """The native decoder with the interface of `protocol.message.Decoder`, its twin."""
+
+    def __cinit__(self, limits, bint expect_masked):
+        self.rules = Rules(limits)
+        self.decoder.rules = &self.rules.rules
+        self.decoder.expect_masked = expect_masked
+
+    def __dealloc__(self):
+        decoder_free(&self.decoder)
+
+    def feed(self, data):
+        """The events that `data` completes; an empty list if it completes none."""
+        cdef decoder_event event
+        cdef decoder_kind kind
+        copy = bytearray(data)  # unmasked in place
+        cdef uint8_t *cursor = <uint8_t *><char *>copy
+        cdef uint8_t *end = cursor + len(copy)
+        events = []
+        while True:
+            kind = decoder_next(&self.decoder, &cursor, end, &event)
+            if kind == DECODER_STARVED:
+                return events
+            if kind == DECODER_NO_MEMORY:
+                raise MemoryError
+            events.append(event_of(kind, &event))
+
+    def receive_into(self, data):
+        """As `feed`, for bytes that go straight into the message under way: how many did,
+        and the events. Takes nothing where no large message is under way."""
+        cdef decoder_event event
+        cdef uint8_t *into = NULL
+        cdef const uint8_t[::1] view = data
+        cdef size_t size = decoder_want(&self.decoder, 1, &into)
+        size = min(size, <size_t>view.shape[0])
+        if not size:
+            return 0, []
+        memcpy(into, &view[0], size)
+        kind = decoder_received(&self.decoder, size, &event)
+        return size, [] if kind == DECODER_STARVED else [event_of(kind, &event)]
+
+
+cdef object event_of(decoder_kind kind, decoder_event *event):
+    if kind == DECODER_MESSAGE:
+        return Message(take_message(event))
+    if kind == DECODER_PING:
+        return Ping(take_bytes(event))
+    if kind == DECODER_PONG:
+        return Pong(take_bytes(event))
+    if kind == DECODER_CLOSE:
+        return Close(event.code, take_reason(event))
+    return Violation(event.code, event.reason.decode("ascii"))
+
+
+def write_frame(int opcode, bytes payload not None, bint fin=True, bytes key=None):
+    """One frame, as `protocol.frame.write_frame` gives it."""
+    cdef uint8_t header[FRAME_MAX_HEADER]
+    cdef const uint8_t *masking = NULL
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
+    if key is not None:
+        masking = <const uint8_t *>PyBytes_AS_STRING(key)
+    header_size = frame_header_write(
+        header, opcode | (FRAME_FIN if fin else 0), <uint64_t>size, masking)
+    body = bytearray(payload)
+    if masking is not NULL:
+        mask_apply(<uint8_t *><char *>body, <uint8_t *><char *>body, <size_t>size, masking, 0)
+    return (<char *>header)[:header_size] + bytes(body)

@@ -1,0 +1,39 @@
+"""Every error this library raises, as one small tree under `WebSocketError`."""
+
+from __future__ import annotations
+
+
+class WebSocketError(Exception):
+    """Base of every error raised by websocket_handler."""
+
+
+class ConnectionClosed(WebSocketError):
+    """The connection is closing or closed, so nothing more can be sent on it.
+
+    `code` and `reason` say why, in the terms of RFC 6455 section 7.1.5: 1005 stands for
+    a close frame without a code, 1006 for a connection lost without a close frame.
+    """
+
+    def __init__(self, code: int, reason: str = "") -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the WebSocket is closed: {self.code} {self.reason}".rstrip()
+
+
+class ProtocolError(WebSocketError):
+    """The peer sent what its version of the protocol does not allow.
+
+    `code` is the close code the connection was failed with (RFC 6455 section 7.4.1)
+    and `reason` the rule that was broken.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({self.code})"

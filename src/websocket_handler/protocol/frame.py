@@ -1,0 +1,97 @@
+"""The frame: its header and its masking (RFC 6455 sections 5.2 and 5.3).
+
+Knows one frame at a time. Whether a frame is allowed is for `check`, what it means for
+`message`. The native twin of this file is engine/core/frame.c and mask.c.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+
+class Opcode(IntEnum):
+    """What a frame carries (RFC 6455 section 11.8)."""
+
+    CONTINUATION = 0x0
+    TEXT = 0x1
+    BINARY = 0x2
+    CLOSE = 0x8
+    PING = 0x9
+    PONG = 0xA
+
+
+FIN = 0x80
+RESERVED_BITS = 0x70
+OPCODE_BITS = 0x0F
+CONTROL_BIT = 0x08
+MASK = 0x80
+LENGTH_BITS = 0x7F
+LENGTH_IN_2_BYTES = 126
+LENGTH_IN_8_BYTES = 127
+MAX_CONTROL_PAYLOAD = 125
+
+
+class FrameStart(NamedTuple):
+    """The first two bytes of a frame, taken apart: enough to refuse most bad frames."""
+
+    fin: bool
+    reserved_bits: int
+    opcode: int
+    masked: bool
+    short_length: int
+
+    @classmethod
+    def read(cls, first: int, second: int) -> FrameStart:
+        return cls(
+            fin=bool(first & FIN),
+            reserved_bits=first & RESERVED_BITS,
+            opcode=first & OPCODE_BITS,
+            masked=bool(second & MASK),
+            short_length=second & LENGTH_BITS,
+        )
+
+    @property
+    def is_control(self) -> bool:
+        return bool(self.opcode & CONTROL_BIT)
+
+    @property
+    def length_size(self) -> int:
+        """How many bytes of payload length follow the first two."""
+        return {LENGTH_IN_2_BYTES: 2, LENGTH_IN_8_BYTES: 8}.get(self.short_length, 0)
+
+    @property
+    def header_size(self) -> int:
+        """The whole header in bytes, masking key included: 2 to 14."""
+        return 2 + self.length_size + (4 if self.masked else 0)
+
+    def payload_length(self, header: bytes | bytearray) -> int:
+        """The payload length, 0 to 2**64 - 1, from the `header_size` bytes of the header."""
+        if not self.length_size:
+            return self.short_length
+        return int.from_bytes(header[2 : 2 + self.length_size], "big")
+
+
+def write_frame(opcode: int, payload: bytes, fin: bool = True, key: bytes | None = None) -> bytes:
+    """One frame; with a 4-byte masking `key` as a client must send it (section 5.3)."""
+    length = len(payload)
+    masked = MASK if key else 0
+    if length < LENGTH_IN_2_BYTES:
+        header = bytes(((FIN if fin else 0) | opcode, masked | length))
+    elif length < 1 << 16:
+        header = bytes(((FIN if fin else 0) | opcode, masked | LENGTH_IN_2_BYTES))
+        header += length.to_bytes(2, "big")
+    else:
+        header = bytes(((FIN if fin else 0) | opcode, masked | LENGTH_IN_8_BYTES))
+        header += length.to_bytes(8, "big")
+    if key is None:
+        return header + payload
+    return header + key + apply_mask(payload, key)
+
+
+def apply_mask(payload: bytes, key: bytes, position: int = 0) -> bytes:
+    """Mask or unmask: octet i is XORed with octet (position + i) mod 4 of the key."""
+    position %= 4
+    pattern = (key[position:] + key[:position]) * (len(payload) // 4 + 1)
+    masked = int.from_bytes(payload, "big") ^ int.from_bytes(pattern[: len(payload)], "big")
+    return masked.to_bytes(len(payload), "big")

@@ -1,0 +1,170 @@
+"""May this request become a WebSocket? The part of the handshake all versions share.
+
+`answer` gives the bytes to send: a 101, or an ordinary HTTP refusal that a person can
+read. The order of the checks: is it sound HTTP, is it a handshake at all, does the
+origin belong here, do we speak the version, and is the version's own part in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from http import HTTPStatus
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from . import versions
+from .request import FIELD_VALUE, Headers, Request, tokens
+from .versions import Version
+
+ANY_ORIGIN = "*"
+
+
+class Accepted(NamedTuple):
+    """The request becomes a WebSocket of `version`; send `response` and it is open."""
+
+    version: Version
+    response: bytes
+
+
+class Refused(NamedTuple):
+    """The request stays an HTTP request and ends with `response`; the connection closes."""
+
+    status: HTTPStatus
+    reason: str
+    response: bytes
+
+
+def answer(
+    request: Request,
+    spoken: Collection[Version],
+    allowed_origins: Collection[str] | None = None,
+    subprotocol: str | None = None,
+    extra: Headers | None = None,
+) -> Accepted | Refused:
+    """Decide the handshake.
+
+    `spoken` are the versions we accept. `allowed_origins` None means the request's own
+    host; a collection names the origins allowed beside it, "*" among them allows all.
+    `subprotocol` must be one the request offers, `extra` are headers for the 101.
+    """
+    defect = _http_defect(request)
+    if defect is not None:
+        return refuse(HTTPStatus.BAD_REQUEST, defect)
+    if not is_allowed_origin(request, allowed_origins):
+        origin = request.headers["Origin"]
+        return refuse(HTTPStatus.FORBIDDEN, f"the origin {_printable(origin)} is not allowed here")
+    version = versions.choose(request, spoken)
+    if version is None:
+        return _refuse_version(request, spoken)
+    defect = version.find_defect(request)
+    if defect is not None:
+        return refuse(HTTPStatus.BAD_REQUEST, defect)
+    if subprotocol is not None and subprotocol not in offered_subprotocols(request):
+        raise ValueError(f"the request does not offer the subprotocol {subprotocol!r}")
+    return Accepted(version, version.answer(request, subprotocol, extra or Headers()))
+
+
+def refuse(status: HTTPStatus, reason: str, extra: Headers | None = None) -> Refused:
+    """An HTTP response that ends the connection, so that nothing after it is taken for HTTP."""
+    body = f"WebSocket handshake refused: {reason}.\n".encode()
+    lines = [
+        f"HTTP/1.1 {status.value} {status.phrase}",
+        *(f"{name}: {value}" for name, value in (extra.fields() if extra else [])),
+        "Content-Type: text/plain; charset=utf-8",
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+    ]
+    head = "\r\n".join([*lines, "", ""]).encode("latin-1")
+    return Refused(status, reason, head + body)
+
+
+def offered_subprotocols(request: Request) -> list[str]:
+    """What the client offers, in its order of preference."""
+    return tokens(request.headers.get_all("Sec-WebSocket-Protocol"))
+
+
+def _http_defect(request: Request) -> str | None:
+    """What RFC 6455 section 4.2.1 asks of any handshake, and sound HTTP of any request."""
+    headers = request.headers
+    if request.method != "GET":
+        return "the method must be GET"
+    if not _is_at_least_http_1_1(request.http_version):
+        return "the request must be HTTP/1.1"
+    if not all(FIELD_VALUE.fullmatch(value) for _, value in headers.fields()):
+        return "a header contains a control character"
+    hosts = headers.get_all("Host")
+    if len(hosts) != 1 or not hosts[0]:
+        return "there must be exactly one Host header"
+    if "websocket" not in _lower_tokens(headers, "Upgrade"):
+        return "the Upgrade header must be 'websocket'"
+    if "upgrade" not in _lower_tokens(headers, "Connection"):
+        return "the Connection header must contain 'Upgrade'"
+    if headers.get("Content-Length", "0").strip() != "0" or "Transfer-Encoding" in headers:
+        return "the request must not have a body"
+    return None
+
+
+def _refuse_version(request: Request, spoken: Collection[Version]) -> Refused:
+    """Section 4.2.2: 426 and the versions we do speak (400 if none was named at all)."""
+    numbers = ", ".join(str(version.number) for version in spoken if version.number)
+    asked = request.headers.get("Sec-WebSocket-Version")
+    if asked is None:
+        status, reason = HTTPStatus.BAD_REQUEST, "the Sec-WebSocket-Version header is missing"
+    else:
+        status = HTTPStatus.UPGRADE_REQUIRED
+        reason = f"version {_printable(asked)} is not spoken here, but {numbers}"
+    extra = Headers([("Sec-WebSocket-Version", numbers)])
+    if status is HTTPStatus.UPGRADE_REQUIRED:
+        extra.add("Upgrade", "websocket")  # RFC 9110 section 15.5.22: MUST send Upgrade
+    return refuse(status, reason, extra)
+
+
+def is_allowed_origin(request: Request, allowed_origins: Collection[str] | None = None) -> bool:
+    """Whether a browser's script from `Origin` may connect (RFC 6455 section 10.2).
+
+    Programs that are not browsers send none, which is allowed. The request's own host is
+    always allowed: same host and port, and https if we know that the request came by TLS.
+    """
+    origins = request.headers.get_all("Origin")
+    if not origins:
+        return True
+    if len(origins) != 1:
+        return False
+    origin = _split_origin(origins[0])
+    if ANY_ORIGIN in (allowed_origins or ()):
+        return True
+    if origin is None:
+        return False
+    if origin in [_split_origin(allowed) for allowed in allowed_origins or ()]:
+        return True
+    scheme = origin[0]
+    if scheme not in ("http", "https") or (request.tls and scheme != "https"):
+        return False
+    return origin == _split_origin(f"{scheme}://{request.headers['Host']}")
+
+
+def _split_origin(origin: str) -> tuple[str, str, int | None] | None:
+    """(scheme, host, port) in one spelling; None for "null" and whatever is no origin."""
+    try:
+        parts = urlsplit(origin)
+        port = parts.port
+    except ValueError:
+        return None
+    if not parts.hostname or parts.username is not None or parts.path or parts.query:
+        return None
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, parts.hostname, port if port is not None else default
+
+
+def _lower_tokens(headers: Headers, name: str) -> list[str]:
+    return [item.lower() for item in tokens(headers.get_all(name))]
+
+
+def _is_at_least_http_1_1(version: str) -> bool:
+    major, _, minor = version.partition(".")
+    return major.isdigit() and (minor or "0").isdigit() and (int(major), int(minor or 0)) >= (1, 1)
+
+
+def _printable(text: str) -> str:
+    """A header value as it may stand in a log line and a response body."""
+    return repr(text[:100])

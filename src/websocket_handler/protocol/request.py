@@ -1,0 +1,141 @@
+"""The HTTP request that asks to become a WebSocket.
+
+Knows HTTP's header syntax and nothing of sockets or of any HTTP server: an integration
+fills a `Request` from what its server has parsed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import parse_qs
+
+TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
+"""RFC 9110 section 5.6.2."""
+
+FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+"""RFC 9110 section 5.5: no control character, so nothing can start a new line."""
+
+
+class Headers(MutableMapping[str, str]):
+    """HTTP header fields in their order; names are compared without regard to case.
+
+    `headers[name]` joins repeated fields with ", " (RFC 9110 section 5.3); `get_all` gives
+    them one by one and `add` appends another. Setting or adding a field raises `ValueError`
+    for a name that is not a token or a value that could end the line.
+    """
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
+        self._fields: list[tuple[str, str]] = list(fields)
+
+    def __getitem__(self, name: str) -> str:
+        values = self.get_all(name)
+        if not values:
+            raise KeyError(name)
+        return ", ".join(values)
+
+    def __setitem__(self, name: str, value: str) -> None:
+        check_field(name, value)
+        self._discard(name)
+        self._fields.append((name, value))
+
+    def __delitem__(self, name: str) -> None:
+        if not self._discard(name):
+            raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({name.lower(): name for name, _ in self._fields}.values())
+
+    def __len__(self) -> int:
+        return len({name.lower() for name, _ in self._fields})
+
+    def __repr__(self) -> str:
+        return f"Headers({self._fields!r})"
+
+    def add(self, name: str, value: str) -> None:
+        """Append a field, keeping those of the same name (`Set-Cookie` needs this)."""
+        check_field(name, value)
+        self._fields.append((name, value))
+
+    def get_all(self, name: str) -> list[str]:
+        """The values of every field called `name`, in order; an empty list if there is none."""
+        wanted = name.lower()
+        return [value for field, value in self._fields if field.lower() == wanted]
+
+    def fields(self) -> list[tuple[str, str]]:
+        """Every field as (name, value), in order, repetitions included."""
+        return list(self._fields)
+
+    def _discard(self, name: str) -> bool:
+        wanted, before = name.lower(), len(self._fields)
+        self._fields = [field for field in self._fields if field[0].lower() != wanted]
+        return len(self._fields) != before
+
+
+def check_field(name: str, value: str) -> None:
+    """Raise `ValueError` unless the field can stand in an HTTP head as it is."""
+    if not TOKEN.fullmatch(name):
+        raise ValueError(f"not a header name: {name!r}")
+    if not FIELD_VALUE.fullmatch(value):
+        raise ValueError(f"the header {name} must not contain {value!r}")
+
+
+def tokens(values: Iterable[str]) -> list[str]:
+    """The elements of a comma-separated list spread over header fields (RFC 9110 5.6.1)."""
+    return [item.strip(" \t") for value in values for item in value.split(",") if item.strip(" \t")]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the HTTP server read of the request, before any WebSocket exists.
+
+    `target` is the request target as it stood in the request line, `remote_address`
+    whatever the server calls its peer (usually a (host, port) tuple), `scheme` "http" or
+    "https".
+    """
+
+    method: str
+    target: str
+    headers: Headers
+    http_version: str = "1.1"
+    remote_address: object = None
+    scheme: str = "http"
+
+    @property
+    def path(self) -> str:
+        """The target without its query, still percent-encoded."""
+        return self.target.partition("?")[0]
+
+    @property
+    def query(self) -> dict[str, list[str]]:
+        """The decoded query parameters; a parameter may be given more than once."""
+        return parse_qs(self.target.partition("?")[2], keep_blank_values=True)
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """The cookies of the request by name; an unreadable Cookie header gives none."""
+        try:
+            jar = SimpleCookie("; ".join(self.headers.get_all("Cookie")))
+        except CookieError:
+            return {}
+        return {name: morsel.value for name, morsel in jar.items()}
+
+    @property
+    def tls(self) -> bool:
+        """Whether the request came over TLS, as far as the HTTP server knows."""
+        return self.scheme == "https"
+
+
+def is_websocket_request(method: str, headers: Mapping[str, str]) -> bool:
+    """Whether a request asks for a WebSocket, whatever the version and however well.
+
+    `headers` is any mapping that finds a name in the usual capitals (`Upgrade`): a dict,
+    an `http.client.HTTPMessage`, our `Headers`. A true result does not mean that the
+    handshake is in order: `WebSocket.connect` finds that out and answers accordingly.
+    """
+    upgrade = headers.get("Upgrade") or headers.get("upgrade") or ""
+    return method == "GET" and "websocket" in (item.lower() for item in tokens([upgrade]))

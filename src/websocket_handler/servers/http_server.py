@@ -1,0 +1,154 @@
+"""The standard library's http.server, and whatever is built on it: wsgiref for one.
+
+`configure_server` puts a layer over the server's request handler class. A request that
+asks for a WebSocket finds it in `self.websocket` (under WSGI: `environ["wsgi.websocket"]`)
+and goes through the handler like any other. `connect()` takes the socket away from the
+handler at once, so that nothing the handler or a WSGI server still writes is seen; the
+engine gets it when the handler has returned.
+"""
+
+from __future__ import annotations
+
+import functools
+import socket
+import socketserver
+import ssl
+from http.server import BaseHTTPRequestHandler
+from typing import Any, ClassVar, TypeVar
+
+from ..engine import Engine, close_all, default_engine
+from ..errors import WebSocketError
+from ..protocol.handshake import Accepted
+from ..protocol.request import Headers, Request, is_websocket_request
+from ..settings import Settings
+from ..websocket import WebSocket
+from .transplant import read_early_bytes, transplant
+
+Server = TypeVar("Server", bound=socketserver.BaseServer)
+
+
+def configure_server(server: Server, *, engine: Engine | None = None, **settings: Any) -> Server:
+    """Let the handlers of `server` find WebSockets among their requests; returns `server`.
+
+    `server` is an `HTTPServer`, a `ThreadingHTTPServer`, a wsgiref server or any other
+    whose handler class is a `BaseHTTPRequestHandler` (or a `functools.partial` of one).
+    `engine` is where the WebSockets will live, by default a background thread of the
+    process; `settings` are those of `Settings`. `server.server_close()` closes the
+    server's WebSockets with 1001. Raises `TypeError` if the handler class is something
+    else or a setting is unknown, `ValueError` for a bad one.
+    """
+    layer = {
+        "websocket_settings": Settings(**settings),
+        "websocket_engine": engine or default_engine(),
+    }
+    server.RequestHandlerClass = _with_layer(server.RequestHandlerClass, layer)
+    close = server.server_close
+
+    def server_close() -> None:
+        close()
+        close_all(
+            layer["websocket_engine"],
+            timeout=layer["websocket_settings"].close_timeout,
+            only=lambda websocket: websocket._server is server,
+        )
+
+    server.server_close = server_close  # type: ignore[method-assign]
+    return server
+
+
+def _with_layer(handler: Any, layer: dict[str, Any]) -> Any:
+    if isinstance(handler, functools.partial):
+        inner = _with_layer(handler.func, layer)
+        return functools.partial(inner, *handler.args, **handler.keywords)
+    if not (isinstance(handler, type) and issubclass(handler, BaseHTTPRequestHandler)):
+        raise TypeError(f"{handler!r} is not a subclass of http.server.BaseHTTPRequestHandler")
+    if issubclass(handler, WebSocketRequests):
+        raise TypeError("configure_server() was called for this server before")
+    return type(handler.__name__, (WebSocketRequests, handler), layer)
+
+
+class WebSocketRequests(BaseHTTPRequestHandler):
+    """The layer over a request handler class; `websocket` is None for ordinary requests."""
+
+    websocket_settings: ClassVar[Settings]
+    websocket_engine: ClassVar[Engine]
+    websocket: WebSocket | None = None
+    _own: socket.socket | None = None
+    _early = b""
+    _logged = False
+
+    def parse_request(self) -> bool:
+        self.websocket = None
+        if not super().parse_request():
+            return False
+        if is_websocket_request(self.command, self.headers):
+            # Every answer but a 101 ends the connection, in words any client understands.
+            self.protocol_version = "HTTP/1.1"
+            self.close_connection = True
+            self.websocket = WebSocket(
+                self._request(),
+                self.websocket_settings,
+                engine=self.websocket_engine,
+                server=self.server,
+                when_connecting=self._secure_socket,
+            )
+        return True
+
+    def handle_one_request(self) -> None:
+        super().handle_one_request()
+        if self.websocket is not None:
+            self.close_connection = True  # what follows a handshake is never a request
+
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except BaseException:
+            if self._own is not None and self.websocket is not None:
+                self._own.close()
+                self.websocket.abort()
+            raise
+        if self._own is not None and self.websocket is not None:
+            self._hand_over(self.websocket, self._own)
+
+    def end_headers(self) -> None:
+        buffer = getattr(self, "_headers_buffer", [])
+        if self.websocket is not None and not any(
+            line.lower().startswith(b"connection:") for line in buffer
+        ):
+            self.send_header("Connection", "close")
+        super().end_headers()
+
+    def log_request(self, code: Any = "-", size: Any = "-") -> None:
+        self._logged = True
+        super().log_request(code, size)
+
+    def get_environ(self) -> dict[str, Any]:
+        """The WSGI environment, where the handler class is that of a WSGI server."""
+        environ: dict[str, Any] = super().get_environ()  # type: ignore[misc]
+        environ["wsgi.websocket"] = self.websocket
+        return environ
+
+    def _request(self) -> Request:
+        return Request(
+            method=self.command,
+            target=self.path,
+            headers=Headers(self.headers.items()),
+            http_version=self.request_version.removeprefix("HTTP/"),
+            remote_address=self.client_address,
+            scheme="https" if isinstance(self.connection, ssl.SSLSocket) else "http",
+        )
+
+    def _secure_socket(self) -> None:
+        """`connect()` was called: from here on the handler talks into the void."""
+        if isinstance(self.connection, ssl.SSLSocket):
+            raise WebSocketError("WebSockets over the TLS of http.server are not supported yet")
+        self._early = read_early_bytes(self.rfile, self.connection)
+        self._own = transplant(self.connection, self.websocket_engine)
+        self.connection.setblocking(True)
+        self._logged = False
+
+    def _hand_over(self, websocket: WebSocket, own: socket.socket) -> None:
+        if not self._logged and websocket.outcome is not None:
+            accepted = isinstance(websocket.outcome, Accepted)
+            self.log_request(101 if accepted else websocket.outcome.status.value)
+        websocket.take_over(own, self._early)

@@ -1,0 +1,73 @@
+"""Every limit, time-out and default, in one frozen object.
+
+Settings are given to `configure_server` for a whole server and to `WebSocket.connect` for
+one connection; the second overrides the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+
+from .protocol.versions import DEFAULT_VERSIONS, Version
+
+KIB, MIB = 1 << 10, 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a connection may take, and how long. Sizes are in bytes, times in seconds."""
+
+    max_message_size: int = MIB
+    """The largest message accepted; beyond it 1009, decided at the frame header."""
+
+    max_fragments: int = 131_072
+    """The most fragments of one message; beyond it 1008."""
+
+    max_empty_fragments: int = 1_024
+    """How many of them may be empty; beyond it 1008."""
+
+    high_water: int = 64 * KIB
+    """With more than this waiting to be sent, nothing more is read from that peer until
+    a quarter of it is left; then `drain` is emitted."""
+
+    max_buffered: int = 16 * MIB
+    """With more than this already waiting, the next send closes with 1008 "slow consumer"."""
+
+    ping_interval: float | None = 20.0
+    """After this long without a byte from the peer it is pinged; None for never."""
+
+    ping_timeout: float = 20.0
+    """A peer silent this long after a ping is taken for dead, and dropped."""
+
+    close_timeout: float = 10.0
+    """How long the peer has for its part of the closing handshake."""
+
+    allowed_origins: Collection[str] | None = None
+    """Origins ("https://example.com") whose pages may connect beside those of the request's
+    own host; "*" among them allows all."""
+
+    versions: tuple[Version, ...] = DEFAULT_VERSIONS
+    """The versions of the protocol that are accepted."""
+
+    def __post_init__(self) -> None:
+        for field in ("max_message_size", "max_fragments", "max_empty_fragments"):
+            _require(field, getattr(self, field), getattr(self, field) >= 0)
+        _require("max_message_size", self.max_message_size, self.max_message_size < 1 << 62)
+        _require("high_water", self.high_water, 0 < self.high_water <= self.max_buffered)
+        for field in ("ping_timeout", "close_timeout"):
+            _require(field, getattr(self, field), getattr(self, field) > 0)
+        _require("ping_interval", self.ping_interval, (self.ping_interval or 1) > 0)
+        if isinstance(self.allowed_origins, str):
+            raise TypeError("allowed_origins is a collection of origins, not one string")
+        object.__setattr__(self, "versions", tuple(self.versions))
+        if self.allowed_origins is not None:
+            object.__setattr__(self, "allowed_origins", frozenset(self.allowed_origins))
+
+
+SETTING_NAMES = frozenset(field.name for field in fields(Settings))
+
+
+def _require(name: str, value: object, condition: bool) -> None:
+    if not condition:
+        raise ValueError(f"{name} cannot be {value!r}")
