@@ -1,0 +1,39 @@
+"""What every test may use; kept small: a fixture that serves one folder lives there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PEERS = Path(__file__).parent / "peers"
+
+
+def require(present: object, what: str) -> None:
+    """Skip the test where a real peer is missing; under CI=true that is a failure."""
+    if present:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{what} is missing, and CI must have it")
+    pytest.skip(f"{what} is not installed here")
+
+
+@pytest.fixture(scope="session")
+def node() -> str:
+    """The path of Node.js, with npm's ws beside it in tests/peers."""
+    path = shutil.which("node")
+    require(path and (PEERS / "node_modules" / "ws").is_dir(), "Node.js with ws")
+    assert path is not None
+    return path
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of Chromium."""
+    path = shutil.which("chromium")
+    require(path, "Chromium")
+    assert path is not None
+    return path
