@@ -1,15 +1,15 @@
 """A WebSocket is a request of your web application.
 
-    import websocket_handler
+import websocket_handler
 
-    websocket_handler.configure_server(server)     # any http.server
+websocket_handler.configure_server(server)     # any http.server
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            ws = self.websocket                    # None for an ordinary request
-            ...
-            ws.on("message", ws.send)
-            ws.connect()                           # takes the socket; the worker is free
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        ws = self.websocket                    # None for an ordinary request
+        ...
+        ws.on("message", ws.send)
+        ws.connect()                           # takes the socket; the worker is free
 """
 
 from .engine import IS_NATIVE, Engine, close_all

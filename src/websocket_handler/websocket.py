@@ -305,7 +305,9 @@ class WebSocket(Channel):
     def _set_listeners(self, event: str, listeners: tuple[Callable[..., object], ...]) -> None:
         self._listeners[event] = listeners
         if event == "message":
-            self._message_listener = _InTurn(listeners) if listeners[1:] else next(iter(listeners), None)
+            self._message_listener = (
+                _InTurn(listeners) if listeners[1:] else next(iter(listeners), None)
+            )
 
     def _emit(self, event: str, *arguments: object) -> None:
         for listener in self._listeners.get(event, ()):
@@ -455,7 +457,9 @@ class WebSocket(Channel):
 
     def _close_received(self, code: int, reason: str) -> None:
         if self._state is State.OPEN:
-            self._write_frame(Opcode.CLOSE, close_payload(None if code == NO_CODE_RECEIVED else code))
+            self._write_frame(
+                Opcode.CLOSE, close_payload(None if code == NO_CODE_RECEIVED else code)
+            )
         self._end(Step.CLOSE_RECEIVED, code, reason)
 
     def _violated(self, code: int, reason: str) -> None:

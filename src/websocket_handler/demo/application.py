@@ -9,7 +9,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from .. import configure_server
@@ -17,7 +17,7 @@ from .. import configure_server
 MIB = 1 << 20
 
 # Big enough for the page's largest message and its echo.
-LIMITS = {"max_message_size": 64 * MIB, "max_buffered": 128 * MIB}
+LIMITS: dict[str, Any] = {"max_message_size": 64 * MIB, "max_buffered": 128 * MIB}
 
 STATIC_FILES = {
     "/echotest.html": ("echotest.html", "text/html; charset=utf-8"),

@@ -29,6 +29,11 @@ class Engine(EpollEngine):
         if loop is not None:
             _call_in(loop, self._enter_loop, loop)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether anyone serves what is posted: a thread from the first connection on."""
+        return not self._stopped and (self._loop is not None or self._thread is not None)
+
     def attach(self, channel: Channel, sock: socket.socket, early: bytes = b"") -> None:
         self._start()
         super().attach(channel, sock, early)
@@ -39,21 +44,24 @@ class Engine(EpollEngine):
 
     def stop(self) -> None:
         """Drop every connection and leave the home. See `close_all` for the polite way."""
+        self._stopped = True
         if self._loop is not None:
             if not self._loop.is_closed():
                 _call_in(self._loop, self._leave_loop, self._loop)
             return
         thread = self._thread
         if thread is not None and not self.is_own_thread():
-            self.post(self._let_thread_end)
+            self.wake()
             thread.join()
         self.close()
 
     def _start(self) -> None:
+        if self._stopped:
+            raise RuntimeError("the engine is closed")
         if self._loop is not None or self._thread is not None:
             return
         with self._starting:
-            if self._thread is None and not self._stopped:
+            if self._thread is None:
                 thread = threading.Thread(target=self._run, name="websocket-engine", daemon=True)
                 thread.start()
                 self._thread = thread
@@ -63,9 +71,6 @@ class Engine(EpollEngine):
         while not self._stopped:
             with contextlib.suppress(SystemExit, KeyboardInterrupt):  # a listener's, logged
                 self.poll(None)
-
-    def _let_thread_end(self) -> None:
-        self._stopped = True
 
     def _enter_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         self.adopt_thread()

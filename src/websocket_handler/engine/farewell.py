@@ -19,13 +19,15 @@ def close_all(
     code: int = GOING_AWAY,
     reason: str = "",
     timeout: float | None = None,
-    only: Callable[[Any], bool] = lambda websocket: True,
+    only: Callable[[Any], bool] = lambda _: True,
 ) -> bool:
     """Close every open WebSocket of `engine` for which `only` holds, and wait for the peers.
 
     Waits up to `timeout` seconds (None: each connection's `close_timeout`) and returns
     whether all are closed. Called in the engine's own thread it does not wait.
     """
+    if not engine.is_running:
+        return True
     waiting: set[Any] = set()
     done = threading.Event()
 

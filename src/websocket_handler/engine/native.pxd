@@ -138,7 +138,7 @@ cdef class EpollEngine:
     cdef void arm(self) noexcept
     cdef void expire_timers(self) noexcept
     cdef void run_posted(self) noexcept
-    cdef void wake(self) noexcept
+    cpdef void wake(self) noexcept
     cdef void link(self, Channel channel) noexcept
     cdef void unlink(self, Channel channel) noexcept
     cdef uint8_t *take_buffer(self) noexcept

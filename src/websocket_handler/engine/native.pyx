@@ -19,6 +19,7 @@ import logging
 from collections import deque
 from functools import partial
 from os import strerror
+from socket import AF_UNIX, IPPROTO_TCP, TCP_NODELAY
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_Clear
@@ -336,6 +337,8 @@ cdef class EpollEngine:
         if self.epoll_fd < 0:
             raise RuntimeError("the engine is closed")
         sock.setblocking(False)
+        if sock.family != AF_UNIX:
+            sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, True)  # what is sent together leaves together
         channel._engine = self
         fd = sock.detach()
         self.post(lambda: self.take_in(channel, fd, early))
@@ -437,7 +440,8 @@ cdef class EpollEngine:
             except BaseException:
                 logger.exception("a call posted to the engine failed: %r", call)
 
-    cdef void wake(self) noexcept:
+    cpdef void wake(self) noexcept:
+        """Let a waiting `poll` return. Safe from any thread."""
         cdef uint64_t one = 1
         write(self.wakeup.fd, &one, sizeof(one))
 

@@ -24,6 +24,7 @@ class Accepted(NamedTuple):
 
     version: Version
     response: bytes
+    status: HTTPStatus = HTTPStatus.SWITCHING_PROTOCOLS
 
 
 class Refused(NamedTuple):

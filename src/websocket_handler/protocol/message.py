@@ -76,7 +76,7 @@ class Decoder:
         try:
             while not self._finished:
                 event = self._read_payload() if self._start else self._read_header()
-                if event is _STARVED:
+                if isinstance(event, _Starved):
                     break
                 if event is not None:
                     events.append(event)
@@ -124,7 +124,8 @@ class Decoder:
 
     def _read_payload(self) -> Event | _Starved | None:
         """Take what has arrived of a data frame, so that bad text fails at its first bad byte."""
-        assert self._start is not None and self._assembly is not None
+        assert self._start is not None
+        assert self._assembly is not None
         part = bytes(self._unread[: self._length - self._received])
         del self._unread[: len(part)]
         if self._key:

@@ -7,9 +7,10 @@ fills a `Request` from what its server has parsed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
+from typing import Protocol
 from urllib.parse import parse_qs
 
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
@@ -130,7 +131,11 @@ class Request:
         return self.scheme == "https"
 
 
-def is_websocket_request(method: str, headers: Mapping[str, str]) -> bool:
+class _FindsHeaders(Protocol):
+    def get(self, name: str, /) -> str | None: ...
+
+
+def is_websocket_request(method: str, headers: _FindsHeaders) -> bool:
     """Whether a request asks for a WebSocket, whatever the version and however well.
 
     `headers` is any mapping that finds a name in the usual capitals (`Upgrade`): a dict,

@@ -1,8 +1,8 @@
 """The life of a connection (RFC 6455 section 7) as a table.
 
-    CONNECTING --opened--> OPEN --we sent close--> CLOSING --their close--> CLOSED
-                             \\--------their close, answered------------------^
-    from every state, the loss of the TCP connection leads to CLOSED.
+CONNECTING --opened--> OPEN --we sent close--> CLOSING --their close--> CLOSED
+                         \\--------their close, answered------------------^
+from every state, the loss of the TCP connection leads to CLOSED.
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ from typing import Any, ClassVar, TypeVar
 
 from ..engine import Engine, close_all, default_engine
 from ..errors import WebSocketError
-from ..protocol.handshake import Accepted
 from ..protocol.request import Headers, Request, is_websocket_request
 from ..settings import Settings
 from ..websocket import WebSocket
@@ -37,18 +36,16 @@ def configure_server(server: Server, *, engine: Engine | None = None, **settings
     server's WebSockets with 1001. Raises `TypeError` if the handler class is something
     else or a setting is unknown, `ValueError` for a bad one.
     """
-    layer = {
-        "websocket_settings": Settings(**settings),
-        "websocket_engine": engine or default_engine(),
-    }
+    chosen = Settings(**settings)
+    layer = {"websocket_settings": chosen, "websocket_engine": engine}
     server.RequestHandlerClass = _with_layer(server.RequestHandlerClass, layer)
     close = server.server_close
 
     def server_close() -> None:
         close()
         close_all(
-            layer["websocket_engine"],
-            timeout=layer["websocket_settings"].close_timeout,
+            engine or default_engine(),
+            timeout=chosen.close_timeout,
             only=lambda websocket: websocket._server is server,
         )
 
@@ -71,7 +68,7 @@ class WebSocketRequests(BaseHTTPRequestHandler):
     """The layer over a request handler class; `websocket` is None for ordinary requests."""
 
     websocket_settings: ClassVar[Settings]
-    websocket_engine: ClassVar[Engine]
+    websocket_engine: ClassVar[Engine | None]  # None: the process's, which a fork changes
     websocket: WebSocket | None = None
     _own: socket.socket | None = None
     _early = b""
@@ -143,12 +140,11 @@ class WebSocketRequests(BaseHTTPRequestHandler):
         if isinstance(self.connection, ssl.SSLSocket):
             raise WebSocketError("WebSockets over the TLS of http.server are not supported yet")
         self._early = read_early_bytes(self.rfile, self.connection)
-        self._own = transplant(self.connection, self.websocket_engine)
+        self._own = transplant(self.connection, self.websocket_engine or default_engine())
         self.connection.setblocking(True)
         self._logged = False
 
     def _hand_over(self, websocket: WebSocket, own: socket.socket) -> None:
         if not self._logged and websocket.outcome is not None:
-            accepted = isinstance(websocket.outcome, Accepted)
-            self.log_request(101 if accepted else websocket.outcome.status.value)
+            self.log_request(websocket.outcome.status.value)
         websocket.take_over(own, self._early)

@@ -15,7 +15,8 @@ GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 def accept_value(key: str) -> str:
     """The `Sec-WebSocket-Accept` that answers a `Sec-WebSocket-Key` (section 4.2.2)."""
-    return base64.b64encode(hashlib.sha1((key + GUID).encode()).digest()).decode()
+    digest = hashlib.sha1((key + GUID).encode(), usedforsecurity=False).digest()
+    return base64.b64encode(digest).decode()
 
 
 def is_asked_for(request: Request) -> bool:

@@ -1,0 +1,372 @@
+"""The engine in plain Python, for where the native one cannot be: asyncio carries the bytes.
+
+It has the interface of the native engine (`native.pyi`) and the same two homes, and uses
+the codec of `protocol`. Slower, and a few objects a connection; nothing else differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..protocol.check import Violation
+from ..protocol.message import Close, Decoder, Encoder, Event, Message, Ping
+from ..protocol.versions import Version
+from ..settings import Settings
+
+logger = logging.getLogger("websocket_handler")
+
+
+class Engine:
+    """Serves WebSockets that were taken over from HTTP servers.
+
+    Without `loop`, an event loop in a background thread does it, started with the first
+    connection. With a `loop`, listeners run in that loop, and must not block it.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self._is_guest = loop is not None
+        self._loop = loop
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._channels: set[Channel] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._owner: int | None = None
+        self._closed = False
+        if loop is not None:
+            loop.call_soon_threadsafe(self.adopt_thread)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether anyone serves what is posted: a thread from the first connection on."""
+        return self._loop is not None and not self._closed
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop of a running engine."""
+        assert self._loop is not None
+        return self._loop
+
+    def is_own_thread(self) -> bool:
+        """Whether the caller runs in the thread of the event loop."""
+        return self._owner == threading.get_ident()
+
+    def adopt_thread(self) -> None:
+        """Declare the calling thread the one of the event loop."""
+        self._owner = threading.get_ident()
+
+    def post(self, call: Callable[[], object]) -> None:
+        """Have `call()` made in the engine's thread, soon. Safe from any thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(call)
+
+    def interrupt(self, error: BaseException) -> None:
+        """Pass on what is meant for the program and not for us: Ctrl-C, exit."""
+        if self._is_guest:
+            raise error
+
+    def attach(self, channel: Channel, sock: socket.socket, early: bytes = b"") -> None:
+        """Give a connected socket to the engine, with bytes already read from it."""
+        self._start()
+        sock.setblocking(False)
+        channel._engine = self
+        own = socket.socket(fileno=sock.detach())
+        self._connect(lambda: _Carrier(self, channel, early), own)
+
+    def discard(self, sock: socket.socket) -> None:
+        """Take a socket over to throw away what arrives on it, until its end."""
+        self._start()
+        sock.setblocking(False)
+        self._connect(asyncio.Protocol, socket.socket(fileno=sock.detach()))
+
+    def channels(self) -> list[Any]:
+        """Every attached channel."""
+        return list(self._channels)
+
+    def stop(self) -> None:
+        """Drop every connection and leave the home. See `close_all` for the polite way."""
+        self._closed = True
+        if self._thread is not None and self._loop is not None and not self.is_own_thread():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        elif self._is_guest:
+            self.post(self.close)
+
+    def close(self) -> None:
+        """Drop every connection as it is. In the engine's thread."""
+        for channel in self.channels():
+            channel._drop("the engine was closed")
+
+    def abandon(self) -> None:
+        """In a forked child: let go of what belongs to the parent, without a word to anyone."""
+        for channel in self._channels:
+            if channel._transport is not None:
+                with contextlib.suppress(OSError):
+                    os.close(channel._transport.get_extra_info("socket").fileno())
+        self._channels.clear()
+        self._loop = self._thread = None
+        self._closed = True
+
+    def _start(self) -> None:
+        if self._closed:
+            raise RuntimeError("the engine is closed")
+        with self._starting:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._loop,), name="websocket-engine", daemon=True
+                )
+                self._thread.start()
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.adopt_thread()
+        asyncio.set_event_loop(loop)
+        loop.run_forever()
+        self.close()
+        loop.run_until_complete(asyncio.sleep(0))  # the transports' last calls
+        loop.close()
+
+    def _connect(self, protocol: Callable[[], asyncio.BaseProtocol], sock: socket.socket) -> None:
+        def begin() -> None:
+            task = self.loop.create_task(self.loop.connect_accepted_socket(protocol, sock))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        self.post(begin)
+
+
+class Channel:
+    """One connection's bytes: what `WebSocket` is made of."""
+
+    __slots__ = (
+        "_corked",
+        "_deaf",
+        "_decoder",
+        "_encoder",
+        "_engine",
+        "_finishing",
+        "_heard",
+        "_input_ended",
+        "_limits",
+        "_message_listener",
+        "_outgoing",
+        "_sendable",
+        "_tell_when_flushed",
+        "_timer",
+        "_transport",
+        "_unsent",
+    )
+
+    _engine: Engine | None
+    _transport: asyncio.Transport | None
+    _timer: asyncio.TimerHandle | None
+    _message_listener: Callable[[Any], object] | None
+    _outgoing: list[bytes]
+    _unsent: threading.Lock  # held while `_outgoing` changes
+    _sendable: bool
+    _deaf: bool
+    _corked: bool
+    _tell_when_flushed: bool
+    _finishing: bool
+    _input_ended: bool
+
+    # What the engine calls; a WebSocket has them.
+    _opened: Callable[[], None]
+    _send_otherwise: Callable[[Any], None]
+    _ping_received: Callable[[bytes], None]
+    _pong_received: Callable[[bytes], None]
+    _close_received: Callable[[int, str], None]
+    _violated: Callable[[int, str], None]
+    _failed: Callable[[BaseException], None]
+    _input_over: Callable[[], None]
+    _drained: Callable[[], None]
+    _flushed: Callable[[], None]
+    _deadline_passed: Callable[[], None]
+    _connection_lost: Callable[[str], None]
+
+    def __new__(cls, *_: object, **__: object) -> Channel:
+        self = super().__new__(cls)
+        self._engine = self._transport = self._timer = self._message_listener = None
+        self._sendable = self._deaf = self._corked = self._tell_when_flushed = False
+        self._finishing = self._input_ended = False
+        self._outgoing = []
+        self._unsent = threading.Lock()
+        self._heard = time.monotonic()
+        return self
+
+    def _bind(
+        self, engine: Engine, settings: Settings, version: Version, client: bool = False
+    ) -> None:
+        self._engine = engine
+        self._limits = settings
+        self._decoder: Decoder = version.decoder(settings, not client)
+        self._encoder: Encoder = version.encoder(client)
+        self._sendable = True
+
+    # sending
+
+    def send(self, message: Any) -> None:
+        """Send a message: text for `str`, binary for bytes-like, fragments for an iterable.
+
+        See the native engine's `Channel.send`, whose twin this is.
+        """
+        usual = self._sendable and isinstance(message, str | bytes)
+        if usual and self.buffered_amount <= self._limits.max_buffered:
+            self._write(self._encoder.message(message))
+        else:
+            self._send_otherwise(message)
+
+    @property
+    def buffered_amount(self) -> int:
+        """The bytes accepted by `send` that the operating system has not taken yet."""
+        kept = self._transport.get_write_buffer_size() if self._transport else 0
+        return kept + sum(map(len, self._outgoing))
+
+    @property
+    def _blocked(self) -> bool:
+        return bool(self._transport and self._transport.get_write_buffer_size())
+
+    def _write(self, data: bytes) -> None:
+        with self._unsent:
+            self._outgoing.append(data)
+        if self._transport is None or self._engine is None:
+            return
+        if not self._engine.is_own_thread():
+            self._engine.post(self._flush)
+        elif not self._corked:
+            self._flush()
+
+    def _write_frame(self, opcode: int, payload: bytes, fin: bool = True) -> None:
+        self._write(self._encoder.frame(opcode, payload, fin))
+
+    def _flush(self) -> None:
+        """Send what has collected, in one call."""
+        if self._transport is None:
+            return
+        with self._unsent:
+            outgoing, self._outgoing = self._outgoing, []
+        if outgoing and not self._transport.is_closing():
+            self._transport.write(b"".join(outgoing))
+        if self._finishing:
+            self._end_output()
+        elif self._transport.get_write_buffer_size() > self._limits.high_water:
+            self._transport.pause_reading()
+
+    # receiving
+
+    def _receive(self, data: bytes) -> None:
+        self._heard = time.monotonic()
+        if self._deaf:
+            return
+        self._corked = True
+        for event in self._decoder.feed(data):
+            if not self._deaf:
+                self._deliver(event)
+        self._corked = False
+        self._flush()
+
+    def _deliver(self, event: Event) -> None:
+        if isinstance(event, Message):
+            if self._message_listener is not None:
+                try:
+                    self._message_listener(event.data)
+                except BaseException as error:
+                    self._failed(error)
+        elif isinstance(event, Ping):
+            self._ping_received(event.payload)
+        elif isinstance(event, Close):
+            self._close_received(*event)
+        elif isinstance(event, Violation):
+            self._violated(*event)
+        else:
+            self._pong_received(event.payload)
+
+    # ending
+
+    def _finish(self) -> None:
+        self._finishing = self._deaf = True
+        self._sendable = False
+        if not self._corked:
+            self._flush()
+
+    def _end_output(self) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._input_ended or not self._transport.can_write_eof():
+            self._transport.close()
+        else:
+            self._transport.write_eof()
+
+    def _drop(self, reason: str) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+            self._connection_lost(reason)
+
+    def _set_deadline(self, delay: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if delay is not None and self._transport is not None:
+            assert self._engine is not None
+            self._timer = self._engine.loop.call_later(delay, self._deadline_passed)
+
+
+class _Carrier(asyncio.Protocol):
+    """What asyncio tells of the transport, put as the channel wants it."""
+
+    def __init__(self, engine: Engine, channel: Channel, early: bytes) -> None:
+        self._engine = engine
+        self._channel = channel
+        self._early = early
+
+    def connection_made(self, transport: Any) -> None:
+        channel, engine = self._channel, self._engine
+        transport.set_write_buffer_limits(high=0)  # tell us of every byte that is kept
+        channel._transport = transport
+        engine._channels.add(channel)
+        channel._heard = time.monotonic()
+        channel._corked = True
+        channel._opened()
+        channel._corked = False
+        channel._receive(self._early)
+        self._early = b""
+
+    def data_received(self, data: bytes) -> None:
+        self._channel._receive(data)
+
+    def eof_received(self) -> bool:
+        channel = self._channel
+        channel._input_ended = True
+        if channel._finishing:
+            channel._end_output()
+        else:
+            channel._input_over()
+        return True  # what is left is still sent
+
+    def resume_writing(self) -> None:
+        """Everything kept has been sent."""
+        channel, transport = self._channel, self._channel._transport
+        channel._heard = time.monotonic()
+        if transport is not None and not transport.is_closing() and not transport.is_reading():
+            transport.resume_reading()
+            channel._drained()
+        if channel._tell_when_flushed:
+            channel._tell_when_flushed = False
+            channel._flushed()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        channel = self._channel
+        channel._set_deadline(None)
+        channel._sendable = False
+        channel._transport = None
+        channel._outgoing.clear()
+        self._engine._channels.discard(channel)
+        reason = getattr(error, "strerror", None) or str(error or "the connection was dropped")
+        channel._connection_lost(reason)
