@@ -17,8 +17,8 @@ from .errors import ConnectionClosed, ProtocolError, WebSocketError
 from .protocol.request import Headers, Request, is_websocket_request
 from .protocol.state import State
 from .protocol.versions import ALL_VERSIONS, Version
+from .servers.handover import HandOver
 from .servers.http_server import configure_server
-from .servers.transplant import read_early_bytes, transplant
 from .settings import Settings
 from .websocket import WebSocket
 
@@ -27,6 +27,7 @@ __all__ = [
     "IS_NATIVE",
     "ConnectionClosed",
     "Engine",
+    "HandOver",
     "Headers",
     "ProtocolError",
     "Request",
@@ -38,6 +39,4 @@ __all__ = [
     "close_all",
     "configure_server",
     "is_websocket_request",
-    "read_early_bytes",
-    "transplant",
 ]

@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from .. import configure_server
+from .. import WebSocket, configure_server
 
 MIB = 1 << 20
 
@@ -31,6 +31,7 @@ class DemoHandler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     server_version = "websocket-handler-demo"
+    websocket: WebSocket | None  # what `configure_server` provides
     timeout = 10  # seconds for a request to arrive: a half-sent one does not keep its thread
 
     def do_GET(self) -> None:
@@ -47,7 +48,7 @@ class DemoHandler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def echo(self) -> None:
-        ws = self.websocket  # type: ignore[attr-defined]
+        ws = self.websocket
         if ws is None:
             self.answer(
                 HTTPStatus.UPGRADE_REQUIRED,

@@ -10,18 +10,16 @@ engine gets it when the handler has returned.
 from __future__ import annotations
 
 import functools
-import socket
 import socketserver
 import ssl
 from http.server import BaseHTTPRequestHandler
 from typing import Any, ClassVar, TypeVar
 
 from ..engine import Engine, close_all, default_engine
-from ..errors import WebSocketError
 from ..protocol.request import Headers, Request, is_websocket_request
 from ..settings import Settings
 from ..websocket import WebSocket
-from .transplant import read_early_bytes, transplant
+from .handover import HandOver
 
 Server = TypeVar("Server", bound=socketserver.BaseServer)
 
@@ -70,8 +68,7 @@ class WebSocketRequests(BaseHTTPRequestHandler):
     websocket_settings: ClassVar[Settings]
     websocket_engine: ClassVar[Engine | None]  # None: the process's, which a fork changes
     websocket: WebSocket | None = None
-    _own: socket.socket | None = None
-    _early = b""
+    _hand_over: HandOver
     _logged = False
 
     def parse_request(self) -> bool:
@@ -82,12 +79,14 @@ class WebSocketRequests(BaseHTTPRequestHandler):
             # Every answer but a 101 ends the connection, in words any client understands.
             self.protocol_version = "HTTP/1.1"
             self.close_connection = True
+            self._logged = False
+            self._hand_over = HandOver(self.connection, self.rfile, self.websocket_engine)
             self.websocket = WebSocket(
                 self._request(),
                 self.websocket_settings,
                 engine=self.websocket_engine,
                 server=self.server,
-                when_connecting=self._secure_socket,
+                when_connecting=self._hand_over.secure,
             )
         return True
 
@@ -100,12 +99,14 @@ class WebSocketRequests(BaseHTTPRequestHandler):
         try:
             super().handle()
         except BaseException:
-            if self._own is not None and self.websocket is not None:
-                self._own.close()
-                self.websocket.abort()
+            if self.websocket is not None:
+                self._hand_over.abandon(self.websocket)
             raise
-        if self._own is not None and self.websocket is not None:
-            self._hand_over(self.websocket, self._own)
+        if self.websocket is None or self.websocket.outcome is None:
+            return
+        if not self._logged:
+            self.log_request(self.websocket.outcome.status.value)
+        self._hand_over.complete(self.websocket)
 
     def end_headers(self) -> None:
         buffer = getattr(self, "_headers_buffer", [])
@@ -134,17 +135,3 @@ class WebSocketRequests(BaseHTTPRequestHandler):
             remote_address=self.client_address,
             scheme="https" if isinstance(self.connection, ssl.SSLSocket) else "http",
         )
-
-    def _secure_socket(self) -> None:
-        """`connect()` was called: from here on the handler talks into the void."""
-        if isinstance(self.connection, ssl.SSLSocket):
-            raise WebSocketError("WebSockets over the TLS of http.server are not supported yet")
-        self._early = read_early_bytes(self.rfile, self.connection)
-        self._own = transplant(self.connection, self.websocket_engine or default_engine())
-        self.connection.setblocking(True)
-        self._logged = False
-
-    def _hand_over(self, websocket: WebSocket, own: socket.socket) -> None:
-        if not self._logged and websocket.outcome is not None:
-            self.log_request(websocket.outcome.status.value)
-        websocket.take_over(own, self._early)

@@ -1,0 +1,52 @@
+"""WebSockets on an HTTP server the library has never heard of: ws://localhost:8000/
+
+`TinyHTTP` stands for somebody's server: it reads a request, calls the application and
+writes what that returns. `WebSocketTinyHTTP` is the whole integration. docs/servers.md
+goes through it step by step.
+"""
+
+import socketserver
+
+from websocket_handler import HandOver, Headers, Request, WebSocket, is_websocket_request
+
+
+class TinyHTTP(socketserver.StreamRequestHandler):
+    def handle(self):
+        method, target, _version = self.rfile.readline().decode().split()
+        headers = {}
+        while line := self.rfile.readline().decode("latin-1").strip():
+            name, _, value = line.partition(":")
+            headers[name.title()] = value.strip()
+        status, body = self.respond(method, target, headers)
+        head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        self.wfile.write(head.encode() + body)
+
+    def respond(self, method, target, headers):
+        return application(None)
+
+
+class WebSocketTinyHTTP(TinyHTTP):
+    def respond(self, method, target, headers):
+        self.websocket = None
+        if is_websocket_request(method, headers):
+            request = Request(method, target, Headers(headers.items()))
+            self.hand_over = HandOver(self.connection, self.rfile)
+            self.websocket = WebSocket(request, when_connecting=self.hand_over.secure)
+        return application(self.websocket)
+
+    def handle(self):
+        super().handle()
+        if self.websocket is not None:
+            self.hand_over.complete(self.websocket)
+
+
+def application(ws):
+    if ws is None:
+        return "426 Upgrade Required", b"We only speak WebSockets here\n"
+    ws.on("message", ws.send)
+    return "200 OK", ws.connect().encode()
+
+
+socketserver.ThreadingTCPServer.allow_reuse_address = True
+server = socketserver.ThreadingTCPServer(("localhost", 8000), WebSocketTinyHTTP)
+server.serve_forever()

@@ -1,0 +1,20 @@
+"""An echo server on the standard library's http.server: ws://localhost:8000/"""
+
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import websocket_handler
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        ws = self.websocket
+        if ws is None:
+            self.send_error(426, "We only speak WebSockets here")
+            return
+        ws.on("message", ws.send)
+        ws.connect()
+
+
+server = ThreadingHTTPServer(("localhost", 8000), Handler)
+websocket_handler.configure_server(server)
+server.serve_forever()

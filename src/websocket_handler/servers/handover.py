@@ -1,0 +1,95 @@
+"""Taking a socket away from an HTTP server that does not know how to let go of it.
+
+The server keeps its descriptor number, with the end of a dummy pair behind it (the
+transplant): what it still writes goes into the void, it reads end of file, and its
+shutdown and close do their work on the dummy. So no server needs to be silenced, and
+every teardown runs. An integration of a server is this, and knowing the server:
+
+    hand_over = HandOver(sock, reader)
+    websocket = WebSocket(request, when_connecting=hand_over.secure)
+    ...                                 # the application's handler, which may connect()
+    hand_over.complete(websocket)       # or abandon() if the handler raised
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import ssl
+
+from ..engine import Engine, default_engine
+from ..errors import WebSocketError
+from ..websocket import WebSocket
+
+
+class HandOver:
+    """One socket on its way from an HTTP server to the engine.
+
+    For servers that read the request head through the buffered `reader` and, while the
+    handler runs, do not wait for `sock` in an epoll set of theirs: servers that block on
+    it in a thread never do.
+    """
+
+    def __init__(
+        self, sock: socket.socket, reader: io.BufferedIOBase, engine: Engine | None = None
+    ) -> None:
+        self._sock = sock
+        self._reader = reader
+        self._engine = engine
+        self._own: socket.socket | None = None
+        self._early = b""
+
+    def secure(self) -> None:
+        """Take the connection away from the server, which talks into the void from here on.
+
+        Raises `WebSocketError` for a TLS socket, `OSError` if there are no descriptors
+        left; in both cases nothing has changed.
+        """
+        if isinstance(self._sock, ssl.SSLSocket):
+            raise WebSocketError("a TLS socket cannot be taken over yet")
+        timeout = self._sock.gettimeout()
+        self._sock.setblocking(False)
+        self._early = read_early_bytes(self._reader)
+        self._sock.settimeout(timeout)
+        self._own = transplant(self._sock, self._engine or default_engine())
+
+    def complete(self, websocket: WebSocket) -> None:
+        """The handler has returned: give the engine the socket, if `connect()` was called."""
+        if self._own is not None:
+            websocket.take_over(self._own, self._early)
+
+    def abandon(self, websocket: WebSocket) -> None:
+        """The handler raised: if it had called `connect()`, drop the connection."""
+        if self._own is not None:
+            self._own.close()
+            websocket.abort()
+
+
+def transplant(sock: socket.socket, engine: Engine) -> socket.socket:
+    """The connection of `sock` on a descriptor of its own; `sock` is left with a dummy.
+
+    Raises `OSError` if there are no descriptors left; then nothing has changed.
+    """
+    own = socket.socket(sock.family, sock.type, sock.proto, fileno=os.dup(sock.fileno()))
+    try:
+        dummy, void = socket.socketpair()
+    except OSError:
+        own.close()
+        raise
+    with dummy:
+        void.shutdown(socket.SHUT_WR)
+        os.dup2(dummy.fileno(), sock.fileno(), inheritable=False)
+    engine.discard(void)
+    return own
+
+
+def read_early_bytes(reader: io.BufferedIOBase) -> bytes:
+    """What came in the same segment as the request head and sits in the server's buffer.
+
+    The socket beneath must be non-blocking.
+    """
+    early = bytearray()
+    while waiting := reader.peek():  # type: ignore[attr-defined]
+        early += reader.read1(len(waiting))
+    return bytes(early)
