@@ -50,7 +50,7 @@ def _say_goodbye() -> None:
     """At exit: tell the peers with 1001, and wait a little for their answers."""
     if _default is not None:
         close_all(_default, timeout=1.0)
-        _default.stop()
+        _default.stop(timeout=1.0)
 
 
 def _after_fork_in_child() -> None:

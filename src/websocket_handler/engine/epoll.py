@@ -42,8 +42,11 @@ class Engine(EpollEngine):
         self._start()
         super().discard(sock)
 
-    def stop(self) -> None:
-        """Drop every connection and leave the home. See `close_all` for the polite way."""
+    def stop(self, timeout: float | None = None) -> None:
+        """Drop every connection and leave the home. See `close_all` for the polite way.
+
+        Waits up to `timeout` seconds for a listener that is still running in the thread.
+        """
         self._stopped = True
         if self._loop is not None:
             if not self._loop.is_closed():
@@ -52,7 +55,9 @@ class Engine(EpollEngine):
         thread = self._thread
         if thread is not None and not self.is_own_thread():
             self.wake()
-            thread.join()
+            thread.join(timeout)
+            if thread.is_alive():
+                return
         self.close()
 
     def _start(self) -> None:

@@ -90,12 +90,15 @@ class Engine:
         """Every attached channel."""
         return list(self._channels)
 
-    def stop(self) -> None:
-        """Drop every connection and leave the home. See `close_all` for the polite way."""
+    def stop(self, timeout: float | None = None) -> None:
+        """Drop every connection and leave the home. See `close_all` for the polite way.
+
+        Waits up to `timeout` seconds for a listener that is still running in the thread.
+        """
         self._closed = True
         if self._thread is not None and self._loop is not None and not self.is_own_thread():
             self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
+            self._thread.join(timeout)
         elif self._is_guest:
             self.post(self.close)
 

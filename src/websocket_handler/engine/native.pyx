@@ -690,13 +690,13 @@ cdef class Channel(Pollable):
 
     cdef void flush_or_cork(self) noexcept:
         """Send now, unless this turn of the engine has more to come."""
-        if self.fd < 0:
-            return  # not attached yet, or gone
+        if self.fd < 0 or self.interest & EPOLLOUT:
+            return  # not attached yet, or gone; or the engine goes on when the peer does
         if self._engine.serving and self._engine.owner == PyThread_get_thread_ident():
             if not self.corked:
                 self.corked = True
                 self._engine.corked.append(self)
-            if self.out.end - self.out.start < RECEIVE_SIZE or self.interest & EPOLLOUT:
+            if self.out.end - self.out.start < RECEIVE_SIZE:
                 return
         self.flush()
 

@@ -1,0 +1,255 @@
+/* The limits to compare with: what a C program on epoll can do on this machine.
+ *
+ *     limit PORT tcp        copies whatever arrives back: the floor, with no WebSocket in it
+ *     limit PORT websocket  the least a WebSocket echo can do: handshake, unmask, frame
+ *
+ * One thread, level-triggered, one recv and one send a wake-up. The WebSocket echo trusts its
+ * peer (ours): it checks nothing and understands whole messages only. Ends on SIGTERM. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { BUFFER = 1 << 16, EVENTS = 256, LARGEST_HEADER = 14 };
+
+typedef struct {
+    int fd;
+    int is_open; /* the handshake is done */
+    uint8_t *kept;
+    size_t kept_size, kept_capacity;   /* an incomplete frame */
+    uint8_t *unsent;
+    size_t unsent_size;
+} connection;
+
+static int epoll;
+static int is_websocket;
+static uint8_t input[BUFFER], *output;
+static size_t output_capacity;
+
+static void die(const char *what)
+{
+    perror(what);
+    exit(1);
+}
+
+static void *need(void *memory)
+{
+    if (!memory)
+        die("malloc");
+    return memory;
+}
+
+static void watch(connection *c, int operation, uint32_t events)
+{
+    struct epoll_event event = {.events = events, .data.ptr = c};
+    epoll_ctl(epoll, operation, c->fd, &event);
+}
+
+static void drop(connection *c)
+{
+    close(c->fd);
+    free(c->kept);
+    free(c->unsent);
+    free(c);
+}
+
+/* Sends what it can and keeps the rest; nothing more is read until that is gone. */
+static void send_or_keep(connection *c, const uint8_t *data, size_t size)
+{
+    ssize_t sent = send(c->fd, data, size, MSG_NOSIGNAL);
+    size_t left = size - (sent > 0 ? (size_t)sent : 0);
+
+    if (left) {
+        c->unsent = need(malloc(left));
+        memcpy(c->unsent, data + size - left, left);
+        c->unsent_size = left;
+        watch(c, EPOLL_CTL_MOD, EPOLLOUT);
+    }
+}
+
+static void send_rest(connection *c)
+{
+    ssize_t sent = send(c->fd, c->unsent, c->unsent_size, MSG_NOSIGNAL);
+
+    if (sent < 0 && errno != EAGAIN) {
+        drop(c);
+        return;
+    }
+    if (sent > 0) {
+        c->unsent_size -= (size_t)sent;
+        memmove(c->unsent, c->unsent + sent, c->unsent_size);
+    }
+    if (!c->unsent_size) {
+        free(c->unsent);
+        c->unsent = NULL;
+        watch(c, EPOLL_CTL_MOD, EPOLLIN);
+    }
+}
+
+static uint8_t *make_room(uint8_t *memory, size_t *capacity, size_t size)
+{
+    if (*capacity >= size)
+        return memory;
+    *capacity = size * 2;
+    return need(realloc(memory, *capacity));
+}
+
+/* Our load generator sends a fixed key, so the answer is fixed too. */
+static const char RESPONSE[] = "HTTP/1.1 101 Switching Protocols\r\n"
+                               "Upgrade: websocket\r\nConnection: Upgrade\r\n"
+                               "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+/* The size of the frame at `data` if it is whole, else 0. */
+static size_t frame_size(const uint8_t *data, size_t size, size_t *header, uint64_t *length)
+{
+    if (size < 2)
+        return 0;
+    *length = data[1] & 127;
+    *header = 6;
+    if (*length == 126)
+        *header = 8;
+    else if (*length == 127)
+        *header = 14;
+    if (size < *header)
+        return 0;
+    if (*length == 126) {
+        *length = (uint64_t)data[2] << 8 | data[3];
+    } else if (*length == 127) {
+        *length = 0;
+        for (int i = 2; i < 10; i++)
+            *length = *length << 8 | data[i];
+    }
+    return size >= *header + *length ? *header + (size_t)*length : 0;
+}
+
+static size_t write_echo(uint8_t *out, const uint8_t *frame, size_t header, uint64_t length)
+{
+    const uint8_t *key = frame + header - 4, *payload = frame + header;
+    size_t written = header - 4;
+    uint64_t pattern, word, i = 0;
+    uint32_t half;
+
+    memcpy(out, frame, written);
+    out[1] &= 127;
+    memcpy(&half, key, 4);
+    pattern = (uint64_t)half << 32 | half;
+    for (; i + 8 <= length; i += 8) {
+        memcpy(&word, payload + i, 8);
+        word ^= pattern;
+        memcpy(out + written + i, &word, 8);
+    }
+    for (; i < length; i++)
+        out[written + i] = payload[i] ^ key[i & 3];
+    return written + (size_t)length;
+}
+
+static void echo_frames(connection *c, uint8_t *data, size_t size)
+{
+    size_t header, whole, used = 0, out = 0;
+    uint64_t length;
+
+    output = make_room(output, &output_capacity, size + LARGEST_HEADER);
+    while ((whole = frame_size(data + used, size - used, &header, &length))) {
+        out += write_echo(output + out, data + used, header, length);
+        used += whole;
+    }
+    if (data == c->kept) {
+        memmove(c->kept, c->kept + used, size - used);
+        c->kept_size = size - used;
+        if (!c->kept_size) {
+            free(c->kept);
+            c->kept = NULL;
+            c->kept_capacity = 0;
+        }
+    } else if (used < size) {
+        c->kept = make_room(c->kept, &c->kept_capacity, size - used);
+        memcpy(c->kept, data + used, size - used);
+        c->kept_size = size - used;
+    }
+    if (out)
+        send_or_keep(c, output, out);
+}
+
+static void receive(connection *c)
+{
+    ssize_t size = recv(c->fd, input, BUFFER, 0);
+
+    if (size == 0 || (size < 0 && errno != EAGAIN)) {
+        drop(c);
+    } else if (size < 0) {
+        return;
+    } else if (!is_websocket) {
+        send_or_keep(c, input, (size_t)size);
+    } else if (!c->is_open) {
+        c->is_open = 1; /* the request fits one segment */
+        send_or_keep(c, (const uint8_t *)RESPONSE, sizeof RESPONSE - 1);
+    } else if (c->kept) {
+        c->kept = make_room(c->kept, &c->kept_capacity, c->kept_size + (size_t)size);
+        memcpy(c->kept + c->kept_size, input, (size_t)size);
+        c->kept_size += (size_t)size;
+        echo_frames(c, c->kept, c->kept_size);
+    } else {
+        echo_frames(c, input, (size_t)size);
+    }
+}
+
+static void accept_one(int listener)
+{
+    int one = 1, fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
+    connection *c;
+
+    if (fd < 0)
+        return;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    c = need(calloc(1, sizeof *c));
+    c->fd = fd;
+    watch(c, EPOLL_CTL_ADD, EPOLLIN);
+}
+
+static int listen_on(const char *port)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+                                  .sin_port = htons((uint16_t)atoi(port))};
+    int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, 4096))
+        die("listen");
+    return fd;
+}
+
+int main(int count, char **words)
+{
+    struct epoll_event events[EVENTS];
+    connection *listener;
+
+    if (count != 3) {
+        fprintf(stderr, "usage: limit PORT tcp|websocket\n");
+        return 2;
+    }
+    is_websocket = strcmp(words[2], "websocket") == 0;
+    epoll = epoll_create1(0);
+    listener = need(calloc(1, sizeof *listener));
+    listener->fd = listen_on(words[1]);
+    watch(listener, EPOLL_CTL_ADD, EPOLLIN);
+    for (;;) {
+        int ready = epoll_wait(epoll, events, EVENTS, -1);
+        for (int i = 0; i < ready; i++) {
+            connection *c = events[i].data.ptr;
+            if (c == listener)
+                accept_one(listener->fd);
+            else if (events[i].events & EPOLLOUT)
+                send_rest(c);
+            else
+                receive(c);
+        }
+    }
+}

@@ -1,0 +1,440 @@
+/* The load generator: one thread, one epoll set, no dependency.
+ *
+ *     load echo       PORT PATH connections=100 in-flight=1 size=32 seconds=2 warm-up=1 [text] [raw]
+ *     load handshakes PORT PATH seconds=2
+ *     load idle       PORT PATH connections=5000 [message]
+ *     load slow       PORT PATH connections=100 size=65536 seconds=5
+ *
+ * `echo` keeps `in-flight` messages under way on every connection and times each; `raw` is
+ * for a server that copies bytes and speaks no WebSocket. `handshakes` opens and closes one
+ * connection after the other. `idle` opens connections (with `message`, exchanges one on
+ * each), says "ready" and holds them until its input ends. `slow` sends and never reads.
+ * `cpu=PID`, for as many processes as the server has, adds the CPU time they used.
+ * Prints one line of JSON. Talks to 127.0.0.1 alone. */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { BUFFER = 1 << 18, EVENTS = 256, PROCESSES = 16, BUCKETS = 64 * 16 };
+
+typedef struct {
+    const char *mode, *path;
+    int port, connections, in_flight, is_text, is_raw, with_message;
+    size_t size;
+    double seconds, warm_up;
+    clockid_t clocks[PROCESSES];
+    int processes;
+} options;
+
+typedef struct {
+    int fd;
+    uint32_t watched;
+    size_t to_send;       /* bytes of messages still to be sent */
+    size_t send_position; /* where in the message the next of them is */
+    size_t received;      /* bytes of the echo under way */
+    double *sent_at;      /* a ring: when each message under way was sent */
+    int oldest, newest;
+} connection;
+
+static options opt = {.connections = 100, .in_flight = 1, .size = 32, .seconds = 2, .warm_up = 1};
+static uint8_t *message; /* `in_flight` copies of the frame, so that many leave in one call */
+static uint8_t *expected;
+static size_t message_size, expected_size, block_size;
+static uint8_t input[BUFFER];
+static int epoll;
+static uint64_t histogram[BUCKETS], echoes;
+static int is_measuring;
+
+static void die(const char *what)
+{
+    fprintf(stderr, "load: %s: %s\n", what, strerror(errno));
+    exit(1);
+}
+
+static void fail(const char *what)
+{
+    fprintf(stderr, "load: %s\n", what);
+    exit(1);
+}
+
+static void *need(void *memory)
+{
+    if (!memory)
+        die("malloc");
+    return memory;
+}
+
+static double seconds_of(clockid_t clock)
+{
+    struct timespec time;
+    if (clock_gettime(clock, &time))
+        die("clock_gettime");
+    return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+static double now(void)
+{
+    return seconds_of(CLOCK_MONOTONIC);
+}
+
+static double server_cpu(void)
+{
+    double sum = 0;
+    for (int i = 0; i < opt.processes; i++)
+        sum += seconds_of(opt.clocks[i]);
+    return sum;
+}
+
+/* Sixteen buckets for every power of two of nanoseconds: within 6 % everywhere. */
+static int bucket_of(double seconds)
+{
+    uint64_t ns = (uint64_t)(seconds * 1e9) | 16;
+    int power = 63 - __builtin_clzll(ns);
+    return power * 16 + (int)(ns >> (power - 4) & 15);
+}
+
+static double percentile_us(double part)
+{
+    uint64_t wanted = (uint64_t)((double)echoes * part), seen = 0;
+    for (int i = 0; i < BUCKETS; i++) {
+        seen += histogram[i];
+        if (seen > wanted)
+            return (double)((uint64_t)(16 + i % 16) << (i / 16 - 4)) / 1e3;
+    }
+    return 0;
+}
+
+static size_t write_header(uint8_t *out, uint8_t second_bits)
+{
+    out[0] = 0x80 | (opt.is_text ? 1 : 2);
+    if (opt.size < 126) {
+        out[1] = (uint8_t)opt.size | second_bits;
+        return 2;
+    }
+    int bytes = opt.size < 65536 ? 2 : 8;
+    out[1] = (bytes == 2 ? 126 : 127) | second_bits;
+    for (int i = 0; i < bytes; i++)
+        out[2 + i] = (uint8_t)(opt.size >> 8 * (bytes - 1 - i));
+    return 2 + (size_t)bytes;
+}
+
+static void build_message(void)
+{
+    static const uint8_t key[4] = {0x37, 0xfa, 0x21, 0x3d};
+    uint8_t *frame = need(malloc(opt.size + 14));
+    size_t header = 0;
+
+    expected = need(malloc(opt.size + 14));
+    if (!opt.is_raw) {
+        header = write_header(frame, 0x80);
+        memcpy(frame + header, key, 4);
+        header += 4;
+        expected_size = write_header(expected, 0);
+    }
+    for (size_t i = 0; i < opt.size; i++) {
+        uint8_t byte = (uint8_t)('a' + i % 26);
+        frame[header + i] = opt.is_raw ? byte : byte ^ key[i & 3];
+        expected[expected_size++] = byte;
+    }
+    message_size = header + opt.size;
+    block_size = message_size * (size_t)opt.in_flight;
+    message = need(malloc(block_size));
+    for (int i = 0; i < opt.in_flight; i++)
+        memcpy(message + message_size * (size_t)i, frame, message_size);
+    free(frame);
+}
+
+static void watch(connection *c, uint32_t events)
+{
+    struct epoll_event event = {.events = events, .data.ptr = c};
+    if (c->watched == events)
+        return;
+    if (epoll_ctl(epoll, c->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, c->fd, &event))
+        die("epoll_ctl");
+    c->watched = events;
+}
+
+static int connect_socket(void)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+                                  .sin_port = htons((uint16_t)opt.port)};
+    int one = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
+
+    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address))
+        die("connect");
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    return fd;
+}
+
+static void open_websocket(int fd)
+{
+    static char request[4096], response[4096];
+    size_t size = 0;
+    int length = snprintf(request, sizeof request,
+                          "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\n"
+                          "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                          "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+                          opt.path, opt.port);
+
+    if (send(fd, request, (size_t)length, MSG_NOSIGNAL) != length)
+        die("handshake");
+    do {
+        ssize_t more = recv(fd, response + size, sizeof response - 1 - size, 0);
+        if (more <= 0)
+            die("handshake");
+        size += (size_t)more;
+        response[size] = 0;
+    } while (!strstr(response, "\r\n\r\n"));
+    if (!strstr(response, " 101 "))
+        fail("the server did not answer the handshake with 101");
+}
+
+static void send_more(connection *c)
+{
+    while (c->to_send) {
+        size_t size = block_size - c->send_position;
+        if (size > c->to_send)
+            size = c->to_send;
+        ssize_t sent = send(c->fd, message + c->send_position, size, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (sent < 0 && errno == EAGAIN)
+            break;
+        if (sent < 0)
+            die("send");
+        c->send_position = (c->send_position + (size_t)sent) % message_size;
+        c->to_send -= (size_t)sent;
+    }
+    watch(c, EPOLLIN | (c->to_send ? EPOLLOUT : 0));
+}
+
+static void begin_message(connection *c, double time)
+{
+    c->sent_at[c->newest++ % opt.in_flight] = time;
+    c->to_send += message_size;
+}
+
+static void check_echo(const uint8_t *bytes, size_t size, size_t position)
+{
+    if (memcmp(bytes, expected + position, size))
+        fail("the echo is not what was sent");
+}
+
+static void receive(connection *c)
+{
+    ssize_t size = recv(c->fd, input, BUFFER, MSG_DONTWAIT);
+    size_t used = 0;
+    double time;
+
+    if (size < 0 && errno == EAGAIN)
+        return;
+    if (size <= 0)
+        fail("the server ended a connection");
+    time = now();
+    while (used < (size_t)size) {
+        size_t part = expected_size - c->received;
+        if (part > (size_t)size - used)
+            part = (size_t)size - used;
+        if (!is_measuring)
+            check_echo(input + used, part, c->received);
+        used += part;
+        c->received += part;
+        if (c->received < expected_size)
+            break;
+        c->received = 0;
+        if (is_measuring) {
+            echoes++;
+            histogram[bucket_of(time - c->sent_at[c->oldest % opt.in_flight])]++;
+        }
+        c->oldest++;
+        begin_message(c, time);
+    }
+    send_more(c);
+}
+
+static void serve_until(double end)
+{
+    struct epoll_event events[EVENTS];
+
+    while (now() < end) {
+        int ready = epoll_wait(epoll, events, EVENTS, 100);
+        for (int i = 0; i < ready; i++) {
+            connection *c = events[i].data.ptr;
+            if (events[i].events & EPOLLOUT)
+                send_more(c);
+            if (events[i].events & ~(uint32_t)EPOLLOUT)
+                receive(c);
+        }
+    }
+}
+
+static connection *open_connections(void)
+{
+    connection *all = need(calloc((size_t)opt.connections, sizeof *all));
+    for (int i = 0; i < opt.connections; i++) {
+        all[i].fd = connect_socket();
+        if (!opt.is_raw)
+            open_websocket(all[i].fd);
+    }
+    return all;
+}
+
+static void run_echo(void)
+{
+    connection *all = open_connections();
+    double begin, cpu;
+
+    for (int i = 0; i < opt.connections; i++) {
+        all[i].sent_at = need(calloc((size_t)opt.in_flight, sizeof(double)));
+        for (int k = 0; k < opt.in_flight; k++)
+            begin_message(&all[i], now());
+        send_more(&all[i]);
+    }
+    serve_until(now() + opt.warm_up);
+    is_measuring = 1;
+    begin = now();
+    cpu = server_cpu();
+    serve_until(begin + opt.seconds);
+    cpu = server_cpu() - cpu;
+    double seconds = now() - begin;
+    if (!echoes)
+        fail("no message came back");
+    printf("{\"messages\": %llu, \"rate\": %.0f, \"cpu_us\": %.4f, \"p50_us\": %.1f, "
+           "\"p99_us\": %.1f}\n",
+           (unsigned long long)echoes, (double)echoes / seconds, cpu * 1e6 / (double)echoes,
+           percentile_us(0.5), percentile_us(0.99));
+}
+
+static void run_handshakes(void)
+{
+    struct linger at_once = {.l_onoff = 1};
+    double begin = now(), cpu = server_cpu(), seconds;
+    unsigned long count = 0;
+
+    while ((seconds = now() - begin) < opt.seconds) {
+        int fd = connect_socket();
+        open_websocket(fd);
+        setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once); /* no TIME_WAIT */
+        close(fd);
+        count++;
+    }
+    printf("{\"handshakes\": %lu, \"rate\": %.0f, \"cpu_us\": %.2f}\n", count,
+           (double)count / seconds, (server_cpu() - cpu) * 1e6 / (double)count);
+}
+
+static void run_idle(void)
+{
+    connection *all = open_connections();
+
+    for (int i = 0; opt.with_message && i < opt.connections; i++) {
+        size_t size = 0;
+        if (send(all[i].fd, message, message_size, 0) != (ssize_t)message_size)
+            die("send");
+        while (size < expected_size) {
+            ssize_t more = recv(all[i].fd, input, BUFFER, 0);
+            if (more <= 0)
+                die("echo");
+            check_echo(input, (size_t)more, size);
+            size += (size_t)more;
+        }
+    }
+    printf("{\"ready\": %d}\n", opt.connections);
+    fflush(stdout);
+    while (read(0, input, BUFFER) > 0)
+        ;
+}
+
+static void run_slow(void)
+{
+    connection *all = open_connections();
+    double end = now() + opt.seconds;
+    unsigned long long sent = 0;
+
+    while (now() < end) {
+        int took = 0;
+        for (int i = 0; i < opt.connections; i++) {
+            size_t position = all[i].send_position;
+            ssize_t size = send(all[i].fd, message + position, message_size - position,
+                                MSG_NOSIGNAL | MSG_DONTWAIT);
+            if (size > 0) {
+                all[i].send_position = (position + (size_t)size) % message_size;
+                sent += (unsigned long long)size;
+                took = 1;
+            }
+        }
+        if (!took)
+            usleep(10000);
+    }
+    printf("{\"bytes\": %llu}\n", sent);
+}
+
+static void add_process(const char *pid)
+{
+    if (opt.processes == PROCESSES)
+        fail("too many processes");
+    errno = clock_getcpuclockid((pid_t)atoi(pid), &opt.clocks[opt.processes++]);
+    if (errno)
+        die("cpu");
+}
+
+static void parse(char *word)
+{
+    char *value = strchr(word, '=');
+
+    if (value)
+        *value++ = 0;
+    if (!value && !strcmp(word, "text"))
+        opt.is_text = 1;
+    else if (!value && !strcmp(word, "raw"))
+        opt.is_raw = 1;
+    else if (!value && !strcmp(word, "message"))
+        opt.with_message = 1;
+    else if (!value)
+        fail("an option has no value");
+    else if (!strcmp(word, "connections"))
+        opt.connections = atoi(value);
+    else if (!strcmp(word, "in-flight"))
+        opt.in_flight = atoi(value);
+    else if (!strcmp(word, "size"))
+        opt.size = strtoul(value, NULL, 10);
+    else if (!strcmp(word, "seconds"))
+        opt.seconds = atof(value);
+    else if (!strcmp(word, "warm-up"))
+        opt.warm_up = atof(value);
+    else if (!strcmp(word, "cpu"))
+        add_process(value);
+    else
+        fail("unknown option");
+}
+
+int main(int count, char **words)
+{
+    if (count < 4)
+        fail("usage: load echo|handshakes|idle|slow PORT PATH [option=value ...]");
+    opt.mode = words[1];
+    opt.port = atoi(words[2]);
+    opt.path = words[3];
+    for (int i = 4; i < count; i++)
+        parse(words[i]);
+    epoll = epoll_create1(0);
+    build_message();
+    if (!strcmp(opt.mode, "echo"))
+        run_echo();
+    else if (!strcmp(opt.mode, "handshakes"))
+        run_handshakes();
+    else if (!strcmp(opt.mode, "idle"))
+        run_idle();
+    else if (!strcmp(opt.mode, "slow"))
+        run_slow();
+    else
+        fail("unknown mode");
+    return 0;
+}
