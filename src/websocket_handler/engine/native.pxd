@@ -85,7 +85,8 @@ cdef extern from "core/wheel.h" nogil:
     uint64_t wheel_next(const wheel *w)
 
 
-# What has not been sent yet: the bytes from `start` to `end`. No memory while empty.
+# What has not been sent yet and was copied: the bytes from `start` to `end`. No memory
+# while empty.
 ctypedef struct outgoing:
     uint8_t *data
     size_t start
@@ -149,6 +150,8 @@ cdef class Channel(Pollable):
     cdef readonly EpollEngine _engine
     cdef Rules rules
     cdef decoder decoder
+    cdef object large                  # a payload that is being sent from where it lies,
+    cdef size_t large_sent             # up to here; it precedes what is in `out`
     cdef outgoing out
     cdef wheel_timer timer
     cdef uint64_t heard                # when the last byte came, or went out
@@ -165,10 +168,13 @@ cdef class Channel(Pollable):
     cdef bint finishing                # send what is left, then FIN
     cdef bint output_ended
 
-    cdef bint write_frame(self, uint8_t first, const uint8_t *data, size_t size) except -1
+    cdef size_t waiting(self) noexcept
+    cdef bint write_frame(
+        self, uint8_t first, const uint8_t *data, size_t size, object owner) except -1
     cdef bint send_through(
         self, const uint8_t *header, size_t header_size,
-        const uint8_t *data, size_t size) except -1
+        const uint8_t *data, size_t size, object owner) except -1
+    cdef ssize_t send_waiting(self) noexcept
     cdef bint append(self, const uint8_t *data, size_t size) except -1
     cdef uint8_t *grow(self, size_t size) except NULL
     cdef void flush_or_cork(self) noexcept

@@ -43,7 +43,10 @@ cdef extern from "Python.h":
     void *PyUnicode_DATA(object text)
     int _PyBytes_Resize(PyObject **string, Py_ssize_t size) except -1
     PyObject *bytes_or_null "PyBytes_FromStringAndSize"(const char *v, Py_ssize_t size) noexcept
+    void Py_XINCREF(PyObject *o)
     void Py_XDECREF(PyObject *o)
+    Py_ssize_t Py_REFCNT(PyObject *o)
+    PyObject *PyList_GET_ITEM(list items, Py_ssize_t i)
     const Py_ssize_t PY_SSIZE_T_MAX
 
 
@@ -108,11 +111,14 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef enum:
     EVENTS_PER_TURN = 256
-    RECEIVE_SIZE = 65536      # the receive buffer
+    RECEIVE_SIZE = 81920      # the receive buffer: a message of 64 KiB fits with its header
     LARGE = 16384             # payloads from here on are not copied if that can be helped
+    CORKED_AT_MOST = 65536
     SPARE_BUFFERS = 8
     FIRST_SEND_BUFFER = 4096
-    LARGEST_SPARE = 262144
+    RECYCLED = 8              # large messages whose memory is used again,
+    LEAST_RECYCLED = 131072   # of at least this size
+    MOST_RECYCLED = 2097152   # and at most this: together 16 MiB
     READING = EPOLLIN | EPOLLRDHUP
 
 
@@ -133,10 +139,14 @@ cdef int reserve_bytes(decoder_storage *storage, uint64_t capacity) noexcept:
     if capacity > <uint64_t>PY_SSIZE_T_MAX // 2:
         return 0
     if owner is NULL:
-        owner = bytes_or_null(NULL, <Py_ssize_t>capacity)
+        if capacity >= LEAST_RECYCLED:
+            owner = take_recycled(<Py_ssize_t>capacity)
+        if owner is NULL:
+            owner = bytes_or_null(NULL, <Py_ssize_t>capacity)
         if owner is NULL:
             PyErr_Clear()
             return 0
+        capacity = <uint64_t>PyBytes_GET_SIZE(<object>owner)
     else:
         try:
             _PyBytes_Resize(&owner, <Py_ssize_t>capacity)
@@ -156,6 +166,50 @@ cdef void release_bytes(decoder_storage *storage) noexcept:
     storage.owner = NULL
 
 
+# Memory for a large message comes back from the system page by page, which costs more than
+# receiving it. So the last few are kept, and used again once nobody else holds them.
+cdef list recycled = []
+
+
+cdef PyObject *take_recycled(Py_ssize_t least) noexcept:
+    """A bytes object of about this size that nobody else has, or NULL; the caller owns it."""
+    cdef PyObject *memory
+    cdef Py_ssize_t i, size
+    for i in range(len(recycled)):
+        memory = PyList_GET_ITEM(recycled, i)
+        size = PyBytes_GET_SIZE(<object>memory)
+        if Py_REFCNT(memory) == 1 and least < size <= MOST_RECYCLED:
+            Py_XINCREF(memory)
+            del recycled[i]
+            try:
+                _PyBytes_Resize(&memory, size - 1)  # makes it forget its hash
+            except MemoryError:
+                return NULL
+            return memory
+    return NULL
+
+
+cdef void recycle(object memory) noexcept:
+    if PyBytes_GET_SIZE(memory) < LEAST_RECYCLED or PyBytes_GET_SIZE(memory) > MOST_RECYCLED:
+        return
+    if len(recycled) == RECYCLED:
+        del recycled[0]
+    recycled.append(memory)
+
+
+cdef iovec payload_of(object message) noexcept:
+    """Where the payload of a str or bytes message lies."""
+    cdef iovec payload
+    cdef Py_ssize_t size
+    if isinstance(message, str):
+        payload.iov_base = <void *>PyUnicode_AsUTF8AndSize(message, &size)  # cached by now
+        payload.iov_len = <size_t>size
+    else:
+        payload.iov_base = <void *>PyBytes_AS_STRING(message)
+        payload.iov_len = <size_t>PyBytes_GET_SIZE(message)
+    return payload
+
+
 cdef object take_text(decoder_event *event):
     """The str of a text that the decoder has found valid."""
     cdef object text
@@ -173,12 +227,15 @@ cdef object take_message(decoder_event *event):
         try:
             return take_text(event)
         finally:
-            Py_XDECREF(owner)
+            if owner is not NULL:
+                recycle(<object>owner)
+                Py_XDECREF(owner)
     if owner is NULL:
         return PyBytes_FromStringAndSize(<char *>event.data, <Py_ssize_t>event.size)
     _PyBytes_Resize(&owner, <Py_ssize_t>event.size)
     message = <object>owner
     Py_DECREF(message)  # the storage's reference; `message` has its own
+    recycle(message)
     return message
 
 
@@ -574,22 +631,24 @@ cdef class Channel(Pollable):
         """
         cdef Py_ssize_t size
         cdef const char *text
-        if not self._sendable or self.out.end - self.out.start > self.rules.max_buffered:
+        if not self._sendable or self.waiting() > self.rules.max_buffered:
             self._send_otherwise(message)
         elif isinstance(message, str):
             text = PyUnicode_AsUTF8AndSize(message, &size)
-            self.write_frame(FRAME_FIN | OPCODE_TEXT, <const uint8_t *>text, <size_t>size)
+            self.write_frame(
+                FRAME_FIN | OPCODE_TEXT, <const uint8_t *>text, <size_t>size, message)
         elif isinstance(message, bytes):
             self.write_frame(
                 FRAME_FIN | OPCODE_BINARY,
-                <const uint8_t *>PyBytes_AS_STRING(message), <size_t>PyBytes_GET_SIZE(message))
+                <const uint8_t *>PyBytes_AS_STRING(message),
+                <size_t>PyBytes_GET_SIZE(message), message)
         else:
             self._send_otherwise(message)
 
     @property
     def buffered_amount(self):
         """The bytes accepted by `send` that the operating system has not taken yet."""
-        return self.out.end - self.out.start
+        return self.waiting()
 
     @property
     def _blocked(self):
@@ -605,9 +664,19 @@ cdef class Channel(Pollable):
         """Send one frame of any kind, in any state."""
         self.write_frame(
             opcode | (FRAME_FIN if fin else 0),
-            <const uint8_t *>PyBytes_AS_STRING(payload), <size_t>PyBytes_GET_SIZE(payload))
+            <const uint8_t *>PyBytes_AS_STRING(payload),
+            <size_t>PyBytes_GET_SIZE(payload), payload)
 
-    cdef bint write_frame(self, uint8_t first, const uint8_t *data, size_t size) except -1:
+    cdef size_t waiting(self) noexcept:
+        cdef size_t waiting = self.out.end - self.out.start
+        if self.large is not None:
+            waiting += payload_of(self.large).iov_len - self.large_sent
+        return waiting
+
+    cdef bint write_frame(
+        self, uint8_t first, const uint8_t *data, size_t size, object owner
+    ) except -1:
+        """Send the frame of a payload, which lies in `owner`."""
         cdef uint8_t header[FRAME_MAX_HEADER]
         cdef uint8_t key[4]
         cdef size_t header_size
@@ -621,8 +690,9 @@ cdef class Channel(Pollable):
             self.out.end += header_size + size
         else:
             header_size = frame_header_write(header, first, size, NULL)
-            if size >= LARGE and self.fd >= 0 and not self.interest & EPOLLOUT:
-                self.send_through(header, header_size, data, size)
+            if (size >= LARGE and self.large is None
+                    and self.fd >= 0 and not self.interest & EPOLLOUT):
+                self.send_through(header, header_size, data, size, owner)
             else:
                 place = self.grow(header_size + size)
                 memcpy(place, header, header_size)
@@ -632,15 +702,17 @@ cdef class Channel(Pollable):
         return True
 
     cdef bint send_through(
-        self, const uint8_t *header, size_t header_size, const uint8_t *data, size_t size
+        self, const uint8_t *header, size_t header_size,
+        const uint8_t *data, size_t size, object owner
     ) except -1:
-        """Send a large frame from where it lies; only what is not taken is copied."""
+        """Send a large frame from where it lies, without a copy; what the peer does not
+        take now is sent from there later."""
         cdef iovec parts[3]
         cdef msghdr message
         cdef ssize_t sent
-        cdef size_t left, i
+        cdef size_t ahead = self.out.end - self.out.start
         parts[0].iov_base = self.out.data + self.out.start
-        parts[0].iov_len = self.out.end - self.out.start
+        parts[0].iov_len = ahead
         parts[1].iov_base = <void *>header
         parts[1].iov_len = header_size
         parts[2].iov_base = <void *>data
@@ -648,18 +720,49 @@ cdef class Channel(Pollable):
         memset(&message, 0, sizeof(message))
         message.msg_iov = parts
         message.msg_iovlen = 3
+        sent = max(sendmsg(self.fd, &message, MSG_NOSIGNAL), 0)  # `flush` will meet an error
+        if <size_t>sent >= ahead + header_size:
+            self.out.start = self.out.end = 0
+            if <size_t>sent < ahead + header_size + size:
+                self.large = owner
+                self.large_sent = <size_t>sent - ahead - header_size
+            return True
+        if <size_t>sent < ahead:
+            self.out.start += <size_t>sent
+            sent = 0
+        else:
+            self.out.start = self.out.end = 0
+            sent -= ahead
+        self.append(header + sent, header_size - <size_t>sent)
+        return self.append(data, size)
+
+    cdef ssize_t send_waiting(self) noexcept:
+        """One call to send all that waits; returns what the system call did."""
+        cdef outgoing *out = &self.out
+        cdef iovec parts[2]
+        cdef msghdr message
+        cdef size_t rest
+        cdef ssize_t sent
+        if self.large is None:
+            sent = send(self.fd, out.data + out.start, out.end - out.start, MSG_NOSIGNAL)
+            out.start += <size_t>max(sent, 0)
+            return sent
+        parts[0] = payload_of(self.large)
+        rest = parts[0].iov_len - self.large_sent
+        parts[0].iov_base = <uint8_t *>parts[0].iov_base + self.large_sent
+        parts[0].iov_len = rest
+        parts[1].iov_base = out.data + out.start
+        parts[1].iov_len = out.end - out.start
+        memset(&message, 0, sizeof(message))
+        message.msg_iov = parts
+        message.msg_iovlen = 2
         sent = sendmsg(self.fd, &message, MSG_NOSIGNAL)
-        left = <size_t>sent if sent > 0 else 0  # `flush` will meet the error, if it was one
-        i = min(left, parts[0].iov_len)
-        self.out.start += i
-        left -= i
-        for i in range(1, 3):
-            if left >= parts[i].iov_len:
-                left -= parts[i].iov_len
-            else:
-                self.append(<const uint8_t *>parts[i].iov_base + left, parts[i].iov_len - left)
-                left = 0
-        return True
+        if sent > 0 and <size_t>sent < rest:
+            self.large_sent += <size_t>sent
+        elif sent > 0:
+            self.large = None
+            out.start += <size_t>sent - rest
+        return sent
 
     cdef bint append(self, const uint8_t *data, size_t size) except -1:
         memcpy(self.grow(size), data, size)
@@ -696,19 +799,15 @@ cdef class Channel(Pollable):
             if not self.corked:
                 self.corked = True
                 self._engine.corked.append(self)
-            if self.out.end - self.out.start < RECEIVE_SIZE:
+            if self.waiting() < CORKED_AT_MOST:
                 return
         self.flush()
 
     cdef void flush(self) noexcept:
-        cdef outgoing *out = &self.out
-        cdef ssize_t sent
         if self.fd < 0:
             return
-        while out.start < out.end:
-            sent = send(self.fd, out.data + out.start, out.end - out.start, MSG_NOSIGNAL)
-            if sent >= 0:
-                out.start += <size_t>sent
+        while self.waiting():
+            if self.send_waiting() >= 0:
                 if self.interest & EPOLLOUT:  # the peer made room, so it is alive
                     self.heard = self._engine.now
             elif errno == EAGAIN:
@@ -718,13 +817,13 @@ cdef class Channel(Pollable):
                 self.drop_output()
                 self._engine.post(partial(self._drop, reason))
                 return
-        if out.start == out.end:
+        if not self.waiting():
             self.drop_output()
         self.after_flush()
 
     cdef void after_flush(self) noexcept:
         """See what follows from how much is left: reading, writing, `drain`, FIN."""
-        cdef size_t left = self.out.end - self.out.start
+        cdef size_t left = self.waiting()
         cdef bint drained = False
         if left > self.rules.high_water:
             self.above_water = True
@@ -747,6 +846,7 @@ cdef class Channel(Pollable):
             self._flushed()
 
     cdef void drop_output(self) noexcept:
+        self.large = None
         if self.out.data is not NULL:
             self._engine.give_buffer(self.out.data, self.out.capacity)
             memset(&self.out, 0, sizeof(self.out))
