@@ -457,9 +457,8 @@ class WebSocket(Channel):
 
     def _close_received(self, code: int, reason: str) -> None:
         if self._state is State.OPEN:
-            self._write_frame(
-                Opcode.CLOSE, close_payload(None if code == NO_CODE_RECEIVED else code)
-            )
+            answer = None if code == NO_CODE_RECEIVED else code
+            self._write_frame(Opcode.CLOSE, close_payload(answer, reason))
         self._end(Step.CLOSE_RECEIVED, code, reason)
 
     def _violated(self, code: int, reason: str) -> None:

@@ -29,7 +29,6 @@ STATIC_FILES = {
 class DemoHandler(BaseHTTPRequestHandler):
     """The routes of the demo."""
 
-    protocol_version = "HTTP/1.1"
     server_version = "websocket-handler-demo"
     websocket: WebSocket | None  # what `configure_server` provides
     timeout = 10  # seconds for a request to arrive: a half-sent one does not keep its thread
