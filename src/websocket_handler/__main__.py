@@ -14,6 +14,7 @@ from .demo.application import make_server
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("websocket_handler").setLevel(logging.DEBUG)  # how each connection ended
     try:
         server = make_server(options.host, options.port)
     except OSError as error:

@@ -20,6 +20,7 @@ from .errors import ConnectionClosed, ProtocolError, WebSocketError
 from .protocol import handshake, versions
 from .protocol.check import (
     ABNORMAL_CLOSURE,
+    GOING_AWAY,
     INTERNAL_ERROR,
     NO_CODE_RECEIVED,
     NORMAL_CLOSURE,
@@ -38,6 +39,9 @@ EVENTS = ("open", "message", "ping", "pong", "drain", "error", "close")
 
 KEEPALIVE = b"keepalive"
 """The payload of the pings that only see whether the peer is alive; their pongs are no event."""
+
+ORDINARY_CODES = (NORMAL_CLOSURE, GOING_AWAY, NO_CODE_RECEIVED)
+"""Connections that end with these are logged at DEBUG, all others at INFO."""
 
 Listener = TypeVar("Listener", bound=Callable[..., object])
 
@@ -396,6 +400,8 @@ class WebSocket(Channel):
         return True
 
     def _announce_close(self) -> None:
+        level = logging.DEBUG if self._close_code in ORDINARY_CODES else logging.INFO
+        logger.log(level, "%r: %d %s", self, self._close_code, self._close_reason)
         for listener in self._listeners.get("close", ()):
             try:
                 listener(self._close_code, self._close_reason)
@@ -423,8 +429,7 @@ class WebSocket(Channel):
         if isinstance(self._outcome, handshake.Refused):
             self._set_deadline(self._settings.close_timeout)
             status, reason = self._outcome.status, self._outcome.reason
-            logger.info("%r: handshake refused with %d: %s", self, status, reason)
-            self._connection_lost(f"handshake refused: {reason}")
+            self._connection_lost(f"handshake refused with {status.value}: {reason}")
         elif self._state is State.CLOSING:
             self._set_deadline(self._settings.close_timeout)
         else:
@@ -463,7 +468,6 @@ class WebSocket(Channel):
 
     def _violated(self, code: int, reason: str) -> None:
         """Fail the connection (RFC 6455 section 7.1.7)."""
-        logger.info("%r: closing with %d: %s", self, code, reason)
         if self._state is State.OPEN:
             self._write_frame(Opcode.CLOSE, close_payload(code, reason))
         self._emit("error", ProtocolError(code, reason))
@@ -504,7 +508,6 @@ class WebSocket(Channel):
         assert interval is not None
         heard = self._heard
         if heard == self._heard_at_ping:
-            logger.info("%r: dropped, no answer to a ping", self)
             self._give_up("no answer to a ping")
             return
         silence = time.monotonic() - heard

@@ -57,7 +57,6 @@ class DemoHandler(BaseHTTPRequestHandler):
             )
             return
         ws.on("message", ws.send)
-        ws.on("close", lambda code, reason: self.log_message("%r %s %s", ws, code, reason))
         ws.connect(next(iter(ws.subprotocols), None))
 
     def static_file(self) -> None:
