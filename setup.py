@@ -10,9 +10,24 @@ from glob import glob
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 ENGINE = "src/websocket_handler/engine"
 FLAGS = os.environ.get("WEBSOCKET_HANDLER_CFLAGS", "-O3 -Wall -Wextra").split()
+REQUIRED = bool(os.environ.get("WEBSOCKET_HANDLER_REQUIRE_NATIVE"))
+
+
+class BuildIfPossible(build_ext):
+    """A missing compiler raises errors that `optional` does not cover."""
+
+    def build_extension(self, ext):
+        try:
+            super().build_extension(ext)
+        except Exception as error:
+            if REQUIRED:
+                raise
+            self.warn(f"the native engine was not built, the one in plain Python serves: {error}")
+
 
 native = Extension(
     "websocket_handler.engine.native",
@@ -21,7 +36,10 @@ native = Extension(
     depends=glob(f"{ENGINE}/core/*.h"),
     extra_compile_args=FLAGS,
     extra_link_args=[flag for flag in FLAGS if flag.startswith("-fsanitize")],
-    optional=not os.environ.get("WEBSOCKET_HANDLER_REQUIRE_NATIVE"),
+    optional=True,
 )
 
-setup(ext_modules=cythonize([native]) if sys.platform == "linux" else [])
+setup(
+    ext_modules=cythonize([native]) if sys.platform == "linux" else [],
+    cmdclass={"build_ext": BuildIfPossible},
+)
