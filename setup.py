@@ -18,15 +18,16 @@ REQUIRED = bool(os.environ.get("WEBSOCKET_HANDLER_REQUIRE_NATIVE"))
 
 
 class BuildIfPossible(build_ext):
-    """A missing compiler raises errors that `optional` does not cover."""
+    """An extension that cannot be built is left out (`optional=True` fails without a compiler)."""
 
-    def build_extension(self, ext):
+    def build_extensions(self):
         try:
-            super().build_extension(ext)
+            super().build_extensions()
         except Exception as error:
             if REQUIRED:
                 raise
             self.warn(f"the native engine was not built, the one in plain Python serves: {error}")
+            self.extensions = []
 
 
 native = Extension(
@@ -36,7 +37,6 @@ native = Extension(
     depends=glob(f"{ENGINE}/core/*.h"),
     extra_compile_args=FLAGS,
     extra_link_args=[flag for flag in FLAGS if flag.startswith("-fsanitize")],
-    optional=True,
 )
 
 setup(
