@@ -320,6 +320,13 @@ class WebSocket(Channel):
             except BaseException as error:
                 self._failed(error)
 
+    def _emit_error(self, error: BaseException) -> None:
+        for listener in self._listeners.get("error", ()):
+            try:
+                listener(error)
+            except BaseException:
+                logger.exception("%r: an error listener raised", self)
+
     def _in_engine(self, call: Callable[[], object]) -> None:
         """Change the state in one thread only: the handler's before the hand-over, the
         engine's after."""
@@ -439,16 +446,17 @@ class WebSocket(Channel):
             self._emit("open")
 
     def _ping_received(self, payload: bytes) -> None:
-        if self._state is State.OPEN:
-            if self._blocked:  # only the newest needs an answer (RFC 6455 section 5.5.3)
-                self._pong = payload
-                self._tell_when_flushed = True
-            else:
-                self._write_frame(Opcode.PONG, payload)
+        if self._state is not State.OPEN:
+            return
+        if self._blocked:  # only the newest needs an answer (RFC 6455 section 5.5.3)
+            self._pong = payload
+            self._tell_when_flushed = True
+        else:
+            self._write_frame(Opcode.PONG, payload)
         self._emit("ping", payload)
 
     def _pong_received(self, payload: bytes) -> None:
-        if payload != KEEPALIVE:
+        if self._state is State.OPEN and payload != KEEPALIVE:
             self._emit("pong", payload)
 
     def _flushed(self) -> None:
@@ -470,26 +478,23 @@ class WebSocket(Channel):
         """Fail the connection (RFC 6455 section 7.1.7)."""
         if self._state is State.OPEN:
             self._write_frame(Opcode.CLOSE, close_payload(code, reason))
-        self._emit("error", ProtocolError(code, reason))
-        self._end(Step.LOST, code, reason)
+        self._end(Step.LOST, code, reason, ProtocolError(code, reason))
 
     def _input_over(self) -> None:
         self._end(Step.LOST, ABNORMAL_CLOSURE, "the peer ended the connection without closing it")
 
-    def _end(self, step: Step, code: int, reason: str) -> None:
+    def _end(self, step: Step, code: int, reason: str, error: Exception | None = None) -> None:
         ended = self._settle(step, code, reason)
         self._linger()
+        if error is not None:
+            self._emit_error(error)
         if ended:
             self._announce_close()
 
     def _failed(self, error: BaseException) -> None:
         """A listener raised, or memory ran out: this connection ends, with 1011."""
         logger.error("%r: a listener raised", self, exc_info=error)
-        for listener in self._listeners.get("error", ()):
-            try:
-                listener(error)
-            except BaseException:
-                logger.exception("%r: an error listener raised", self)
+        self._emit_error(error)
         self._start_closing(close_payload(INTERNAL_ERROR, "internal error"))
         if not isinstance(error, Exception) and self._engine is not None:
             self._engine.interrupt(error)

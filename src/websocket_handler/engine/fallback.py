@@ -266,10 +266,8 @@ class Channel:
 
     def _receive(self, data: bytes) -> None:
         self._heard = time.monotonic()
-        if self._deaf:
-            return
         self._corked = True
-        for event in self._decoder.feed(data):
+        for event in () if self._deaf else self._decoder.feed(data):
             if not self._deaf:
                 self._deliver(event)
         self._corked = False
@@ -337,7 +335,6 @@ class _Carrier(asyncio.Protocol):
         channel._heard = time.monotonic()
         channel._corked = True
         channel._opened()
-        channel._corked = False
         channel._receive(self._early)
         self._early = b""
 

@@ -968,7 +968,7 @@ cdef class Channel(Pollable):
     @property
     def _heard(self):
         """When the peer was last heard of, in the seconds of `time.monotonic`."""
-        return self.heard / 1000
+        return self.heard / 1000.0
 
     cdef void release(self, str reason) noexcept:
         if self.fd < 0:
