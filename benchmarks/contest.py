@@ -1,0 +1,196 @@
+"""Who takes part, in which cases, and how one measurement is made.
+
+Every server runs on core 0 and the generator on core 1; a figure is the CPU time of the
+server per message, and only its ratio to the C program of the same round is shown.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).parent
+BUILD = HERE / "build"
+PEERS = HERE / ".venv" / "bin"
+SERVER_CORE, GENERATOR_CORE = {0}, {1}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A closed loop of echoes: so many connections, messages in flight on each, bytes."""
+
+    name: str
+    connections: int
+    in_flight: int
+    size: int
+    text: bool = False
+
+    def __str__(self) -> str:
+        kind = "text" if self.text else "binary"
+        size = f"{self.size >> 10} KiB" if self.size >= 1024 else f"{self.size} B"
+        return f"{self.connections} × {self.in_flight} × {size} {kind}"
+
+
+CASES = [
+    Case("one", 1, 1, 32),
+    Case("hundred", 100, 1, 32),
+    Case("thousand", 1000, 1, 128),
+    Case("pipelined", 100, 16, 32),
+    Case("pipelined text", 100, 16, 128, text=True),
+    Case("large", 10, 1, 64 << 10),
+    Case("huge", 4, 1, 1 << 20),
+]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A server program. `PORT` in the command is replaced; `raw` speaks no WebSocket."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: dict[str, str] = field(default_factory=dict)
+    raw: bool = False
+    most_connections: int = 5000
+
+
+def _ours(name: str, home: str, **environment: str) -> Contestant:
+    command = (sys.executable, "servers/ours.py", "PORT", home)
+    return Contestant(name, command, environment)
+
+
+def _python(name: str, *words: str) -> Contestant:
+    return Contestant(name, (str(PEERS / "python"), *words))
+
+
+LIMIT = Contestant("C, TCP echo", (str(BUILD / "limit"), "PORT", "tcp"), raw=True)
+C_WEBSOCKET = Contestant("C, least WebSocket echo", (str(BUILD / "limit"), "PORT", "websocket"))
+OURS = [
+    _ours("ours, thread", "thread"),
+    _ours("ours, asyncio", "asyncio"),
+    _ours("ours, uvloop", "uvloop"),
+    _ours("ours, plain Python", "thread", WEBSOCKET_HANDLER_PURE_PYTHON="1"),
+]
+PICOWS = [
+    _python("picows, uvloop", "servers/picows_echo.py", "PORT", "uvloop"),
+    _python("picows, asyncio", "servers/picows_echo.py", "PORT", "asyncio"),
+]
+_UVICORN = ("-m", "uvicorn", "--app-dir", "servers", "--port", "PORT", "--log-level", "error",
+            "--ws-per-message-deflate", "false", "--backlog", "4096")  # fmt: skip
+OTHERS = [
+    _python("socketify (uWebSockets)", "servers/socketify_echo.py", "PORT"),
+    Contestant("Node ws", ("node", "servers/ws_echo.mjs", "PORT")),
+    _python("aiohttp", "servers/aiohttp_echo.py", "PORT"),
+    _python("websockets", "servers/websockets_echo.py", "PORT"),
+    _python("uvicorn, plain ASGI", *_UVICORN, "asgi_apps:bare"),
+    _python("uvicorn, Starlette", *_UVICORN, "asgi_apps:starlette"),
+    Contestant("flask-sock, gunicorn gthread", (
+        str(PEERS / "python"), "-m", "gunicorn", "-k", "gthread", "--threads", "1100",
+        "-b", "127.0.0.1:PORT", "--chdir", "servers", "--log-level", "error", "flask_sock_app:app",
+    ), most_connections=500),  # fmt: skip
+]
+
+
+class Running:
+    """A contestant's server, on core 0, until `stop`."""
+
+    def __init__(self, contestant: Contestant, port: int) -> None:
+        self.contestant, self.port = contestant, port
+        self._process = subprocess.Popen(
+            [word.replace("PORT", str(port)) for word in contestant.command],
+            cwd=HERE,
+            env={**os.environ, **contestant.environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=lambda: os.sched_setaffinity(0, SERVER_CORE),
+        )
+        self._wait_until_it_listens()
+
+    def _wait_until_it_listens(self) -> None:
+        end = time.monotonic() + 20
+        while time.monotonic() < end and self._process.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.05)
+        self.stop()
+        raise RuntimeError(f"{self.contestant.name} does not start")
+
+    def processes(self) -> list[int]:
+        """The server's process and its children: gunicorn's workers do the work."""
+        found = [self._process.pid]
+        for pid in found:
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                found += map(int, (task / "children").read_text().split())
+        return found
+
+    def memory(self) -> int:
+        """Bytes of user-space memory that are resident, over all processes."""
+        return sum(
+            int(line.split()[1]) << 10
+            for pid in self.processes()
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+            if line.startswith("RssAnon")
+        )
+
+    def generate(self, mode: str, *words: object, seconds: float = 60) -> dict[str, float] | None:
+        """Run the load generator; None if the server did not bear it."""
+        command = self._generator(mode, *words)
+        try:
+            done = subprocess.run(
+                command, capture_output=True, timeout=seconds, preexec_fn=_on_generator_core
+            )
+        except subprocess.TimeoutExpired:
+            return None
+        return json.loads(done.stdout) if done.returncode == 0 else None
+
+    def hold_idle(self) -> subprocess.Popen[bytes] | None:
+        """Open connections, each of which has exchanged a message, and hold them; None if
+        the server did not bear it."""
+        connections = self.contestant.most_connections
+        words = self._generator("idle", f"connections={connections}", "message")
+        holder = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=_on_generator_core
+        )
+        assert holder.stdout is not None
+        ready, _, _ = select.select([holder.stdout], [], [], 60)
+        if ready and holder.stdout.readline():
+            return holder
+        holder.kill()
+        holder.communicate()
+        return None
+
+    def _generator(self, mode: str, *words: object) -> list[str]:
+        cpu = [f"cpu={pid}" for pid in self.processes()]
+        raw = ["raw"] if self.contestant.raw else []
+        return [str(BUILD / "load"), mode, str(self.port), "/", *map(str, words), *raw, *cpu]
+
+    def stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _on_generator_core() -> None:
+    os.sched_setaffinity(0, GENERATOR_CORE)
+
+
+def echo(server: Running, case: Case, seconds: float) -> dict[str, float] | None:
+    """One measurement: rate, CPU a message, latencies."""
+    words: list[object] = [
+        f"connections={case.connections}",
+        f"in-flight={case.in_flight}",
+        f"size={case.size}",
+        f"seconds={seconds}",
+        "warm-up=0.4",
+    ]
+    return server.generate("echo", *words, *(["text"] if case.text else []))

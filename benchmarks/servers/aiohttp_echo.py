@@ -1,0 +1,21 @@
+"""aiohttp: aiohttp_echo.py PORT."""
+
+import sys
+
+from aiohttp import WSMsgType, web
+
+
+async def echo(request):
+    ws = web.WebSocketResponse(compress=False, max_msg_size=1 << 24)
+    await ws.prepare(request)
+    async for message in ws:
+        if message.type == WSMsgType.TEXT:
+            await ws.send_str(message.data)
+        else:
+            await ws.send_bytes(message.data)
+    return ws
+
+
+app = web.Application()
+app.router.add_get("/", echo)
+web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None, access_log=None, backlog=4096)

@@ -1,0 +1,13 @@
+"""flask-sock, a thread a socket, under gunicorn's gthread worker."""
+
+from flask import Flask
+from flask_sock import Sock
+
+app = Flask(__name__)
+sock = Sock(app)
+
+
+@sock.route("/")
+def echo(ws):
+    while True:
+        ws.send(ws.receive())
