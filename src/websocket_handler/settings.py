@@ -57,7 +57,8 @@ class Settings:
         _require("high_water", self.high_water, 0 < self.high_water <= self.max_buffered)
         for field in ("ping_timeout", "close_timeout"):
             _require(field, getattr(self, field), getattr(self, field) > 0)
-        _require("ping_interval", self.ping_interval, (self.ping_interval or 1) > 0)
+        if self.ping_interval is not None:
+            _require("ping_interval", self.ping_interval, self.ping_interval > 0)
         if isinstance(self.allowed_origins, str):
             raise TypeError("allowed_origins is a collection of origins, not one string")
         object.__setattr__(self, "versions", tuple(self.versions))

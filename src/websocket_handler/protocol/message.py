@@ -180,6 +180,10 @@ class _Assembly:
             self._text.decode(part, final)
         except UnicodeDecodeError:
             raise _Broken(check.INVALID_TEXT) from None
+        # Python looks at the third byte of a surrogate before it refuses it; the second tells.
+        unfinished = bytes(self._text.getstate()[0])
+        if unfinished[:1] == b"\xed" and unfinished[1:] >= b"\xa0":
+            raise _Broken(check.INVALID_TEXT)
 
 
 def _read_close(payload: bytes) -> Close:

@@ -1,0 +1,1 @@
+"""The protocol without a socket: RFC examples, rules, hypothesis, and the two codecs as twins."""

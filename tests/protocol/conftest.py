@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from .frames import DECODERS, Codec, Limits
+
+
+@pytest.fixture(params=list(DECODERS))
+def new_decoder(request: pytest.FixtureRequest) -> Callable[..., Codec]:
+    """Makes decoders of a server (or a client), in Python and native in turn."""
+    make = DECODERS[request.param]
+
+    def new(expect_masked: bool = True, **limits: Any) -> Codec:
+        return make(Limits(**limits), expect_masked)
+
+    return new

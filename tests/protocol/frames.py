@@ -1,0 +1,53 @@
+"""Frames and codecs as the protocol tests want them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from websocket_handler import IS_NATIVE
+from websocket_handler.protocol import message
+from websocket_handler.protocol.frame import Opcode, write_frame
+from websocket_handler.protocol.message import Event
+
+KEY = bytes.fromhex("37fa213d")
+
+CONT, TEXT, BINARY = Opcode.CONTINUATION, Opcode.TEXT, Opcode.BINARY
+CLOSE, PING, PONG = Opcode.CLOSE, Opcode.PING, Opcode.PONG
+
+
+class Limits(NamedTuple):
+    max_message_size: int = 1 << 20
+    max_fragments: int = 1000
+    max_empty_fragments: int = 100
+
+
+class Codec(Protocol):
+    """What both decoders are: the one in Python and its native twin."""
+
+    def feed(self, data: bytes) -> list[Event]: ...
+
+
+Decoders = dict[str, Callable[[Any, bool], Codec]]
+
+DECODERS: Decoders = {"python": message.Decoder}
+if IS_NATIVE:
+    from websocket_handler.engine import native
+
+    DECODERS["native"] = native.Decoder
+
+
+def client_frame(opcode: int, payload: bytes = b"", fin: bool = True, key: bytes = KEY) -> bytes:
+    """A frame as a client sends it, masked."""
+    return write_frame(opcode, payload, fin, key)
+
+
+def byte_by_byte(decoder: Codec, data: bytes) -> tuple[list[Event], list[int]]:
+    """The events of `data` fed one byte at a time, and after how many bytes each came."""
+    events: list[Event] = []
+    after: list[int] = []
+    for count in range(1, len(data) + 1):
+        for event in decoder.feed(data[count - 1 : count]):
+            events.append(event)
+            after.append(count)
+    return events, after

@@ -1,0 +1,88 @@
+"""The request as a value: headers, and whether it asks for a WebSocket."""
+
+from __future__ import annotations
+
+from email.parser import Parser
+from http.client import HTTPMessage
+
+import pytest
+
+from websocket_handler import Headers, Request, is_websocket_request
+
+
+def test_headers_are_found_without_regard_to_case() -> None:
+    headers = Headers([("Host", "a"), ("X-One", "1"), ("x-one", "2")])
+    assert headers["host"] == "a"
+    assert headers["X-ONE"] == "1, 2"
+    assert headers.get_all("x-One") == ["1", "2"]
+    assert headers.get("none") is None
+    assert len(headers) == 2
+    assert {name.lower() for name in headers} == {"host", "x-one"}
+
+
+def test_headers_are_set_added_and_deleted() -> None:
+    headers = Headers()
+    headers["Set-Cookie"] = "a=1"
+    headers.add("set-cookie", "b=2")
+    assert headers.fields() == [("Set-Cookie", "a=1"), ("set-cookie", "b=2")]
+    headers["SET-COOKIE"] = "c=3"
+    assert headers.get_all("Set-Cookie") == ["c=3"]
+    del headers["set-cookie"]
+    assert "Set-Cookie" not in headers
+    with pytest.raises(KeyError):
+        del headers["set-cookie"]
+
+
+@pytest.mark.parametrize("bad", ["\r", "\n", "\0", "\x0b", "\x7f", "\x1b", "Ā", "a\r\nEvil: 1"])
+def test_nothing_can_be_smuggled_into_a_header(bad: str) -> None:
+    headers = Headers()
+    for name, value in (("X", bad), (bad, "x"), ("X" + bad, "x")):
+        with pytest.raises(ValueError, match="header"):
+            headers[name] = value
+        with pytest.raises(ValueError, match="header"):
+            headers.add(name, value)
+    assert not headers.fields()
+
+
+@pytest.mark.parametrize("name", ["", " ", "a b", "a:", "ä"])
+def test_a_header_name_is_a_token(name: str) -> None:
+    with pytest.raises(ValueError, match="not a header name"):
+        Headers().add(name, "x")
+
+
+def test_the_parts_of_a_request() -> None:
+    request = Request(
+        "GET",
+        "/a%20b?x=1&x=2&y=",
+        Headers([("Cookie", "a=1; b=two")]),
+        scheme="https",
+    )
+    assert request.path == "/a%20b"
+    assert request.query == {"x": ["1", "2"], "y": [""]}
+    assert request.cookies == {"a": "1", "b": "two"}
+    assert request.tls
+
+
+def test_an_unreadable_cookie_harms_nobody() -> None:
+    assert Request("GET", "/", Headers([("Cookie", "(=\x00")])).cookies == {}
+
+
+@pytest.mark.parametrize(
+    ("method", "upgrade", "is_one"),
+    [
+        ("GET", "websocket", True),
+        ("GET", "WebSocket", True),
+        ("GET", "h2c, websocket", True),
+        ("GET", "websockets", False),
+        ("GET", "h2c", False),
+        ("GET", None, False),
+        ("POST", "websocket", False),
+        ("HEAD", "websocket", False),
+    ],
+)
+def test_what_asks_for_a_websocket(method: str, upgrade: str | None, is_one: bool) -> None:
+    fields = {"Host": "a"} | ({"Upgrade": upgrade} if upgrade else {})
+    text = "".join(f"{name}: {value}\r\n" for name, value in fields.items()) + "\r\n"
+    assert is_websocket_request(method, fields) is is_one
+    assert is_websocket_request(method, Headers(fields.items())) is is_one
+    assert is_websocket_request(method, Parser(_class=HTTPMessage).parsestr(text)) is is_one
