@@ -78,6 +78,7 @@ class Engine:
         sock.setblocking(False)
         channel._engine = self
         own = socket.socket(fileno=sock.detach())
+        self._channels.add(channel)
         self._connect(lambda: _Carrier(self, channel, early), own)
 
     def discard(self, sock: socket.socket) -> None:
@@ -328,10 +329,9 @@ class _Carrier(asyncio.Protocol):
         self._early = early
 
     def connection_made(self, transport: Any) -> None:
-        channel, engine = self._channel, self._engine
+        channel = self._channel
         transport.set_write_buffer_limits(high=0)  # tell us of every byte that is kept
         channel._transport = transport
-        engine._channels.add(channel)
         channel._heard = time.monotonic()
         channel._corked = True
         channel._opened()

@@ -1,0 +1,76 @@
+"""A WebSocket on one end of a socket pair, a bare socket on the other."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import Any
+
+from websocket_handler import Engine, Headers, Request, Settings, WebSocket
+from websocket_handler.protocol.message import Decoder, Event
+from websocket_handler.protocol.versions import rfc6455
+
+HANDSHAKE = {
+    "Host": "localhost",
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version": "13",
+}
+
+
+def make_websocket(engine: Engine, **settings: Any) -> WebSocket:
+    request = Request("GET", "/", Headers(HANDSHAKE.items()), remote_address="a pair")
+    return WebSocket(request, Settings(**settings), engine=engine)
+
+
+class Peer:
+    """The other end: sends bytes, and reads events until one of a kind has come."""
+
+    def __init__(self, sock: socket.socket, expect_masked: bool = False) -> None:
+        self.sock = sock
+        self.sock.settimeout(10)
+        self._decoder = Decoder(Settings(max_message_size=1 << 26), expect_masked)
+        self._events: list[Event] = []
+
+    def read_head(self) -> bytes:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            byte = self.sock.recv(1)
+            assert byte, f"the connection ended after {head!r}"
+            head += byte
+        return head
+
+    def read(self) -> Event:
+        while not self._events:
+            data = self.sock.recv(1 << 16)
+            assert data, "the connection has ended"
+            self._events += self._decoder.feed(data)
+        return self._events.pop(0)
+
+    def read_to_end(self) -> list[Event]:
+        while data := self.sock.recv(1 << 16):
+            self._events += self._decoder.feed(data)
+        return self._events
+
+
+def connect(websocket: WebSocket, early: bytes = b"") -> Peer:
+    """`websocket` connected over a socket pair; returns its peer, after the 101."""
+    ours, theirs = socket.socketpair()
+    websocket.connect()
+    websocket.take_over(ours, early)
+    peer = Peer(theirs)
+    assert peer.read_head().startswith(b"HTTP/1.1 101 ")
+    return peer
+
+
+def client_role(engine: Engine) -> tuple[WebSocket, Peer]:
+    """A WebSocket that masks what it sends, as the coming client will."""
+    ours, theirs = socket.socketpair()
+    websocket = make_websocket(engine)
+    opened = threading.Event()
+    websocket.on("open", opened.set)
+    websocket._bind(engine, Settings(), rfc6455.VERSION, client=True)
+    websocket.take_over(ours)
+    assert opened.wait(10)
+    return websocket, Peer(theirs, expect_masked=True)

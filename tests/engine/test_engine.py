@@ -1,0 +1,259 @@
+"""The engine itself: roles, memory, ends, forks, Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from websocket_handler import IS_NATIVE, ConnectionClosed, Engine, State, close_all
+from websocket_handler.protocol.frame import Opcode, write_frame
+from websocket_handler.protocol.message import Close, Message
+
+from .connections import client_role, connect, make_websocket
+
+KEY = b"\x01\x02\x03\x04"
+
+
+def test_the_client_role_masks_and_reads_unmasked(engine: Engine) -> None:
+    websocket, peer = client_role(engine)
+    websocket.on("message", websocket.send)
+    for message in ("héllo", b"\x00\xff", "x" * 100_000):
+        payload = message.encode() if isinstance(message, str) else message
+        opcode = Opcode.TEXT if isinstance(message, str) else Opcode.BINARY
+        peer.sock.sendall(write_frame(opcode, payload))
+        assert peer.read() == Message(message)  # decoded as a server does: it must be masked
+    websocket.abort()
+    assert peer.read_to_end() == []
+    peer.sock.close()
+
+
+def test_a_client_uses_each_masking_key_once(engine: Engine) -> None:
+    websocket, peer = client_role(engine)
+    for _ in range(1000):
+        websocket.send(b"x")
+    wire = b""
+    while len(wire) < 7000:
+        wire += peer.sock.recv(1 << 16)
+    keys = {wire[at + 2 : at + 6] for at in range(0, 7000, 7)}
+    assert len(keys) > 990
+    peer.sock.close()
+
+
+def test_messages_that_are_kept_never_change(engine: Engine) -> None:
+    """The memory of large messages is used again, but never while anyone has them."""
+    websocket = make_websocket(engine, max_message_size=1 << 23)
+    kept: list[bytes] = []
+    done = threading.Event()
+
+    @websocket.on("message")
+    def keep_every_other(message: bytes) -> None:
+        if len(message) % 2:
+            kept.append(message)
+        if not message:
+            done.set()
+
+    peer = connect(websocket)
+    rng = random.Random(7)
+    sent = [rng.randbytes(rng.randrange(120_000, 600_000)) for _ in range(60)]
+    for payload in sent:
+        peer.sock.sendall(write_frame(Opcode.BINARY, payload, key=KEY))
+    peer.sock.sendall(write_frame(Opcode.BINARY, b"", key=KEY))
+    assert done.wait(30)
+    assert kept == [payload for payload in sent if len(payload) % 2]
+    assert [hash(message) for message in kept] == [hash(bytes(message)) for message in kept]
+    peer.sock.close()
+
+
+def test_closing_nothing_takes_no_time() -> None:
+    engine = Engine()
+    begin = time.monotonic()
+    assert close_all(engine, timeout=5)
+    assert time.monotonic() - begin < 1
+    engine.stop()
+
+
+def test_close_all_waits_for_the_answers(engine: Engine) -> None:
+    websockets = [make_websocket(engine) for _ in range(20)]
+    peers = [connect(websocket) for websocket in websockets]
+
+    def answer() -> None:
+        for peer in peers:
+            assert peer.read() == Close(1012, "restart")
+            peer.sock.sendall(write_frame(Opcode.CLOSE, b"\x03\xf4", key=KEY))
+
+    answering = threading.Thread(target=answer)
+    answering.start()
+    assert close_all(engine, 1012, "restart", timeout=10)
+    answering.join()
+    assert {websocket.state for websocket in websockets} == {State.CLOSED}
+    for peer in peers:
+        assert peer.read_to_end() == []
+        peer.sock.close()
+
+
+def test_a_stopped_engine_drops_its_connections_and_takes_no_more() -> None:
+    engine = Engine()
+    websocket = make_websocket(engine)
+    ended: list[int] = []
+    websocket.on("close", lambda code, _reason: ended.append(code))
+    peer = connect(websocket)
+    engine.stop()
+    assert ended == [1006]
+    with pytest.raises(ConnectionClosed, match="1006"):
+        websocket.send("too late")
+    late = make_websocket(engine)
+    late.connect()
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(RuntimeError, match="closed"):
+        late.take_over(ours)
+    peer.sock.close()
+
+
+def test_abort_before_the_hand_over_closes_the_socket(engine: Engine) -> None:
+    websocket = make_websocket(engine)
+    websocket.connect()
+    websocket.abort()
+    ours, theirs = socket.socketpair()
+    websocket.take_over(ours)
+    assert theirs.recv(1) == b""
+    assert websocket.state is State.CLOSED
+    theirs.close()
+
+
+def test_ctrl_c_in_a_listener_reaches_the_program() -> None:
+    async def main() -> None:
+        engine = Engine(asyncio.get_running_loop())
+        websocket = make_websocket(engine)
+
+        @websocket.on("message")
+        def interrupt(_message: str) -> None:
+            raise KeyboardInterrupt
+
+        ours, theirs = socket.socketpair()
+        websocket.connect()
+        websocket.take_over(ours, early=write_frame(Opcode.TEXT, b"x", key=KEY))
+        sockets.append(theirs)
+        await asyncio.sleep(10)
+
+    sockets: list[socket.socket] = []
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+    sockets[0].close()
+
+
+@pytest.mark.skipif(not IS_NATIVE, reason="asyncio polls for the engine in plain Python")
+def test_a_foreign_loop_needs_fileno_and_poll() -> None:
+    import select
+
+    from websocket_handler.engine.native import EpollEngine
+
+    engine = EpollEngine()
+    websocket = make_websocket(engine)  # type: ignore[arg-type]
+    websocket.on("message", websocket.send)
+    ours, theirs = socket.socketpair()
+    websocket.connect()
+    websocket.take_over(ours, early=write_frame(Opcode.TEXT, b"early", key=KEY))
+    received = b""
+    while not received.endswith(b"\x81\x05early"):
+        ready, _, _ = select.select([engine.fileno(), theirs.fileno()], [], [], 10)
+        assert ready
+        if engine.fileno() in ready:
+            engine.poll()
+        if theirs.fileno() in ready:
+            received += theirs.recv(4096)
+    engine.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        engine.poll()
+    theirs.close()
+
+
+PROGRAM = """
+import os, socket, sys, threading
+from tests.engine.connections import connect, make_websocket
+from websocket_handler import WebSocket
+from websocket_handler.engine import default_engine
+
+websocket = make_websocket(default_engine())
+websocket.on("message", websocket.send)
+ours = socket.socket(fileno=int(sys.argv[1]))
+websocket.connect()
+websocket.take_over(ours)
+"""
+
+
+def run_with_socket(program: str) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    ours, theirs = socket.socketpair()
+    with ours:
+        os.set_inheritable(ours.fileno(), True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, str(ours.fileno())],
+            pass_fds=[ours.fileno()],
+            cwd=Path(__file__).parent.parent.parent,
+            stderr=subprocess.PIPE,
+        )
+    theirs.settimeout(20)
+    return theirs, process
+
+
+def read_until_the_end(sock: socket.socket) -> bytes:
+    data = b""
+    while part := sock.recv(4096):
+        data += part
+        if data.endswith(b"\x88\x02\x03\xe9"):  # their close: answer it
+            sock.sendall(write_frame(Opcode.CLOSE, b"\x03\xe9", key=KEY))
+    return data
+
+
+def test_the_end_of_the_process_closes_with_1001() -> None:
+    sock, process = run_with_socket(PROGRAM)
+    assert read_until_the_end(sock).endswith(b"\r\n\r\n\x88\x02\x03\xe9")
+    assert process.communicate(timeout=20)[1] == b""
+    assert process.returncode == 0
+    sock.close()
+
+
+FORKING_PROGRAM = (
+    PROGRAM
+    + """
+import time
+while websocket.state.value != "open":
+    time.sleep(0.01)
+child = os.fork()
+if child == 0:
+    # The child has an engine of its own, and lets go of the parent's connection.
+    mine, theirs = socket.socketpair()
+    own = make_websocket(default_engine())
+    own.on("message", own.send)
+    peer = connect(own)
+    own.send("from the child")
+    assert peer.read().data == "from the child"
+    websocket.abort()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+websocket.send("the parent goes on")
+ended = threading.Event()
+websocket.on("close", lambda code, reason: ended.set())
+assert ended.wait(20)
+"""
+)
+
+
+def test_a_forked_child_does_not_touch_the_connections_of_its_parent() -> None:
+    sock, process = run_with_socket(FORKING_PROGRAM)
+    data = b""
+    while not data.endswith(b"the parent goes on"):
+        part = sock.recv(4096)
+        assert part, process.communicate(timeout=20)[1].decode()
+        data += part
+    sock.close()
+    assert process.communicate(timeout=20)[1] == b""
+    assert process.returncode == 0
