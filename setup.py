@@ -6,13 +6,14 @@ says so and the package falls back on its engine in plain Python.
 
 import os
 import sys
-from glob import glob
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-ENGINE = "src/websocket_handler/engine"
+ENGINE = Path("src/websocket_handler/engine")
+CORE = ENGINE / "core"
 FLAGS = os.environ.get("WEBSOCKET_HANDLER_CFLAGS", "-O3 -Wall -Wextra").split()
 REQUIRED = bool(os.environ.get("WEBSOCKET_HANDLER_REQUIRE_NATIVE"))
 
@@ -32,9 +33,9 @@ class BuildIfPossible(build_ext):
 
 native = Extension(
     "websocket_handler.engine.native",
-    [f"{ENGINE}/native.pyx", *sorted(glob(f"{ENGINE}/core/*.c"))],
-    include_dirs=[ENGINE],
-    depends=glob(f"{ENGINE}/core/*.h"),
+    [str(ENGINE / "native.pyx"), *sorted(map(str, CORE.glob("*.c")))],
+    include_dirs=[str(ENGINE)],
+    depends=sorted(map(str, CORE.glob("*.h"))),
     extra_compile_args=FLAGS,
     extra_link_args=[flag for flag in FLAGS if flag.startswith("-fsanitize")],
 )

@@ -90,10 +90,26 @@ OTHERS = [
     _python("websockets", "servers/websockets_echo.py", "PORT"),
     _python("uvicorn, plain ASGI", *_UVICORN, "asgi_apps:bare"),
     _python("uvicorn, Starlette", *_UVICORN, "asgi_apps:starlette"),
-    Contestant("flask-sock, gunicorn gthread", (
-        str(PEERS / "python"), "-m", "gunicorn", "-k", "gthread", "--threads", "1100",
-        "-b", "127.0.0.1:PORT", "--chdir", "servers", "--log-level", "error", "flask_sock_app:app",
-    ), most_connections=500),  # fmt: skip
+    Contestant(
+        "flask-sock, gunicorn gthread",
+        (
+            str(PEERS / "python"),
+            "-m",
+            "gunicorn",
+            "-k",
+            "gthread",
+            "--threads",
+            "1100",
+            "-b",
+            "127.0.0.1:PORT",
+            "--chdir",
+            "servers",
+            "--log-level",
+            "error",
+            "flask_sock_app:app",
+        ),
+        most_connections=500,
+    ),
 ]
 
 

@@ -88,7 +88,7 @@ def describe_machine() -> dict[str, str]:
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, 2 cores used, Linux {platform.release().split('-')[0]}",
         "python": platform.python_version(),
-        "node": subprocess.run(["node", "--version"], capture_output=True, text=True).stdout.strip(),
+        "node": subprocess.check_output(["node", "--version"], text=True).strip(),
         "websocket-handler": importlib.metadata.version("websocket-handler"),
         **versions,
     }

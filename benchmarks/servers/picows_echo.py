@@ -17,7 +17,7 @@ class Echo(picows.WSListener):
 
 async def main():
     server = await picows.ws_create_server(
-        lambda request: Echo(), "127.0.0.1", int(sys.argv[1]), max_frame_size=1 << 24, backlog=4096
+        lambda _request: Echo(), "127.0.0.1", int(sys.argv[1]), max_frame_size=1 << 24, backlog=4096
     )
     await server.serve_forever()
 

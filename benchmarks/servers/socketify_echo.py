@@ -16,5 +16,5 @@ app.ws(
         ),
     },
 )
-app.listen(int(sys.argv[1]), lambda config: None)
+app.listen(int(sys.argv[1]), lambda _config: None)
 app.run()

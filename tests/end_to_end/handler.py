@@ -1,0 +1,129 @@
+"""What `echo_program` answers with: its handler, a journal, and its ordinary pages.
+
+`?id=NAME` keeps a journal of a WebSocket's events, which `GET /journal?id=NAME` answers
+with; further query parameters that are names of `Settings` go to `connect()`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from websocket_handler import ConnectionClosed, WebSocket
+from websocket_handler.settings import SETTING_NAMES
+from websocket_handler.websocket import EVENTS
+
+Query = dict[str, str]
+JOURNAL: defaultdict[str, list[list[object]]] = defaultdict(list)
+MEMBERS: list[WebSocket] = []
+
+HTTP_ROUTES: dict[str, Callable[[Handler, Query], None]] = {}
+WEBSOCKET_ROUTES: dict[str, Callable[[Handler, WebSocket, Query], None]] = {}
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    websocket: WebSocket | None
+    timeout = 30
+
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        query = dict(parse_qsl(parts.query))
+        if parts.path in HTTP_ROUTES:
+            HTTP_ROUTES[parts.path](self, query)
+        elif parts.path not in WEBSOCKET_ROUTES:
+            self.send_error(404)
+        elif self.websocket is None:
+            self.answer(426, b"WebSockets only\n", Upgrade="websocket")
+        else:
+            if "id" in query:
+                keep_journal(self.websocket, query["id"])
+            WEBSOCKET_ROUTES[parts.path](self, self.websocket, query)
+
+    def answer(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def http(path: str) -> Callable[[Any], Any]:
+    return lambda route: HTTP_ROUTES.setdefault(path, route)
+
+
+def websocket(path: str) -> Callable[[Any], Any]:
+    return lambda route: WEBSOCKET_ROUTES.setdefault(path, route)
+
+
+def settings(query: Query) -> dict[str, Any]:
+    return {name: json.loads(value) for name, value in query.items() if name in SETTING_NAMES}
+
+
+def note(query: Query, *event: object) -> None:
+    JOURNAL[query["id"]].append([as_json(item) for item in event])
+
+
+def keep_journal(ws: WebSocket, name: str) -> None:
+    for event in EVENTS:
+        ws.on(event, partial(note, {"id": name}, event))
+
+
+def as_json(item: object) -> object:
+    return item if isinstance(item, str | int) else repr(item)
+
+
+# Ordinary requests
+
+
+@http("/ordinary")
+def ordinary(handler: Handler, _: Query) -> None:
+    handler.answer(200, b"an ordinary page\n")
+
+
+@http("/forbidden")
+def forbidden(handler: Handler, _: Query) -> None:
+    handler.answer(403, b"not you\n")
+
+
+@http("/redirect")
+def redirect(handler: Handler, _: Query) -> None:
+    handler.answer(302, b"", Location="/ordinary")
+
+
+@http("/journal")
+def journal(handler: Handler, query: Query) -> None:
+    handler.answer(200, json.dumps(JOURNAL[query["id"]]).encode())
+
+
+@http("/threads")
+def threads(handler: Handler, _: Query) -> None:
+    handler.answer(200, json.dumps([thread.name for thread in threading.enumerate()]).encode())
+
+
+@http("/broadcast")
+def broadcast(handler: Handler, query: Query) -> None:
+    """Many threads send to all members at once; answers when they have."""
+    count = int(query["count"])
+
+    def send_all(thread: int) -> None:
+        for number in range(count):
+            size = (number * 37 + thread) % 2000 if number % 10 else 30_000
+            for member in list(MEMBERS):
+                with contextlib.suppress(ConnectionClosed):
+                    member.send(f"{thread} {number} ".ljust(size, "."))
+
+    senders = [threading.Thread(target=send_all, args=(n,)) for n in range(int(query["threads"]))]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join()
+    handler.answer(200, b"true")

@@ -1,0 +1,207 @@
+"""Real processes for the tests: started, looked into from outside, and ended.
+
+A program writes a ready line that names its port; everything it says goes to one log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any, NamedTuple, TypeVar
+from urllib.request import urlopen
+
+from websocket_handler import IS_NATIVE
+
+PATIENCE = 10.0
+"""Seconds after which a condition that should hold at once is taken never to come."""
+
+Found = TypeVar("Found")
+
+
+class Row(NamedTuple):
+    """One row of the matrix: which engine, living where."""
+
+    name: str
+    home: str
+    pure: bool
+
+
+ROWS = [
+    *(Row(f"native-{home}", home, False) for home in ("thread", "asyncio", "uvloop") if IS_NATIVE),
+    *(Row(f"pure-{home}", home, True) for home in ("thread", "asyncio")),
+]
+
+
+def wait_for(
+    look: Callable[[], Found | None], what: str, patience: float = PATIENCE, pause: float = 0.01
+) -> Found:
+    """Look again and again until there is something (true) to see, and return that."""
+    end = time.monotonic() + patience
+    while True:
+        found = look()
+        if found:
+            return found
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {patience} s in vain: {what}")
+        time.sleep(pause)
+
+
+class Program:
+    """A running process that serves on 127.0.0.1."""
+
+    def __init__(
+        self, arguments: list[str], ready: str, pure: bool = False, descriptors: int = 4096
+    ) -> None:
+        """`ready` is a pattern for the log, whose first group is the port."""
+
+        def allow_descriptors() -> None:
+            _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(descriptors, most), most))
+
+        self._log = TemporaryFile()  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [sys.executable, "-u", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "WEBSOCKET_HANDLER_PURE_PYTHON": "1" if pure else "0"},
+            preexec_fn=allow_descriptors,
+        )
+        try:
+            found = wait_for(lambda: self._find_or_die(ready), f"{arguments} to be ready", 20)
+        except BaseException:
+            self.close()
+            raise
+        self.port = int(found)
+
+    def _find_or_die(self, pattern: str) -> str | None:
+        assert self._process.poll() is None, f"the program has ended:\n{self.log()}"
+        found = re.search(pattern, self.log())
+        return found and found[1]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", self.port
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def url(self, target: str, scheme: str = "ws") -> str:
+        return f"{scheme}://127.0.0.1:{self.port}{target}"
+
+    def get(self, target: str) -> Any:
+        """Ask the program something by HTTP; the answer is JSON."""
+        with urlopen(self.url(target, "http"), timeout=PATIENCE) as response:
+            return json.load(response)
+
+    def log(self) -> str:
+        """All it has said so far."""
+        size = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
+
+    def wait_for_log(self, text: str, seen: int = 0) -> str:
+        """What the log says after its first `seen` characters, once it contains `text`."""
+        wait_for(lambda: text in self.log()[seen:], f"{text!r} in the log:\n{self.log()[seen:]}")
+        return self.log()[seen:]
+
+    # What it costs, as the kernel sees it
+
+    def threads(self) -> int:
+        status = self._proc("status").read_text()
+        return int(re.findall(r"^Threads:\s*(\d+)", status, re.MULTILINE)[0])
+
+    def descriptors(self) -> int:
+        return len(list(self._proc("fd").iterdir()))
+
+    def memory(self) -> int:
+        """Resident bytes."""
+        return int(self._proc("statm").read_text().split()[1]) * resource.getpagesize()
+
+    def cpu_seconds(self) -> float:
+        fields = self._proc("stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def _proc(self, name: str) -> Path:
+        return Path("/proc", str(self.pid), name)
+
+    # The end
+
+    def end(self, by: signal.Signals = signal.SIGINT, patience: float = PATIENCE) -> int:
+        """Ask it to end, and return its exit code."""
+        self.end_soon(by)
+        return self.wait(patience)
+
+    def end_soon(self, by: signal.Signals = signal.SIGINT) -> None:
+        self._process.send_signal(by)
+
+    def wait(self, patience: float = PATIENCE) -> int:
+        try:
+            return self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"the program did not end:\n{self.log()}") from None
+
+    def kill(self) -> None:
+        """Have it gone, however; does nothing if it is."""
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        """Have it gone, and forget its log."""
+        self.kill()
+        self._log.close()
+
+
+class Journal:
+    """The events of one WebSocket, as the echo program has noted them."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self.name = f"journal-{time.monotonic_ns()}"
+
+    def read(self) -> list[list[object]]:
+        events: list[list[object]] = self._program.get(f"/journal?id={self.name}")
+        return events
+
+    def wait_for(self, *event: object) -> list[list[object]]:
+        """The whole journal, once there is an entry that begins like this."""
+        size = len(event)
+        wait_for(
+            lambda: list(event) in [entry[:size] for entry in self.read()],
+            f"{event} in {self.read()}",
+        )
+        return self.read()
+
+
+@contextlib.contextmanager
+def running(program: Program) -> Iterator[Program]:
+    try:
+        yield program
+    finally:
+        program.close()
+
+
+def echo_program(
+    row: Row, *arguments: str, descriptors: int = 4096
+) -> contextlib.AbstractContextManager[Program]:
+    """tests/end_to_end/echo_program.py with the engine and the home of `row`."""
+    command = ["-m", "tests.end_to_end.echo_program", "--home", row.home, *arguments]
+    return running(Program(command, r"ready on port (\d+)", row.pure, descriptors))
+
+
+def demo(*arguments: str, descriptors: int = 4096) -> contextlib.AbstractContextManager[Program]:
+    """The demo, on a port of its own choice; with the engine that this process has."""
+    command = ["-m", "websocket_handler", "--port", "0", *arguments]
+    ready = r"http://localhost:(\d+)/echotest\.html is ready"
+    return running(Program(command, ready, not IS_NATIVE, descriptors))

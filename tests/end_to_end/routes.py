@@ -1,0 +1,276 @@
+"""The WebSocket routes of `echo_program`: one use or misuse of the library each."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from websocket_handler import ConnectionClosed, WebSocket, WebSocketError
+
+from .handler import MEMBERS, Handler, Query, note, settings, websocket
+
+
+@websocket("/echo")
+def echo(_: Handler, ws: WebSocket, query: Query) -> None:
+    ws.on("message", ws.send)
+    ws.connect(**settings(query))
+
+
+@websocket("/silent")
+def silent(_: Handler, ws: WebSocket, query: Query) -> None:
+    ws.connect(**settings(query))
+
+
+@websocket("/members")
+def members(_: Handler, ws: WebSocket, query: Query) -> None:
+    ws.on("open", lambda: MEMBERS.append(ws))
+    ws.on("close", lambda *_: MEMBERS.remove(ws))
+    ws.connect(**settings(query))
+
+
+@websocket("/subprotocol")
+def subprotocol(_: Handler, ws: WebSocket, __: Query) -> None:
+    ws.on("message", lambda _: ws.send(str(ws.subprotocol)))
+    ws.connect(ws.subprotocols[-1])
+
+
+@websocket("/headers")
+def headers(_: Handler, ws: WebSocket, __: Query) -> None:
+    ws.response_headers.add("Set-Cookie", "a=1")
+    ws.response_headers.add("Set-Cookie", "b=2")
+    ws.on("message", lambda _: ws.send(json.dumps(ws.request.cookies)))
+    ws.connect()
+
+
+@websocket("/refuses")
+def refuses(_: Handler, ws: WebSocket, query: Query) -> None:
+    ws.refuse(int(query["code"]), query["reason"])
+
+
+@websocket("/ignored")
+def ignored(handler: Handler, _: WebSocket, __: Query) -> None:
+    handler.answer(200, b"no WebSocket for you\n")
+
+
+@websocket("/connects-twice")
+def connects_twice(_: Handler, ws: WebSocket, __: Query) -> None:
+    ws.connect()
+    try:
+        ws.connect()
+    except WebSocketError as error:
+        ws.send(str(error))
+
+
+@websocket("/raises-after-connect")
+def raises_after_connect(_: Handler, ws: WebSocket, query: Query) -> None:
+    ws.connect(**settings(query))
+    raise RuntimeError("the handler's own fault")
+
+
+@websocket("/writes-after-connect")
+def writes_after_connect(handler: Handler, ws: WebSocket, query: Query) -> None:
+    ws.on("message", ws.send)
+    ws.connect()
+    handler.answer(200, b"x" * int(query["size"]))
+
+
+@websocket("/sends-early")
+def sends_early(_: Handler, ws: WebSocket, query: Query) -> None:
+    """Sends before the hand-over, from the handler and from other threads."""
+    try:
+        ws.send("too early")
+    except WebSocketError:
+        note(query, "not connected")
+    ws.connect()
+    ws.send("first")
+    ws.send(b"second")
+    sender = threading.Thread(target=ws.send, args=("third",))
+    sender.start()
+    sender.join()
+    ws.send(["fou", "rth"])
+
+
+@websocket("/raises")
+def raises(_: Handler, ws: WebSocket, query: Query) -> None:
+    kinds: dict[str, type[BaseException]] = {"SystemExit": SystemExit, "ValueError": ValueError}
+
+    def listener(*_: object) -> None:
+        raise kinds[query.get("kind", "ValueError")](f"on purpose: {query['event']}")
+
+    ws.on(query["event"], listener)
+    ws.connect(**settings(query))
+
+
+@websocket("/listeners")
+def listeners(_: Handler, ws: WebSocket, query: Query) -> None:
+    @ws.on("message")
+    def first(message: str) -> None:
+        ws.send(f"first {message}")
+        if message == "off":
+            ws.off("message", first)
+
+    @ws.once("message")
+    def once(message: str) -> None:
+        ws.send(f"once {message}")
+
+    def last(message: str) -> None:
+        ws.send(f"last {message}")
+
+    assert ws.on("message", last) is last
+    ws.once("message", never := lambda _: ws.send("never"))
+    ws.off("message", never)
+    ws.off("message", print)
+    try:
+        ws.on("massage", last)
+    except ValueError as error:
+        note(query, "ValueError", str(error))
+    ws.connect()
+
+
+@websocket("/fragments")
+def fragments(_: Handler, ws: WebSocket, __: Query) -> None:
+    def pieces() -> Iterator[str]:
+        yield "one "
+        ws.send("meanwhile")
+        sender = threading.Thread(target=ws.send, args=(b"from a thread",))
+        sender.start()
+        sender.join()
+        yield "two "
+        yield "thr\u00e9e"
+
+    ws.on("message", lambda _: ws.send(pieces()))
+    ws.connect()
+
+
+@websocket("/broken-fragments")
+def broken_fragments(_: Handler, ws: WebSocket, __: Query) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"one"
+        yield b"two"
+        raise LookupError("nothing more to be found")
+
+    ws.on("message", lambda _: ws.send(pieces()))
+    ws.connect()
+
+
+@websocket("/pings")
+def pings(_: Handler, ws: WebSocket, query: Query) -> None:
+    ws.on("message", ws.ping)
+    ws.connect(**settings(query))
+
+
+@websocket("/closes")
+def closes(_: Handler, ws: WebSocket, query: Query) -> None:
+    """Closes with what the message says, and tries to go on."""
+
+    def close(message: str) -> None:
+        code, _, reason = message.partition(" ")
+        ws.send("before")
+        ws.close(int(code), reason)
+        for call in (partial(ws.send, "after"), partial(ws.send, ["after"]), ws.ping):
+            try:
+                call()
+            except ConnectionClosed as error:
+                note(query, "ConnectionClosed", error.code, error.reason)
+
+    ws.on("message", close)
+    ws.connect(**settings(query))
+
+
+@websocket("/closes-from-threads")
+def closes_from_threads(_: Handler, ws: WebSocket, query: Query) -> None:
+    """Eight threads send and close at once, each with a code of its own."""
+
+    def send_and_close(thread: int) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            for number in range(100):
+                ws.send(f"{thread} {number}")
+        ws.close(4000 + thread)
+
+    def start(_: object) -> None:
+        for thread in range(8):
+            threading.Thread(target=send_and_close, args=(thread,)).start()
+
+    ws.on("message", start)
+    ws.connect(**settings(query))
+
+
+@websocket("/closes-at-once")
+def closes_at_once(_: Handler, ws: WebSocket, query: Query) -> None:
+    ws.connect(**settings(query))
+    ws.send("last words")
+    ws.close(4002, "at once")
+
+
+@websocket("/aborts")
+def aborts(_: Handler, ws: WebSocket, query: Query) -> None:
+    ws.on("message", lambda _: ws.abort())
+    ws.connect(**settings(query))
+    if "early" in query:
+        ws.abort()
+
+
+@websocket("/floods")
+def floods(_: Handler, ws: WebSocket, query: Query) -> None:
+    """Sends and sends, whether anyone reads or not."""
+
+    def flood(_: object) -> None:
+        data = b"x" * int(query["size"])
+        for number in range(int(query["count"])):
+            try:
+                ws.send(data)
+            except ConnectionClosed as error:
+                note(query, "ConnectionClosed", error.code, error.reason, number)
+                return
+        note(query, "buffered", ws.buffered_amount)
+
+    ws.on("message", flood)
+    ws.on("drain", lambda: note(query, "left", ws.buffered_amount))
+    ws.connect(**settings(query))
+
+
+@websocket("/types")
+def types(_: Handler, ws: WebSocket, query: Query) -> None:
+    def send_each(_: object) -> None:
+        ws.send(bytearray(b"bytearray"))
+        ws.send(memoryview(b"memoryview")[:6])
+        ws.send_text_message("text")
+        ws.send_binary_message(bytearray(b"binary"))
+        ws.send([])
+        ws.send([b"one", bytearray(b"two"), memoryview(b"three")])
+        mistakes: list[tuple[Callable[[Any], None], Any]] = [
+            (ws.send, 5),
+            (ws.send, None),
+            (ws.send, {"a": "mapping"}),
+            (ws.send_text_message, b"bytes"),
+            (ws.send_binary_message, "text"),
+        ]
+        for send, wrong in mistakes:
+            try:
+                send(wrong)
+            except TypeError:
+                note(query, "TypeError")
+        ws.send("end")
+
+    ws.on("message", send_each)
+    ws.connect()
+
+
+@websocket("/keeps")
+def keeps(_: Handler, ws: WebSocket, query: Query) -> None:
+    """Keeps every message, and shows at the end that they are what they were."""
+    kept: list[bytes] = []
+
+    def keep(message: str | bytes) -> None:
+        if isinstance(message, bytes):
+            kept.append(message)
+        else:
+            ws.send(json.dumps([hashlib.sha256(each).hexdigest() for each in kept]))
+
+    ws.on("message", keep)
+    ws.connect(**settings(query))

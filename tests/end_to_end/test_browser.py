@@ -1,0 +1,106 @@
+"""The demo's test page in a real browser, which also takes the picture for the README."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import ConsoleMessage, Page, expect, sync_playwright
+
+from .programs import Program, demo
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture
+def program() -> Iterator[Program]:
+    with demo() as program:
+        yield program
+
+
+@pytest.fixture
+def page(chromium: str, program: Program) -> Iterator[Page]:
+    """The page, opened; at the end it must have had nothing to complain about, and must
+    have talked to nobody but the demo."""
+    complaints: list[str] = []
+    hosts: set[str] = set()
+
+    def console(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            complaints.append(message.text)
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1100, "height": 800})
+        page.set_default_timeout(15_000)
+        page.on("console", console)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+        page.on("websocket", lambda socket: hosts.add(urlsplit(socket.url).netloc))
+        page.goto(program.url("/echotest.html", "http"))
+        yield page
+        browser.close()
+    assert complaints == []
+    assert {host.partition(":")[2] for host in hosts} == {str(program.port)}
+    assert {host.partition(":")[0] for host in hosts} <= {"127.0.0.1", "localhost"}
+
+
+def expect_state(page: Page, state: str) -> None:
+    expect(page.locator("#status")).to_have_attribute("data-state", state)
+
+
+def test_the_page_echoes_text_and_a_file_and_closes(
+    page: Page, program: Program, tmp_path: Path
+) -> None:
+    expect_state(page, "open")  # by itself
+    verified = page.locator('#log [data-kind="received"][data-verified="true"]')
+    page.locator("#text").fill("Gr\u00fc\u00dfe \u20ac")
+    page.locator("#send").click()
+    expect(verified).to_have_count(1)
+    expect(verified.first).to_contain_text("Gr\u00fc\u00dfe \u20ac")
+    assert float(verified.first.get_attribute("data-rtt") or "nan") >= 0
+
+    file = tmp_path / "file.bin"
+    file.write_bytes(os.urandom(300_000))
+    page.locator("#file").set_input_files(file)
+    expect(verified).to_have_count(2)
+    assert page.locator('#log [data-verified="false"]').count() == 0
+    page.screenshot(path=os.environ.get("SCREENSHOT") or tmp_path / "echotest.png")
+
+    page.locator("#close-code").fill("4001")
+    page.locator("#close-reason").fill("enough")
+    page.locator("#close").click()
+    expect_state(page, "closed")
+    expect(page.locator('#log [data-kind="close"]')).to_contain_text("4001")
+    program.wait_for_log("4001 enough")
+
+
+def test_the_page_measures(page: Page) -> None:
+    expect_state(page, "open")
+    page.locator("#ping").click()
+    expect(page.locator("#latency")).to_contain_text("ms")
+    page.locator("#burst-start").click()
+    total = "document.querySelector('#total').textContent.replaceAll(',', '')"
+    page.wait_for_function(f"Number({total}) > 100")
+    page.locator("#burst-stop").click()
+    assert page.locator('#log [data-verified="false"]').count() == 0
+    page.locator("#disconnect").click()
+    expect_state(page, "closed")
+
+
+def test_the_page_sees_the_server_go(page: Page, program: Program) -> None:
+    expect_state(page, "open")
+    assert program.end() == 0
+    expect_state(page, "closed")
+    expect(page.locator('#log [data-kind="close"]')).to_contain_text("closed: 1001")

@@ -1,0 +1,169 @@
+"""The demo, `python -m websocket_handler`, as a person and as a crowd meet it."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from .programs import Program, demo, wait_for
+from .raw_client import RawClient, Response, close, request, text
+
+HELLO = text("hello")
+CROWD = 5_000
+BATCH = 20
+
+
+@pytest.fixture(scope="module")
+def program() -> Iterator[Program]:
+    with demo() as program:
+        yield program
+
+
+def fetch(program: Program, target: str, method: str = "GET") -> tuple[Response, bytes]:
+    with RawClient(program.address) as client:
+        client.sock.sendall(request(target, {"Connection": "close"}, method=method))
+        return client.read_response(), client.read_to_end()
+
+
+@pytest.mark.parametrize(
+    ("target", "content_type"),
+    [
+        ("/echotest.html", "text/html; charset=utf-8"),
+        ("/favicon.svg", "image/svg+xml"),
+        ("/favicon.ico", "image/svg+xml"),
+        ("/echotest.html?query", "text/html; charset=utf-8"),
+    ],
+)
+def test_pages(program: Program, target: str, content_type: str) -> None:
+    response, body = fetch(program, target)
+    assert (response.status, response.header("content-type")) == (200, content_type)
+    assert len(body) == int(response.header("content-length")) > 50
+    head, nothing = fetch(program, target, "HEAD")
+    assert (head.status, head.header("content-length"), nothing) == (200, str(len(body)), b"")
+    program.wait_for_log(f'"GET {target} HTTP/1.1" 200')
+
+
+def test_the_root_leads_to_the_page(program: Program) -> None:
+    response, body = fetch(program, "/")
+    assert (response.status, response.header("location"), body) == (302, "/echotest.html", b"")
+
+
+@pytest.mark.parametrize(
+    "target", ["/nowhere", "/../application.py", "/application.py", "/%2e%2e/"]
+)
+def test_what_is_not_there(program: Program, target: str) -> None:
+    assert fetch(program, target)[0].status == 404
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_the_echo_server_without_a_websocket(program: Program, method: str) -> None:
+    response, body = fetch(program, "/echoserver", method)
+    assert (response.status, response.header("upgrade")) == (426, "websocket")
+    assert body == (b"We only speak WebSockets here\n" if method == "GET" else b"")
+
+
+def test_the_log(program: Program) -> None:
+    seen = len(program.log())
+    with RawClient(program.address) as client:
+        client.open("/echoserver").echo(HELLO)
+        client.send(close(4001, "enough"))
+        client.expect_close(4001)
+        client.expect_end()
+    log = program.wait_for_log("4001 enough", seen)
+    assert log.count('"GET /echoserver HTTP/1.1" 101') == 1
+    assert "Traceback" not in log
+
+
+def test_a_foreign_page_may_not_connect(program: Program) -> None:
+    with RawClient(program.address) as client:
+        client.sock.sendall(client.handshake("/echoserver", {"Origin": "https://evil.example"}))
+        assert client.read_response().status == 403
+
+
+def test_a_request_that_is_never_finished_keeps_no_thread() -> None:
+    """Its time-out is 10 s; one thread each until then, which this does not wait for."""
+    with demo() as program, contextlib.ExitStack() as stack:
+        for _ in range(20):
+            client = stack.enter_context(RawClient(program.address))
+            client.sock.sendall(b"GET /echoserver HTTP/1.1\r\nHost:")
+        with RawClient(program.address) as client:
+            client.open("/echoserver").echo(HELLO)
+        assert program.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--port", "{taken}"], "Port {taken} on 127.0.0.1 is taken"),
+        (["--host", "192.0.2.1", "--port", "0"], "Cannot listen on 192.0.2.1:0"),
+    ],
+)
+def test_an_address_that_cannot_be_had(
+    program: Program, arguments: list[str], message: str
+) -> None:
+    command = [argument.format(taken=program.port) for argument in arguments]
+    run = subprocess.run(
+        [sys.executable, "-m", "websocket_handler", *command],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert message.format(taken=program.port) in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_ctrl_c_closes_all_and_ends() -> None:
+    with demo() as program, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(program.address)) for _ in range(50)]
+        for client in clients:
+            client.open("/echoserver").echo(HELLO)
+        begun = time.monotonic()
+        program.end_soon(signal.SIGINT)
+        for client in clients:
+            client.expect_closed(1001)
+        assert program.wait() == 0
+        assert time.monotonic() - begun < 3
+        assert "Traceback" not in program.log()
+        assert "closing every WebSocket with 1001" in program.log()
+
+
+def test_five_thousand_connections_need_few_threads() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    crowd = min(CROWD, most - 500)
+    with demo(descriptors=crowd + 500) as program, contextlib.ExitStack() as stack:
+        with RawClient(program.address) as client:  # so that the engine is running
+            client.open("/echoserver").echo(HELLO)
+            client.send(close())
+            client.expect_closed(None)
+        before = program.descriptors()
+        clients = [stack.enter_context(RawClient(program.address)) for _ in range(crowd)]
+        for start in range(0, crowd, BATCH):
+            for client in clients[start : start + BATCH]:
+                client.sock.sendall(client.handshake("/echoserver"))
+            for client in clients[start : start + BATCH]:
+                client.expect_opened()
+        wait_for(lambda: program.threads() <= 12, f"{program.threads()} threads to become 12")
+        assert program.descriptors() >= crowd
+        for number, client in enumerate(clients):
+            client.send(text(str(number)))
+        for number, client in enumerate(clients):
+            client.expect(text(str(number)))
+        assert program.threads() <= 12
+        for client in clients:
+            client.send(close(1000))
+        for client in clients:
+            client.expect_close(1000)
+            client.sock.close()
+        wait_for(lambda: program.descriptors() <= before, "descriptors to be given back")
+        assert program.log().count('"GET /echoserver HTTP/1.1" 101') == crowd + 1
+        assert program.end() == 0

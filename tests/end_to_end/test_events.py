@@ -1,0 +1,254 @@
+"""Events, their order, and how a connection lives and ends, as the application sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import pytest
+
+from websocket_handler.protocol.frame import Opcode
+
+from .programs import ROWS, Journal, Program, wait_for
+from .raw_client import Frame, RawClient, binary, close, masked, text
+
+HELLO = text("hello")
+KEEPALIVE = b"keepalive"
+
+
+def ping(payload: bytes = b"") -> Frame:
+    return Frame(Opcode.PING, payload)
+
+
+def pong(payload: bytes = b"") -> Frame:
+    return Frame(Opcode.PONG, payload)
+
+
+def test_all_events_in_their_order(program: Program, journal: Journal) -> None:
+    with RawClient(program.address) as client:
+        client.open(f"/pings?id={journal.name}")
+        client.send(ping(b"one"), HELLO)
+        client.expect(pong(b"one"), ping(b"hello"))
+        client.send(pong(b"hello"), pong(b"unasked"), close(1000, "bye"))
+        client.expect_close(1000)
+        client.expect_end()
+    assert journal.wait_for("close") == [
+        ["open"],
+        ["ping", "b'one'"],
+        ["message", "hello"],
+        ["pong", "b'hello'"],
+        ["pong", "b'unasked'"],
+        ["close", 1000, "bye"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [(1000, ""), (1001, "leaving"), (3000, "r" * 123), (4999, "\u20ac"), (None, "")],
+)
+def test_the_peer_closes(program: Program, journal: Journal, code: int | None, reason: str) -> None:
+    with RawClient(program.address) as client:
+        client.open(f"/echo?id={journal.name}")
+        client.send(HELLO, close(code, reason), HELLO)
+        client.expect(HELLO)
+        client.expect_close(code)
+        client.expect_end()
+    assert journal.wait_for("close") == [
+        ["open"],
+        ["message", "hello"],
+        ["close", code or 1005, reason],
+    ]
+
+
+@pytest.mark.parametrize(("code", "reason"), [(1000, ""), (4000, "bye"), (3999, "\u20ac" * 41)])
+def test_the_application_closes(program: Program, journal: Journal, code: int, reason: str) -> None:
+    with RawClient(program.address) as client:
+        client.open(f"/closes?id={journal.name}")
+        client.send(text(f"{code} {reason}"))
+        client.expect(text("before"))
+        client.expect_close(code, reason)
+        client.send(text("too late"), ping(b"too late"), close(code, "seen"))
+        client.expect_end()
+    events = journal.wait_for("close")
+    assert [event for event in events if event[0] != "ping"] == [
+        ["open"],
+        ["message", f"{code} {reason}"],
+        *[["ConnectionClosed", code, reason]] * 3,
+        ["close", code, "seen"],
+    ]
+
+
+def test_closing_before_the_hand_over(program: Program, journal: Journal) -> None:
+    with RawClient(program.address) as client:
+        client.open(f"/closes-at-once?id={journal.name}", early=masked(HELLO))
+        client.expect(text("last words"))
+        client.expect_closed(4002, "at once")
+    assert journal.wait_for("close") == [["close", 4002, ""]]
+
+
+def test_a_peer_that_does_not_answer_the_close_frame_is_dropped(
+    program: Program, journal: Journal
+) -> None:
+    with RawClient(program.address) as client:
+        client.open(f"/closes?id={journal.name}&close_timeout=0.3")
+        begun = time.monotonic()
+        client.send(text("4000 bye"))
+        client.expect(text("before"))
+        client.expect_close(4000, "bye")
+        with contextlib.suppress(ConnectionResetError):
+            client.expect_end()
+        assert 0.2 < time.monotonic() - begun < 3
+    assert journal.wait_for("close")[-1][:2] == ["close", 1006]
+
+
+def test_a_peer_that_does_not_end_the_connection_is_dropped(
+    program: Program, journal: Journal
+) -> None:
+    """The closing handshake is done, but the peer keeps its side of the TCP connection open."""
+    before = program.descriptors()
+    with RawClient(program.address) as client:
+        client.open(f"/echo?id={journal.name}&close_timeout=0.3")
+        client.send(close(1000))
+        client.expect_close(1000)
+        client.expect_end()
+        journal.wait_for("close", 1000)
+        wait_for(lambda: program.descriptors() <= before, "the server to give the socket up")
+
+
+@pytest.mark.parametrize("when", ["later", "early"])
+def test_abort(program: Program, journal: Journal, when: str) -> None:
+    with RawClient(program.address) as client:
+        if when == "early":
+            client.sock.sendall(client.handshake(f"/aborts?id={journal.name}&early=1"))
+        else:
+            client.open(f"/aborts?id={journal.name}").send(HELLO)
+        with contextlib.suppress(ConnectionResetError):
+            assert client.read_to_end() == b""
+    assert journal.wait_for("close")[-1] == ["close", 1006, "aborted"]
+
+
+def test_several_listeners_once_and_off(program: Program, journal: Journal) -> None:
+    with RawClient(program.address) as client:
+        client.open(f"/listeners?id={journal.name}")
+        client.send(text("1"), text("2"), text("off"), text("3"))
+        answers = ["first 1", "once 1", "last 1", "first 2", "last 2", "first off", "last off"]
+        client.expect(*map(text, answers), text("last 3"))
+        client.send(close(1000))
+        client.expect_closed(1000)
+    (wrong,) = [event for event in journal.read() if event[0] == "ValueError"]
+    assert "'massage'" in str(wrong[1])
+
+
+# Listeners that raise
+
+
+@pytest.mark.parametrize(
+    ("event", "sent"),
+    [
+        ("open", []),
+        ("message", [HELLO, HELLO, binary(b"more")]),
+        ("ping", [ping(b"x"), ping(b"y")]),
+        ("pong", [pong(b"x"), pong(b"y")]),
+    ],
+)
+def test_a_listener_that_raises_ends_its_connection_alone(
+    program: Program, journal: Journal, event: str, sent: list[Frame]
+) -> None:
+    seen = len(program.log())
+    with RawClient(program.address) as other, RawClient(program.address) as client:
+        other.open().echo(HELLO)
+        client.open(f"/raises?event={event}&id={journal.name}", early=masked(*sent))
+        while (frame := client.read_frame()).opcode == Opcode.PONG:
+            pass
+        assert frame == close(1011, "internal error")
+        other.echo(HELLO)
+        client.send(close(1011))
+        client.expect_end()
+        other.echo(HELLO)
+    events = journal.wait_for("close")
+    assert events.count(["error", repr(ValueError(f"on purpose: {event}"))]) == 1
+    assert events[-1] == ["close", 1011, ""]
+    log = program.wait_for_log(f"ValueError: on purpose: {event}", seen)
+    assert log.count("Traceback") == log.count("a listener raised") == 1
+
+
+def test_a_close_listener_that_raises(program: Program, journal: Journal) -> None:
+    seen = len(program.log())
+    with RawClient(program.address) as client:
+        client.open(f"/raises?event=close&id={journal.name}").send(close(1000, "bye"))
+        client.expect_close(1000)
+        client.expect_end()
+    assert journal.wait_for("close") == [["open"], ["close", 1000, "bye"]]
+    log = program.wait_for_log("ValueError: on purpose: close", seen)
+    assert log.count("Traceback") == 1
+
+
+def test_an_error_listener_that_raises(program: Program, journal: Journal) -> None:
+    seen = len(program.log())
+    with RawClient(program.address) as client:
+        client.open(f"/raises?event=error&id={journal.name}")
+        client.sock.sendall(b"\xff" * 10)
+        client.expect_closed(1002)
+    assert journal.wait_for("close")[-1][:2] == ["close", 1002]
+    program.wait_for_log("ValueError: on purpose: error", seen)
+    with RawClient(program.address) as client:
+        client.open().echo(HELLO)
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if row.home == "thread"], indirect=True, ids=lambda row: row.name
+)
+def test_a_listener_cannot_end_the_engine_s_thread(program: Program, journal: Journal) -> None:
+    with RawClient(program.address) as client, RawClient(program.address) as other:
+        other.open()
+        client.open(f"/raises?event=message&kind=SystemExit&id={journal.name}").send(HELLO)
+        client.expect_closed(1011)
+        other.echo(HELLO)
+
+
+# Pings
+
+
+def test_a_silent_peer_is_dropped(program: Program, journal: Journal) -> None:
+    with RawClient(program.address) as client:
+        client.open(f"/echo?id={journal.name}&ping_interval=0.2&ping_timeout=0.3")
+        begun = time.monotonic()
+        client.expect(ping(KEEPALIVE))
+        assert time.monotonic() - begun > 0.1
+        with contextlib.suppress(ConnectionResetError):
+            client.expect_end()
+        assert 0.4 < time.monotonic() - begun < 4
+    assert journal.wait_for("close") == [["open"], ["close", 1006, "no answer to a ping"]]
+
+
+def test_a_peer_that_answers_pings_is_kept(program: Program, journal: Journal) -> None:
+    with RawClient(program.address) as client:
+        client.open(f"/echo?id={journal.name}&ping_interval=0.1&ping_timeout=0.25")
+        for _ in range(6):
+            client.expect(ping(KEEPALIVE))
+            client.send(pong(KEEPALIVE))
+        client.send(HELLO)
+        while (frame := client.read_frame()).opcode == Opcode.PING:
+            client.send(pong(frame.payload))
+        assert frame == HELLO
+    assert journal.wait_for("close")[:2] == [["open"], ["message", "hello"]]
+
+
+def test_any_traffic_is_a_sign_of_life(program: Program, journal: Journal) -> None:
+    with RawClient(program.address) as client:
+        client.open(f"/echo?id={journal.name}&ping_interval=0.2&ping_timeout=0.2")
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            client.send(HELLO)
+            while (frame := client.read_frame()).opcode == Opcode.PING:
+                pass  # never answered
+            assert frame == HELLO
+            time.sleep(0.02)
+
+
+def test_pings_are_off_if_asked(program: Program) -> None:
+    with RawClient(program.address) as client:
+        client.open("/echo?ping_interval=null")
+        client.sock.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            client.read_frame()

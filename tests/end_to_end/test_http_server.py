@@ -1,0 +1,336 @@
+"""The HTTP side of `configure_server`, byte by byte: what a client of http.server sees."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import socketserver
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+
+from websocket_handler import configure_server
+
+from .programs import Program, Row, echo_program, wait_for
+from .raw_client import RawClient, binary, close, masked, request, text
+
+HELLO = text("hello")
+
+
+def expect_no_error(log: str) -> None:
+    """Neither the library nor the HTTP server has complained."""
+    assert not re.search(r"Traceback|ERROR|WARNING|Exception|Error\b", log), log
+
+
+# Every kind of server
+
+
+@pytest.mark.parametrize(
+    ("application", "plain", "status", "version"),
+    [
+        ("routes", "/ordinary", 200, "HTTP/1.1"),
+        ("http10", "/ordinary", 200, "HTTP/1.0"),
+        ("single", "/ordinary", 200, "HTTP/1.1"),
+        ("files", "/__init__.py", 200, "HTTP/1.1"),
+        ("files", "/nowhere", 404, "HTTP/1.1"),
+        ("wsgi", "/ordinary", 200, "HTTP/1.0"),
+    ],
+)
+def test_a_server_has_websockets_beside_its_pages(
+    row: Row, application: str, plain: str, status: int, version: str
+) -> None:
+    with contextlib.ExitStack() as stack:
+        program = stack.enter_context(echo_program(row, "--application", application))
+
+        def get() -> bytes:
+            with RawClient(program.address) as client:
+                client.sock.sendall(request(plain, {"Connection": "close"}))
+                return client.read_to_end()
+
+        before = get()
+        assert before.startswith(f"{version} {status} ".encode())
+        clients = []
+        for number in range(3):
+            client = stack.enter_context(RawClient(program.address))
+            client.open(early=masked(text(f"early {number}")))
+            clients.append(client)
+        for number, client in enumerate(clients):
+            client.expect(text(f"early {number}"))
+            client.echo(HELLO)
+        assert _body(get()) == _body(before)
+        for client in clients:
+            client.send(close(1000))
+            client.expect_closed(1000)
+        assert _body(get()) == _body(before)
+        assert program.log().count('"GET /echo HTTP/1.1" 101') == 3
+        assert program.end(signal.SIGTERM) == 0
+        if status == 200:
+            expect_no_error(program.log())
+
+
+def _body(response: bytes) -> bytes:
+    return response.partition(b"\r\n\r\n")[2]
+
+
+@pytest.mark.parametrize(
+    ("target", "status"), [("/ignored", b"200"), ("/forbidden", b"403"), ("/ordinary", b"200")]
+)
+def test_a_wsgi_application_may_refuse(row: Row, target: str, status: bytes) -> None:
+    with echo_program(row, "--application", "wsgi") as program:
+        with RawClient(program.address) as client:
+            client.sock.sendall(client.handshake(target))
+            if target == "/ordinary":  # takes any WebSocket
+                client.expect_opened()
+                client.echo(HELLO)
+            else:
+                assert client.read_to_end().split()[1] == status
+        expect_no_error(program.log())
+
+
+def test_a_wsgi_application_that_raises_after_connect(row: Row) -> None:
+    """wsgiref keeps the exception to itself, so all that can be asked is that it harms nobody."""
+    with echo_program(row, "--application", "wsgi") as program:
+        with RawClient(program.address) as client:
+            client.sock.sendall(client.handshake("/raises-after-connect"))
+            program.wait_for_log("RuntimeError: the application's own fault")
+        with RawClient(program.address) as client:
+            client.open().echo(HELLO)
+        assert program.log().count("Traceback") == 1
+
+
+# One connection
+
+
+def test_the_second_request_of_a_connection_may_be_the_upgrade(program: Program) -> None:
+    with RawClient(program.address) as client:
+        for _ in range(2):
+            response = client.get("/ordinary")
+            assert (response.status, response.headers.get("connection")) == (200, None)
+            assert client.read_body(response) == b"an ordinary page\n"
+        client.open().echo(HELLO)
+
+
+def test_a_plain_request_for_a_websocket_route_keeps_the_connection(program: Program) -> None:
+    with RawClient(program.address) as client:
+        response = client.get("/echo")
+        assert (response.status, response.header("upgrade")) == (426, "websocket")
+        client.read_body(response)
+        client.open().echo(HELLO)
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "body"),
+    [
+        ("/ignored", 200, b"no WebSocket for you\n"),
+        ("/ordinary", 200, b"an ordinary page\n"),
+        ("/forbidden", 403, b"not you\n"),
+        ("/redirect", 302, b""),
+        ("/nowhere", 404, None),
+    ],
+)
+def test_a_handler_that_does_not_connect_answers_as_ever_and_ends_the_connection(
+    program: Program, target: str, status: int, body: bytes | None
+) -> None:
+    seen = len(program.log())
+    with RawClient(program.address) as client:
+        # What follows the handshake might be frames: it must never be taken for a request.
+        client.sock.sendall(client.handshake(target) + request("/ordinary"))
+        response = client.read_response()
+        assert (response.status, response.header("connection")) == (status, "close")
+        found = client.read_body(response)
+        assert body is None or found == body
+        assert client.read_to_end() == b""
+    assert program.wait_for_log(f'"GET {target} HTTP/1.1" {status}', seen).count('"GET') == 1
+
+
+@pytest.mark.parametrize("way", ["in one segment", "byte by byte", "in two halves"])
+def test_frames_right_behind_the_handshake(program: Program, way: str) -> None:
+    seen = len(program.log())
+    frames = [HELLO, binary(b"\0" * 300), text("\u20ac")]
+    with RawClient(program.address) as client:
+        sent = client.handshake("/echo") + masked(*frames)
+        size = {"in one segment": len(sent), "byte by byte": 1, "in two halves": len(sent) // 2}
+        for start in range(0, len(sent), size[way]):
+            client.sock.sendall(sent[start : start + size[way]])
+        client.expect_opened()
+        client.expect(*frames)
+    expect_no_error(program.log()[seen:])
+
+
+def test_many_frames_right_behind_the_handshake(program: Program) -> None:
+    frames = [binary(bytes([number]) * 1000) for number in range(40)]
+    with RawClient(program.address) as client:
+        client.open(early=masked(*frames)).expect(*frames)
+        client.echo(HELLO)
+
+
+def test_the_response_to_the_handshake(program: Program) -> None:
+    with RawClient(program.address) as client:
+        client.sock.sendall(client.handshake("/headers", {"Cookie": "name=value; other=2"}))
+        assert client.expect_opened().headers["set-cookie"] == ["a=1", "b=2"]
+        client.send(HELLO)
+        client.expect(text('{"name": "value", "other": "2"}'))
+
+
+def test_a_subprotocol_is_chosen(program: Program) -> None:
+    with RawClient(program.address) as client:
+        offer: dict[str, str | None] = {"Sec-WebSocket-Protocol": "chat, superchat"}
+        client.sock.sendall(client.handshake("/subprotocol", offer))
+        assert client.expect_opened().header("sec-websocket-protocol") == "superchat"
+        client.send(HELLO)
+        client.expect(text("superchat"))
+
+
+def test_a_refusal_that_a_browser_can_see(program: Program) -> None:
+    with RawClient(program.address) as client:
+        client.open("/refuses?code=4001&reason=no").expect_closed(4001, "no")
+
+
+def test_connecting_twice_is_an_error_and_nothing_else(program: Program) -> None:
+    with RawClient(program.address) as client:
+        client.open("/connects-twice").expect(text("connect() was called before"))
+
+
+def test_a_handler_that_raises_after_connect_ends_its_connection(program: Program) -> None:
+    seen = len(program.log())
+    with RawClient(program.address) as client:
+        client.sock.sendall(client.handshake("/raises-after-connect?id=raises-after"))
+        assert client.read_to_end() == b""
+    assert program.get("/journal?id=raises-after") == [["close", 1006, "aborted"]]
+    log = program.wait_for_log("RuntimeError: the handler's own fault", seen)
+    assert log.count("Traceback") == 1
+
+
+@pytest.mark.parametrize("size", [10, 1 << 20])
+def test_what_a_handler_writes_after_connect_is_not_seen(program: Program, size: int) -> None:
+    seen = len(program.log())
+    with RawClient(program.address) as client:
+        client.open(f"/writes-after-connect?size={size}").echo(HELLO)
+        client.send(close(1000))
+        client.expect_closed(1000)
+    expect_no_error(program.log()[seen:])
+    wait_for(
+        lambda: not any("process_request" in name for name in program.get("/threads")[:-1]),
+        "the handler's thread to end",
+    )
+
+
+# Handshakes that are refused by `connect()`
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "reason"),
+    [
+        ({"Host": None}, 400, "exactly one Host header"),
+        ({"Host": ""}, 400, "exactly one Host header"),
+        ({"Connection": "keep-alive"}, 400, "the Connection header must contain 'Upgrade'"),
+        ({"Sec-WebSocket-Key": None}, 400, "exactly one Sec-WebSocket-Key"),
+        ({"Sec-WebSocket-Key": "short"}, 400, "Sec-WebSocket-Key must be 16 bytes in base64"),
+        ({"Sec-WebSocket-Version": None}, 400, "the Sec-WebSocket-Version header is missing"),
+        ({"Sec-WebSocket-Version": "14"}, 426, "version '14' is not spoken here, but 13"),
+        ({"Sec-WebSocket-Version": "8"}, 426, "version '8' is not spoken here, but 13"),
+        ({"Origin": "http://evil.example"}, 403, "the origin 'http://evil.example' is not allowed"),
+        ({"Origin": "null"}, 403, "the origin 'null' is not allowed"),
+        ({"Content-Length": "5"}, 400, "must not have a body"),
+        ({"Transfer-Encoding": "chunked"}, 400, "must not have a body"),
+        ({"Sec-WebSocket-Protocol": "a, a"}, 400, "must not offer a subprotocol twice"),
+    ],
+    ids=str,
+)
+def test_a_bad_handshake_gets_its_refusal_in_full(
+    program: Program, headers: dict[str, str | None], status: int, reason: str
+) -> None:
+    seen = len(program.log())
+    with RawClient(program.address) as client:
+        sent = client.handshake("/echo", headers) + masked(HELLO) + request("/ordinary")
+        client.sock.sendall(sent)
+        response = client.read_response()
+        assert (response.status, response.header("connection")) == (status, "close")
+        if status == 426:
+            assert response.header("sec-websocket-version") == "13"
+            assert response.header("upgrade") == "websocket"
+        assert reason in client.read_body(response).decode()
+        client.expect_end()
+    log = program.wait_for_log(f"handshake refused with {status}", seen)
+    assert reason in log
+    assert f'"GET /echo HTTP/1.1" {status}' in log
+
+
+@pytest.mark.parametrize("origin", ["http://127.0.0.1", "https://127.0.0.1:443"])
+def test_a_page_of_the_same_host_may_connect(program: Program, origin: str) -> None:
+    host = "127.0.0.1:443" if origin.startswith("https") else "127.0.0.1:80"
+    with RawClient(program.address) as client:
+        client.open(headers={"Origin": origin, "Host": host}).echo(HELLO)
+
+
+def test_http_1_0_is_too_old_for_a_handshake(program: Program) -> None:
+    with RawClient(program.address) as client:
+        client.sock.sendall(client.handshake("/echo").replace(b"HTTP/1.1", b"HTTP/1.0"))
+        response = client.read_response()
+        assert (response.status, response.header("connection")) == (400, "close")
+        assert b"the request must be HTTP/1.1" in client.read_body(response)
+        client.expect_end()
+
+
+# The end of the server
+
+
+def test_closing_the_server_closes_its_websockets(row: Row) -> None:
+    with echo_program(row) as program, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(program.address)).open() for _ in range(20)]
+        for client in clients:
+            client.echo(HELLO)
+        program.end_soon(signal.SIGINT)
+        for client in clients:
+            client.expect_closed(1001)
+        assert program.wait() == 0
+        expect_no_error(program.log())
+
+
+def test_closing_the_server_does_not_wait_for_ever(row: Row) -> None:
+    with echo_program(row, "--close-timeout", "0.3") as program:
+        with RawClient(program.address) as client:
+            client.open().echo(HELLO)
+            begun = time.monotonic()
+            program.end_soon(signal.SIGINT)
+            client.expect_close(1001)  # and does not answer
+            with contextlib.suppress(ConnectionResetError):
+                client.read_to_end()
+            assert program.wait() == 0
+            assert time.monotonic() - begun < 4
+        expect_no_error(program.log())
+
+
+# Mistakes of the application
+
+
+class _Handler(BaseHTTPRequestHandler):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("handler", "settings", "error"),
+    [
+        (socketserver.StreamRequestHandler, {}, TypeError),
+        (lambda *_: None, {}, TypeError),
+        (_Handler, {"max_mesage_size": 1}, TypeError),
+        (_Handler, {"close_timeout": 0}, ValueError),
+        (_Handler, {"allowed_origins": "http://localhost"}, TypeError),
+    ],
+)
+def test_what_cannot_be_configured(
+    handler: Any, settings: dict[str, Any], error: type[Exception]
+) -> None:
+    server = HTTPServer(("127.0.0.1", 0), handler)
+    with server, pytest.raises(error):
+        configure_server(server, **settings)
+
+
+def test_a_server_is_configured_once() -> None:
+    with HTTPServer(("127.0.0.1", 0), _Handler) as server:
+        assert configure_server(server) is server
+        with pytest.raises(TypeError, match="before"):
+            configure_server(server)

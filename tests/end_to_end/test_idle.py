@@ -1,0 +1,31 @@
+"""What a quiet server costs: nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+from .programs import Program
+from .raw_client import RawClient, masked, text
+from .test_bad_input import STAGES, go_to
+
+HELLO = text("hello")
+
+
+def test_idle_connections_take_no_processor_time(program: Program) -> None:
+    """Neither those that are fine nor those that stopped in the middle of something."""
+    with contextlib.ExitStack() as stack:
+        for stage in list(STAGES)[3:-2] * 5:
+            go_to(stack.enter_context(RawClient(program.address)), stage)
+        half_closed = stack.enter_context(RawClient(program.address)).open()
+        half_closed.sock.sendall(masked(HELLO))
+        half_closed.expect(HELLO)
+        _expect_idle(program)
+    _expect_idle(program)
+
+
+def _expect_idle(program: Program) -> None:
+    time.sleep(0.1)  # what was sent is dealt with by now
+    before = program.cpu_seconds()
+    time.sleep(0.5)
+    assert program.cpu_seconds() - before <= 0.04
