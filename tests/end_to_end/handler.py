@@ -12,17 +12,18 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
-from http.server import BaseHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from websocket_handler import ConnectionClosed, WebSocket
+from websocket_handler import ConnectionClosed, Engine, WebSocket, configure_server
 from websocket_handler.settings import SETTING_NAMES
 from websocket_handler.websocket import EVENTS
 
 Query = dict[str, str]
 JOURNAL: defaultdict[str, list[list[object]]] = defaultdict(list)
 MEMBERS: list[WebSocket] = []
+SERVERS: list[HTTPServer] = []
 
 HTTP_ROUTES: dict[str, Callable[[Handler, Query], None]] = {}
 WEBSOCKET_ROUTES: dict[str, Callable[[Handler, WebSocket, Query], None]] = {}
@@ -31,6 +32,7 @@ WEBSOCKET_ROUTES: dict[str, Callable[[Handler, WebSocket, Query], None]] = {}
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     websocket: WebSocket | None
+    websocket_engine: Engine | None
     timeout = 30
 
     def do_GET(self) -> None:
@@ -97,6 +99,26 @@ def forbidden(handler: Handler, _: Query) -> None:
 @http("/redirect")
 def redirect(handler: Handler, _: Query) -> None:
     handler.answer(302, b"", Location="/ordinary")
+
+
+@http("/keep-alive")
+def keep_alive(handler: Handler, _: Query) -> None:
+    handler.answer(200, b"stay\n", Connection="keep-alive")
+
+
+@http("/second")
+def second(handler: Handler, query: Query) -> None:
+    """Start another server in this process, with the same engine; or close it."""
+    if "close" in query:
+        server = SERVERS.pop()
+        server.shutdown()
+        server.server_close()
+    else:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        configure_server(server, engine=handler.websocket_engine)
+        threading.Thread(target=server.serve_forever).start()
+        SERVERS.append(server)
+    handler.answer(200, str(server.server_port).encode())
 
 
 @http("/journal")

@@ -6,6 +6,7 @@ import contextlib
 import re
 import signal
 import socketserver
+import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
@@ -144,6 +145,15 @@ def test_a_handler_that_does_not_connect_answers_as_ever_and_ends_the_connection
         assert body is None or found == body
         assert client.read_to_end() == b""
     assert program.wait_for_log(f'"GET {target} HTTP/1.1" {status}', seen).count('"GET') == 1
+
+
+def test_not_even_keep_alive_makes_requests_of_what_follows_a_handshake(
+    program: Program,
+) -> None:
+    with RawClient(program.address) as client:
+        client.sock.sendall(client.handshake("/keep-alive") + request("/ordinary"))
+        assert client.read_body(client.read_response()) == b"stay\n"
+        assert client.read_to_end() == b""
 
 
 @pytest.mark.parametrize("way", ["in one segment", "byte by byte", "in two halves"])
@@ -288,6 +298,27 @@ def test_closing_the_server_closes_its_websockets(row: Row) -> None:
             client.expect_closed(1001)
         assert program.wait() == 0
         expect_no_error(program.log())
+
+
+def test_closing_one_server_leaves_the_others_alone(program: Program) -> None:
+    with RawClient(program.address) as of_first, contextlib.ExitStack() as stack:
+        of_first.open().echo(HELLO)
+        port = program.get("/second")
+        address = ("127.0.0.1", port)
+        clients = [stack.enter_context(RawClient(address)).open() for _ in range(3)]
+        for client in clients:
+            client.echo(HELLO)
+        closing = threading.Thread(target=program.get, args=("/second?close=1",))
+        closing.start()
+        for client in clients:
+            client.expect_close(1001)
+        assert closing.is_alive()  # waits for the peers
+        for client in clients:
+            client.send(close(1001))
+            client.expect_end()
+        closing.join(10)
+        assert not closing.is_alive()
+        of_first.echo(HELLO)
 
 
 def test_closing_the_server_does_not_wait_for_ever(row: Row) -> None:
