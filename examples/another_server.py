@@ -12,7 +12,10 @@ from websocket_handler import HandOver, Headers, Request, WebSocket, is_websocke
 
 class TinyHTTP(socketserver.StreamRequestHandler):
     def handle(self):
-        method, target, _version = self.rfile.readline().decode().split()
+        request_line = self.rfile.readline().decode()
+        if not request_line:
+            return
+        method, target, _version = request_line.split()
         headers = {}
         while line := self.rfile.readline().decode("latin-1").strip():
             name, _, value = line.partition(":")
@@ -26,8 +29,9 @@ class TinyHTTP(socketserver.StreamRequestHandler):
 
 
 class WebSocketTinyHTTP(TinyHTTP):
+    websocket = None
+
     def respond(self, method, target, headers):
-        self.websocket = None
         if is_websocket_request(method, headers):
             request = Request(method, target, Headers(headers.items()))
             self.hand_over = HandOver(self.connection, self.rfile)

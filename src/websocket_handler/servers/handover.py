@@ -62,8 +62,8 @@ class HandOver:
     def abandon(self, websocket: WebSocket) -> None:
         """The handler raised: if it had called `connect()`, drop the connection."""
         if self._own is not None:
-            self._own.close()
             websocket.abort()
+            self._own.close()
 
 
 def transplant(sock: socket.socket, engine: Engine) -> socket.socket:
