@@ -6,6 +6,7 @@ server per message, and only its ratio to the C program of the same round is sho
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -143,7 +144,8 @@ class Running:
         found = [self._process.pid]
         for pid in found:
             for task in Path(f"/proc/{pid}/task").iterdir():
-                found += map(int, (task / "children").read_text().split())
+                with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+                    found += map(int, (task / "children").read_text().split())
         return found
 
     def memory(self) -> int:

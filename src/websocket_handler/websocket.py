@@ -191,7 +191,9 @@ class WebSocket(Channel):
         )
         if self._when_connecting is not None:
             self._when_connecting()
-        self._settings, self._subprotocol, self._outcome = chosen, subprotocol, outcome
+            self._when_connecting = None  # it may hold on to much of the HTTP server
+        self._settings, self._subprotocol = chosen, subprotocol
+        self._outcome = outcome._replace(response=b"")
         version = outcome.version if isinstance(outcome, handshake.Accepted) else chosen.versions[0]
         self._bind(self._home or default_engine(), chosen, version)
         self._write(outcome.response)
