@@ -34,7 +34,7 @@ dist: $(VENV)/.test-ready
 
 clean:
 	rm -rf .venv* build dist src/*.egg-info src/websocket_handler/engine/*.so
-	rm -rf src/websocket_handler/engine/native.c tests/peers/node_modules
+	rm -rf src/websocket_handler/engine/*.c tests/peers/node_modules
 
 $(VENV)/.installed: $(NATIVE)
 	$(PYTHON) -m venv $(VENV)

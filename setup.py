@@ -31,16 +31,19 @@ class BuildIfPossible(build_ext):
             self.extensions = []
 
 
-native = Extension(
-    "websocket_handler.engine.native",
-    [str(ENGINE / "native.pyx"), *sorted(map(str, CORE.glob("*.c")))],
-    include_dirs=[str(ENGINE)],
-    depends=sorted(map(str, CORE.glob("*.h"))),
-    extra_compile_args=FLAGS,
-    extra_link_args=[flag for flag in FLAGS if flag.startswith("-fsanitize")],
-)
+def extension(name):
+    return Extension(
+        f"websocket_handler.engine.{name}",
+        [str(ENGINE / f"{name}.pyx"), *sorted(map(str, CORE.glob("*.c")))],
+        include_dirs=[str(ENGINE)],
+        depends=sorted(map(str, CORE.glob("*.h"))),
+        extra_compile_args=FLAGS,
+        extra_link_args=[flag for flag in FLAGS if flag.startswith("-fsanitize")],
+    )
 
+
+on_linux = sys.platform == "linux"
 setup(
-    ext_modules=cythonize([native]) if sys.platform == "linux" else [],
+    ext_modules=cythonize([extension("codec"), extension("native")]) if on_linux else [],
     cmdclass={"build_ext": BuildIfPossible},
 )

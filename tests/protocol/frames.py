@@ -32,9 +32,9 @@ Decoders = dict[str, Callable[[Any, bool], Codec]]
 
 DECODERS: Decoders = {"python": message.Decoder}
 if IS_NATIVE:
-    from websocket_handler.engine import native
+    from websocket_handler.engine import codec
 
-    DECODERS["native"] = native.Decoder
+    DECODERS["native"] = codec.Decoder
 
 
 def client_frame(opcode: int, payload: bytes = b"", fin: bool = True, key: bytes = KEY) -> bytes:

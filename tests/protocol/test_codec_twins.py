@@ -117,7 +117,7 @@ def test_no_bytes_crash_or_hang_a_codec(
 def test_both_codecs_say_the_same_of_the_same_bytes(
     data: bytes, cuts: list[int], masked: bool, limits: Limits, straight: list[int]
 ) -> None:
-    from websocket_handler.engine.native import Decoder
+    from websocket_handler.engine.codec import Decoder
 
     python, native = DECODERS["python"](limits, masked), Decoder(limits, masked)
     for number, part in enumerate(cut(data, cuts)):

@@ -13,7 +13,7 @@ from .frames import BINARY, CLOSE, CONT, KEY, PING, PONG, TEXT
 
 WRITERS = [write_frame]
 if IS_NATIVE:
-    from websocket_handler.engine.native import write_frame as native_write_frame
+    from websocket_handler.engine.codec import write_frame as native_write_frame
 
     WRITERS.append(native_write_frame)
 

@@ -61,7 +61,7 @@ def _after_fork_in_child() -> None:
     if inherited is not None:
         inherited.abandon()
     if IS_NATIVE:
-        from .native import forget_random_bytes
+        from .codec import forget_random_bytes
 
         forget_random_bytes()
 

@@ -2,70 +2,17 @@
 """Table of contents of the native engine; `native.pyx` says how.
 
     core/       bytes and time in plain C: frame, mask, utf8, decoder, wheel
+    codec       core/'s RFC 6455 codec in Python's terms
+    linux       system calls
     EpollEngine one epoll set, a timerfd, an eventfd, and everything attached to them
     Channel     one connection: its socket, its decoder, what it still has to send
     Sink        a descriptor whose input is thrown away
-    Decoder     the native decoder by itself, beside protocol.message.Decoder
 """
 
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-
-cdef extern from "core/frame.h" nogil:
-    enum:
-        OPCODE_TEXT
-        OPCODE_BINARY
-        FRAME_FIN
-        FRAME_MAX_HEADER
-    size_t frame_header_write(uint8_t *out, uint8_t first, uint64_t length, const uint8_t *key)
-
-
-cdef extern from "core/mask.h" nogil:
-    void mask_apply(
-        uint8_t *to, const uint8_t *source, size_t size, const uint8_t *key, uint64_t position)
-
-
-cdef extern from "core/decoder.h" nogil:
-    ctypedef struct decoder_storage:
-        uint8_t *data
-        uint64_t capacity
-        void *owner
-
-    ctypedef struct decoder_rules:
-        uint64_t max_message_size
-        uint32_t max_fragments
-        uint32_t max_empty_fragments
-        int (*reserve)(decoder_storage *storage, uint64_t capacity) noexcept
-        void (*release)(decoder_storage *storage) noexcept
-
-    ctypedef enum decoder_kind:
-        DECODER_STARVED
-        DECODER_MESSAGE
-        DECODER_PING
-        DECODER_PONG
-        DECODER_CLOSE
-        DECODER_VIOLATION
-        DECODER_NO_MEMORY
-
-    ctypedef struct decoder_event:
-        uint8_t opcode
-        int is_ascii
-        uint16_t code
-        const char *reason
-        uint8_t *data
-        uint64_t size
-        decoder_storage storage
-
-    ctypedef struct decoder:
-        const decoder_rules *rules
-        uint8_t expect_masked
-
-    decoder_kind decoder_next(
-        decoder *d, uint8_t **cursor, uint8_t *end, decoder_event *event)
-    size_t decoder_want(decoder *d, uint64_t least, uint8_t **into)
-    decoder_kind decoder_received(decoder *d, size_t size, decoder_event *event)
-    void decoder_free(decoder *d)
+from .codec cimport Rules, decoder, decoder_event, decoder_kind
 
 
 cdef extern from "core/wheel.h" nogil:
@@ -92,13 +39,6 @@ ctypedef struct outgoing:
     size_t start
     size_t end
     size_t capacity
-
-
-cdef class Rules:
-    """The limits of `Settings` in the form the C code reads."""
-    cdef decoder_rules rules
-    cdef size_t high_water
-    cdef size_t max_buffered
 
 
 cdef class Pollable:
@@ -190,8 +130,3 @@ cdef class Channel(Pollable):
 
 cdef class Sink(Pollable):
     cdef EpollEngine engine
-
-
-cdef class Decoder:
-    cdef Rules rules
-    cdef decoder decoder

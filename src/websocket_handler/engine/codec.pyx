@@ -1,0 +1,249 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, embedsignature=True
+"""The RFC 6455 codec of `core/` in Python's terms: its events as objects, its memory as bytes.
+
+The engine uses it from C; `Decoder` and `write_frame` make it an equal of the codec in
+`protocol`, for the tests that hold the two together.
+"""
+
+from os import strerror
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_Clear
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.errno cimport errno
+from libc.string cimport memcpy
+
+from .linux cimport getrandom
+
+from ..protocol.check import Violation
+from ..protocol.message import Close, Message, Ping, Pong
+
+
+cdef extern from "Python.h":
+    object PyUnicode_New(Py_ssize_t size, Py_UCS4 maxchar)
+    void *PyUnicode_DATA(object text)
+    int _PyBytes_Resize(PyObject **string, Py_ssize_t size) except -1
+    PyObject *bytes_or_null "PyBytes_FromStringAndSize"(const char *v, Py_ssize_t size) noexcept
+    void Py_XINCREF(PyObject *o)
+    void Py_XDECREF(PyObject *o)
+    Py_ssize_t Py_REFCNT(PyObject *o)
+    PyObject *PyList_GET_ITEM(list items, Py_ssize_t i)
+    const Py_ssize_t PY_SSIZE_T_MAX
+
+
+cdef enum:
+    RECYCLED = 8              # large messages whose memory is used again,
+    LEAST_RECYCLED = 131072   # of at least this size
+    MOST_RECYCLED = 2097152   # and at most this: together 16 MiB
+
+
+# --- memory of messages, as the decoder asks for it ---------------------------------------
+
+cdef int reserve_bytes(decoder_storage *storage, uint64_t capacity) noexcept:
+    """Keep a message under way in the very bytes object that the listener will get."""
+    cdef PyObject *owner = <PyObject *>storage.owner
+    if capacity > <uint64_t>PY_SSIZE_T_MAX // 2:
+        return 0
+    if owner is NULL:
+        if capacity >= LEAST_RECYCLED:
+            owner = take_recycled(<Py_ssize_t>capacity)
+        if owner is NULL:
+            owner = bytes_or_null(NULL, <Py_ssize_t>capacity)
+        if owner is NULL:
+            PyErr_Clear()
+            return 0
+        capacity = <uint64_t>PyBytes_GET_SIZE(<object>owner)
+    else:
+        try:
+            _PyBytes_Resize(&owner, <Py_ssize_t>capacity)
+        except MemoryError:  # the old object is gone then
+            storage.owner = NULL
+            storage.data = NULL
+            storage.capacity = 0
+            return 0
+    storage.owner = owner
+    storage.data = <uint8_t *>PyBytes_AS_STRING(<object>owner)
+    storage.capacity = capacity
+    return 1
+
+
+cdef void release_bytes(decoder_storage *storage) noexcept:
+    Py_XDECREF(<PyObject *>storage.owner)
+    storage.owner = NULL
+
+
+# Memory for a large message comes back from the system page by page, which costs more than
+# receiving it. So the last few are kept, and used again once nobody else holds them.
+cdef list recycled = []
+
+
+cdef PyObject *take_recycled(Py_ssize_t least) noexcept:
+    """A bytes object of about this size that nobody else has, or NULL; the caller owns it."""
+    cdef PyObject *memory
+    cdef Py_ssize_t i, size
+    for i in range(len(recycled)):
+        memory = PyList_GET_ITEM(recycled, i)
+        size = PyBytes_GET_SIZE(<object>memory)
+        if Py_REFCNT(memory) == 1 and least < size <= MOST_RECYCLED:
+            Py_XINCREF(memory)
+            del recycled[i]
+            try:
+                _PyBytes_Resize(&memory, size - 1)  # makes it forget its hash
+            except MemoryError:
+                return NULL
+            return memory
+    return NULL
+
+
+cdef void recycle(object memory) noexcept:
+    if PyBytes_GET_SIZE(memory) < LEAST_RECYCLED or PyBytes_GET_SIZE(memory) > MOST_RECYCLED:
+        return
+    if len(recycled) == RECYCLED:
+        del recycled[0]
+    recycled.append(memory)
+
+
+cdef object take_text(decoder_event *event):
+    """The str of a text that the decoder has found valid."""
+    cdef object text
+    if event.is_ascii:
+        text = PyUnicode_New(<Py_ssize_t>event.size, 127)
+        if event.size:
+            memcpy(PyUnicode_DATA(text), event.data, event.size)
+        return text
+    return PyUnicode_DecodeUTF8(<char *>event.data, <Py_ssize_t>event.size, NULL)
+
+
+cdef object take_message(decoder_event *event):
+    cdef PyObject *owner = <PyObject *>event.storage.owner
+    if event.opcode == OPCODE_TEXT:
+        try:
+            return take_text(event)
+        finally:
+            if owner is not NULL:
+                recycle(<object>owner)
+                Py_XDECREF(owner)
+    if owner is NULL:
+        return PyBytes_FromStringAndSize(<char *>event.data, <Py_ssize_t>event.size)
+    _PyBytes_Resize(&owner, <Py_ssize_t>event.size)
+    message = <object>owner
+    Py_DECREF(message)  # the storage's reference; `message` has its own
+    recycle(message)
+    return message
+
+
+cdef object take_bytes(decoder_event *event):
+    return PyBytes_FromStringAndSize(<char *>event.data, <Py_ssize_t>event.size)
+
+
+cdef str take_reason(decoder_event *event):
+    return PyUnicode_DecodeUTF8(<char *>event.data, <Py_ssize_t>event.size, NULL)
+
+
+cdef class Rules:
+    def __cinit__(self, limits):
+        self.rules.max_message_size = limits.max_message_size
+        self.rules.max_fragments = min(limits.max_fragments, 0xFFFFFFFF)
+        self.rules.max_empty_fragments = min(limits.max_empty_fragments, 0xFFFFFFFF)
+        self.rules.reserve = reserve_bytes
+        self.rules.release = release_bytes
+        self.high_water = getattr(limits, "high_water", 0)
+        self.max_buffered = getattr(limits, "max_buffered", 0)
+
+
+# --- masking keys -------------------------------------------------------------------------
+
+cdef uint8_t random_pool[1024]
+cdef size_t random_left = 0
+
+
+cdef bint masking_key(uint8_t *key) except -1:
+    """Four unpredictable bytes (RFC 6455 section 10.3), from the kernel's generator."""
+    global random_left
+    if random_left < 4:
+        if getrandom(random_pool, sizeof(random_pool), 0) != sizeof(random_pool):
+            raise OSError(errno, strerror(errno))
+        random_left = sizeof(random_pool)
+    random_left -= 4
+    memcpy(key, random_pool + random_left, 4)
+    return True
+
+
+def forget_random_bytes():
+    """In a forked child: the parent's masking keys must not be used again."""
+    global random_left
+    random_left = 0
+
+
+# --- the codec by itself ------------------------------------------------------------------
+
+cdef class Decoder:
+    """The native decoder with the interface of `protocol.message.Decoder`, its twin."""
+
+    def __cinit__(self, limits, bint expect_masked):
+        self.rules = Rules(limits)
+        self.decoder.rules = &self.rules.rules
+        self.decoder.expect_masked = expect_masked
+
+    def __dealloc__(self):
+        decoder_free(&self.decoder)
+
+    def feed(self, data):
+        """The events that `data` completes; an empty list if it completes none."""
+        cdef decoder_event event
+        cdef decoder_kind kind
+        copy = bytearray(data)  # unmasked in place
+        cdef uint8_t *cursor = <uint8_t *><char *>copy
+        cdef uint8_t *end = cursor + len(copy)
+        events = []
+        while True:
+            kind = decoder_next(&self.decoder, &cursor, end, &event)
+            if kind == DECODER_STARVED:
+                return events
+            if kind == DECODER_NO_MEMORY:
+                raise MemoryError
+            events.append(event_of(kind, &event))
+
+    def receive_into(self, data):
+        """As `feed`, for bytes that go straight into the message under way: how many did,
+        and the events. Takes nothing where no large message is under way."""
+        cdef decoder_event event
+        cdef uint8_t *into = NULL
+        cdef const uint8_t[::1] view = data
+        cdef size_t size = decoder_want(&self.decoder, 1, &into)
+        size = min(size, <size_t>view.shape[0])
+        if not size:
+            return 0, []
+        memcpy(into, &view[0], size)
+        kind = decoder_received(&self.decoder, size, &event)
+        return size, [] if kind == DECODER_STARVED else [event_of(kind, &event)]
+
+
+cdef object event_of(decoder_kind kind, decoder_event *event):
+    if kind == DECODER_MESSAGE:
+        return Message(take_message(event))
+    if kind == DECODER_PING:
+        return Ping(take_bytes(event))
+    if kind == DECODER_PONG:
+        return Pong(take_bytes(event))
+    if kind == DECODER_CLOSE:
+        return Close(event.code, take_reason(event))
+    return Violation(event.code, event.reason.decode("ascii"))
+
+
+def write_frame(int opcode, bytes payload not None, bint fin=True, bytes key=None):
+    """One frame, as `protocol.frame.write_frame` gives it."""
+    cdef uint8_t header[FRAME_MAX_HEADER]
+    cdef const uint8_t *masking = NULL
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
+    if key is not None:
+        masking = <const uint8_t *>PyBytes_AS_STRING(key)
+    header_size = frame_header_write(
+        header, opcode | (FRAME_FIN if fin else 0), <uint64_t>size, masking)
+    body = bytearray(payload)
+    if masking is not NULL:
+        mask_apply(<uint8_t *><char *>body, <uint8_t *><char *>body, <size_t>size, masking, 0)
+    return (<char *>header)[:header_size] + bytes(body)
