@@ -44,6 +44,8 @@ def extension(name):
 
 on_linux = sys.platform == "linux"
 setup(
-    ext_modules=cythonize([extension("codec"), extension("native")]) if on_linux else [],
+    ext_modules=cythonize([extension("codec"), extension("engine"), extension("channel")])
+    if on_linux
+    else [],
     cmdclass={"build_ext": BuildIfPossible},
 )

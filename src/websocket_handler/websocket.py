@@ -468,7 +468,8 @@ class WebSocket(Channel):
             self._write_frame(Opcode.PONG, payload)
 
     def _drained(self) -> None:
-        self._emit("drain")
+        if self._state is State.OPEN:
+            self._emit("drain")
 
     def _close_received(self, code: int, reason: str) -> None:
         if self._state is State.OPEN:

@@ -154,7 +154,7 @@ def test_ctrl_c_in_a_listener_reaches_the_program() -> None:
 def test_a_foreign_loop_needs_fileno_and_poll() -> None:
     import select
 
-    from websocket_handler.engine.native import EpollEngine
+    from websocket_handler.engine.engine import EpollEngine
 
     engine = EpollEngine()
     websocket = make_websocket(engine)  # type: ignore[arg-type]

@@ -1,7 +1,8 @@
 """The engine that holds all open WebSockets: native where it can be, else plain Python.
 
-Both give `Engine` and `Channel` with the same interface (`native.pyi` lists it). The
-environment variable WEBSOCKET_HANDLER_PURE_PYTHON=1 chooses the one in plain Python.
+Both give `Engine` and `Channel` with the same interface (`engine.pyi` and `channel.pyi`
+list it). The environment variable WEBSOCKET_HANDLER_PURE_PYTHON=1 chooses the one in plain
+Python.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING
 from .farewell import close_all
 
 if TYPE_CHECKING:
+    from .channel import Channel
     from .epoll import Engine
-    from .native import Channel
 
     IS_NATIVE: bool
 elif os.environ.get("WEBSOCKET_HANDLER_PURE_PYTHON", "0") not in ("", "0"):
@@ -24,8 +25,8 @@ elif os.environ.get("WEBSOCKET_HANDLER_PURE_PYTHON", "0") not in ("", "0"):
     IS_NATIVE = False
 else:
     try:
+        from .channel import Channel
         from .epoll import Engine
-        from .native import Channel
 
         IS_NATIVE = True
     except ImportError:

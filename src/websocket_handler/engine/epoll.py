@@ -10,7 +10,8 @@ import contextlib
 import socket
 import threading
 
-from .native import Channel, EpollEngine
+from .channel import Channel
+from .engine import EpollEngine
 
 
 class Engine(EpollEngine):

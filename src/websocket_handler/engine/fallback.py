@@ -1,7 +1,8 @@
 """The engine in plain Python, for where the native one cannot be: asyncio carries the bytes.
 
-It has the interface of the native engine (`native.pyi`) and the same two homes, and uses
-the codec of `protocol`. Slower, and a few objects a connection; nothing else differs.
+It has the interface of the native engine (`engine.pyi`, `channel.pyi`) and the same two
+homes, and uses the codec of `protocol`. Slower, and a few objects a connection; nothing else
+differs.
 """
 
 from __future__ import annotations
@@ -150,6 +151,7 @@ class Channel:
     """One connection's bytes: what `WebSocket` is made of."""
 
     __slots__ = (
+        "_above_water",
         "_corked",
         "_deaf",
         "_decoder",
@@ -166,6 +168,7 @@ class Channel:
         "_timer",
         "_transport",
         "_unsent",
+        "_waiting",
     )
 
     _engine: Engine | None
@@ -173,7 +176,9 @@ class Channel:
     _timer: asyncio.TimerHandle | None
     _message_listener: Callable[[Any], object] | None
     _outgoing: list[bytes]
-    _unsent: threading.Lock  # held while `_outgoing` changes
+    _waiting: int  # the bytes in `_outgoing`
+    _unsent: threading.Lock  # held while these two change
+    _above_water: bool
     _sendable: bool
     _deaf: bool
     _corked: bool
@@ -200,7 +205,9 @@ class Channel:
         self._engine = self._transport = self._timer = self._message_listener = None
         self._sendable = self._deaf = self._corked = self._tell_when_flushed = False
         self._finishing = self._input_ended = False
+        self._above_water = False
         self._outgoing = []
+        self._waiting = 0
         self._unsent = threading.Lock()
         self._heard = time.monotonic()
         return self
@@ -231,7 +238,7 @@ class Channel:
     def buffered_amount(self) -> int:
         """The bytes accepted by `send` that the operating system has not taken yet."""
         kept = self._transport.get_write_buffer_size() if self._transport else 0
-        return kept + sum(map(len, self._outgoing))
+        return kept + self._waiting
 
     @property
     def _blocked(self) -> bool:
@@ -240,11 +247,14 @@ class Channel:
     def _write(self, data: bytes) -> None:
         with self._unsent:
             self._outgoing.append(data)
+            self._waiting += len(data)
+        if self.buffered_amount > self._limits.high_water:
+            self._above_water = True
         if self._transport is None or self._engine is None:
             return
         if not self._engine.is_own_thread():
             self._engine.post(self._flush)
-        elif not self._corked:
+        elif not self._corked or self._waiting > self._limits.high_water:
             self._flush()
 
     def _write_frame(self, opcode: int, payload: bytes, fin: bool = True) -> None:
@@ -256,12 +266,26 @@ class Channel:
             return
         with self._unsent:
             outgoing, self._outgoing = self._outgoing, []
+            self._waiting = 0
         if outgoing and not self._transport.is_closing():
             self._transport.write(b"".join(outgoing))
         if self._finishing:
             self._end_output()
-        elif self._transport.get_write_buffer_size() > self._limits.high_water:
-            self._transport.pause_reading()
+        else:
+            self._look_at_water()
+
+    def _look_at_water(self) -> None:
+        """Stop reading from a peer that is behind, go on with one that has caught up."""
+        transport = self._transport
+        if not self._above_water or transport is None or transport.is_closing():
+            return
+        left = transport.get_write_buffer_size()
+        if left > self._limits.high_water:
+            transport.pause_reading()
+        elif left <= self._limits.high_water // 4:
+            self._above_water = False
+            transport.resume_reading()
+            self._drained()
 
     # receiving
 
@@ -352,11 +376,9 @@ class _Carrier(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """Everything kept has been sent."""
-        channel, transport = self._channel, self._channel._transport
+        channel = self._channel
         channel._heard = time.monotonic()
-        if transport is not None and not transport.is_closing() and not transport.is_reading():
-            transport.resume_reading()
-            channel._drained()
+        channel._look_at_water()
         if channel._tell_when_flushed:
             channel._tell_when_flushed = False
             channel._flushed()
@@ -367,6 +389,7 @@ class _Carrier(asyncio.Protocol):
         channel._sendable = False
         channel._transport = None
         channel._outgoing.clear()
+        channel._waiting = 0
         self._engine._channels.discard(channel)
         reason = getattr(error, "strerror", None) or str(error or "the connection was dropped")
         channel._connection_lost(reason)

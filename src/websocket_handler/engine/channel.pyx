@@ -1,34 +1,26 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # cython: initializedcheck=False, embedsignature=True
-"""The engine for Linux: epoll and sockets, with the native codec.
+"""One connection of the native engine: its socket, its decoder, what it still has to send.
 
-Knows descriptors and bytes, and nothing of HTTP. What happens to a connection beyond
-sending and receiving (pings answered, the closing handshake, events) is in the methods of
-`websocket_handler.websocket.WebSocket`, which is a `Channel`; the names of those that are
-called from here begin with an underscore and are listed in `native.pyi`.
+What happens to a connection beyond sending and receiving (pings answered, the closing
+handshake, events) is in the methods of `websocket_handler.websocket.WebSocket`, which is a
+`Channel`; the names of those that are called from here begin with an underscore and are
+listed in `channel.pyi`.
 
-The way of bytes: `EpollEngine.turn` waits; `Channel.receive` reads into the buffer that
-all share, or straight into a large message; `decode` and `deliver` call the listener;
-what it sends collects in `outgoing` and leaves in one `flush` per read.
-
-Threads: everything here runs with the GIL held except the wait itself, so a `send` from
-any thread is whole. A channel leaves (`release`) on the engine's thread only.
+The way of bytes: `receive` reads into the buffer that all share, or straight into a large
+message; `decode` and `deliver` call the listener; what it sends collects in `out` and
+leaves in one `flush` per read.
 """
 
-import logging
-from collections import deque
 from functools import partial
 from os import strerror
-from socket import AF_UNIX, IPPROTO_TCP, TCP_NODELAY
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.pythread cimport PyThread_get_thread_ident
-from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove, memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, itimerspec, timespec
-from posix.unistd cimport close, read, write
+from posix.unistd cimport close
 
 from .codec cimport (
     DECODER_CLOSE,
@@ -56,6 +48,15 @@ from .codec cimport (
     take_message,
     take_reason,
 )
+from .engine cimport (
+    FIRST_SEND_BUFFER,
+    RECEIVE_SIZE,
+    EpollEngine,
+    Pollable,
+    monotonic_ms,
+    wheel_cancel,
+    wheel_set,
+)
 from .linux cimport *
 
 
@@ -64,22 +65,9 @@ cdef extern from "Python.h":
 
 
 cdef enum:
-    EVENTS_PER_TURN = 256
-    RECEIVE_SIZE = 81920      # the receive buffer: a message of 64 KiB fits with its header
     LARGE = 16384             # payloads from here on are not copied if that can be helped
-    CORKED_AT_MOST = 65536
-    SPARE_BUFFERS = 8
-    FIRST_SEND_BUFFER = 4096
+    CORKED_AT_MOST = 65536    # bytes that wait for the end of a turn
     READING = EPOLLIN | EPOLLRDHUP
-
-
-logger = logging.getLogger("websocket_handler")
-
-
-cdef uint64_t monotonic_ms() noexcept nogil:
-    cdef timespec time
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return <uint64_t>time.tv_sec * 1000 + <uint64_t>time.tv_nsec // 1000000
 
 
 cdef iovec payload_of(object message) noexcept:
@@ -94,315 +82,6 @@ cdef iovec payload_of(object message) noexcept:
         payload.iov_len = <size_t>PyBytes_GET_SIZE(message)
     return payload
 
-
-# --- the engine ---------------------------------------------------------------------------
-
-cdef class Pollable:
-    def __cinit__(self, *args, **kwargs):
-        self.fd = -1
-
-    cdef void ready(self, uint32_t events) noexcept:
-        pass
-
-
-cdef class TimerDescriptor(Pollable):
-    """The timerfd: goes off when the earliest time-out of all channels may be due."""
-
-    cdef void ready(self, uint32_t events) noexcept:
-        cdef uint64_t count
-        read(self.fd, &count, sizeof(count))  # the timers are looked at in `end_turn`
-
-
-cdef class WakeupDescriptor(Pollable):
-    """The eventfd: another thread has posted something."""
-
-    cdef void ready(self, uint32_t events) noexcept:
-        cdef uint64_t count
-        read(self.fd, &count, sizeof(count))  # the calls are made in `end_turn`
-
-
-cdef class EpollEngine:
-    """Serves every attached channel from one thread.
-
-    `fileno()` is readable when something is to be done and `poll()` does it: that is all a
-    foreign event loop needs. Raises `OSError` if the kernel has no descriptors left.
-    """
-
-    def __cinit__(self, *args, **kwargs):
-        self.epoll_fd = -1
-        self.timer = TimerDescriptor()
-        self.wakeup = WakeupDescriptor()
-        self.posted = deque()
-        self.corked = []
-        self.retired = []
-        self.rules_by_settings = {}
-        self.sinks = set()
-        self.receive_buffer = <uint8_t *>malloc(RECEIVE_SIZE)
-        if self.receive_buffer is NULL:
-            raise MemoryError
-        self.now = monotonic_ms()
-        self.armed = WHEEL_NEVER
-        wheel_start(&self.timers, self.now)
-        self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
-        self.timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)
-        self.wakeup.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-        if self.epoll_fd < 0 or not (
-            self.watch(self.timer, EPOLLIN) and self.watch(self.wakeup, EPOLLIN)
-        ):
-            raise OSError(errno, strerror(errno))
-
-    def __dealloc__(self):
-        self.close_descriptors()
-        free(self.receive_buffer)
-        while self.spare_count:
-            self.spare_count -= 1
-            free(self.spare[self.spare_count])
-
-    cdef void close_descriptors(self) noexcept:
-        for pollable in (self.timer, self.wakeup):
-            if (<Pollable>pollable).fd >= 0:
-                close((<Pollable>pollable).fd)
-                (<Pollable>pollable).fd = -1
-        if self.epoll_fd >= 0:
-            close(self.epoll_fd)
-            self.epoll_fd = -1
-
-    def fileno(self):
-        """The descriptor that is readable when `poll` has something to do."""
-        return self.epoll_fd
-
-    def poll(self, timeout=0):
-        """Serve what is ready. Waits up to `timeout` seconds for it, None for ever."""
-        if self.epoll_fd < 0:
-            raise RuntimeError("the engine is closed")
-        if self.serving:
-            raise RuntimeError("the engine is being polled already")
-        self.turn(-1 if timeout is None else <int>(timeout * 1000))
-        if self.interruption is not None:
-            interruption, self.interruption = self.interruption, None
-            raise interruption
-
-    def interrupt(self, error):
-        """Have `poll` raise what is meant for the program and not for us: Ctrl-C, exit."""
-        self.interruption = error
-
-    def is_own_thread(self):
-        """Whether the caller runs in the thread that turns the engine."""
-        return self.owner == PyThread_get_thread_ident()
-
-    def adopt_thread(self):
-        """Declare the calling thread the one that turns the engine."""
-        self.owner = PyThread_get_thread_ident()
-
-    def post(self, call):
-        """Have `call()` made in the engine's thread, soon. Safe from any thread."""
-        self.posted.append(call)
-        self.wake()
-
-    def attach(self, Channel channel not None, sock, early=b""):
-        """Give a connected socket to the engine, with bytes already read from it.
-
-        Takes the socket away from `sock`, in any thread; the rest happens in the engine's.
-        """
-        if self.epoll_fd < 0:
-            raise RuntimeError("the engine is closed")
-        sock.setblocking(False)
-        if sock.family != AF_UNIX:
-            sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, True)  # what is sent together leaves together
-        channel._engine = self
-        fd = sock.detach()
-        self.post(lambda: self.take_in(channel, fd, early))
-
-    def discard(self, sock):
-        """Take a socket over to throw away what arrives on it, until its end."""
-        sock.setblocking(False)
-        cdef Sink sink = Sink()
-        sink.engine = self
-        sink.fd = sock.detach()
-        if self.watch(sink, EPOLLIN):
-            self.sinks.add(sink)
-        else:
-            close(sink.fd)
-
-    def channels(self):
-        """Every attached channel."""
-        cdef list found = []
-        cdef void *item = self.first
-        while item is not NULL:
-            found.append(<Channel>item)
-            item = (<Channel>item).next
-        return found
-
-    def close(self):
-        """Drop every connection as it is and give back the descriptors."""
-        if self.epoll_fd < 0:
-            return
-        self.run_posted()  # a socket may be waiting to be taken in
-        for channel in self.channels():
-            (<Channel>channel).release("the engine was closed")
-        self.retired.clear()
-        for sink in self.sinks:
-            close((<Sink>sink).fd)
-        self.sinks.clear()
-        self.close_descriptors()
-
-    def abandon(self):
-        """In a forked child: let go of what belongs to the parent, without a word to anyone."""
-        cdef void *item = self.first
-        while item is not NULL:
-            close((<Channel>item).fd)
-            (<Channel>item).fd = -1
-            item = (<Channel>item).next
-        for sink in self.sinks:
-            close((<Sink>sink).fd)
-        self.sinks.clear()
-        self.posted.clear()
-        self.close_descriptors()
-
-    def take_in(self, Channel channel, int fd, bytes early):
-        channel.fd = fd
-        channel.heard = self.now
-        if not self.watch(channel, READING):
-            reason = strerror(errno)
-            close(fd)
-            channel.fd = -1
-            channel._connection_lost(reason)
-            return
-        self.link(channel)
-        channel.corked = True
-        channel._opened()
-        if early and channel.fd >= 0:
-            buffer = bytearray(early)  # unmasked in place
-            channel.decode(<uint8_t *><char *>buffer, len(buffer))
-        channel.corked = False
-        if channel.fd >= 0:
-            channel.flush()
-
-    cdef int turn(self, int timeout_ms) except -1:
-        cdef epoll_event events[EVENTS_PER_TURN]
-        cdef int count, i
-        with nogil:
-            count = epoll_wait(self.epoll_fd, events, EVENTS_PER_TURN, timeout_ms)
-        self.owner = PyThread_get_thread_ident()
-        self.now = monotonic_ms()
-        self.serving = True
-        for i in range(count):
-            (<Pollable>events[i].data.ptr).ready(events[i].events)
-        self.end_turn()
-        return 0
-
-    cdef void end_turn(self) noexcept:
-        self.run_posted()
-        self.expire_timers()
-        for channel in self.corked:
-            (<Channel>channel).corked = False
-            (<Channel>channel).flush()
-        self.corked.clear()
-        self.arm()
-        self.serving = False
-        self.retired.clear()
-
-    cdef void run_posted(self) noexcept:
-        for _ in range(len(self.posted)):
-            call = self.posted.popleft()
-            try:
-                call()
-            except BaseException:
-                logger.exception("a call posted to the engine failed: %r", call)
-
-    cpdef void wake(self) noexcept:
-        """Let a waiting `poll` return. Safe from any thread."""
-        cdef uint64_t one = 1
-        write(self.wakeup.fd, &one, sizeof(one))
-
-    cdef void expire_timers(self) noexcept:
-        cdef wheel_timer *timer = wheel_expire(&self.timers, self.now)
-        while timer is not NULL:
-            (<Channel>timer.owner)._deadline_passed()
-            timer = wheel_expire(&self.timers, self.now)
-
-    cdef void arm(self) noexcept:
-        """Set the timerfd to the earliest time-out, if that has changed."""
-        cdef itimerspec when
-        cdef uint64_t next = wheel_next(&self.timers)
-        if next == self.armed:
-            return
-        self.armed = next
-        memset(&when, 0, sizeof(when))  # all zero disarms it
-        if next != WHEEL_NEVER:
-            when.it_value.tv_sec = next // 1000
-            when.it_value.tv_nsec = next % 1000 * 1000000
-        timerfd_settime(self.timer.fd, TFD_TIMER_ABSTIME, &when, NULL)
-
-    cdef bint watch(self, Pollable pollable, uint32_t interest) noexcept:
-        """Wait for other events of `pollable`; puts it into the epoll set the first time."""
-        cdef epoll_event event
-        cdef int operation = EPOLL_CTL_MOD if pollable.watched else EPOLL_CTL_ADD
-        if pollable.watched and interest == pollable.interest:
-            return True
-        event.events = interest
-        event.data.ptr = <void *>pollable
-        if epoll_ctl(self.epoll_fd, operation, pollable.fd, &event) != 0:
-            return False
-        pollable.interest = interest
-        pollable.watched = True
-        return True
-
-    cdef void unwatch(self, Pollable pollable) noexcept:
-        epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, pollable.fd, NULL)
-        pollable.interest = 0
-        pollable.watched = False
-
-    cdef void link(self, Channel channel) noexcept:
-        """Hold a reference to the channel for as long as it is attached."""
-        Py_INCREF(channel)
-        channel.previous = NULL
-        channel.next = self.first
-        if self.first is not NULL:
-            (<Channel>self.first).previous = <void *>channel
-        self.first = <void *>channel
-        self.channel_count += 1
-
-    cdef void unlink(self, Channel channel) noexcept:
-        """Let it go; what epoll may already have named in this turn lives until its end."""
-        if channel.previous is NULL:
-            self.first = channel.next
-        else:
-            (<Channel>channel.previous).next = channel.next
-        if channel.next is not NULL:
-            (<Channel>channel.next).previous = channel.previous
-        channel.next = channel.previous = NULL
-        self.channel_count -= 1
-        self.retired.append(channel)
-        Py_DECREF(channel)
-
-    cdef uint8_t *take_buffer(self) noexcept:
-        if self.spare_count:
-            self.spare_count -= 1
-            return self.spare[self.spare_count]
-        return <uint8_t *>malloc(FIRST_SEND_BUFFER)
-
-    cdef void give_buffer(self, uint8_t *buffer, size_t capacity) noexcept:
-        if capacity == FIRST_SEND_BUFFER and self.spare_count < SPARE_BUFFERS:
-            self.spare[self.spare_count] = buffer
-            self.spare_count += 1
-        else:
-            free(buffer)
-
-
-cdef class Sink(Pollable):
-    cdef void ready(self, uint32_t events) noexcept:
-        cdef ssize_t count = recv(self.fd, self.engine.receive_buffer, RECEIVE_SIZE, 0)
-        if count > 0 or (count < 0 and (errno == EAGAIN or errno == EINTR)):
-            return
-        self.engine.unwatch(self)
-        close(self.fd)
-        self.fd = -1
-        self.engine.retired.append(self)
-        self.engine.sinks.discard(self)
-
-
-# --- a connection -------------------------------------------------------------------------
 
 cdef class Channel(Pollable):
     """One connection's bytes: what `WebSocket` is made of.
@@ -429,6 +108,24 @@ cdef class Channel(Pollable):
         self.decoder.expect_masked = not client
         self.masks = client
         self._sendable = True
+
+    def _enter(self, EpollEngine engine, int fd, bytes early):
+        """The engine's thread takes the socket in, and what came with it."""
+        self._engine = engine
+        self.fd = fd
+        self.heard = engine.now
+        if not engine.watch(self, READING):
+            reason = strerror(errno)
+            close(fd)
+            self.fd = -1
+            self._connection_lost(reason)
+            return
+        engine.link(self)
+        self.corked = True
+        self._opened()
+        buffer = bytearray(early)  # unmasked in place
+        self.decode(<uint8_t *><char *>buffer, len(buffer))
+        self.turn_over()
 
     # sending
 
@@ -606,6 +303,8 @@ cdef class Channel(Pollable):
 
     cdef void flush_or_cork(self) noexcept:
         """Send now, unless this turn of the engine has more to come."""
+        if self.waiting() > self.rules.high_water:
+            self.above_water = True
         if self.fd < 0 or self.interest & EPOLLOUT:
             return  # not attached yet, or gone; or the engine goes on when the peer does
         if self._engine.serving and self._engine.owner == PyThread_get_thread_ident():
@@ -638,9 +337,7 @@ cdef class Channel(Pollable):
         """See what follows from how much is left: reading, writing, `drain`, FIN."""
         cdef size_t left = self.waiting()
         cdef bint drained = False
-        if left > self.rules.high_water:
-            self.above_water = True
-        elif self.above_water and left <= self.rules.high_water // 4:
+        if self.above_water and left <= self.rules.high_water // 4:
             self.above_water = False
             drained = True
         self._engine.watch(
@@ -652,8 +349,10 @@ cdef class Channel(Pollable):
             if self.input_ended:
                 self.release("")
                 return
-        if drained:
+        if drained and self._engine.owner == PyThread_get_thread_ident():
             self._drained()
+        elif drained:
+            self._engine.post(self._drained)
         elif self._tell_when_flushed and not left:
             self._tell_when_flushed = False
             self._flushed()
@@ -663,6 +362,10 @@ cdef class Channel(Pollable):
         if self.out.data is not NULL:
             self._engine.give_buffer(self.out.data, self.out.capacity)
             memset(&self.out, 0, sizeof(self.out))
+
+    cdef void turn_over(self) noexcept:
+        self.corked = False
+        self.flush()
 
     # receiving
 
@@ -709,10 +412,9 @@ cdef class Channel(Pollable):
             direct = min(direct, size)
             size -= direct
             self.deliver(decoder_received(&self.decoder, direct, &event), &event)
-        if size and self.fd >= 0:
+        if size:
             self.decode(shared, size)
-        self.corked = False
-        self.flush()
+        self.turn_over()
 
     cdef void decode(self, uint8_t *data, size_t size) noexcept:
         cdef uint8_t *cursor = data
@@ -782,6 +484,9 @@ cdef class Channel(Pollable):
     def _heard(self):
         """When the peer was last heard of, in the seconds of `time.monotonic`."""
         return self.heard / 1000.0
+
+    cdef void expired(self) noexcept:
+        self._deadline_passed()
 
     cdef void release(self, str reason) noexcept:
         if self.fd < 0:

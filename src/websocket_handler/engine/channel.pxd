@@ -1,0 +1,56 @@
+# cython: language_level=3
+"""A connection's table of contents; `channel.pyx` says how."""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from .codec cimport Rules, decoder, decoder_event, decoder_kind
+from .engine cimport EpollEngine, Pollable, wheel_timer
+
+
+# What has not been sent yet and was copied: the bytes from `start` to `end`. No memory
+# while empty.
+ctypedef struct outgoing:
+    uint8_t *data
+    size_t start
+    size_t end
+    size_t capacity
+
+
+cdef class Channel(Pollable):
+    cdef readonly EpollEngine _engine
+    cdef Rules rules
+    cdef decoder decoder
+    cdef object large                  # a payload that is being sent from where it lies,
+    cdef size_t large_sent             # up to here; it precedes what is in `out`
+    cdef outgoing out
+    cdef wheel_timer timer
+    cdef uint64_t heard                # when the last byte came, or went out
+    cdef public object _message_listener
+    cdef public bint _sendable         # whether `send` may write a data frame
+    cdef public bint _deaf             # whether what arrives is thrown away
+    cdef public bint _tell_when_flushed
+    cdef bint masks                    # client role
+    cdef bint corked                   # a flush will come: do not send yet
+    cdef bint above_water
+    cdef bint input_ended
+    cdef bint finishing                # send what is left, then FIN
+    cdef bint output_ended
+
+    cdef size_t waiting(self) noexcept
+    cdef bint write_frame(
+        self, uint8_t first, const uint8_t *data, size_t size, object owner) except -1
+    cdef bint send_through(
+        self, const uint8_t *header, size_t header_size,
+        const uint8_t *data, size_t size, object owner) except -1
+    cdef ssize_t send_waiting(self) noexcept
+    cdef bint append(self, const uint8_t *data, size_t size) except -1
+    cdef uint8_t *grow(self, size_t size) except NULL
+    cdef void flush_or_cork(self) noexcept
+    cdef void flush(self) noexcept
+    cdef void after_flush(self) noexcept
+    cdef void drop_output(self) noexcept
+    cdef void receive(self) noexcept
+    cdef void decode(self, uint8_t *data, size_t size) noexcept
+    cdef void deliver(self, decoder_kind kind, decoder_event *event) noexcept
+    cdef void call_listener(self, object message) noexcept

@@ -1,0 +1,84 @@
+# cython: language_level=3
+"""The engine's table of contents; `engine.pyx` says how."""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+
+cdef extern from "core/wheel.h" nogil:
+    const uint64_t WHEEL_NEVER
+
+    ctypedef struct wheel_timer:
+        uint64_t due
+        void *owner
+
+    ctypedef struct wheel:
+        pass
+
+    void wheel_start(wheel *w, uint64_t now)
+    void wheel_set(wheel *w, wheel_timer *timer, uint64_t due)
+    void wheel_cancel(wheel_timer *timer)
+    wheel_timer *wheel_expire(wheel *w, uint64_t now)
+    uint64_t wheel_next(const wheel *w)
+
+
+cdef enum:
+    RECEIVE_SIZE = 81920      # the receive buffer: a message of 64 KiB fits with its header
+    FIRST_SEND_BUFFER = 4096
+    SPARE_BUFFERS = 8         # send buffers of that size that wait for their next use
+
+
+cdef uint64_t monotonic_ms() noexcept nogil
+
+
+cdef class Pollable:
+    """Something in the epoll set. `fd` is -1 once it has left."""
+    cdef int fd
+    cdef bint watched
+    cdef uint32_t interest
+    cdef void *next                    # its neighbours among the attached channels
+    cdef void *previous
+    cdef void ready(self, uint32_t events) noexcept
+    cdef void turn_over(self) noexcept
+    cdef void expired(self) noexcept
+    cdef void release(self, str reason) noexcept
+
+
+cdef class EpollEngine:
+    cdef int epoll_fd
+    cdef Pollable timer
+    cdef Pollable wakeup
+    cdef wheel timers
+    cdef uint64_t armed                # when the timerfd goes off
+    cdef uint64_t now                  # milliseconds, read once a turn
+    cdef unsigned long owner           # the thread that turns the engine
+    cdef bint serving                  # whether a turn is under way
+    cdef uint8_t *receive_buffer       # shared by all: a connection owns none
+    cdef uint8_t *spare[SPARE_BUFFERS] # send buffers for whoever needs one next
+    cdef size_t spare_count
+    cdef object interruption           # a KeyboardInterrupt or SystemExit for who polls
+    cdef object posted                 # calls from other threads
+    cdef list corked                   # channels to flush at the end of the turn
+    cdef list retired                  # left in this turn: epoll may have named them already
+    cdef dict rules_by_settings
+    cdef set sinks
+    cdef void *first                   # the attached channels, as a linked list
+    cdef object __weakref__
+
+    cdef void close_descriptors(self) noexcept
+    cdef int turn(self, int timeout_ms) except -1
+    cdef void end_turn(self) noexcept
+    cdef bint watch(self, Pollable pollable, uint32_t interest) noexcept
+    cdef void unwatch(self, Pollable pollable) noexcept
+    cdef void arm(self) noexcept
+    cdef void expire_timers(self) noexcept
+    cdef void run_posted(self) noexcept
+    cpdef void wake(self) noexcept
+    cdef void link(self, Pollable channel) noexcept
+    cdef void unlink(self, Pollable channel) noexcept
+    cdef uint8_t *take_buffer(self) noexcept
+    cdef void give_buffer(self, uint8_t *buffer, size_t capacity) noexcept
+
+
+cdef class Sink(Pollable):
+    cdef EpollEngine engine
