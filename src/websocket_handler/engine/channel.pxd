@@ -32,7 +32,8 @@ cdef class Channel(Pollable):
     cdef public bint _tell_when_flushed
     cdef bint masks                    # client role
     cdef bint corked                   # a flush will come: do not send yet
-    cdef bint above_water
+    cdef bint above_water              # more than high water was waiting
+    cdef bint drain_due
     cdef bint input_ended
     cdef bint finishing                # send what is left, then FIN
     cdef bint output_ended

@@ -336,26 +336,29 @@ cdef class Channel(Pollable):
     cdef void after_flush(self) noexcept:
         """See what follows from how much is left: reading, writing, `drain`, FIN."""
         cdef size_t left = self.waiting()
-        cdef bint drained = False
         if self.above_water and left <= self.rules.high_water // 4:
             self.above_water = False
-            drained = True
+            if not self.drain_due:  # told when no listener is in the middle of sending
+                self.drain_due = True
+                self._engine.post(self._tell_drained)
         self._engine.watch(
             self, (0 if self.above_water or self.input_ended else READING) | (EPOLLOUT if left else 0))
-        if self.finishing and not left:
+        if left:
+            return
+        if self.finishing:
             if not self.output_ended:
                 self.output_ended = True
                 shutdown(self.fd, SHUT_WR)
             if self.input_ended:
                 self.release("")
-                return
-        if drained and self._engine.owner == PyThread_get_thread_ident():
-            self._drained()
-        elif drained:
-            self._engine.post(self._drained)
-        elif self._tell_when_flushed and not left:
+        elif self._tell_when_flushed:
             self._tell_when_flushed = False
             self._flushed()
+
+    def _tell_drained(self):
+        self.drain_due = False
+        if not self.above_water:  # or the listener went on sending, and there will be another
+            self._drained()
 
     cdef void drop_output(self) noexcept:
         self.large = None

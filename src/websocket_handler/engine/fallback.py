@@ -155,6 +155,7 @@ class Channel:
         "_corked",
         "_deaf",
         "_decoder",
+        "_drain_due",
         "_encoder",
         "_engine",
         "_finishing",
@@ -179,6 +180,7 @@ class Channel:
     _waiting: int  # the bytes in `_outgoing`
     _unsent: threading.Lock  # held while these two change
     _above_water: bool
+    _drain_due: bool
     _sendable: bool
     _deaf: bool
     _corked: bool
@@ -205,7 +207,7 @@ class Channel:
         self._engine = self._transport = self._timer = self._message_listener = None
         self._sendable = self._deaf = self._corked = self._tell_when_flushed = False
         self._finishing = self._input_ended = False
-        self._above_water = False
+        self._above_water = self._drain_due = False
         self._outgoing = []
         self._waiting = 0
         self._unsent = threading.Lock()
@@ -279,12 +281,20 @@ class Channel:
         transport = self._transport
         if not self._above_water or transport is None or transport.is_closing():
             return
+        assert self._engine is not None
         left = transport.get_write_buffer_size()
         if left > self._limits.high_water:
             transport.pause_reading()
         elif left <= self._limits.high_water // 4:
             self._above_water = False
             transport.resume_reading()
+            if not self._drain_due:  # told when no listener is in the middle of sending
+                self._drain_due = True
+                self._engine.post(self._tell_drained)
+
+    def _tell_drained(self) -> None:
+        self._drain_due = False
+        if not self._above_water:  # or the listener went on sending, and there will be another
             self._drained()
 
     # receiving
