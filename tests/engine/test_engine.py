@@ -224,7 +224,8 @@ def test_the_end_of_the_process_closes_with_1001() -> None:
 FORKING_PROGRAM = (
     PROGRAM
     + """
-import time
+import time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks with threads
 while websocket.state.value != "open":
     time.sleep(0.01)
 child = os.fork()
