@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo test test-all lint format sanitize dist clean
+.PHONY: demo test test-all lint format sanitize bench bench-quick dist clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
@@ -29,6 +29,15 @@ format: $(VENV)/.test-ready
 sanitize:
 	scripts/sanitize
 
+# Ours beside its peers and the limits of the machine; see benchmarks/.
+bench: benchmarks/build/ready
+	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/report.py
+
+bench-quick: benchmarks/build/ready
+	$(BIN)/python benchmarks/run.py --quick
+	$(BIN)/python benchmarks/report.py
+
 dist: $(VENV)/.test-ready
 	$(BIN)/python -m build
 
@@ -45,4 +54,14 @@ $(VENV)/.installed: $(NATIVE)
 $(VENV)/.test-ready: $(VENV)/.installed tests/peers/package.json scripts/install-test-peers
 	$(BIN)/python -m pip install --quiet --group dev
 	scripts/install-test-peers
+	touch $@
+
+benchmarks/build/ready: $(VENV)/.test-ready benchmarks/requirements.txt benchmarks/package.json $(wildcard benchmarks/programs/*.c)
+	$(PYTHON) -m venv benchmarks/.venv
+	benchmarks/.venv/bin/python -m pip install --quiet --upgrade pip
+	benchmarks/.venv/bin/python -m pip install --quiet --requirement benchmarks/requirements.txt
+	npm install --prefix benchmarks --silent --no-audit --no-fund
+	mkdir -p benchmarks/build
+	$(CC) -O3 -Wall -Wextra -o benchmarks/build/limit benchmarks/programs/limit.c
+	$(CC) -O3 -Wall -Wextra -o benchmarks/build/load benchmarks/programs/load.c
 	touch $@

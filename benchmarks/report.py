@@ -1,0 +1,112 @@
+"""Turns results.json into results.md and chart.svg.
+
+A figure is the median over the rounds of (CPU per message ÷ that of the C program in the
+same round). Two figures whose ranges over the rounds overlap are a tie.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import sys
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from contest import HERE, LIMIT
+
+INTRODUCTION = (
+    f"CPU time of the server per message, as a multiple of “{LIMIT.name}”, a C program on "
+    "epoll that only copies bytes back: less is better. Cases are connections × messages in "
+    "flight × size. Medians of alternating rounds; the range in brackets. “–”: not endured."
+)
+
+BAR, ROW, LEFT, WIDTH = 12, 20, 210, 720
+
+
+def main() -> None:
+    source = Path(sys.argv[1]) if sys.argv[1:] else HERE / "results.json"
+    results = json.loads(source.read_text())
+    (HERE / "results.md").write_text(table(results))
+    (HERE / "chart.svg").write_text(chart(results))
+
+
+def ratios(case: dict[str, Any], name: str) -> list[float]:
+    """CPU per message over that of the limit, round by round."""
+    pairs = zip(case[name], case[LIMIT.name], strict=True)
+    return [one["cpu_us"] / limit["cpu_us"] for one, limit in pairs if one and limit]
+
+
+def is_tie(ours: list[float], other: list[float]) -> bool:
+    return min(ours) <= max(other) and min(other) <= max(ours)
+
+
+def table(results: dict[str, Any]) -> str:
+    about = ", ".join(f"{name} {value}" for name, value in results["about"].items())
+    names = [name for name in next(iter(results["echo"].values())) if name != LIMIT.name]
+    lines = [
+        "# Results",
+        "",
+        INTRODUCTION,
+        "",
+        "| | " + " | ".join(results["echo"]) + " | CPU µs a handshake | bytes an idle socket |",
+        "|---" * (len(results["echo"]) + 3) + "|",
+    ]
+    for name in names:
+        cells = [cell(ratios(case, name)) for case in results["echo"].values()]
+        cells.append(number(results["handshake"].get(name), 0))
+        cells.append(number(results["idle"].get(name), 0))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", f"Measured with: {about}.", ""])
+
+
+def cell(measured: list[float]) -> str:
+    if not measured:
+        return "–"
+    middle = statistics.median(measured)
+    return f"**{middle:.2f}** ({min(measured):.2f}–{max(measured):.2f})"
+
+
+def number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def chart(results: dict[str, Any]) -> str:
+    """A bar for each contestant in each case, on a logarithmic scale, light and dark."""
+    parts: list[str] = []
+    top = 8
+    for title, case in results["echo"].items():
+        parts.append(f'<text class="title" x="0" y="{top + 14}">{escape(title)}</text>')
+        top += 24
+        ours = ratios(case, "ours, thread")
+        for name in case:
+            measured = ratios(case, name)
+            if name == LIMIT.name or not measured:
+                continue
+            parts += bar(name, measured, top, is_tie(ours, measured))
+            top += ROW
+        top += 14
+    style = (
+        "text{font:12px system-ui,sans-serif;fill:#24292f}.title{font-weight:600}"
+        ".ours{fill:#0f766e}.other{fill:#8b949e}"
+        "@media(prefers-color-scheme:dark){text{fill:#e6edf3}.ours{fill:#2dd4bf}}"
+    )
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top}" width="{WIDTH}">'
+    return "\n".join([head, f"<style>{style}</style>", *parts, "</svg>", ""])
+
+
+def bar(name: str, measured: list[float], top: int, tie: bool) -> list[str]:
+    middle = statistics.median(measured)
+    length = 8 + math.log2(max(middle, 0.5) * 2) * 60
+    kind = "ours" if name.startswith("ours") else "other"
+    note = f"{middle:.2f} ×" + (" (a tie)" if tie and kind == "other" else "")
+    y = top + BAR - 2
+    return [
+        f'<text x="{LEFT - 8}" y="{y}" text-anchor="end">{escape(name)}</text>',
+        f'<rect class="{kind}" x="{LEFT}" y="{top}" width="{length:.0f}" height="{BAR}" rx="2"/>',
+        f'<text x="{LEFT + length + 6:.0f}" y="{y}">{note}</text>',
+    ]
+
+
+main()
