@@ -62,6 +62,7 @@ class Settings:
         if isinstance(self.allowed_origins, str):
             raise TypeError("allowed_origins is a collection of origins, not one string")
         object.__setattr__(self, "versions", tuple(self.versions))
+        _require("versions", self.versions, bool(self.versions))
         if self.allowed_origins is not None:
             object.__setattr__(self, "allowed_origins", frozenset(self.allowed_origins))
 
