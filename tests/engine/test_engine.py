@@ -56,6 +56,7 @@ def test_messages_that_are_kept_never_change(engine: Engine) -> None:
 
     @websocket.on("message")
     def keep_every_other(message: bytes) -> None:
+        hash(message)  # which bytes remember, and memory used again must forget
         if len(message) % 2:
             kept.append(message)
         if not message:
@@ -69,7 +70,7 @@ def test_messages_that_are_kept_never_change(engine: Engine) -> None:
     peer.sock.sendall(write_frame(Opcode.BINARY, b"", key=KEY))
     assert done.wait(30)
     assert kept == [payload for payload in sent if len(payload) % 2]
-    assert [hash(message) for message in kept] == [hash(bytes(message)) for message in kept]
+    assert [hash(message) for message in kept] == [hash(bytes(bytearray(message))) for message in kept]
     peer.sock.close()
 
 
