@@ -64,7 +64,8 @@ class Program:
     ) -> None:
         """`ready` is a pattern for the log, whose first group is the port."""
 
-        def allow_descriptors() -> None:
+        def prepare() -> None:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored in jobs in the background
             _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(descriptors, most), most))
 
@@ -75,7 +76,7 @@ class Program:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             env={**os.environ, "WEBSOCKET_HANDLER_PURE_PYTHON": "1" if pure else "0"},
-            preexec_fn=allow_descriptors,
+            preexec_fn=prepare,
         )
         try:
             found = wait_for(lambda: self._find_or_die(ready), f"{arguments} to be ready", 20)
