@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
+NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
 .PHONY: demo test test-all lint format sanitize bench bench-quick dist clean
 
@@ -42,8 +42,8 @@ dist: $(VENV)/.test-ready
 	$(BIN)/python -m build
 
 clean:
-	rm -rf .venv* build dist src/*.egg-info src/websocket_handler/engine/*.so
-	rm -rf src/websocket_handler/engine/*.c tests/peers/node_modules
+	rm -rf .venv* build dist src/*.egg-info src/websocket_handler/*.so src/websocket_handler/engine/*.so
+	rm -rf src/websocket_handler/*.c src/websocket_handler/engine/*.c tests/peers/node_modules
 
 $(VENV)/.installed: $(NATIVE)
 	$(PYTHON) -m venv $(VENV)

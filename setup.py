@@ -12,7 +12,8 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-ENGINE = Path("src/websocket_handler/engine")
+PACKAGE = Path("src/websocket_handler")
+ENGINE = PACKAGE / "engine"
 CORE = ENGINE / "core"
 FLAGS = os.environ.get("WEBSOCKET_HANDLER_CFLAGS", "-O3 -Wall -Wextra").split()
 REQUIRED = bool(os.environ.get("WEBSOCKET_HANDLER_REQUIRE_NATIVE"))
@@ -31,10 +32,10 @@ class BuildIfPossible(build_ext):
             self.extensions = []
 
 
-def extension(name):
+def extension(name, source, *others):
     return Extension(
-        f"websocket_handler.engine.{name}",
-        [str(ENGINE / f"{name}.pyx"), *sorted(map(str, CORE.glob("*.c")))],
+        f"websocket_handler.{name}",
+        [str(source), *others],
         include_dirs=[str(ENGINE)],
         depends=sorted(map(str, CORE.glob("*.h"))),
         extra_compile_args=FLAGS,
@@ -42,10 +43,14 @@ def extension(name):
     )
 
 
-on_linux = sys.platform == "linux"
+core = sorted(map(str, CORE.glob("*.c")))
+native = [
+    extension("engine.codec", ENGINE / "codec.pyx", *core),
+    extension("engine.engine", ENGINE / "engine.pyx", *core),
+    extension("engine.channel", ENGINE / "channel.pyx", *core),
+    extension("inbox", PACKAGE / "inbox.py"),  # Python, compiled as it is
+]
 setup(
-    ext_modules=cythonize([extension("codec"), extension("engine"), extension("channel")])
-    if on_linux
-    else [],
+    ext_modules=cythonize(native) if sys.platform == "linux" else [],
     cmdclass={"build_ext": BuildIfPossible},
 )

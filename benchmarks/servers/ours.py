@@ -1,4 +1,4 @@
-"""Ours, on http.server: ours.py PORT thread|asyncio|uvloop. Plain Python with
+"""Ours, on http.server: ours.py PORT thread|asyncio|uvloop [coroutine]. Plain Python with
 WEBSOCKET_HANDLER_PURE_PYTHON=1."""
 
 import asyncio
@@ -8,26 +8,46 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import websocket_handler
 
+TASKS = set()
+
 
 class Handler(BaseHTTPRequestHandler):
+    loop = None  # the one that runs the coroutines, if there are to be any
+
     def do_GET(self):
         ws = self.websocket
+        if self.loop is None:
 
-        @ws.on("message")
-        def echo(message):
-            ws.send(message)
+            @ws.on("message")
+            def echo(message):
+                ws.send(message)
 
         ws.connect(max_message_size=1 << 24)
+        if self.loop is not None:
+            self.loop.call_soon_threadsafe(start, ws)
 
     def log_message(self, *_):
         pass
+
+
+async def echo_each(ws):
+    async for message in ws:
+        ws.send(message)
+
+
+def start(ws):
+    task = asyncio.ensure_future(echo_each(ws))
+    TASKS.add(task)
+    task.add_done_callback(TASKS.discard)
 
 
 class Server(ThreadingHTTPServer):
     request_queue_size = 4096
 
 
-async def serve_in_loop(server):
+async def serve_in_loop(server, style):
+    if style == ["coroutine"]:
+        Handler.loop = asyncio.get_running_loop()
     engine = websocket_handler.Engine(asyncio.get_running_loop())
     websocket_handler.configure_server(server, engine=engine)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -35,16 +55,17 @@ async def serve_in_loop(server):
 
 
 def main():
-    server = Server(("127.0.0.1", int(sys.argv[1])), Handler)
-    if sys.argv[2] == "thread":
+    port, home, *style = sys.argv[1:]
+    server = Server(("127.0.0.1", int(port)), Handler)
+    if home == "thread":
         websocket_handler.configure_server(server)
         server.serve_forever()
-    elif sys.argv[2] == "uvloop":
+    elif home == "uvloop":
         import uvloop
 
-        uvloop.run(serve_in_loop(server))
+        uvloop.run(serve_in_loop(server, style))
     else:
-        asyncio.run(serve_in_loop(server))
+        asyncio.run(serve_in_loop(server, style))
 
 
 main()

@@ -1,35 +1,29 @@
 """The object that an application holds, from the request to the end of the connection.
 
-A `WebSocket` is a `Channel` of the engine, which carries its bytes; here is what happens
-besides: connecting, events, pings, the closing handshake and time-outs (RFC 6455 sections
-5.5 and 7). Everything below "What the engine calls" runs in the engine's thread.
+Connecting, listening, sending, receiving; what happens to a connection by itself is in
+`connection`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar, overload
 
-from .engine import Channel, Engine, default_engine
-from .errors import ConnectionClosed, ProtocolError, WebSocketError
+from .connection import ORDINARY_CODES, Connection
+from .engine import Engine, default_engine
+from .errors import ConnectionClosed, WebSocketError
+from .inbox import LoopInbox, ThreadInbox
 from .protocol import handshake, versions
-from .protocol.check import (
-    ABNORMAL_CLOSURE,
-    GOING_AWAY,
-    INTERNAL_ERROR,
-    NO_CODE_RECEIVED,
-    NORMAL_CLOSURE,
-    POLICY_VIOLATION,
-)
+from .protocol.check import INTERNAL_ERROR, NORMAL_CLOSURE, POLICY_VIOLATION
 from .protocol.frame import MAX_CONTROL_PAYLOAD, Opcode
 from .protocol.message import close_payload, fragments
 from .protocol.request import Headers, Request
-from .protocol.state import State, Step, advance
+from .protocol.state import State
 from .protocol.versions import Version
 from .settings import Settings
 
@@ -37,16 +31,10 @@ logger = logging.getLogger("websocket_handler")
 
 EVENTS = ("open", "message", "ping", "pong", "drain", "error", "close")
 
-KEEPALIVE = b"keepalive"
-"""The payload of the pings that only see whether the peer is alive; their pongs are no event."""
-
-ORDINARY_CODES = (NORMAL_CLOSURE, GOING_AWAY, NO_CODE_RECEIVED)
-"""Connections that end with these are logged at DEBUG, all others at INFO."""
-
 Listener = TypeVar("Listener", bound=Callable[..., object])
 
 
-class WebSocket(Channel):
+class WebSocket(Connection):
     """One WebSocket: a request first, then, once connected, a connection.
 
     Register listeners with `on`, then call `connect()`. The events, and what their
@@ -70,22 +58,14 @@ class WebSocket(Channel):
     __slots__ = (
         "__dict__",
         "__weakref__",
-        "_close_code",
-        "_close_reason",
-        "_heard_at_ping",
         "_held",
         "_home",
-        "_listeners",
-        "_outcome",
-        "_pong",
         "_request",
         "_response_headers",
         "_server",
-        "_settings",
-        "_state",
         "_subprotocol",
-        "_taken_over",
         "_when_connecting",
+        "_when_receiving",
     )
 
     def __init__(
@@ -96,55 +76,53 @@ class WebSocket(Channel):
         engine: Engine | None = None,
         server: object = None,
         when_connecting: Callable[[], object] | None = None,
+        when_receiving: Callable[[WebSocket], object] | None = None,
     ) -> None:
         """For integrations of HTTP servers; an application gets its WebSocket from them.
 
         `engine` is the one to live in (default: that of the process), `server` whom the
         request came through. `when_connecting` is called by `connect()`, for servers whose
-        socket must be secured at that moment.
+        socket must be secured at that moment; `when_receiving` if the handler itself waits
+        for messages after that, for the hand-over that otherwise follows its return.
         """
-        self._request = request
-        self._settings = settings or Settings()
+        super().__init__(settings or Settings())
+        self._request: Request | bytes = request  # packed once the handler has returned
         self._home = engine
         self._server = server
         self._when_connecting = when_connecting
-        self._listeners: dict[str, tuple[Callable[..., object], ...]] = {}
-        self._response_headers = Headers()
-        self._outcome: handshake.Accepted | handshake.Refused | None = None
-        self._taken_over = False
-        self._state = State.CONNECTING
+        self._when_receiving = when_receiving
+        self._response_headers: Headers | None = None
         self._subprotocol: str | None = None
-        self._close_code = ABNORMAL_CLOSURE
-        self._close_reason = ""
         self._held: list[Any] | None = None  # messages that wait for a fragmented one to end
-        self._pong: bytes | None = None  # the newest ping's, while the peer is not reading
-        self._heard_at_ping: float | None = None
 
     def __repr__(self) -> str:
-        address = self._request.remote_address
+        request = self.request
+        address = request.remote_address
         peer = "{}:{}".format(*address[:2]) if isinstance(address, tuple) else str(address)
-        return f"<WebSocket {peer} {self._request.path} {self._state.value}>"
+        return f"<WebSocket {peer} {request.path} {self._state.value}>"
 
     # The request
 
     @property
     def request(self) -> Request:
         """The HTTP request as the server read it: path, query, headers, cookies, address."""
-        return self._request
+        return Request.unpack(self._request) if isinstance(self._request, bytes) else self._request
 
     @property
     def version(self) -> Version | None:
         """The version of the protocol the request asks for; None if it is not accepted."""
-        return versions.choose(self._request, self._settings.versions)
+        return versions.choose(self.request, self._settings.versions)
 
     @property
     def subprotocols(self) -> list[str]:
         """The subprotocols the client offers, in its order of preference."""
-        return handshake.offered_subprotocols(self._request)
+        return handshake.offered_subprotocols(self.request)
 
     @property
     def response_headers(self) -> Headers:
         """Headers to add to the 101 response, cookies for example; fill before `connect()`."""
+        if self._response_headers is None:
+            self._response_headers = Headers()
         return self._response_headers
 
     @property
@@ -181,19 +159,16 @@ class WebSocket(Channel):
         if self._outcome is not None:
             raise WebSocketError("connect() was called before")
         chosen = replace(self._settings, **settings) if settings else self._settings
-        _check_response_headers(self._response_headers)
+        extra, self._response_headers = self._response_headers, None
+        _check_response_headers(extra or ())
         outcome = handshake.answer(
-            self._request,
-            chosen.versions,
-            chosen.allowed_origins,
-            subprotocol,
-            self._response_headers,
+            self.request, chosen.versions, chosen.allowed_origins, subprotocol, extra
         )
         if self._when_connecting is not None:
             self._when_connecting()
             self._when_connecting = None  # it may hold on to much of the HTTP server
-        self._settings, self._subprotocol = chosen, subprotocol
-        self._outcome = outcome._replace(response=b"")
+        self._settings, self._subprotocol = _shared(chosen), subprotocol
+        self._outcome = handshake.without_response(outcome)
         version = outcome.version if isinstance(outcome, handshake.Accepted) else chosen.versions[0]
         self._bind(self._home or default_engine(), chosen, version)
         self._write(outcome.response)
@@ -223,6 +198,9 @@ class WebSocket(Channel):
             sock.close()
             return
         self._taken_over = True
+        self._when_receiving = None
+        if isinstance(self._request, Request):
+            self._request = self._request.pack()
         (self._home or default_engine()).attach(self, sock, early)
 
     # Events
@@ -240,7 +218,7 @@ class WebSocket(Channel):
         _check_event(event)
         if listener is None:
             return partial(self.on, event)
-        self._set_listeners(event, (*self._listeners.get(event, ()), listener))
+        self._set_listeners(event, (*self._listeners_of(event), listener))
         return listener
 
     @overload
@@ -258,12 +236,70 @@ class WebSocket(Channel):
     def off(self, event: str, listener: Callable[..., object]) -> None:
         """No longer call `listener`, added by `on` or `once`. Unknown ones are ignored."""
         _check_event(event)
-        left = list(self._listeners.get(event, ()))
+        left = list(self._listeners_of(event))
         for present in left:
             if present == listener or getattr(present, "listener", None) == listener:
                 left.remove(present)
                 break
         self._set_listeners(event, tuple(left))
+
+    # Receiving without listeners
+
+    def receive(self, timeout: float | None = None) -> Any:
+        """The next message, str or bytes; for threads, which wait up to `timeout` seconds.
+
+        Called in the handler itself, after `connect()`, the hand-over happens now. Raises
+        `TimeoutError`; `ConnectionClosed` once the connection is over and every message was
+        taken; `WebSocketError` if messages go to listeners or coroutines, or in the
+        engine's own thread, which would wait for itself.
+        """
+        inbox = self._inbox
+        if not isinstance(inbox, ThreadInbox):
+            inbox = ThreadInbox(self, self._settings.high_water)
+            self._receive_through(inbox)
+        if self._engine is not None and self._engine.is_own_thread():
+            raise WebSocketError("receive() would stop the engine, whose thread this is")
+        return inbox.get(timeout)
+
+    def __iter__(self) -> Iterator[Any]:
+        """The messages as they come, for threads: `for message in websocket`.
+
+        Ends when the connection is closed with 1000, 1001 or no code; raises
+        `ConnectionClosed` on every other end, and what `receive` raises.
+        """
+        while True:
+            try:
+                message = self.receive()
+            except ConnectionClosed as closed:
+                if closed.code in ORDINARY_CODES:
+                    return
+                raise
+            yield message
+
+    async def areceive(self) -> Any:
+        """The next message, str or bytes; for coroutines of asyncio or uvloop.
+
+        Raises `ConnectionClosed` once the connection is over and every message was taken;
+        `WebSocketError` if messages go to listeners or threads, or to another coroutine
+        that is waiting.
+        """
+        try:
+            return await self.__aiter__().__anext__()
+        except StopAsyncIteration:
+            raise ConnectionClosed(self._close_code, self._close_reason) from None
+
+    def __aiter__(self) -> LoopInbox:
+        """The messages as they come, for coroutines: `async for message in websocket`.
+
+        Ends and raises as the iteration in threads does.
+        """
+        inbox = self._inbox
+        if not isinstance(inbox, LoopInbox):
+            loop = asyncio.get_running_loop()
+            is_home = self._engine is not None and self._engine.home_loop is loop
+            inbox = LoopInbox(self, self._settings.high_water, loop, is_home, ORDINARY_CODES)
+            self._receive_through(inbox)
+        return inbox
 
     # Sending; `send` itself and `buffered_amount` are the channel's
 
@@ -308,41 +344,39 @@ class WebSocket(Channel):
 
     # Behind the API
 
+    def _listeners_of(self, event: str) -> tuple[Callable[..., object], ...]:
+        if event != "message":
+            return tuple(listener for name, listener in self._listeners if name == event)
+        if self._inbox is not None or self._backlog is not None or self._message_listener is None:
+            return ()
+        if isinstance(self._message_listener, _InTurn):
+            return self._message_listener.listeners
+        return (self._message_listener,)
+
     def _set_listeners(self, event: str, listeners: tuple[Callable[..., object], ...]) -> None:
-        self._listeners[event] = listeners
-        if event == "message":
-            self._message_listener = (
-                _InTurn(listeners) if listeners[1:] else next(iter(listeners), None)
-            )
-
-    def _emit(self, event: str, *arguments: object) -> None:
-        for listener in self._listeners.get(event, ()):
-            try:
-                listener(*arguments)
-            except BaseException as error:
-                self._failed(error)
-
-    def _emit_error(self, error: BaseException) -> None:
-        for listener in self._listeners.get("error", ()):
-            try:
-                listener(error)
-            except BaseException:
-                logger.exception("%r: an error listener raised", self)
-
-    def _in_engine(self, call: Callable[[], object]) -> None:
-        """Change the state in one thread only: the handler's before the hand-over, the
-        engine's after."""
-        engine = self._engine
-        if engine is None or not self._taken_over or engine.is_own_thread():
-            call()
+        if event != "message":
+            others = tuple(pair for pair in self._listeners if pair[0] != event)
+            self._listeners = (*others, *((event, listener) for listener in listeners))
+            return
+        if self._inbox is not None:
+            raise WebSocketError("messages go to who receives them; there can be no listener")
+        chosen = _InTurn(listeners) if listeners[1:] else next(iter(listeners), None)
+        if self._backlog is None:
+            self._message_listener = chosen
         else:
-            engine.post(call)
+            self._in_engine(partial(self._hear, chosen))
 
-    def _check_open(self) -> None:
+    def _receive_through(self, inbox: LoopInbox | ThreadInbox) -> None:
         if self._outcome is None:
             raise WebSocketError("connect() has not been called")
-        if self._state in (State.CLOSING, State.CLOSED):
-            raise ConnectionClosed(self._close_code, self._close_reason)
+        if self._listeners_of("message"):
+            raise WebSocketError("messages go to a listener; nobody else can receive them")
+        if self._inbox is not None:
+            raise WebSocketError("either threads or coroutines receive the messages, not both")
+        if self._when_receiving is not None:
+            self._when_receiving(self)
+        self._inbox = inbox
+        self._in_engine(partial(self._hear_inbox, inbox))
 
     def _send_otherwise(self, message: Any) -> None:
         """`send` for whatever is not a str or bytes on a connection that is open and keeping up."""
@@ -386,151 +420,6 @@ class WebSocket(Channel):
         for message in held:
             self.send(message)
 
-    def _start_closing(self, payload: bytes) -> None:
-        state = advance(self._state, Step.CLOSE_SENT)
-        if state is None:
-            return
-        self._state = state
-        self._sendable = False
-        self._message_listener = None
-        self._close_code = int.from_bytes(payload[:2], "big")
-        self._close_reason = payload[2:].decode()
-        self._write_frame(Opcode.CLOSE, payload)
-        self._set_deadline(self._settings.close_timeout)
-
-    def _settle(self, step: Step, code: int, reason: str) -> bool:
-        """Whether this is what ended the connection: then `code` and `reason` stand."""
-        state = advance(self._state, step)
-        if state is None:
-            return False
-        self._state = state
-        self._sendable = False
-        self._close_code, self._close_reason = code, reason
-        return True
-
-    def _announce_close(self) -> None:
-        level = logging.DEBUG if self._close_code in ORDINARY_CODES else logging.INFO
-        logger.log(level, "%r: %d %s", self, self._close_code, self._close_reason)
-        for listener in self._listeners.get("close", ()):
-            try:
-                listener(self._close_code, self._close_reason)
-            except BaseException:
-                logger.exception("%r: a close listener raised", self)
-        self._listeners = {}
-        self._message_listener = None
-        self._held = None
-
-    def _linger(self) -> None:
-        """Send what is left and FIN, then wait for the peer's: closing with its data unread
-        would reset the connection and could take our last bytes with it."""
-        self._set_deadline(self._settings.close_timeout)
-        self._finish()
-
-    def _give_up(self, reason: str) -> None:
-        """Drop the socket if there is one; in any case the WebSocket is over."""
-        self._drop(reason)
-        self._connection_lost(reason)
-
-    # What the engine calls
-
-    def _opened(self) -> None:
-        """The engine has the socket; the response to the handshake is on its way."""
-        if isinstance(self._outcome, handshake.Refused):
-            self._set_deadline(self._settings.close_timeout)
-            status, reason = self._outcome.status, self._outcome.reason
-            self._connection_lost(f"handshake refused with {status.value}: {reason}")
-        elif self._state is State.CLOSING:
-            self._set_deadline(self._settings.close_timeout)
-        else:
-            self._state = advance(self._state, Step.OPENED) or self._state
-            if self._settings.ping_interval is not None:
-                self._set_deadline(self._settings.ping_interval)
-            self._emit("open")
-
-    def _ping_received(self, payload: bytes) -> None:
-        if self._state is not State.OPEN:
-            return
-        if self._blocked:  # only the newest needs an answer (RFC 6455 section 5.5.3)
-            self._pong = payload
-            self._tell_when_flushed = True
-        else:
-            self._write_frame(Opcode.PONG, payload)
-        self._emit("ping", payload)
-
-    def _pong_received(self, payload: bytes) -> None:
-        if self._state is State.OPEN and payload != KEEPALIVE:
-            self._emit("pong", payload)
-
-    def _flushed(self) -> None:
-        """Everything was sent: the pong that had to wait may follow."""
-        if self._pong is not None and self._state is State.OPEN:
-            payload, self._pong = self._pong, None
-            self._write_frame(Opcode.PONG, payload)
-
-    def _drained(self) -> None:
-        if self._state is State.OPEN:
-            self._emit("drain")
-
-    def _close_received(self, code: int, reason: str) -> None:
-        if self._state is State.OPEN:
-            answer = None if code == NO_CODE_RECEIVED else code
-            self._write_frame(Opcode.CLOSE, close_payload(answer, reason))
-        self._end(Step.CLOSE_RECEIVED, code, reason)
-
-    def _violated(self, code: int, reason: str) -> None:
-        """Fail the connection (RFC 6455 section 7.1.7)."""
-        if self._state is State.OPEN:
-            self._write_frame(Opcode.CLOSE, close_payload(code, reason))
-        self._end(Step.LOST, code, reason, ProtocolError(code, reason))
-
-    def _input_over(self) -> None:
-        self._end(Step.LOST, ABNORMAL_CLOSURE, "the peer ended the connection without closing it")
-
-    def _end(self, step: Step, code: int, reason: str, error: Exception | None = None) -> None:
-        ended = self._settle(step, code, reason)
-        self._linger()
-        if error is not None:
-            self._emit_error(error)
-        if ended:
-            self._announce_close()
-
-    def _failed(self, error: BaseException) -> None:
-        """A listener raised, or memory ran out: this connection ends, with 1011."""
-        logger.error("%r: a listener raised", self, exc_info=error)
-        self._emit_error(error)
-        self._start_closing(close_payload(INTERNAL_ERROR, "internal error"))
-        if not isinstance(error, Exception) and self._engine is not None:
-            self._engine.interrupt(error)
-
-    def _deadline_passed(self) -> None:
-        if self._state is State.OPEN:
-            self._keep_alive()
-        elif self._state is State.CLOSING:
-            self._give_up("the peer did not answer the close frame in time")
-        else:
-            self._drop("")
-
-    def _keep_alive(self) -> None:
-        """Ping a silent peer, and drop it if it stays silent."""
-        interval = self._settings.ping_interval
-        assert interval is not None
-        heard = self._heard
-        if heard == self._heard_at_ping:
-            self._give_up("no answer to a ping")
-            return
-        silence = time.monotonic() - heard
-        if silence < interval:
-            self._set_deadline(interval - silence)
-            return
-        self._heard_at_ping = heard
-        if not self._blocked:
-            self._write_frame(Opcode.PING, KEEPALIVE)
-        self._set_deadline(self._settings.ping_timeout)
-
-    def _connection_lost(self, reason: str) -> None:
-        if self._settle(Step.LOST, ABNORMAL_CLOSURE, reason):
-            self._announce_close()
-
 
 class _Once:
     """A listener that takes itself off before it is called."""
@@ -549,11 +438,17 @@ class _InTurn:
     """Several message listeners as one."""
 
     def __init__(self, listeners: tuple[Callable[..., object], ...]) -> None:
-        self._listeners = listeners
+        self.listeners = listeners
 
     def __call__(self, message: str | bytes) -> None:
-        for listener in self._listeners:
+        for listener in self.listeners:
             listener(message)
+
+
+@lru_cache
+def _shared(settings: Settings) -> Settings:
+    """One object for all connections with the same settings."""
+    return settings
 
 
 def _check_event(event: str) -> None:
@@ -561,7 +456,7 @@ def _check_event(event: str) -> None:
         raise ValueError(f"there is no event {event!r}, only {', '.join(EVENTS)}")
 
 
-def _check_response_headers(headers: Headers) -> None:
+def _check_response_headers(headers: Iterable[str]) -> None:
     for name in headers:
         lower = name.lower()
         if lower.startswith("sec-websocket-") or lower in ("upgrade", "connection"):

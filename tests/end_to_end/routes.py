@@ -274,3 +274,15 @@ def keeps(_: Handler, ws: WebSocket, query: Query) -> None:
 
     ws.on("message", keep)
     ws.connect(**settings(query))
+
+
+@websocket("/receive")
+def receive(_: Handler, ws: WebSocket, query: Query) -> None:
+    """The handler's thread stays: it echoes by itself, until it is told to do otherwise."""
+    ws.connect(**settings(query))
+    for message in ws:
+        if message == "raise":
+            raise RuntimeError("as the test wants it")
+        if message == "return":
+            return
+        ws.send(message)

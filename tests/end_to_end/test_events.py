@@ -252,3 +252,24 @@ def test_pings_are_off_if_asked(program: Program) -> None:
         client.sock.settimeout(0.5)
         with pytest.raises(TimeoutError):
             client.read_frame()
+
+
+def test_a_handler_may_receive_by_itself(program: Program) -> None:
+    with RawClient(program.address) as client:
+        client.open("/receive", early=masked(text("early")))
+        client.expect(text("early"))
+        client.echo(HELLO, binary(b"\x00"), text("x" * 100_000))
+        client.send(close(1000))
+        client.expect_close(1000)
+        client.expect_end()
+
+
+@pytest.mark.parametrize(("word", "code"), [("return", 1000), ("raise", 1011)])
+def test_a_handler_that_received_by_itself_ends_the_connection(
+    program: Program, word: str, code: int
+) -> None:
+    with RawClient(program.address) as client:
+        client.open("/receive")
+        client.echo(HELLO)
+        client.send(text(word))
+        client.expect_close(code)

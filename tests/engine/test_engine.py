@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import socket
@@ -260,3 +261,25 @@ def test_a_forked_child_does_not_touch_the_connections_of_its_parent() -> None:
     sock.close()
     assert process.communicate(timeout=20)[1] == b""
     assert process.returncode == 0
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_an_engine_that_is_collected_as_garbage_closes_its_own_descriptors_alone() -> None:
+    for _ in range(20):
+        cycle: list[object] = [Engine()]
+        cycle.append(cycle)
+        del cycle
+    gc.collect()
+    before = open_descriptors()
+    for _ in range(20):
+        cycle = [Engine()]
+        cycle.append(cycle)
+        cycle[0].itself = cycle  # type: ignore[attr-defined]
+        del cycle
+    gc.collect()
+    assert open_descriptors() == before
+    for descriptor in (0, 1, 2):
+        os.fstat(descriptor)

@@ -8,6 +8,9 @@ from .codec cimport Rules, decoder, decoder_event, decoder_kind
 from .engine cimport EpollEngine, Pollable, wheel_timer
 
 
+ctypedef uint8_t flag
+
+
 # What has not been sent yet and was copied: the bytes from `start` to `end`. No memory
 # while empty.
 ctypedef struct outgoing:
@@ -27,16 +30,18 @@ cdef class Channel(Pollable):
     cdef wheel_timer timer
     cdef uint64_t heard                # when the last byte came, or went out
     cdef public object _message_listener
-    cdef public bint _sendable         # whether `send` may write a data frame
-    cdef public bint _deaf             # whether what arrives is thrown away
-    cdef public bint _tell_when_flushed
-    cdef bint masks                    # client role
-    cdef bint corked                   # a flush will come: do not send yet
-    cdef bint above_water              # more than high water was waiting
-    cdef bint drain_due
-    cdef bint input_ended
-    cdef bint finishing                # send what is left, then FIN
-    cdef bint output_ended
+    cdef public object _after_messages # called once all messages of a read were delivered
+    cdef public flag _sendable         # whether `send` may write a data frame
+    cdef public flag _deaf             # whether what arrives is thrown away
+    cdef public flag _tell_when_flushed
+    cdef flag masks                    # client role
+    cdef flag corked                   # a flush will come: do not send yet
+    cdef flag above_water              # more than high water was waiting
+    cdef flag drain_due
+    cdef readonly flag _reading_paused # the application asked for it
+    cdef flag input_ended
+    cdef flag finishing                # send what is left, then FIN
+    cdef flag output_ended
 
     cdef size_t waiting(self) noexcept
     cdef bint write_frame(
@@ -51,7 +56,9 @@ cdef class Channel(Pollable):
     cdef void flush(self) noexcept
     cdef void after_flush(self) noexcept
     cdef void drop_output(self) noexcept
+    cdef void watch_what_matters(self) noexcept
     cdef void receive(self) noexcept
     cdef void decode(self, uint8_t *data, size_t size) noexcept
     cdef void deliver(self, decoder_kind kind, decoder_event *event) noexcept
+    cdef void tell_all_delivered(self) noexcept
     cdef void call_listener(self, object message) noexcept

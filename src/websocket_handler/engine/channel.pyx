@@ -93,7 +93,8 @@ cdef class Channel(Pollable):
         self.timer.owner = <void *>self
 
     def __dealloc__(self):
-        decoder_free(&self.decoder)
+        if self.rules is not None:  # or the garbage collector has taken them
+            decoder_free(&self.decoder)
         free(self.out.data)
 
     def _bind(self, engine, settings, version, client=False):
@@ -302,16 +303,15 @@ cdef class Channel(Pollable):
         return out.data + out.end
 
     cdef void flush_or_cork(self) noexcept:
-        """Send now, unless this turn of the engine has more to come."""
+        """Send now, unless this turn of the engine or of its loop has more to come."""
         if self.waiting() > self.rules.high_water:
             self.above_water = True
         if self.fd < 0 or self.interest & EPOLLOUT:
             return  # not attached yet, or gone; or the engine goes on when the peer does
-        if self._engine.serving and self._engine.owner == PyThread_get_thread_ident():
+        if self._engine.owner == PyThread_get_thread_ident():
             if not self.corked:
-                self.corked = True
-                self._engine.corked.append(self)
-            if self.waiting() < CORKED_AT_MOST:
+                self.corked = self._engine.cork(self)
+            if self.corked and self.waiting() < CORKED_AT_MOST:
                 return
         self.flush()
 
@@ -341,8 +341,7 @@ cdef class Channel(Pollable):
             if not self.drain_due:  # told when no listener is in the middle of sending
                 self.drain_due = True
                 self._engine.post(self._tell_drained)
-        self._engine.watch(
-            self, (0 if self.above_water or self.input_ended else READING) | (EPOLLOUT if left else 0))
+        self.watch_what_matters()
         if left:
             return
         if self.finishing:
@@ -354,6 +353,18 @@ cdef class Channel(Pollable):
         elif self._tell_when_flushed:
             self._tell_when_flushed = False
             self._flushed()
+
+    cdef void watch_what_matters(self) noexcept:
+        cdef uint32_t interest = EPOLLOUT if self.waiting() else 0
+        if not (self.above_water or self._reading_paused or self.input_ended):
+            interest |= READING
+        self._engine.watch(self, interest)
+
+    def _pause_reading(self, bint paused):
+        """Read nothing more, or go on. In the engine's thread only."""
+        self._reading_paused = paused
+        if self.fd >= 0:
+            self.watch_what_matters()
 
     def _tell_drained(self):
         self.drain_due = False
@@ -415,8 +426,7 @@ cdef class Channel(Pollable):
             direct = min(direct, size)
             size -= direct
             self.deliver(decoder_received(&self.decoder, direct, &event), &event)
-        if size:
-            self.decode(shared, size)
+        self.decode(shared, size)
         self.turn_over()
 
     cdef void decode(self, uint8_t *data, size_t size) noexcept:
@@ -427,8 +437,17 @@ cdef class Channel(Pollable):
         while self.fd >= 0 and not self._deaf:
             kind = decoder_next(&self.decoder, &cursor, end, &event)
             if kind == DECODER_STARVED:
-                return
+                break
             self.deliver(kind, &event)
+        self.tell_all_delivered()
+
+    cdef void tell_all_delivered(self) noexcept:
+        if self._after_messages is None:
+            return
+        try:
+            self._after_messages()
+        except BaseException as error:
+            self._failed(error)
 
     cdef void deliver(self, decoder_kind kind, decoder_event *event) noexcept:
         """Hand one event on. Whatever goes wrong here ends this connection alone."""
@@ -450,10 +469,11 @@ cdef class Channel(Pollable):
 
     cdef void call_listener(self, object message) noexcept:
         cdef object listener = self._message_listener
-        if listener is None:
-            return
         try:
-            listener(message)
+            if listener is None:
+                self._unheard(message)
+            else:
+                listener(message)
         except BaseException as error:
             self._failed(error)
 

@@ -34,8 +34,8 @@ cdef uint64_t monotonic_ms() noexcept nogil
 cdef class Pollable:
     """Something in the epoll set. `fd` is -1 once it has left."""
     cdef int fd
-    cdef bint watched
     cdef uint32_t interest
+    cdef bint watched
     cdef void *next                    # its neighbours among the attached channels
     cdef void *previous
     cdef void ready(self, uint32_t events) noexcept
@@ -44,10 +44,14 @@ cdef class Pollable:
     cdef void release(self, str reason) noexcept
 
 
+cdef class Descriptor(Pollable):
+    cdef void close(self) noexcept
+
+
 cdef class EpollEngine:
     cdef int epoll_fd
-    cdef Pollable timer
-    cdef Pollable wakeup
+    cdef Descriptor timer
+    cdef Descriptor wakeup
     cdef wheel timers
     cdef uint64_t armed                # when the timerfd goes off
     cdef uint64_t now                  # milliseconds, read once a turn
@@ -59,6 +63,7 @@ cdef class EpollEngine:
     cdef object interruption           # a KeyboardInterrupt or SystemExit for who polls
     cdef object posted                 # calls from other threads
     cdef list corked                   # channels to flush at the end of the turn
+    cdef public object _call_soon      # that of the loop we live in, if we do
     cdef list retired                  # left in this turn: epoll may have named them already
     cdef dict rules_by_settings
     cdef set sinks
@@ -68,6 +73,8 @@ cdef class EpollEngine:
     cdef void close_descriptors(self) noexcept
     cdef int turn(self, int timeout_ms) except -1
     cdef void end_turn(self) noexcept
+    cdef bint cork(self, Pollable pollable) noexcept
+    cdef void uncork(self) noexcept
     cdef bint watch(self, Pollable pollable, uint32_t interest) noexcept
     cdef void unwatch(self, Pollable pollable) noexcept
     cdef void arm(self) noexcept

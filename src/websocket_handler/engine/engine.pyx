@@ -55,7 +55,20 @@ cdef class Pollable:
         """Leave the engine, which ends."""
 
 
-cdef class TimerDescriptor(Pollable):
+cdef class Descriptor(Pollable):
+    """One of the engine's own. It closes itself: when an engine is deallocated, the garbage
+    collector may have taken its attributes already."""
+
+    def __dealloc__(self):
+        self.close()
+
+    cdef void close(self) noexcept:
+        if self.fd >= 0:
+            close(self.fd)
+            self.fd = -1
+
+
+cdef class TimerDescriptor(Descriptor):
     """The timerfd: goes off when the earliest time-out of all channels may be due."""
 
     cdef void ready(self, uint32_t events) noexcept:
@@ -63,7 +76,7 @@ cdef class TimerDescriptor(Pollable):
         read(self.fd, &count, sizeof(count))  # the timers are looked at in `end_turn`
 
 
-cdef class WakeupDescriptor(Pollable):
+cdef class WakeupDescriptor(Descriptor):
     """The eventfd: another thread has posted something."""
 
     cdef void ready(self, uint32_t events) noexcept:
@@ -102,17 +115,16 @@ cdef class EpollEngine:
             raise OSError(errno, strerror(errno))
 
     def __dealloc__(self):
-        self.close_descriptors()
+        if self.epoll_fd >= 0:
+            close(self.epoll_fd)
         free(self.receive_buffer)
         while self.spare_count:
             self.spare_count -= 1
             free(self.spare[self.spare_count])
 
     cdef void close_descriptors(self) noexcept:
-        for pollable in (self.timer, self.wakeup):
-            if (<Pollable>pollable).fd >= 0:
-                close((<Pollable>pollable).fd)
-                (<Pollable>pollable).fd = -1
+        self.timer.close()
+        self.wakeup.close()
         if self.epoll_fd >= 0:
             close(self.epoll_fd)
             self.epoll_fd = -1
@@ -186,6 +198,7 @@ cdef class EpollEngine:
         if self.epoll_fd < 0:
             return
         self.run_posted()  # a socket may be waiting to be taken in
+        self.uncork()
         for channel in self.channels():
             (<Pollable>channel).release("the engine was closed")
         self.retired.clear()
@@ -223,12 +236,29 @@ cdef class EpollEngine:
     cdef void end_turn(self) noexcept:
         self.run_posted()
         self.expire_timers()
-        for pollable in self.corked:
-            (<Pollable>pollable).turn_over()
-        self.corked.clear()
+        self.uncork()
         self.arm()
         self.serving = False
         self.retired.clear()
+
+    cdef bint cork(self, Pollable pollable) noexcept:
+        """Call `turn_over` at the end of this turn, or of this turn of the loop we live in;
+        returns whether there is such an end."""
+        if not self.serving:
+            if self._call_soon is None:
+                return False
+            if not self.corked:
+                self._call_soon(self._uncork)
+        self.corked.append(pollable)
+        return True
+
+    cdef void uncork(self) noexcept:
+        for pollable in self.corked:
+            (<Pollable>pollable).turn_over()
+        self.corked.clear()
+
+    def _uncork(self):
+        self.uncork()
 
     cdef void run_posted(self) noexcept:
         for _ in range(len(self.posted)):

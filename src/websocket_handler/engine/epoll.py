@@ -31,6 +31,11 @@ class Engine(EpollEngine):
             _call_in(loop, self._enter_loop, loop)
 
     @property
+    def home_loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that the engine lives in, None for a thread of its own."""
+        return self._loop
+
+    @property
     def is_running(self) -> bool:
         """Whether anyone serves what is posted: a thread from the first connection on."""
         return not self._stopped and (self._loop is not None or self._thread is not None)
@@ -81,6 +86,7 @@ class Engine(EpollEngine):
     def _enter_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         self.adopt_thread()
         loop.add_reader(self.fileno(), self.poll)
+        self._call_soon = loop.call_soon
 
     def _leave_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.remove_reader(self.fileno())

@@ -45,6 +45,11 @@ class Engine:
             loop.call_soon_threadsafe(self.adopt_thread)
 
     @property
+    def home_loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that the engine lives in, None for a thread of its own."""
+        return self._loop if self._is_guest else None
+
+    @property
     def is_running(self) -> bool:
         """Whether anyone serves what is posted: a thread from the first connection on."""
         return self._loop is not None and not self._closed
@@ -152,6 +157,7 @@ class Channel:
 
     __slots__ = (
         "_above_water",
+        "_after_messages",
         "_corked",
         "_deaf",
         "_decoder",
@@ -164,6 +170,7 @@ class Channel:
         "_limits",
         "_message_listener",
         "_outgoing",
+        "_reading_paused",
         "_sendable",
         "_tell_when_flushed",
         "_timer",
@@ -176,6 +183,7 @@ class Channel:
     _transport: asyncio.Transport | None
     _timer: asyncio.TimerHandle | None
     _message_listener: Callable[[Any], object] | None
+    _after_messages: Callable[[], object] | None
     _outgoing: list[bytes]
     _waiting: int  # the bytes in `_outgoing`
     _unsent: threading.Lock  # held while these two change
@@ -187,9 +195,11 @@ class Channel:
     _tell_when_flushed: bool
     _finishing: bool
     _input_ended: bool
+    _reading_paused: bool
 
     # What the engine calls; a WebSocket has them.
     _opened: Callable[[], None]
+    _unheard: Callable[[Any], None]
     _send_otherwise: Callable[[Any], None]
     _ping_received: Callable[[bytes], None]
     _pong_received: Callable[[bytes], None]
@@ -205,8 +215,9 @@ class Channel:
     def __new__(cls, *_: object, **__: object) -> Channel:
         self = super().__new__(cls)
         self._engine = self._transport = self._timer = self._message_listener = None
+        self._after_messages = None
         self._sendable = self._deaf = self._corked = self._tell_when_flushed = False
-        self._finishing = self._input_ended = False
+        self._finishing = self._input_ended = self._reading_paused = False
         self._above_water = self._drain_due = False
         self._outgoing = []
         self._waiting = 0
@@ -256,11 +267,18 @@ class Channel:
             return
         if not self._engine.is_own_thread():
             self._engine.post(self._flush)
-        elif not self._corked or self._waiting > self._limits.high_water:
+        elif self._waiting > self._limits.high_water:
             self._flush()
+        elif not self._corked:  # what this turn of the loop sends leaves together
+            self._corked = True
+            self._engine.loop.call_soon(self._uncork)
 
     def _write_frame(self, opcode: int, payload: bytes, fin: bool = True) -> None:
         self._write(self._encoder.frame(opcode, payload, fin))
+
+    def _uncork(self) -> None:
+        self._corked = False
+        self._flush()
 
     def _flush(self) -> None:
         """Send what has collected, in one call."""
@@ -287,10 +305,20 @@ class Channel:
             transport.pause_reading()
         elif left <= self._limits.high_water // 4:
             self._above_water = False
-            transport.resume_reading()
+            self._pause_reading(self._reading_paused)
             if not self._drain_due:  # told when no listener is in the middle of sending
                 self._drain_due = True
                 self._engine.post(self._tell_drained)
+
+    def _pause_reading(self, paused: bool) -> None:
+        """Read nothing more, or go on. In the engine's thread only."""
+        self._reading_paused = paused
+        if self._transport is None or self._transport.is_closing():
+            return
+        if paused or self._above_water:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
 
     def _tell_drained(self) -> None:
         self._drain_due = False
@@ -305,16 +333,19 @@ class Channel:
         for event in () if self._deaf else self._decoder.feed(data):
             if not self._deaf:
                 self._deliver(event)
-        self._corked = False
-        self._flush()
+        if self._after_messages is not None:
+            try:
+                self._after_messages()
+            except BaseException as error:
+                self._failed(error)
+        self._uncork()
 
     def _deliver(self, event: Event) -> None:
         if isinstance(event, Message):
-            if self._message_listener is not None:
-                try:
-                    self._message_listener(event.data)
-                except BaseException as error:
-                    self._failed(error)
+            try:
+                (self._message_listener or self._unheard)(event.data)
+            except BaseException as error:
+                self._failed(error)
         elif isinstance(event, Ping):
             self._ping_received(event.payload)
         elif isinstance(event, Close):

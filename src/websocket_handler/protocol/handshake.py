@@ -8,6 +8,7 @@ origin belong here, do we speak the version, and is the version's own part in or
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -77,6 +78,18 @@ def refuse(status: HTTPStatus, reason: str, extra: Headers | None = None) -> Ref
     ]
     head = "\r\n".join([*lines, "", ""]).encode("latin-1")
     return Refused(status, reason, head + body)
+
+
+@lru_cache
+def _accepted(version: Version) -> Accepted:
+    return Accepted(version, b"")
+
+
+def without_response(outcome: Accepted | Refused) -> Accepted | Refused:
+    """The same, to be kept: all connections that were accepted alike share one."""
+    if isinstance(outcome, Refused):
+        return outcome._replace(response=b"")
+    return _accepted(outcome.version)
 
 
 def offered_subprotocols(request: Request) -> list[str]:

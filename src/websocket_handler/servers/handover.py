@@ -17,9 +17,11 @@ import io
 import os
 import socket
 import ssl
+import threading
 
 from ..engine import Engine, default_engine
 from ..errors import WebSocketError
+from ..protocol.check import INTERNAL_ERROR
 from ..websocket import WebSocket
 
 
@@ -39,6 +41,7 @@ class HandOver:
         self._engine = engine
         self._own: socket.socket | None = None
         self._early = b""
+        self._thread = threading.get_ident()
 
     def secure(self) -> None:
         """Take the connection away from the server, which talks into the void from here on.
@@ -55,15 +58,31 @@ class HandOver:
         self._own = transplant(self._sock, self._engine or default_engine())
 
     def complete(self, websocket: WebSocket) -> None:
-        """The handler has returned: give the engine the socket, if `connect()` was called."""
+        """The handler has returned: give the engine the socket, if `connect()` was called.
+
+        A handler that received messages itself has had its conversation: that is closed.
+        """
         if self._own is not None:
-            websocket.take_over(self._own, self._early)
+            self.hasten(websocket)
+        elif websocket.outcome is not None:
+            websocket.close()
+
+    def hasten(self, websocket: WebSocket) -> None:
+        """Give the engine the socket now, if it is the handler itself that waits for messages.
+
+        Whoever waits in another thread gets them soon enough: when the handler returns.
+        """
+        if self._own is not None and self._thread == threading.get_ident():
+            own, self._own = self._own, None
+            websocket.take_over(own, self._early)
 
     def abandon(self, websocket: WebSocket) -> None:
-        """The handler raised: if it had called `connect()`, drop the connection."""
+        """The handler raised: if it had called `connect()`, end the connection."""
         if self._own is not None:
             websocket.abort()
             self._own.close()
+        elif websocket.outcome is not None:
+            websocket.close(INTERNAL_ERROR, "internal error")
 
 
 def transplant(sock: socket.socket, engine: Engine) -> socket.socket:

@@ -87,6 +87,7 @@ class WebSocketRequests(BaseHTTPRequestHandler):
                 engine=self.websocket_engine,
                 server=self.server,
                 when_connecting=self._hand_over.secure,
+                when_receiving=self._hand_over.hasten,
             )
         return True
 

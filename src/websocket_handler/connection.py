@@ -1,0 +1,292 @@
+"""The life of a connection: events, pings, the closing handshake, time-outs.
+
+RFC 6455 sections 5.5 and 7. `Channel` below carries bytes, `WebSocket` above is what an
+application sees; here is what happens between. Everything under "What the engine calls"
+runs in the engine's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .engine import Channel
+from .errors import ConnectionClosed, ProtocolError, WebSocketError
+from .inbox import Backlog, LoopInbox, ThreadInbox
+from .protocol import handshake
+from .protocol.check import (
+    ABNORMAL_CLOSURE,
+    GOING_AWAY,
+    INTERNAL_ERROR,
+    NO_CODE_RECEIVED,
+    NORMAL_CLOSURE,
+)
+from .protocol.frame import Opcode
+from .protocol.message import close_payload
+from .protocol.state import State, Step, advance
+from .settings import Settings
+
+logger = logging.getLogger("websocket_handler")
+
+KEEPALIVE = b"keepalive"
+"""The payload of the pings that only see whether the peer is alive; their pongs are no event."""
+
+ORDINARY_CODES = (NORMAL_CLOSURE, GOING_AWAY, NO_CODE_RECEIVED)
+"""Connections that end with these are logged at DEBUG, all others at INFO, and end an
+iteration over their messages without an error."""
+
+
+class Connection(Channel):
+    """A connection with its state, its listeners, and whoever else takes its messages."""
+
+    __slots__ = (
+        "_backlog",
+        "_close_code",
+        "_close_reason",
+        "_heard_at_ping",
+        "_inbox",
+        "_listeners",
+        "_outcome",
+        "_pong",
+        "_settings",
+        "_state",
+        "_taken_over",
+    )
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._state = State.CONNECTING
+        self._outcome: handshake.Accepted | handshake.Refused | None = None
+        self._taken_over = False
+        self._close_code = ABNORMAL_CLOSURE
+        self._close_reason = ""
+        self._listeners: tuple[tuple[str, Callable[..., object]], ...] = ()  # but for messages
+        self._backlog: Backlog | None = None
+        self._inbox: LoopInbox | ThreadInbox | None = None
+        self._pong: bytes | None = None  # the newest ping's, while the peer is not reading
+        self._heard_at_ping: float | None = None
+
+    def _in_engine(self, call: Callable[[], object]) -> None:
+        """Change the state in one thread only: the handler's before the hand-over, the
+        engine's after."""
+        engine = self._engine
+        if engine is None or not self._taken_over or engine.is_own_thread():
+            call()
+        else:
+            engine.post(call)
+
+    def _check_open(self) -> None:
+        if self._outcome is None:
+            raise WebSocketError("connect() has not been called")
+        if self._state in (State.CLOSING, State.CLOSED):
+            raise ConnectionClosed(self._close_code, self._close_reason)
+
+    # Events
+
+    def _emit(self, event: str, *arguments: object) -> None:
+        for name, listener in self._listeners:
+            if name == event:
+                try:
+                    listener(*arguments)
+                except BaseException as error:
+                    self._failed(error)
+
+    def _emit_last(self, event: str, *arguments: object) -> None:
+        """As `_emit`, where a listener that raises changes nothing any more."""
+        for name, listener in self._listeners:
+            if name == event:
+                try:
+                    listener(*arguments)
+                except BaseException:
+                    logger.exception("%r: a listener of %r raised", self, event)
+
+    # Messages
+
+    def _unheard(self, message: Any) -> None:
+        """A message nobody takes: it waits until somebody does."""
+        if self._inbox is not None:  # somebody has just begun to ask
+            self._inbox.put(message)
+        elif self._state is State.OPEN:
+            self._backlog = Backlog(self, self._settings.high_water)
+            self._message_listener = self._backlog.put
+            self._backlog.put(message)
+
+    def _hear(self, listener: Callable[[Any], object] | None) -> None:
+        """Messages go to `listener` from now on, those that waited first."""
+        backlog, self._backlog = self._backlog, None
+        if self._state in (State.CONNECTING, State.OPEN):
+            self._message_listener = listener
+        for message in backlog.messages if backlog and listener else ():
+            try:
+                listener(message)  # type: ignore[misc]
+            except BaseException as error:
+                self._failed(error)
+        if backlog and backlog.held_back:
+            self._go_on()
+
+    def _hear_inbox(self, inbox: LoopInbox | ThreadInbox) -> None:
+        self._hear(inbox.put)
+        if isinstance(inbox, LoopInbox) and inbox.is_home:
+            self._after_messages = inbox.wake
+        if self._state is State.CLOSED:
+            inbox.end(self._close_code, self._close_reason)
+
+    def _hold_back(self) -> None:
+        """Read no more: too much waits for the application."""
+        self._pause_reading(True)
+
+    def _go_on(self) -> None:
+        self._pause_reading(False)
+
+    # Ending
+
+    def _start_closing(self, payload: bytes) -> None:
+        state = advance(self._state, Step.CLOSE_SENT)
+        if state is None:
+            return
+        self._state = state
+        self._sendable = False
+        self._message_listener = None
+        self._close_code = int.from_bytes(payload[:2], "big")
+        self._close_reason = payload[2:].decode()
+        self._write_frame(Opcode.CLOSE, payload)
+        self._set_deadline(self._settings.close_timeout)
+        self._pause_reading(False)  # or the answer would not be seen
+
+    def _settle(self, step: Step, code: int, reason: str) -> bool:
+        """Whether this is what ended the connection: then `code` and `reason` stand."""
+        state = advance(self._state, step)
+        if state is None:
+            return False
+        self._state = state
+        self._sendable = False
+        self._close_code, self._close_reason = code, reason
+        return True
+
+    def _announce_close(self) -> None:
+        level = logging.DEBUG if self._close_code in ORDINARY_CODES else logging.INFO
+        logger.log(level, "%r: %d %s", self, self._close_code, self._close_reason)
+        self._emit_last("close", self._close_code, self._close_reason)
+        self._listeners = ()
+        self._message_listener = self._after_messages = None
+        if self._inbox is not None:
+            self._inbox.end(self._close_code, self._close_reason)
+
+    def _linger(self) -> None:
+        """Send what is left and FIN, then wait for the peer's: closing with its data unread
+        would reset the connection and could take our last bytes with it."""
+        self._set_deadline(self._settings.close_timeout)
+        self._finish()
+
+    def _give_up(self, reason: str) -> None:
+        """Drop the socket if there is one; in any case the WebSocket is over."""
+        self._drop(reason)
+        self._connection_lost(reason)
+
+    # What the engine calls
+
+    def _opened(self) -> None:
+        """The engine has the socket; the response to the handshake is on its way."""
+        if isinstance(self._outcome, handshake.Refused):
+            self._set_deadline(self._settings.close_timeout)
+            status, reason = self._outcome.status, self._outcome.reason
+            self._connection_lost(f"handshake refused with {status.value}: {reason}")
+        elif self._state is State.CLOSING:
+            self._set_deadline(self._settings.close_timeout)
+        else:
+            self._state = advance(self._state, Step.OPENED) or self._state
+            if self._settings.ping_interval is not None:
+                self._set_deadline(self._settings.ping_interval)
+            self._emit("open")
+
+    def _ping_received(self, payload: bytes) -> None:
+        if self._state is not State.OPEN:
+            return
+        if self._blocked:  # only the newest needs an answer (RFC 6455 section 5.5.3)
+            self._pong = payload
+            self._tell_when_flushed = True
+        else:
+            self._write_frame(Opcode.PONG, payload)
+        self._emit("ping", payload)
+
+    def _pong_received(self, payload: bytes) -> None:
+        if self._state is State.OPEN and payload != KEEPALIVE:
+            self._emit("pong", payload)
+
+    def _flushed(self) -> None:
+        """Everything was sent: the pong that had to wait may follow."""
+        if self._pong is not None and self._state is State.OPEN:
+            payload, self._pong = self._pong, None
+            self._write_frame(Opcode.PONG, payload)
+
+    def _drained(self) -> None:
+        if self._state is State.OPEN:
+            self._emit("drain")
+
+    def _close_received(self, code: int, reason: str) -> None:
+        if self._state is State.OPEN:
+            answer = None if code == NO_CODE_RECEIVED else code
+            self._write_frame(Opcode.CLOSE, close_payload(answer, reason))
+        self._end(Step.CLOSE_RECEIVED, code, reason)
+
+    def _violated(self, code: int, reason: str) -> None:
+        """Fail the connection (RFC 6455 section 7.1.7)."""
+        if self._state is State.OPEN:
+            self._write_frame(Opcode.CLOSE, close_payload(code, reason))
+        self._end(Step.LOST, code, reason, ProtocolError(code, reason))
+
+    def _input_over(self) -> None:
+        self._end(Step.LOST, ABNORMAL_CLOSURE, "the peer ended the connection without closing it")
+
+    def _end(self, step: Step, code: int, reason: str, error: Exception | None = None) -> None:
+        ended = self._settle(step, code, reason)
+        self._linger()
+        if error is not None:
+            self._emit_last("error", error)
+        if ended:
+            self._announce_close()
+
+    def _failed(self, error: BaseException) -> None:
+        """A listener raised, or memory ran out: this connection ends, with 1011."""
+        logger.error("%r: a listener raised", self, exc_info=error)
+        self._emit_last("error", error)
+        self._start_closing(close_payload(INTERNAL_ERROR, "internal error"))
+        if not isinstance(error, Exception) and self._engine is not None:
+            self._engine.interrupt(error)
+
+    def _deadline_passed(self) -> None:
+        if self._state is State.OPEN:
+            self._keep_alive()
+        elif self._state is State.CLOSING:
+            self._give_up("the peer did not answer the close frame in time")
+        else:
+            self._drop("")
+
+    def _keep_alive(self) -> None:
+        """Ping a silent peer, and drop it if it stays silent."""
+        interval = self._settings.ping_interval
+        assert interval is not None
+        if self._reading_paused:  # it is we who do not listen
+            if self._backlog is not None:
+                logger.warning("%r: messages wait, but there is no listener or iteration", self)
+            self._heard_at_ping = None
+            self._set_deadline(interval)
+            return
+        heard = self._heard
+        if heard == self._heard_at_ping:
+            self._give_up("no answer to a ping")
+            return
+        silence = time.monotonic() - heard
+        if silence < interval:
+            self._set_deadline(interval - silence)
+            return
+        self._heard_at_ping = heard
+        if not self._blocked:
+            self._write_frame(Opcode.PING, KEEPALIVE)
+        self._set_deadline(self._settings.ping_timeout)
+
+    def _connection_lost(self, reason: str) -> None:
+        if self._settle(Step.LOST, ABNORMAL_CLOSURE, reason):
+            self._announce_close()

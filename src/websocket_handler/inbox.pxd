@@ -1,0 +1,50 @@
+# cython: language_level=3
+"""The types with which inbox.py becomes part of the native engine."""
+
+cimport cython
+
+cdef Py_ssize_t MESSAGE_OVERHEAD
+
+cdef class Backlog:
+    cdef readonly list messages
+    cdef readonly bint held_back
+    cdef object _source
+    cdef Py_ssize_t _room
+
+    cpdef put(self, message)
+
+
+cdef class _Inbox:
+    cdef object _source
+    cdef long long _high_water
+    cdef long long _came
+    cdef long long _taken
+    cdef bint _held_back
+
+    @cython.locals(size=Py_ssize_t)
+    cdef _count_arrival(self, message)
+    @cython.locals(size=Py_ssize_t)
+    cdef _count_taken(self, message)
+    cdef _go_on_if_taken(self)
+
+
+cdef class ThreadInbox(_Inbox):
+    cdef object _queue
+    cdef object _end
+
+
+cdef class LoopInbox(_Inbox):
+    cdef object _loop
+    cdef readonly bint is_home
+    cdef tuple _ordinary_codes
+    cdef object _first
+    cdef object _others
+    cdef object _end
+    cdef object _wakeup
+    cdef object _context
+    cdef object _cancellation
+    cdef bint _is_cancelled
+    cdef public bint _asyncio_future_blocking
+
+    cdef accept(self, message)
+    cpdef wake(self)

@@ -1,0 +1,250 @@
+"""Messages on their way to code that asks for them, instead of being called with them.
+
+Three places for messages: a `Backlog` while nobody has asked yet, a `LoopInbox` for
+coroutines, a `ThreadInbox` for blocking code. All hold reading back when more than high
+water waits in them. `put` and `end` are called in the engine's thread.
+
+This file is Python and, compiled with the types of inbox.pxd, part of the native engine.
+
+How a coroutine is resumed without a Future or a turn of the loop for each message: a Task
+accepts any awaitable that behaves like a Future. `LoopInbox` is one, a single object that
+is awaited again and again; when a message comes it calls the Task's own wake-up at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
+
+from .errors import ConnectionClosed, WebSocketError
+
+MESSAGE_OVERHEAD = 64
+"""What a waiting message counts beside its length, so that empty ones are bounded too."""
+
+
+class Source(Protocol):
+    """The connection that messages come from."""
+
+    def _hold_back(self) -> None: ...
+    def _go_on(self) -> None: ...
+    def _in_engine(self, call: Callable[[], object]) -> None: ...
+
+
+class Backlog:
+    """The messages that came before anybody asked for them."""
+
+    def __init__(self, source: Source, high_water: int) -> None:
+        self.messages: list[Any] = []
+        self.held_back = False
+        self._source = source
+        self._room = high_water
+
+    def put(self, message: Any) -> None:
+        self.messages.append(message)
+        self._room -= len(message) + MESSAGE_OVERHEAD
+        if self._room < 0 and not self.held_back:
+            self.held_back = True
+            self._source._hold_back()
+
+
+class _Inbox:
+    """What both kinds share: an account of what came and what was taken.
+
+    Each number is changed in one thread only, so neither needs a lock.
+    """
+
+    def __init__(self, source: Source, high_water: int) -> None:
+        self._source: Source | None = source
+        self._high_water = high_water
+        self._came = 0
+        self._taken = 0
+        self._held_back = False
+
+    def _count_arrival(self, message: Any) -> None:
+        size = len(message)
+        self._came += size + MESSAGE_OVERHEAD
+        if self._came - self._taken > self._high_water and not self._held_back:
+            self._held_back = True
+            if self._source is not None:
+                self._source._hold_back()
+            self._go_on_if_taken()  # perhaps it was taken meanwhile
+
+    def _count_taken(self, message: Any) -> None:
+        size = len(message)
+        self._taken += size + MESSAGE_OVERHEAD
+        if self._held_back:
+            self._go_on_if_taken()
+
+    def _go_on_if_taken(self) -> None:
+        if self._came - self._taken <= self._high_water // 4:
+            self._held_back = False
+            if self._source is not None:
+                self._source._in_engine(self._source._go_on)
+
+
+class ThreadInbox(_Inbox):
+    """For `receive()` and `for message in websocket` in threads."""
+
+    def __init__(self, source: Source, high_water: int) -> None:
+        super().__init__(source, high_water)
+        self._queue: SimpleQueue[Any] = SimpleQueue()
+        self._end: ConnectionClosed | None = None
+
+    def put(self, message: Any) -> None:
+        self._queue.put(message)
+        self._count_arrival(message)
+
+    def end(self, code: int, reason: str) -> None:
+        """The connection is over; what came before can still be taken."""
+        self._source = None
+        self._end = ConnectionClosed(code, reason)
+        self._queue.put(None)
+
+    def get(self, timeout: float | None) -> Any:
+        """The next message. Raises `TimeoutError`, and `ConnectionClosed` after the last."""
+        try:
+            message = self._queue.get(timeout=timeout)
+        except Empty:
+            raise TimeoutError(f"no message came within {timeout} seconds") from None
+        if message is None:
+            self._queue.put(None)  # for whoever asks next
+            assert self._end is not None
+            raise ConnectionClosed(self._end.code, self._end.reason)
+        self._count_taken(message)
+        return message
+
+
+class LoopInbox(_Inbox):
+    """For `await websocket.areceive()` and `async for message in websocket`.
+
+    Awaiting it gives the next message; after the last it raises `StopAsyncIteration` if the
+    connection ended with a code of `ordinary_codes`, else `ConnectionClosed`. Apart from
+    `put` and `end`, everything runs in the thread of `loop`; `is_home` says that the engine
+    lives there too.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        high_water: int,
+        loop: asyncio.AbstractEventLoop,
+        is_home: bool,
+        ordinary_codes: tuple[int, ...],
+    ) -> None:
+        super().__init__(source, high_water)
+        self._loop = loop
+        self.is_home = is_home
+        self._ordinary_codes = ordinary_codes
+        self._first: Any = None  # the next message; most of the time there is no other
+        self._others: deque[Any] | None = None
+        self._end: tuple[int, str] | None = None
+        self._wakeup: Callable[[Any], object] | None = None  # of the Task that waits
+        self._context: Context | None = None
+        self._cancellation: str | None = None
+        self._is_cancelled = False
+        self._asyncio_future_blocking = False
+
+    # From the engine
+
+    def put(self, message: Any) -> None:
+        self._count_arrival(message)
+        if self.is_home:
+            self.accept(message)  # `wake` follows when all messages of this read are here
+        else:
+            self._loop.call_soon_threadsafe(self._accept_from_afar, message)
+
+    def end(self, code: int, reason: str) -> None:
+        """The connection is over; what came before can still be taken."""
+        self._source = None
+        if self.is_home:
+            self._accept_end(code, reason)
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._accept_end, code, reason)
+
+    def accept(self, message: Any) -> None:
+        """Keep the message for who takes it."""
+        if self._first is None:
+            self._first = message
+        else:
+            if self._others is None:
+                self._others = deque()
+            self._others.append(message)
+
+    def _accept_from_afar(self, message: Any) -> None:
+        self.accept(message)
+        self.wake()
+
+    def _accept_end(self, code: int, reason: str) -> None:
+        self._end = (code, reason)
+        self._loop.call_soon(self.wake)
+
+    def wake(self) -> None:
+        """Resume the Task that waits, in its own context, as the loop would."""
+        wakeup, context = self._wakeup, self._context
+        if wakeup is None or context is None:
+            return
+        if asyncio.current_task(self._loop) is not None:  # one Task cannot resume another
+            self._loop.call_soon(self.wake)
+            return
+        self._wakeup = self._context = None
+        context.run(wakeup, self)
+
+    # What `async for` and `await` need
+
+    def __aiter__(self) -> LoopInbox:
+        return self
+
+    async def __anext__(self) -> Any:
+        while self._first is None:
+            if self._end is not None:
+                code, reason = self._end
+                if code in self._ordinary_codes:
+                    raise StopAsyncIteration
+                raise ConnectionClosed(code, reason)
+            if self._wakeup is not None:
+                raise WebSocketError("another coroutine is waiting for a message already")
+            self._asyncio_future_blocking = True
+            await self
+        message = self._first
+        self._first = self._others.popleft() if self._others else None
+        self._count_taken(message)
+        return message
+
+    def __await__(self) -> Any:
+        return self
+
+    def __next__(self) -> LoopInbox:
+        """Wait, by giving the Task something like a Future, or end the wait with a message."""
+        if self._asyncio_future_blocking:
+            return self
+        raise StopIteration
+
+    # What a Task asks of a Future
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def add_done_callback(
+        self, wakeup: Callable[[Any], object], *, context: Context | None = None
+    ) -> None:
+        self._wakeup = wakeup
+        self._context = copy_context() if context is None else context
+
+    def cancel(self, msg: str | None = None) -> bool:
+        """The Task that waits is cancelled; a message that comes now is for the next."""
+        if self._wakeup is None:
+            return False
+        self._is_cancelled = True
+        self._cancellation = msg
+        self._loop.call_soon(self.wake)
+        return True
+
+    def result(self) -> None:
+        if self._is_cancelled:
+            self._is_cancelled = False
+            message = self._cancellation
+            raise asyncio.CancelledError() if message is None else asyncio.CancelledError(message)

@@ -1,0 +1,380 @@
+"""Messages that are asked for: `async for` and `areceive()`, `for` and `receive()`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvloop
+
+from websocket_handler import ConnectionClosed, Engine, State, WebSocket, WebSocketError
+from websocket_handler.protocol.frame import Opcode, write_frame
+from websocket_handler.protocol.message import Close, Message, close_payload
+
+from .connections import Peer, connect, make_websocket
+
+KEY = b"\x01\x02\x03\x04"
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+ROWS = [(loop, home) for loop in LOOPS for home in ("home", "elsewhere")]
+Test = Callable[[Engine], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture(params=ROWS, ids="-".join)
+def run(request: pytest.FixtureRequest) -> Callable[[Test], None]:
+    """Runs a coroutine in a loop, with an engine that lives there or in a thread."""
+    loop_name, home = request.param
+
+    async def with_engine(test: Test) -> None:
+        engine = Engine(asyncio.get_running_loop() if home == "home" else None)
+        try:
+            async with limit(20):
+                await test(engine)
+        finally:
+            engine.stop()
+            await asyncio.sleep(0)
+
+    def run_it(test: Test) -> None:
+        loop = LOOPS[loop_name]()
+        try:
+            loop.run_until_complete(with_engine(test))
+        finally:
+            loop.close()
+
+    return run_it
+
+
+@asynccontextmanager
+async def limit(seconds: float) -> AsyncIterator[None]:
+    """`asyncio.timeout`, which Python 3.10 has not."""
+    task = asyncio.current_task()
+    assert task is not None
+    handle = asyncio.get_running_loop().call_later(seconds, task.cancel)
+    try:
+        yield
+    finally:
+        handle.cancel()
+
+
+def in_thread(call: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
+    return asyncio.get_running_loop().run_in_executor(None, call, *arguments)
+
+
+async def open_pair(engine: Engine, **settings: Any) -> tuple[WebSocket, Peer]:
+    websocket = make_websocket(engine, **settings)
+    return websocket, await in_thread(connect, websocket)
+
+
+def text(message: str) -> bytes:
+    return write_frame(Opcode.TEXT, message.encode(), key=KEY)
+
+
+def close(code: int, reason: str = "") -> bytes:
+    return write_frame(Opcode.CLOSE, close_payload(code, reason), key=KEY)
+
+
+async def echo_each(websocket: WebSocket) -> str:
+    async for message in websocket:
+        websocket.send(message)
+    return "ended"
+
+
+def test_a_task_is_resumed_for_each_message_in_order(run: Any) -> None:
+    async def test(engine: Engine) -> None:
+        websocket, peer = await open_pair(engine)
+        task = asyncio.ensure_future(echo_each(websocket))
+        for size in (1, 1, 7, 500):
+            sent = [f"{number}/{size}" for number in range(size)]
+            await in_thread(peer.sock.sendall, b"".join(map(text, sent)))
+            received = await in_thread(lambda n=size: [peer.read() for _ in range(n)])
+            assert received == [Message(one) for one in sent]
+        await in_thread(peer.sock.sendall, close(1000))
+        assert await task == "ended"
+        peer.sock.close()
+
+    run(test)
+
+
+def test_messages_that_came_before_the_iteration_wait_for_it(run: Any) -> None:
+    async def test(engine: Engine) -> None:
+        websocket, peer = await open_pair(engine)
+        await in_thread(peer.sock.sendall, text("first") + text("second") + close(1000))
+        await in_thread(peer.read_to_end)
+        assert websocket.state is State.CLOSED
+        assert [message async for message in websocket] == ["first", "second"]
+        with pytest.raises(ConnectionClosed) as caught:
+            await websocket.areceive()
+        assert caught.value.code == 1000
+        peer.sock.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("end", "code"), [(close(4001, "enough"), 4001), (b"", 1006), (b"\x83\x80" + KEY, 1002)]
+)
+def test_an_abnormal_end_raises(run: Any, end: bytes, code: int) -> None:
+    async def test(engine: Engine) -> None:
+        websocket, peer = await open_pair(engine)
+        task = asyncio.ensure_future(echo_each(websocket))
+        await in_thread(peer.sock.sendall, text("x"))
+        assert await in_thread(peer.read) == Message("x")
+        await in_thread(peer.sock.sendall, end)
+        peer.sock.shutdown(1)
+        with pytest.raises(ConnectionClosed) as caught:
+            await task
+        assert caught.value.code == code
+        peer.sock.close()
+
+    run(test)
+
+
+def test_a_cancelled_wait_loses_no_message(run: Any) -> None:
+    async def test(engine: Engine) -> None:
+        websocket, peer = await open_pair(engine)
+        task = asyncio.ensure_future(websocket.areceive())
+        await asyncio.sleep(0.02)
+        task.cancel("not now")
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await in_thread(peer.sock.sendall, text("later"))
+        assert await websocket.areceive() == "later"
+
+        task = asyncio.ensure_future(websocket.areceive())
+        await asyncio.sleep(0.02)
+        peer.sock.sendall(text("at the same time"))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await websocket.areceive() == "at the same time"
+        peer.sock.close()
+
+    run(test)
+
+
+def test_time_outs_and_sleeps_work_inside(run: Any) -> None:
+    async def test(engine: Engine) -> None:
+        websocket, peer = await open_pair(engine)
+
+        async def converse() -> list[str]:
+            heard = []
+            for _ in range(3):
+                try:
+                    heard.append(await asyncio.wait_for(websocket.areceive(), 0.05))
+                except asyncio.TimeoutError:
+                    heard.append("silence")
+                    websocket.send("well?")
+                await asyncio.sleep(0.001)
+                assert asyncio.current_task() is task
+            return heard
+
+        task = asyncio.ensure_future(converse())
+        assert await in_thread(peer.read) == Message("well?")
+        await in_thread(peer.sock.sendall, text("yes") + text("sir"))
+        assert await task == ["silence", "yes", "sir"]
+        peer.sock.close()
+
+    run(test)
+
+
+def test_a_resumed_task_has_its_own_context(run: Any) -> None:
+    name: contextvars.ContextVar[str] = contextvars.ContextVar("name", default="nobody's")
+
+    async def test(engine: Engine) -> None:
+        async def names(own: str, websocket: WebSocket) -> None:
+            name.set(own)
+            async for _ in websocket:
+                websocket.send(name.get())
+
+        pairs = [await open_pair(engine) for _ in range(2)]
+        tasks = [
+            asyncio.ensure_future(names(f"number {number}", websocket))
+            for number, (websocket, _) in enumerate(pairs)
+        ]
+        for _ in range(3):
+            for number, (_, peer) in enumerate(pairs):
+                await in_thread(peer.sock.sendall, text("who?"))
+                assert await in_thread(peer.read) == Message(f"number {number}")
+        assert name.get() == "nobody's"
+        for (websocket, peer), task in zip(pairs, tasks, strict=True):
+            websocket.close()
+            peer.sock.sendall(close(1000))
+            await task
+            peer.sock.close()
+
+    run(test)
+
+
+def test_one_task_may_end_what_another_waits_for(run: Any) -> None:
+    async def test(engine: Engine) -> None:
+        waiting, peer = await open_pair(engine)
+        ending, other = await open_pair(engine)
+        task = asyncio.ensure_future(waiting.areceive())
+
+        async def end_it() -> None:
+            async for _ in ending:
+                waiting.abort()
+
+        ender = asyncio.ensure_future(end_it())
+        await asyncio.sleep(0.02)
+        await in_thread(other.sock.sendall, text("now") + close(1000))
+        with pytest.raises(ConnectionClosed) as caught:
+            await task
+        assert caught.value.code == 1006
+        await ender
+        peer.sock.close()
+        other.sock.close()
+
+    run(test)
+
+
+def test_only_one_coroutine_waits_at_a_time(run: Any) -> None:
+    async def test(engine: Engine) -> None:
+        websocket, peer = await open_pair(engine)
+        task = asyncio.ensure_future(websocket.areceive())
+        await asyncio.sleep(0)
+        with pytest.raises(WebSocketError, match="another coroutine"):
+            await websocket.areceive()
+        peer.sock.sendall(text("mine"))
+        assert await task == "mine"
+        peer.sock.close()
+
+    run(test)
+
+
+def test_reading_stops_while_nobody_takes_messages(run: Any) -> None:
+    async def test(engine: Engine) -> None:
+        websocket, peer = await open_pair(engine, high_water=10_000)
+        message = "x" * 1000
+        sent = 0
+        peer.sock.settimeout(0.2)
+        peer.sock.setsockopt(1, 7, 50_000)  # SO_SNDBUF
+
+        def send_until_it_stops() -> int:
+            sent = 0
+            data = text(message) * 100
+            try:
+                for _ in range(1000):
+                    sent += peer.sock.send(data[sent % len(data) :])
+            except TimeoutError:
+                return sent
+            pytest.fail("100 MB were read and kept")
+
+        sent = await in_thread(send_until_it_stops)
+        whole = sent // len(text(message))
+        for _ in range(whole):
+            assert await websocket.areceive() == message
+        websocket.send("still there")
+        peer.sock.settimeout(10)
+        assert await in_thread(peer.read) == Message("still there")
+        peer.sock.close()
+
+    run(test)
+
+
+def test_what_a_coroutine_sends_without_pause_leaves_together(run: Any) -> None:
+    """A burst of sends between two awaits is one system call: one arrival at the peer."""
+
+    async def test(engine: Engine) -> None:
+        websocket, peer = await open_pair(engine)
+        for number in range(50):
+            websocket.send(f"{number:03}")
+        if engine.home_loop is not None:
+            arrived = await in_thread(peer.sock.recv, 1 << 16)
+            assert len(arrived) == 50 * 5
+        else:
+            for number in range(50):
+                assert await in_thread(peer.read) == Message(f"{number:03}")
+        peer.sock.close()
+
+    run(test)
+
+
+def test_threads_receive(engine: Engine) -> None:
+    websocket = make_websocket(engine)
+    peer = connect(websocket)
+    with pytest.raises(TimeoutError, match=r"0\.01 seconds"):
+        websocket.receive(timeout=0.01)
+    peer.sock.sendall(text("one") + text("two"))
+    assert websocket.receive(timeout=10) == "one"
+    peer.sock.sendall(text("three") + close(1001))
+    assert list(websocket) == ["two", "three"]
+    with pytest.raises(ConnectionClosed) as caught:
+        websocket.receive()
+    assert caught.value.code == 1001
+    assert peer.read_to_end() == [Close(1001, "")]
+    peer.sock.close()
+
+
+def test_a_thread_iterates_until_an_abnormal_end(engine: Engine) -> None:
+    websocket = make_websocket(engine)
+    peer = connect(websocket)
+    peer.sock.sendall(text("one"))
+    heard = []
+    with pytest.raises(ConnectionClosed) as caught:  # noqa: PT012
+        for message in websocket:
+            heard.append(message)
+            peer.sock.close()
+    assert heard == ["one"]
+    assert caught.value.code == 1006
+
+
+def test_there_is_one_way_to_take_messages(engine: Engine) -> None:
+    listening = make_websocket(engine)
+    listening.on("message", print)
+    peer = connect(listening)
+    with pytest.raises(WebSocketError, match="listener"):
+        listening.receive()
+    with pytest.raises(WebSocketError, match="listener"):
+        asyncio.run(listening.areceive())
+    peer.sock.close()
+
+    receiving = make_websocket(engine)
+    with pytest.raises(WebSocketError, match="connect"):
+        receiving.receive()
+    peer = connect(receiving)
+    peer.sock.sendall(text("x"))
+    assert receiving.receive() == "x"
+    with pytest.raises(WebSocketError, match="no listener"):
+        receiving.on("message", print)
+    with pytest.raises(WebSocketError, match="not both"):
+        asyncio.run(receiving.areceive())
+    peer.sock.close()
+
+
+def test_a_late_listener_gets_what_came_before(engine: Engine) -> None:
+    websocket = make_websocket(engine)
+    peer = connect(websocket)
+    peer.sock.sendall(text("one") + text("two"))
+    pinged = threading.Event()
+    websocket.on("ping", lambda _: pinged.set())
+    peer.sock.sendall(write_frame(Opcode.PING, b"", key=KEY))
+    assert pinged.wait(10)
+    websocket.on("message", websocket.send)
+    peer.sock.sendall(text("three"))
+    assert peer.read()  # the pong
+    assert [peer.read() for _ in range(3)] == [Message(word) for word in ("one", "two", "three")]
+    peer.sock.close()
+
+
+def test_receive_in_the_engines_own_thread_is_an_error(engine: Engine) -> None:
+    websocket = make_websocket(engine)
+    refused: list[Exception] = []
+    done = threading.Event()
+
+    @websocket.on("open")
+    def receive() -> None:
+        try:
+            websocket.receive()
+        except WebSocketError as error:
+            refused.append(error)
+        done.set()
+
+    peer = connect(websocket)
+    assert done.wait(10)
+    assert "would stop the engine" in str(refused[0])
+    peer.sock.close()
