@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo test test-all lint format sanitize bench bench-quick dist clean
+.PHONY: demo test test-all lint format sanitize bench bench-quick bench-guard dist clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
@@ -37,6 +37,11 @@ bench: benchmarks/build/ready
 bench-quick: benchmarks/build/ready
 	$(BIN)/python benchmarks/run.py --quick
 	$(BIN)/python benchmarks/report.py
+
+# Instructions of fixed work, against those recorded in benchmarks/instructions.json.
+bench-guard: $(VENV)/.test-ready
+	command -v valgrind || apt-get install -y --no-install-recommends valgrind
+	$(BIN)/python benchmarks/guard.py
 
 dist: $(VENV)/.test-ready
 	$(BIN)/python -m build

@@ -52,17 +52,19 @@ CASES = [
 
 @dataclass(frozen=True)
 class Contestant:
-    """A server program. `PORT` in the command is replaced; `raw` speaks no WebSocket."""
+    """A server program. `PORT` in the command is replaced; `raw` speaks no WebSocket,
+    `only_handshakes` nothing else."""
 
     name: str
     command: tuple[str, ...]
     environment: dict[str, str] = field(default_factory=dict)
     raw: bool = False
+    only_handshakes: bool = False
     most_connections: int = 5000
 
 
-def _ours(name: str, home: str, **environment: str) -> Contestant:
-    command = (sys.executable, "servers/ours.py", "PORT", home)
+def _ours(name: str, *words: str, **environment: str) -> Contestant:
+    command = (sys.executable, "servers/ours.py", "PORT", *words)
     return Contestant(name, command, environment)
 
 
@@ -76,11 +78,19 @@ OURS = [
     _ours("ours, thread", "thread"),
     _ours("ours, asyncio", "asyncio"),
     _ours("ours, uvloop", "uvloop"),
+    _ours("ours, asyncio, async for", "asyncio", "coroutine"),
+    _ours("ours, uvloop, async for", "uvloop", "coroutine"),
     _ours("ours, plain Python", "thread", WEBSOCKET_HANDLER_PURE_PYTHON="1"),
 ]
+HANDSHAKE_ALONE = Contestant(
+    "http.server, 101 alone",
+    (sys.executable, "servers/http_server_101.py", "PORT"),
+    only_handshakes=True,
+)
 PICOWS = [
     _python("picows, uvloop", "servers/picows_echo.py", "PORT", "uvloop"),
     _python("picows, asyncio", "servers/picows_echo.py", "PORT", "asyncio"),
+    _python("picows, `websockets` API", "servers/websockets_echo.py", "PORT", "picows"),
 ]
 _UVICORN = ("-m", "uvicorn", "--app-dir", "servers", "--port", "PORT", "--log-level", "error",
             "--ws-per-message-deflate", "false", "--backlog", "4096")  # fmt: skip
@@ -88,7 +98,7 @@ OTHERS = [
     _python("socketify (uWebSockets)", "servers/socketify_echo.py", "PORT"),
     Contestant("Node ws", ("node", "servers/ws_echo.mjs", "PORT")),
     _python("aiohttp", "servers/aiohttp_echo.py", "PORT"),
-    _python("websockets", "servers/websockets_echo.py", "PORT"),
+    _python("websockets", "servers/websockets_echo.py", "PORT", "websockets"),
     _python("uvicorn, plain ASGI", *_UVICORN, "asgi_apps:bare"),
     _python("uvicorn, Starlette", *_UVICORN, "asgi_apps:starlette"),
     Contestant(

@@ -14,14 +14,16 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from contest import HERE, LIMIT
+from contest import CASES, HERE, LIMIT, OURS
 
 INTRODUCTION = (
     f"CPU time of the server per message, as a multiple of “{LIMIT.name}”, a C program on "
     "epoll that only copies bytes back: less is better. Cases are connections × messages in "
-    "flight × size. Medians of alternating rounds; the range in brackets. “–”: not endured."
+    "flight × size. Medians of alternating rounds; the range in brackets. “–”: not measured or "
+    f"not endured. “=”: the ranges of this and “{OURS[0].name}” overlap, which is a tie."
 )
 
+CHARTED = [str(CASES[index]) for index in (1, 3, 5)]
 BAR, ROW, LEFT, WIDTH = 12, 20, 210, 720
 
 
@@ -44,7 +46,7 @@ def is_tie(ours: list[float], other: list[float]) -> bool:
 
 def table(results: dict[str, Any]) -> str:
     about = ", ".join(f"{name} {value}" for name, value in results["about"].items())
-    names = [name for name in next(iter(results["echo"].values())) if name != LIMIT.name]
+    names = [*next(iter(results["echo"].values())), *results["handshake"]]
     lines = [
         "# Results",
         "",
@@ -53,19 +55,23 @@ def table(results: dict[str, Any]) -> str:
         "| | " + " | ".join(results["echo"]) + " | CPU µs a handshake | bytes an idle socket |",
         "|---" * (len(results["echo"]) + 3) + "|",
     ]
-    for name in names:
-        cells = [cell(ratios(case, name)) for case in results["echo"].values()]
+    for name in dict.fromkeys(names):
+        if name == LIMIT.name:
+            continue
+        cells = [cell(case, name) for case in results["echo"].values()]
         cells.append(number(results["handshake"].get(name), 0))
         cells.append(number(results["idle"].get(name), 0))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", f"Measured with: {about}.", ""])
 
 
-def cell(measured: list[float]) -> str:
+def cell(case: dict[str, Any], name: str) -> str:
+    measured = ratios(case, name) if name in case else []
     if not measured:
         return "–"
     middle = statistics.median(measured)
-    return f"**{middle:.2f}** ({min(measured):.2f}–{max(measured):.2f})"
+    tie = not name.startswith("ours") and is_tie(ratios(case, OURS[0].name), measured)
+    return f"**{middle:.2f}** ({min(measured):.2f}–{max(measured):.2f})" + (" =" if tie else "")
 
 
 def number(value: float | None, digits: int) -> str:
@@ -76,10 +82,11 @@ def chart(results: dict[str, Any]) -> str:
     """A bar for each contestant in each case, on a logarithmic scale, light and dark."""
     parts: list[str] = []
     top = 8
-    for title, case in results["echo"].items():
+    for title in CHARTED:
+        case = results["echo"][title]
         parts.append(f'<text class="title" x="0" y="{top + 14}">{escape(title)}</text>')
         top += 24
-        ours = ratios(case, "ours, thread")
+        ours = ratios(case, OURS[0].name)
         for name in case:
             measured = ratios(case, name)
             if name == LIMIT.name or not measured:

@@ -16,7 +16,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from contest import C_WEBSOCKET, CASES, HERE, LIMIT, OTHERS, OURS, PEERS, PICOWS, Running, echo
+from contest import (
+    C_WEBSOCKET,
+    CASES,
+    HANDSHAKE_ALONE,
+    HERE,
+    LIMIT,
+    OTHERS,
+    OURS,
+    PEERS,
+    PICOWS,
+    Running,
+    echo,
+)
 
 FIRST_PORT = 7100
 
@@ -41,7 +53,7 @@ def main() -> None:
     finally:
         for server in servers:
             server.stop()
-    for number, contestant in enumerate(contestants):
+    for number, contestant in enumerate([*contestants, HANDSHAKE_ALONE]):
         if not contestant.raw:
             results["handshake"][contestant.name], results["idle"][contestant.name] = (
                 measure_connections(Running(contestant, FIRST_PORT + 100 + number))
@@ -63,6 +75,8 @@ def measure_connections(server: Running) -> tuple[Any, Any]:
     print(f"{server.contestant.name}, connections", file=sys.stderr)
     try:
         handshake = server.generate("handshakes", "seconds=2")
+        if server.contestant.only_handshakes:
+            return handshake and handshake["cpu_us"], None
         before = server.memory()
         holder = server.hold_idle()
         if holder is None:

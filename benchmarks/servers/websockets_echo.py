@@ -1,9 +1,13 @@
-"""websockets, its asyncio server without compression: websockets_echo.py PORT."""
+"""websockets, its asyncio server without compression, or picows behind the same API:
+websockets_echo.py PORT websockets|picows."""
 
 import asyncio
 import sys
 
-from websockets.asyncio.server import serve
+if sys.argv[2] == "picows":
+    from picows.websockets import serve
+else:
+    from websockets.asyncio.server import serve
 
 
 async def echo(websocket):
