@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,17 @@ def node() -> str:
     """The path of Node.js, with npm's ws beside it in tests/peers."""
     path = shutil.which("node")
     require(path and (PEERS / "node_modules" / "ws").is_dir(), "Node.js with ws")
+    assert path is not None
+    return path
+
+
+@pytest.fixture(scope="session")
+def ruby() -> str:
+    """The path of Ruby, which has em-websocket and websocket-ruby."""
+    path = shutil.which("ruby")
+    wanted = ["-e", 'require "em-websocket"; require "websocket"']
+    found = path and subprocess.run([path, *wanted], capture_output=True).returncode == 0
+    require(found, "Ruby with em-websocket and websocket")
     assert path is not None
     return path
 

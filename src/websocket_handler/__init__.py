@@ -12,8 +12,15 @@ class Handler(BaseHTTPRequestHandler):
         ws.connect()                           # takes the socket; the worker is free
 """
 
+from .client import aconnect, connect
 from .engine import IS_NATIVE, Engine, close_all
-from .errors import ConnectionClosed, ProtocolError, WebSocketError
+from .errors import (
+    ConnectionClosed,
+    HandshakeFailed,
+    ProtocolError,
+    UnsupportedByVersion,
+    WebSocketError,
+)
 from .protocol.request import Headers, Request, is_websocket_request
 from .protocol.state import State
 from .protocol.versions import ALL_VERSIONS, Version
@@ -28,15 +35,19 @@ __all__ = [
     "ConnectionClosed",
     "Engine",
     "HandOver",
+    "HandshakeFailed",
     "Headers",
     "ProtocolError",
     "Request",
     "Settings",
     "State",
+    "UnsupportedByVersion",
     "Version",
     "WebSocket",
     "WebSocketError",
+    "aconnect",
     "close_all",
     "configure_server",
+    "connect",
     "is_websocket_request",
 ]

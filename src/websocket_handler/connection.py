@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .engine import Channel
+from .engine import Channel, Engine
 from .errors import ConnectionClosed, ProtocolError, WebSocketError
 from .inbox import Backlog, LoopInbox, ThreadInbox
 from .protocol import handshake
+from .protocol.assembly import Close, Completed, Event, Message, Ping, Pong
 from .protocol.check import (
     ABNORMAL_CLOSURE,
     GOING_AWAY,
@@ -24,8 +25,9 @@ from .protocol.check import (
     NORMAL_CLOSURE,
 )
 from .protocol.frame import Opcode
-from .protocol.message import close_payload
 from .protocol.state import State, Step, advance
+from .protocol.versions import Version
+from .protocol.versions.version import Decoder, Encoder
 from .settings import Settings
 
 logger = logging.getLogger("websocket_handler")
@@ -38,6 +40,18 @@ ORDINARY_CODES = (NORMAL_CLOSURE, GOING_AWAY, NO_CODE_RECEIVED)
 iteration over their messages without an error."""
 
 
+class Codec:
+    """The codec of the connection's version in Python, where the channel has none for it."""
+
+    __slots__ = ("decoder", "encoder", "withheld")
+
+    def __init__(self, decoder: Decoder, encoder: Encoder, withhold: bool) -> None:
+        self.decoder = decoder
+        self.encoder = encoder
+        self.withheld = bytearray() if withhold else None
+        """What was sent before the handshake was complete, in versions that complete later."""
+
+
 class Connection(Channel):
     """A connection with its state, its listeners, and whoever else takes its messages."""
 
@@ -45,6 +59,7 @@ class Connection(Channel):
         "_backlog",
         "_close_code",
         "_close_reason",
+        "_codec",
         "_heard_at_ping",
         "_inbox",
         "_listeners",
@@ -59,6 +74,7 @@ class Connection(Channel):
         self._settings = settings
         self._state = State.CONNECTING
         self._outcome: handshake.Accepted | handshake.Refused | None = None
+        self._codec: Codec | None = None
         self._taken_over = False
         self._close_code = ABNORMAL_CLOSURE
         self._close_reason = ""
@@ -67,6 +83,25 @@ class Connection(Channel):
         self._inbox: LoopInbox | ThreadInbox | None = None
         self._pong: bytes | None = None  # the newest ping's, while the peer is not reading
         self._heard_at_ping: float | None = None
+
+    def _speak(
+        self, engine: Engine, version: Version, secret: bytes = b"", client: bool = False
+    ) -> None:
+        """Have the codec of `version`, before the first byte."""
+        settings = self._settings
+        if not (version.is_native and self.has_codec):
+            self._codec = Codec(
+                version.decoder(settings, not client, secret),
+                version.encoder(client, secret),
+                withhold=version.completes_later and not client,
+            )
+        self._bind(engine, settings, version, client)
+
+    @property
+    def _version(self) -> Version:
+        if isinstance(self._outcome, handshake.Accepted):
+            return self._outcome.version
+        return self._settings.versions[0]
 
     def _in_engine(self, call: Callable[[], object]) -> None:
         """Change the state in one thread only: the handler's before the hand-over, the
@@ -140,20 +175,45 @@ class Connection(Channel):
     def _go_on(self) -> None:
         self._pause_reading(False)
 
+    # Frames
+
+    def _send_frame(self, opcode: int, payload: bytes, fin: bool = True) -> None:
+        if self._codec is None:
+            self._write_frame(opcode, payload, fin)
+        else:
+            self._write_coded(self._codec.encoder.frame(opcode, payload, fin))
+
+    def _send_close(self, code: int, reason: str) -> None:
+        code = dict(self._version.close_codes).get(code, code)
+        if self._codec is not None:
+            known = None if code == NO_CODE_RECEIVED else code
+            self._write_coded(self._codec.encoder.close(known, reason))
+        elif code == NO_CODE_RECEIVED:
+            self._write_frame(Opcode.CLOSE, b"")
+        else:
+            self._write_frame(Opcode.CLOSE, code.to_bytes(2, "big") + reason.encode())
+
+    def _write_coded(self, data: bytes) -> None:
+        if self._codec is None or self._codec.withheld is None:
+            self._write(data)
+        else:
+            self._codec.withheld += data
+
     # Ending
 
-    def _start_closing(self, payload: bytes) -> None:
+    def _start_closing(self, code: int, reason: str) -> None:
         state = advance(self._state, Step.CLOSE_SENT)
         if state is None:
             return
         self._state = state
         self._sendable = False
         self._message_listener = None
-        self._close_code = int.from_bytes(payload[:2], "big")
-        self._close_reason = payload[2:].decode()
-        self._write_frame(Opcode.CLOSE, payload)
+        self._close_code, self._close_reason = code, reason
+        self._send_close(code, reason)
         self._set_deadline(self._settings.close_timeout)
         self._pause_reading(False)  # or the answer would not be seen
+        if not self._version.has_close:
+            self._finish()
 
     def _settle(self, step: Step, code: int, reason: str) -> bool:
         """Whether this is what ended the connection: then `code` and `reason` stand."""
@@ -193,13 +253,51 @@ class Connection(Channel):
             self._set_deadline(self._settings.close_timeout)
             status, reason = self._outcome.status, self._outcome.reason
             self._connection_lost(f"handshake refused with {status.value}: {reason}")
-        elif self._state is State.CLOSING:
-            self._set_deadline(self._settings.close_timeout)
+        elif self._codec is not None and self._codec.withheld is not None:
+            self._set_deadline(self._settings.open_timeout)
         else:
-            self._state = advance(self._state, Step.OPENED) or self._state
-            if self._settings.ping_interval is not None:
-                self._set_deadline(self._settings.ping_interval)
-            self._emit("open")
+            self._open()
+
+    def _completed(self, response: bytes) -> None:
+        """The rest of the handshake is here; what had to wait for it follows its answer."""
+        assert self._codec is not None
+        withheld, self._codec.withheld = self._codec.withheld, None
+        self._write(response + bytes(withheld or b""))
+        self._open()
+
+    def _open(self) -> None:
+        if self._state is State.CLOSING:
+            self._set_deadline(self._settings.close_timeout)
+            return
+        self._state = advance(self._state, Step.OPENED) or self._state
+        has_pings = self._version.has_pings
+        self._set_deadline(self._settings.ping_interval if has_pings else None)
+        self._emit("open")
+
+    def _feed(self, data: bytes | bytearray) -> None:
+        """What has arrived, where the channel has no codec for the version."""
+        assert self._codec is not None
+        for event in self._codec.decoder.feed(data):
+            if self._deaf:
+                return
+            try:
+                self._take_event(event)
+            except BaseException as error:
+                self._failed(error)
+
+    def _take_event(self, event: Event) -> None:
+        if isinstance(event, Message):
+            (self._message_listener or self._unheard)(event.data)
+        elif isinstance(event, Ping):
+            self._ping_received(event.payload)
+        elif isinstance(event, Pong):
+            self._pong_received(event.payload)
+        elif isinstance(event, Close):
+            self._close_received(*event)
+        elif isinstance(event, Completed):
+            self._completed(event.response)
+        else:
+            self._violated(*event)
 
     def _ping_received(self, payload: bytes) -> None:
         if self._state is not State.OPEN:
@@ -208,7 +306,7 @@ class Connection(Channel):
             self._pong = payload
             self._tell_when_flushed = True
         else:
-            self._write_frame(Opcode.PONG, payload)
+            self._send_frame(Opcode.PONG, payload)
         self._emit("ping", payload)
 
     def _pong_received(self, payload: bytes) -> None:
@@ -219,26 +317,38 @@ class Connection(Channel):
         """Everything was sent: the pong that had to wait may follow."""
         if self._pong is not None and self._state is State.OPEN:
             payload, self._pong = self._pong, None
-            self._write_frame(Opcode.PONG, payload)
+            self._send_frame(Opcode.PONG, payload)
 
     def _drained(self) -> None:
         if self._state is State.OPEN:
             self._emit("drain")
 
-    def _close_received(self, code: int, reason: str) -> None:
-        if self._state is State.OPEN:
-            answer = None if code == NO_CODE_RECEIVED else code
-            self._write_frame(Opcode.CLOSE, close_payload(answer, reason))
+    def _close_received(self, code: int, reason: str, cookie: bytes = b"") -> None:
+        for present, former in self._version.close_codes:
+            code = present if code == former else code
+        if self._codec is not None:
+            initiated = self._state is State.CLOSING
+            former = dict(self._version.close_codes).get(code, code)
+            close = Close(former, reason, cookie)
+            self._write_coded(self._codec.encoder.answer_close(close, initiated))
+        elif self._state is State.OPEN:
+            self._send_close(code, reason)
         self._end(Step.CLOSE_RECEIVED, code, reason)
 
     def _violated(self, code: int, reason: str) -> None:
         """Fail the connection (RFC 6455 section 7.1.7)."""
         if self._state is State.OPEN:
-            self._write_frame(Opcode.CLOSE, close_payload(code, reason))
+            self._send_close(code, reason)
         self._end(Step.LOST, code, reason, ProtocolError(code, reason))
 
     def _input_over(self) -> None:
-        self._end(Step.LOST, ABNORMAL_CLOSURE, "the peer ended the connection without closing it")
+        if self._version.has_close or self._state is State.CONNECTING:
+            reason = "the peer ended the connection without closing it"
+            self._end(Step.LOST, ABNORMAL_CLOSURE, reason)
+        elif self._state is State.CLOSING:
+            self._end(Step.CLOSE_RECEIVED, self._close_code, self._close_reason)
+        else:
+            self._end(Step.CLOSE_RECEIVED, NO_CODE_RECEIVED, "")
 
     def _end(self, step: Step, code: int, reason: str, error: Exception | None = None) -> None:
         ended = self._settle(step, code, reason)
@@ -252,7 +362,7 @@ class Connection(Channel):
         """A listener raised, or memory ran out: this connection ends, with 1011."""
         logger.error("%r: a listener raised", self, exc_info=error)
         self._emit_last("error", error)
-        self._start_closing(close_payload(INTERNAL_ERROR, "internal error"))
+        self._start_closing(INTERNAL_ERROR, "internal error")
         if not isinstance(error, Exception) and self._engine is not None:
             self._engine.interrupt(error)
 
@@ -261,6 +371,8 @@ class Connection(Channel):
             self._keep_alive()
         elif self._state is State.CLOSING:
             self._give_up("the peer did not answer the close frame in time")
+        elif self._state is State.CONNECTING:
+            self._give_up("the client did not complete the handshake in time")
         else:
             self._drop("")
 
@@ -284,7 +396,7 @@ class Connection(Channel):
             return
         self._heard_at_ping = heard
         if not self._blocked:
-            self._write_frame(Opcode.PING, KEEPALIVE)
+            self._send_frame(Opcode.PING, KEEPALIVE)
         self._set_deadline(self._settings.ping_timeout)
 
     def _connection_lost(self, reason: str) -> None:

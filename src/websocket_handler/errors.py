@@ -37,3 +37,31 @@ class ProtocolError(WebSocketError):
 
     def __str__(self) -> str:
         return f"{self.reason} ({self.code})"
+
+
+class UnsupportedByVersion(WebSocketError):
+    """The version of the protocol that the connection speaks has no such thing."""
+
+
+class HandshakeFailed(WebSocketError):
+    """A client's handshake did not lead to a WebSocket.
+
+    `status` is that of the server's response, None if there was none to speak of;
+    `headers` are its headers as (name, value) and `body` what had come of its body.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        status: int | None = None,
+        headers: list[tuple[str, str]] | None = None,
+        body: bytes = b"",
+    ) -> None:
+        super().__init__(reason, status)
+        self.reason = reason
+        self.status = status
+        self.headers = headers or []
+        self.body = body
+
+    def __str__(self) -> str:
+        return self.reason

@@ -34,6 +34,10 @@ class Settings:
     max_buffered: int = 16 * MIB
     """With more than this already waiting, the next send closes with 1008 "slow consumer"."""
 
+    open_timeout: float = 10.0
+    """How long a client has to complete a handshake whose last bytes come later (hixie-76
+    to hybi-03)."""
+
     ping_interval: float | None = 20.0
     """After this long without a byte from the peer it is pinged; None for never."""
 
@@ -55,7 +59,7 @@ class Settings:
             _require(field, getattr(self, field), getattr(self, field) >= 0)
         _require("max_message_size", self.max_message_size, self.max_message_size < 1 << 62)
         _require("high_water", self.high_water, 0 < self.high_water <= self.max_buffered)
-        for field in ("ping_timeout", "close_timeout"):
+        for field in ("open_timeout", "ping_timeout", "close_timeout"):
             _require(field, getattr(self, field), getattr(self, field) > 0)
         if self.ping_interval is not None:
             _require("ping_interval", self.ping_interval, self.ping_interval > 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -111,12 +112,16 @@ class WebSocket(Connection):
     @property
     def version(self) -> Version | None:
         """The version of the protocol the request asks for; None if it is not accepted."""
+        if isinstance(self._outcome, handshake.Accepted):
+            return self._outcome.version
         return versions.choose(self.request, self._settings.versions)
 
     @property
     def subprotocols(self) -> list[str]:
         """The subprotocols the client offers, in its order of preference."""
-        return handshake.offered_subprotocols(self.request)
+        request = self.request
+        version = versions.choose(request, versions.ALL_VERSIONS) or versions.DEFAULT_VERSIONS[0]
+        return version.offered_subprotocols(request)
 
     @property
     def response_headers(self) -> Headers:
@@ -168,9 +173,9 @@ class WebSocket(Connection):
             self._when_connecting()
             self._when_connecting = None  # it may hold on to much of the HTTP server
         self._settings, self._subprotocol = _shared(chosen), subprotocol
-        self._outcome = handshake.without_response(outcome)
-        version = outcome.version if isinstance(outcome, handshake.Accepted) else chosen.versions[0]
-        self._bind(self._home or default_engine(), chosen, version)
+        self._outcome = handshake.to_be_kept(outcome)
+        secret = outcome.secret if isinstance(outcome, handshake.Accepted) else b""
+        self._speak(self._home or default_engine(), self._version, secret)
         self._write(outcome.response)
         if isinstance(outcome, handshake.Refused):
             self._finish()
@@ -187,6 +192,12 @@ class WebSocket(Connection):
         self.close(code, reason)
         return ""
 
+    def begin_as_client(self, version: Version, secret: bytes, subprotocol: str | None) -> None:
+        """Be the client's end, after its handshake; for the client, before `take_over`."""
+        self._outcome = handshake.to_be_kept(handshake.Accepted(version, b""))
+        self._subprotocol = subprotocol
+        self._speak(self._home or default_engine(), version, secret, client=True)
+
     def take_over(self, sock: socket.socket, early: bytes = b"") -> None:
         """Give the engine the socket after `connect()`; for integrations, once the handler
         has returned.
@@ -199,6 +210,8 @@ class WebSocket(Connection):
             return
         self._taken_over = True
         self._when_receiving = None
+        if not self._version.has_pings:
+            self._keep_alive_by_tcp(sock)
         if isinstance(self._request, Request):
             self._request = self._request.pack()
         (self._home or default_engine()).attach(self, sock, early)
@@ -257,8 +270,7 @@ class WebSocket(Connection):
         if not isinstance(inbox, ThreadInbox):
             inbox = ThreadInbox(self, self._settings.high_water)
             self._receive_through(inbox)
-        if self._engine is not None and self._engine.is_own_thread():
-            raise WebSocketError("receive() would stop the engine, whose thread this is")
+        self._check_not_in_engine("receive()")
         return inbox.get(timeout)
 
     def __iter__(self) -> Iterator[Any]:
@@ -323,7 +335,7 @@ class WebSocket(Connection):
         if len(body) > MAX_CONTROL_PAYLOAD:
             raise ValueError(f"the payload of a ping is at most {MAX_CONTROL_PAYLOAD} bytes")
         self._check_open()
-        self._write_frame(Opcode.PING, body)
+        self._send_frame(Opcode.PING, body)
 
     def close(self, code: int = NORMAL_CLOSURE, reason: str = "") -> None:
         """Start the closing handshake (RFC 6455 section 7.1.2); does not wait for its end.
@@ -333,16 +345,75 @@ class WebSocket(Connection):
         nothing on a connection that is closing or closed. Raises `ValueError` for a code
         that may not be sent (1005, 1006 …) or a reason of more than 123 bytes.
         """
-        payload = close_payload(code, reason)
+        close_payload(code, reason)
         if self._outcome is None:
             raise WebSocketError("connect() has not been called; refuse() closes with a code")
-        self._in_engine(partial(self._start_closing, payload))
+        self._in_engine(partial(self._start_closing, code, reason))
 
     def abort(self) -> None:
         """Drop the connection at once, without the closing handshake; `close` brings 1006."""
         self._in_engine(partial(self._give_up, "aborted"))
 
+    # Waiting for the end
+
+    def wait_closed(self, timeout: float | None = None) -> bool:
+        """Wait up to `timeout` seconds for the end; for threads. Returns whether it has come.
+
+        Raises `WebSocketError` in the engine's own thread, which would wait for itself.
+        """
+        self._check_not_in_engine("wait_closed()")
+        over = threading.Event()
+        self._in_engine(partial(self._when_closed, over.set))
+        return over.wait(timeout)
+
+    async def await_closed(self) -> None:
+        """Wait for the end; for coroutines."""
+        loop = asyncio.get_running_loop()
+        over = asyncio.Event()
+        notice = partial(loop.call_soon_threadsafe, over.set)
+        self._in_engine(partial(self._when_closed, notice))
+        await over.wait()
+
+    def __enter__(self) -> WebSocket:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close with 1000 and wait for the end."""
+        self.close()
+        self.wait_closed()
+
+    async def __aenter__(self) -> WebSocket:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close with 1000 and wait for the end."""
+        self.close()
+        await self.await_closed()
+
     # Behind the API
+
+    def _when_closed(self, notice: Callable[[], object]) -> None:
+        """Have `notice` called at the end, or now if that has come."""
+        if self._state is State.CLOSED:
+            notice()
+        else:
+            self.on("close", lambda *_: notice())
+
+    def _check_not_in_engine(self, what: str) -> None:
+        if self._engine is not None and self._engine.is_own_thread():
+            raise WebSocketError(f"{what} would stop the engine, whose thread this is")
+
+    def _keep_alive_by_tcp(self, sock: socket.socket) -> None:
+        """Dead peers are found by the kernel, in versions that have no pings."""
+        interval = self._settings.ping_interval
+        if interval is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_KEEPIDLE"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(interval)))
+            timeout = max(1, round(self._settings.ping_timeout / 4))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, timeout)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
 
     def _listeners_of(self, event: str) -> tuple[Callable[..., object], ...]:
         if event != "message":
@@ -379,7 +450,8 @@ class WebSocket(Connection):
         self._in_engine(partial(self._hear_inbox, inbox))
 
     def _send_otherwise(self, message: Any) -> None:
-        """`send` for whatever is not a str or bytes on a connection that is open and keeping up."""
+        """`send` for whatever the channel does not send by itself: a str or bytes, on a
+        connection that is open and keeps up, in a version it has a codec for."""
         self._check_open()
         if self._held is not None:
             self._held.append(message)
@@ -387,8 +459,8 @@ class WebSocket(Connection):
             logger.info("%r: closing, %d bytes were not read", self, self.buffered_amount)
             self.close(POLICY_VIOLATION, "slow consumer")
             raise ConnectionClosed(POLICY_VIOLATION, "slow consumer")
-        elif isinstance(message, bytearray | memoryview):
-            self._write_frame(Opcode.BINARY, bytes(message))
+        elif isinstance(message, str | bytes | bytearray | memoryview):
+            self._send_whole(message if isinstance(message, str) else bytes(message))
         elif isinstance(message, Iterable) and not isinstance(message, Mapping):
             self._send_fragments(message)
         else:
@@ -396,6 +468,14 @@ class WebSocket(Connection):
                 "a message is a str, a bytes-like object, or an iterable of either, "
                 f"not {type(message).__name__}"
             )
+
+    def _send_whole(self, message: str | bytes) -> None:
+        if self._codec is not None:
+            self._write_coded(self._codec.encoder.message(message))
+        elif isinstance(message, str):
+            self._write_frame(Opcode.TEXT, message.encode())
+        else:
+            self._write_frame(Opcode.BINARY, message)
 
     def _send_fragments(self, pieces: Iterable[Any]) -> None:
         """One message, a frame a piece; what others send meanwhile waits for its end."""
@@ -408,7 +488,7 @@ class WebSocket(Connection):
         try:
             for opcode, payload, fin in fragments(iterator, first):
                 self._check_open()
-                self._write_frame(opcode, payload, fin)
+                self._send_frame(opcode, payload, fin)
                 begun = True
         except BaseException:
             if begun and self._state is not State.CLOSED:  # the message can never be completed
@@ -416,7 +496,8 @@ class WebSocket(Connection):
             raise
         finally:
             held, self._held = self._held, None
-            self._sendable = self._state in (State.CONNECTING, State.OPEN)
+            is_open = self._state in (State.CONNECTING, State.OPEN)
+            self._sendable = is_open and self._codec is None
         for message in held:
             self.send(message)
 

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from websocket_handler import ConnectionClosed, Engine, WebSocket, configure_server
+from websocket_handler.protocol.versions import by_name
 from websocket_handler.settings import SETTING_NAMES
 from websocket_handler.websocket import EVENTS
 
@@ -67,7 +68,10 @@ def websocket(path: str) -> Callable[[Any], Any]:
 
 
 def settings(query: Query) -> dict[str, Any]:
-    return {name: json.loads(value) for name, value in query.items() if name in SETTING_NAMES}
+    chosen = {name: json.loads(value) for name, value in query.items() if name in SETTING_NAMES}
+    if "versions" in chosen:
+        chosen["versions"] = [by_name(name) for name in chosen["versions"]]
+    return chosen
 
 
 def note(query: Query, *event: object) -> None:

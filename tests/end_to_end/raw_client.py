@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import NamedTuple, TypeVar
 
 from websocket_handler.protocol.frame import FrameStart, Opcode, write_frame
-from websocket_handler.protocol.versions.rfc6455 import accept_value
+from websocket_handler.protocol.versions.accept import accept_value
 
 PATIENCE = 10.0
 

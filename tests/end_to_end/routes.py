@@ -286,3 +286,10 @@ def receive(_: Handler, ws: WebSocket, query: Query) -> None:
         if message == "return":
             return
         ws.send(message)
+
+
+@websocket("/greet")
+def greet(_: Handler, ws: WebSocket, query: Query) -> None:
+    ws.on("message", ws.send)
+    ws.connect(**settings(query))
+    ws.send("hello")

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from websocket_handler import connect
+
 from .programs import Program, demo, wait_for
 from .raw_client import RawClient, Response, close, request, text
 
@@ -78,6 +80,7 @@ def test_the_log(program: Program) -> None:
         client.expect_end()
     log = program.wait_for_log("4001 enough", seen)
     assert log.count('"GET /echoserver HTTP/1.1" 101') == 1
+    assert log.count("/echoserver open> speaks RFC 6455") == 1
     assert "Traceback" not in log
 
 
@@ -167,3 +170,11 @@ def test_five_thousand_connections_need_few_threads() -> None:
         wait_for(lambda: program.descriptors() <= before, "descriptors to be given back")
         assert program.log().count('"GET /echoserver HTTP/1.1" 101') == crowd + 1
         assert program.end() == 0
+
+
+@pytest.mark.parametrize("version", ["hixie-76", "hybi-03", "hybi-07"])
+def test_the_demo_speaks_every_version(program: Program, version: str) -> None:
+    with connect(program.url("/echoserver"), version=version) as websocket:
+        websocket.send("hello")
+        assert websocket.receive(timeout=10) == "hello"
+    assert f"speaks {version}" in program.log()

@@ -7,7 +7,8 @@ import threading
 from typing import Any
 
 from websocket_handler import Engine, Headers, Request, Settings, WebSocket
-from websocket_handler.protocol.message import Decoder, Event
+from websocket_handler.protocol.assembly import Event
+from websocket_handler.protocol.message import Decoder
 from websocket_handler.protocol.versions import rfc6455
 
 HANDSHAKE = {
@@ -70,7 +71,7 @@ def client_role(engine: Engine) -> tuple[WebSocket, Peer]:
     websocket = make_websocket(engine)
     opened = threading.Event()
     websocket.on("open", opened.set)
-    websocket._bind(engine, Settings(), rfc6455.VERSION, client=True)
+    websocket._speak(engine, rfc6455.VERSION, client=True)
     websocket.take_over(ours)
     assert opened.wait(10)
     return websocket, Peer(theirs, expect_masked=True)

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from websocket_handler import IS_NATIVE, ConnectionClosed, Engine, State, close_all
+from websocket_handler.protocol.assembly import Close, Message
 from websocket_handler.protocol.frame import Opcode, write_frame
-from websocket_handler.protocol.message import Close, Message
 
 from .connections import client_role, connect, make_websocket
 

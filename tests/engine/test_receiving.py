@@ -13,8 +13,9 @@ import pytest
 import uvloop
 
 from websocket_handler import ConnectionClosed, Engine, State, WebSocket, WebSocketError
+from websocket_handler.protocol.assembly import Close, Message
 from websocket_handler.protocol.frame import Opcode, write_frame
-from websocket_handler.protocol.message import Close, Message, close_payload
+from websocket_handler.protocol.message import close_payload
 
 from .connections import Peer, connect, make_websocket
 

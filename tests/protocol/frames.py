@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, Protocol
 
 from websocket_handler import IS_NATIVE
 from websocket_handler.protocol import message
+from websocket_handler.protocol.assembly import Event
 from websocket_handler.protocol.frame import Opcode, write_frame
-from websocket_handler.protocol.message import Event
 
 KEY = bytes.fromhex("37fa213d")
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from websocket_handler.protocol.assembly import Close, Event, Message, Ping, Pong
 from websocket_handler.protocol.check import Violation
 from websocket_handler.protocol.frame import Opcode, write_frame
-from websocket_handler.protocol.message import Close, Event, Message, Ping, Pong
 
 from .frames import DECODERS, Codec, Limits
 

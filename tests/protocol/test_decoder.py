@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from websocket_handler.protocol import check
+from websocket_handler.protocol.assembly import Close, Event, Message, Ping, Pong
 from websocket_handler.protocol.check import Violation
 from websocket_handler.protocol.frame import write_frame
-from websocket_handler.protocol.message import Close, Event, Message, Ping, Pong
 
 from .frames import (
     BINARY,

@@ -6,15 +6,9 @@ from collections.abc import Iterable
 
 import pytest
 
+from websocket_handler.protocol.assembly import Close, Message
 from websocket_handler.protocol.frame import Opcode
-from websocket_handler.protocol.message import (
-    Close,
-    Decoder,
-    Encoder,
-    Message,
-    close_payload,
-    fragments,
-)
+from websocket_handler.protocol.message import Decoder, Encoder, close_payload, fragments
 
 from .frames import Limits
 

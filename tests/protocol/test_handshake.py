@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from websocket_handler import ALL_VERSIONS, Headers, Request
+from websocket_handler import Headers, Request
 from websocket_handler.protocol.handshake import Accepted, Refused, answer, is_allowed_origin
-from websocket_handler.protocol.versions.rfc6455 import VERSION, accept_value
+from websocket_handler.protocol.versions import DEFAULT_VERSIONS
+from websocket_handler.protocol.versions.accept import accept_value
+from websocket_handler.protocol.versions.rfc6455 import VERSION
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 
@@ -41,7 +43,7 @@ def test_the_example_of_the_rfc() -> None:
 def test_the_whole_response() -> None:
     outcome = answer(
         request({"Sec-WebSocket-Protocol": "chat, superchat"}),
-        ALL_VERSIONS,
+        DEFAULT_VERSIONS,
         subprotocol="superchat",
         extra=Headers([("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")]),
     )
@@ -72,7 +74,7 @@ def test_the_whole_response() -> None:
     ],
 )
 def test_sound_handshakes(changes: dict[str, str | None]) -> None:
-    assert isinstance(answer(request(changes), ALL_VERSIONS), Accepted)
+    assert isinstance(answer(request(changes), DEFAULT_VERSIONS), Accepted)
 
 
 BAD_REQUESTS: list[Request] = [
@@ -124,19 +126,19 @@ def check_refusal(outcome: Accepted | Refused, status: HTTPStatus) -> str:
 
 @pytest.mark.parametrize("bad", BAD_REQUESTS)
 def test_a_broken_handshake_is_a_bad_request(bad: Request) -> None:
-    check_refusal(answer(bad, ALL_VERSIONS), HTTPStatus.BAD_REQUEST)
+    check_refusal(answer(bad, DEFAULT_VERSIONS), HTTPStatus.BAD_REQUEST)
 
 
 @pytest.mark.parametrize("bad", BAD_VERSIONS)
 def test_an_unknown_version_is_told_the_known_ones(bad: Request) -> None:
-    head = check_refusal(answer(bad, ALL_VERSIONS), HTTPStatus.UPGRADE_REQUIRED)
+    head = check_refusal(answer(bad, DEFAULT_VERSIONS), HTTPStatus.UPGRADE_REQUIRED)
     assert "Sec-WebSocket-Version: 13" in head.split("\n")
     assert "Upgrade: websocket" in head.split("\n")
 
 
 def test_a_subprotocol_must_have_been_offered() -> None:
     with pytest.raises(ValueError, match="does not offer"):
-        answer(request({"Sec-WebSocket-Protocol": "a"}), ALL_VERSIONS, subprotocol="b")
+        answer(request({"Sec-WebSocket-Protocol": "a"}), DEFAULT_VERSIONS, subprotocol="b")
 
 
 HOST = "example.com:8000"
@@ -175,7 +177,7 @@ def test_by_default_an_origin_must_be_the_own_host(origin: str | None, allowed: 
     asking = request({"Host": HOST, "Origin": origin})
     assert is_allowed_origin(asking) is allowed
     if not allowed:
-        check_refusal(answer(asking, ALL_VERSIONS), HTTPStatus.FORBIDDEN)
+        check_refusal(answer(asking, DEFAULT_VERSIONS), HTTPStatus.FORBIDDEN)
 
 
 @pytest.mark.parametrize(

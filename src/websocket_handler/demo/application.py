@@ -5,19 +5,25 @@ It is an ordinary `BaseHTTPRequestHandler`; the WebSocket is one of its routes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-from .. import WebSocket, configure_server
+from .. import ALL_VERSIONS, WebSocket, configure_server
 
 MIB = 1 << 20
 
-# Big enough for the page's largest message and its echo.
-LIMITS: dict[str, Any] = {"max_message_size": 64 * MIB, "max_buffered": 128 * MIB}
+# Big enough for the page's largest message and its echo; and any client is welcome.
+SETTINGS: dict[str, Any] = {
+    "max_message_size": 64 * MIB,
+    "max_buffered": 128 * MIB,
+    "versions": ALL_VERSIONS,
+}
 
 STATIC_FILES = {
     "/echotest.html": ("echotest.html", "text/html; charset=utf-8"),
@@ -56,6 +62,8 @@ class DemoHandler(BaseHTTPRequestHandler):
                 Connection="close",
             )
             return
+        ws.response_headers["Set-Cookie"] = version_cookie(ws)  # a page's script can read it
+        ws.on("open", partial(announce, ws))
         ws.on("message", ws.send)
         ws.connect(next(iter(ws.subprotocols), None))
 
@@ -89,6 +97,14 @@ class DemoHandler(BaseHTTPRequestHandler):
     }
 
 
+def version_cookie(ws: WebSocket) -> str:
+    return f"websocket-version={quote(str(ws.version))}; Path=/; Max-Age=60; SameSite=Strict"
+
+
+def announce(ws: WebSocket) -> None:
+    logging.info("%r speaks %s", ws, ws.version)
+
+
 class DemoServer(ThreadingHTTPServer):
     """A thread for each request; a WebSocket has none once it is connected."""
 
@@ -98,4 +114,4 @@ class DemoServer(ThreadingHTTPServer):
 
 def make_server(host: str, port: int) -> DemoServer:
     """The demo, bound and ready to serve. Raises `OSError` if the address is not free."""
-    return configure_server(DemoServer((host, port), DemoHandler), **LIMITS)
+    return configure_server(DemoServer((host, port), DemoHandler), **SETTINGS)

@@ -35,6 +35,7 @@ cdef class Channel(Pollable):
     cdef public flag _deaf             # whether what arrives is thrown away
     cdef public flag _tell_when_flushed
     cdef flag masks                    # client role
+    cdef flag foreign                  # of a version whose codec is elsewhere
     cdef flag corked                   # a flush will come: do not send yet
     cdef flag above_water              # more than high water was waiting
     cdef flag drain_due
@@ -60,5 +61,6 @@ cdef class Channel(Pollable):
     cdef void receive(self) noexcept
     cdef void decode(self, uint8_t *data, size_t size) noexcept
     cdef void deliver(self, decoder_kind kind, decoder_event *event) noexcept
+    cdef void feed_elsewhere(self, bytes data) noexcept
     cdef void tell_all_delivered(self) noexcept
     cdef void call_listener(self, object message) noexcept

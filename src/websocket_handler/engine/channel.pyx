@@ -97,8 +97,12 @@ cdef class Channel(Pollable):
             decoder_free(&self.decoder)
         free(self.out.data)
 
-    def _bind(self, engine, settings, version, client=False):
-        """Choose limits, codec and role, before the first byte."""
+    has_codec = True
+    """Whether the codec of RFC 6455 is here, and not with who derives from this."""
+
+    def _bind(self, engine, settings, version, bint client):
+        """Choose limits, codec and role, before the first byte. Where the codec is not here,
+        what arrives goes through `_feed`, and frames come through `_write`."""
         cdef EpollEngine home = engine
         rules = home.rules_by_settings.get(settings)
         if rules is None:
@@ -108,7 +112,9 @@ cdef class Channel(Pollable):
         self.decoder.rules = &self.rules.rules
         self.decoder.expect_masked = not client
         self.masks = client
-        self._sendable = True
+        self.foreign = not version.is_native
+        self.decoder.old_codes = bool(version.close_codes)
+        self._sendable = not self.foreign
 
     def _enter(self, EpollEngine engine, int fd, bytes early):
         """The engine's thread takes the socket in, and what came with it."""
@@ -434,12 +440,20 @@ cdef class Channel(Pollable):
         cdef uint8_t *end = data + size
         cdef decoder_event event
         cdef decoder_kind kind
-        while self.fd >= 0 and not self._deaf:
+        if self.foreign:
+            self.feed_elsewhere((<char *>data)[:size])
+        while self.fd >= 0 and not self.foreign and not self._deaf:
             kind = decoder_next(&self.decoder, &cursor, end, &event)
             if kind == DECODER_STARVED:
                 break
             self.deliver(kind, &event)
         self.tell_all_delivered()
+
+    cdef void feed_elsewhere(self, bytes data) noexcept:
+        try:
+            self._feed(data)
+        except BaseException as error:
+            self._failed(error)
 
     cdef void tell_all_delivered(self) noexcept:
         if self._after_messages is None:

@@ -53,6 +53,7 @@ cdef extern from "core/decoder.h" nogil:
     ctypedef struct decoder:
         const decoder_rules *rules
         uint8_t expect_masked
+        uint8_t old_codes
 
     decoder_kind decoder_next(
         decoder *d, uint8_t **cursor, uint8_t *end, decoder_event *event)

@@ -1,4 +1,4 @@
-from ..protocol.message import Event, Limits
+from ..protocol.assembly import Event, Limits
 
 class Decoder:
     def __init__(self, limits: Limits, expect_masked: bool) -> None: ...

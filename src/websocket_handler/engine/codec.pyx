@@ -18,8 +18,8 @@ from libc.string cimport memcpy
 
 from .linux cimport getrandom
 
+from ..protocol.assembly import Close, Message, Ping, Pong
 from ..protocol.check import Violation
-from ..protocol.message import Close, Message, Ping, Pong
 
 
 cdef extern from "Python.h":

@@ -15,10 +15,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
-from ..protocol.check import Violation
-from ..protocol.message import Close, Decoder, Encoder, Event, Message, Ping
 from ..protocol.versions import Version
 from ..settings import Settings
 
@@ -160,9 +158,7 @@ class Channel:
         "_after_messages",
         "_corked",
         "_deaf",
-        "_decoder",
         "_drain_due",
-        "_encoder",
         "_engine",
         "_finishing",
         "_heard",
@@ -199,12 +195,8 @@ class Channel:
 
     # What the engine calls; a WebSocket has them.
     _opened: Callable[[], None]
-    _unheard: Callable[[Any], None]
+    _feed: Callable[[bytes], None]
     _send_otherwise: Callable[[Any], None]
-    _ping_received: Callable[[bytes], None]
-    _pong_received: Callable[[bytes], None]
-    _close_received: Callable[[int, str], None]
-    _violated: Callable[[int, str], None]
     _failed: Callable[[BaseException], None]
     _input_over: Callable[[], None]
     _drained: Callable[[], None]
@@ -225,14 +217,17 @@ class Channel:
         self._heard = time.monotonic()
         return self
 
+    has_codec: ClassVar[bool] = False
+
     def _bind(
-        self, engine: Engine, settings: Settings, version: Version, client: bool = False
+        self,
+        engine: Engine,
+        settings: Settings,
+        version: Version,  # noqa: ARG002
+        client: bool,  # noqa: ARG002
     ) -> None:
         self._engine = engine
         self._limits = settings
-        self._decoder: Decoder = version.decoder(settings, not client)
-        self._encoder: Encoder = version.encoder(client)
-        self._sendable = True
 
     # sending
 
@@ -241,11 +236,7 @@ class Channel:
 
         See the native engine's `Channel.send`, whose twin this is.
         """
-        usual = self._sendable and isinstance(message, str | bytes)
-        if usual and self.buffered_amount <= self._limits.max_buffered:
-            self._write(self._encoder.message(message))
-        else:
-            self._send_otherwise(message)
+        self._send_otherwise(message)
 
     @property
     def buffered_amount(self) -> int:
@@ -274,7 +265,7 @@ class Channel:
             self._engine.loop.call_soon(self._uncork)
 
     def _write_frame(self, opcode: int, payload: bytes, fin: bool = True) -> None:
-        self._write(self._encoder.frame(opcode, payload, fin))
+        raise NotImplementedError  # the codec is elsewhere
 
     def _uncork(self) -> None:
         self._corked = False
@@ -330,30 +321,14 @@ class Channel:
     def _receive(self, data: bytes) -> None:
         self._heard = time.monotonic()
         self._corked = True
-        for event in () if self._deaf else self._decoder.feed(data):
-            if not self._deaf:
-                self._deliver(event)
+        if not self._deaf:
+            self._feed(data)
         if self._after_messages is not None:
             try:
                 self._after_messages()
             except BaseException as error:
                 self._failed(error)
         self._uncork()
-
-    def _deliver(self, event: Event) -> None:
-        if isinstance(event, Message):
-            try:
-                (self._message_listener or self._unheard)(event.data)
-            except BaseException as error:
-                self._failed(error)
-        elif isinstance(event, Ping):
-            self._ping_received(event.payload)
-        elif isinstance(event, Close):
-            self._close_received(*event)
-        elif isinstance(event, Violation):
-            self._violated(*event)
-        else:
-            self._pong_received(event.payload)
 
     # ending
 

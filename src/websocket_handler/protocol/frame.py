@@ -90,8 +90,11 @@ def write_frame(opcode: int, payload: bytes, fin: bool = True, key: bytes | None
 
 
 def apply_mask(payload: bytes, key: bytes, position: int = 0) -> bytes:
-    """Mask or unmask: octet i is XORed with octet (position + i) mod 4 of the key."""
-    position %= 4
-    pattern = (key[position:] + key[:position]) * (len(payload) // 4 + 1)
+    """Mask or unmask: octet i is XORed with octet (position + i) mod 4 of the key.
+
+    Or modulo whatever length the key has, which is 20 in hybi-04.
+    """
+    position %= len(key)
+    pattern = (key[position:] + key[:position]) * (len(payload) // len(key) + 1)
     masked = int.from_bytes(payload, "big") ^ int.from_bytes(pattern[: len(payload)], "big")
     return masked.to_bytes(len(payload), "big")

@@ -21,10 +21,12 @@ ANY_ORIGIN = "*"
 
 
 class Accepted(NamedTuple):
-    """The request becomes a WebSocket of `version`; send `response` and it is open."""
+    """The request becomes a WebSocket of `version`; send `response`, and it is open unless
+    the version `completes_later`. Its codec must know the `secret`."""
 
     version: Version
     response: bytes
+    secret: bytes = b""
     status: HTTPStatus = HTTPStatus.SWITCHING_PROTOCOLS
 
 
@@ -53,17 +55,17 @@ def answer(
     if defect is not None:
         return refuse(HTTPStatus.BAD_REQUEST, defect)
     if not is_allowed_origin(request, allowed_origins):
-        origin = request.headers["Origin"]
-        return refuse(HTTPStatus.FORBIDDEN, f"the origin {_printable(origin)} is not allowed here")
+        origin = _printable(", ".join(origins_of(request)))
+        return refuse(HTTPStatus.FORBIDDEN, f"the origin {origin} is not allowed here")
     version = versions.choose(request, spoken)
     if version is None:
         return _refuse_version(request, spoken)
-    defect = version.find_defect(request)
+    defect = versions.find_contradiction(request) or version.find_defect(request)
     if defect is not None:
         return refuse(HTTPStatus.BAD_REQUEST, defect)
-    if subprotocol is not None and subprotocol not in offered_subprotocols(request):
+    if subprotocol is not None and subprotocol not in version.offered_subprotocols(request):
         raise ValueError(f"the request does not offer the subprotocol {subprotocol!r}")
-    return Accepted(version, version.answer(request, subprotocol, extra or Headers()))
+    return Accepted(version, *version.answer(request, subprotocol, extra or Headers()))
 
 
 def refuse(status: HTTPStatus, reason: str, extra: Headers | None = None) -> Refused:
@@ -85,16 +87,11 @@ def _accepted(version: Version) -> Accepted:
     return Accepted(version, b"")
 
 
-def without_response(outcome: Accepted | Refused) -> Accepted | Refused:
-    """The same, to be kept: all connections that were accepted alike share one."""
+def to_be_kept(outcome: Accepted | Refused) -> Accepted | Refused:
+    """The same without its bytes: all connections that were accepted alike share one."""
     if isinstance(outcome, Refused):
         return outcome._replace(response=b"")
     return _accepted(outcome.version)
-
-
-def offered_subprotocols(request: Request) -> list[str]:
-    """What the client offers, in its order of preference."""
-    return tokens(request.headers.get_all("Sec-WebSocket-Protocol"))
 
 
 def _http_defect(request: Request) -> str | None:
@@ -139,7 +136,7 @@ def is_allowed_origin(request: Request, allowed_origins: Collection[str] | None 
     Programs that are not browsers send none, which is allowed. The request's own host is
     always allowed: same host and port, and https if we know that the request came by TLS.
     """
-    origins = request.headers.get_all("Origin")
+    origins = origins_of(request)
     if not origins:
         return True
     if len(origins) != 1:
@@ -155,6 +152,12 @@ def is_allowed_origin(request: Request, allowed_origins: Collection[str] | None 
     if scheme not in ("http", "https") or (request.tls and scheme != "https"):
         return False
     return origin == _split_origin(f"{scheme}://{request.headers['Host']}")
+
+
+def origins_of(request: Request) -> list[str]:
+    """What the request names as its origin; from hybi-04 to -10 the header had another name."""
+    named = (request.headers.get_all(name) for name in ("Origin", "Sec-WebSocket-Origin"))
+    return [origin for origins in named for origin in origins]
 
 
 def _split_origin(origin: str) -> tuple[str, str, int | None] | None:

@@ -104,7 +104,7 @@ static decoder_kind read_close(decoder *d, decoder_event *event)
     if (event->size == 1)
         return violation(d, event, PROTOCOL_ERROR, "close frame with a body of one byte");
     event->code = (uint16_t)(event->data[0] << 8 | event->data[1]);
-    if (!decoder_is_valid_close_code(event->code))
+    if (!decoder_is_valid_close_code(event->code) && !(event->code == 1004 && d->old_codes))
         return violation(d, event, PROTOCOL_ERROR, "close frame with an invalid code");
     event->data += 2;
     event->size -= 2;

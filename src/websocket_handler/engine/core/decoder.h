@@ -63,6 +63,7 @@ typedef struct {
     uint8_t key[4];
     uint8_t key_position;
     uint8_t expect_masked;
+    uint8_t old_codes; /* whether close code 1004 is valid, as it was until hybi-12 */
     uint8_t in_payload;
     uint8_t fin;
     uint8_t finished; /* a close frame or a violation came: nothing else is read */

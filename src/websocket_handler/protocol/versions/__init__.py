@@ -9,14 +9,38 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..request import Request
-from . import rfc6455
+from .hixie import HIXIE_75, HIXIE_76
+from .hybi01 import HYBI_01, HYBI_02, HYBI_03
+from .hybi04 import HYBI_04
+from .hybi05 import HYBI_05, HYBI_06
+from .hybi07 import HYBI_07, HYBI_12
+from .rfc6455 import VERSION as RFC_6455
 from .version import Version
 
-ALL_VERSIONS: tuple[Version, ...] = (rfc6455.VERSION,)
-"""Every version this library speaks, newest first."""
+ALL_VERSIONS: tuple[Version, ...] = (
+    RFC_6455,
+    HYBI_12,
+    HYBI_07,
+    HYBI_06,
+    HYBI_05,
+    HYBI_04,
+    HYBI_03,
+    HYBI_02,
+    HYBI_01,
+    HIXIE_76,
+    HIXIE_75,
+)
+"""Every version this library speaks, newest first. hybi-12 stands for hybi-08 to -12, which
+are one on the wire, and hixie-76 for hybi-00."""
 
-DEFAULT_VERSIONS: tuple[Version, ...] = (rfc6455.VERSION,)
+DEFAULT_VERSIONS: tuple[Version, ...] = (RFC_6455,)
 """What is spoken unless `versions=` says otherwise."""
+
+_MARKS = (
+    ("Sec-WebSocket-Version",),
+    ("Sec-WebSocket-Key1", "Sec-WebSocket-Key2", "Sec-WebSocket-Draft"),
+)
+"""Headers that only one family of versions has."""
 
 
 def choose(request: Request, versions: Iterable[Version]) -> Version | None:
@@ -24,4 +48,32 @@ def choose(request: Request, versions: Iterable[Version]) -> Version | None:
     return next((version for version in versions if version.is_asked_for(request)), None)
 
 
-__all__ = ["ALL_VERSIONS", "DEFAULT_VERSIONS", "Version", "choose"]
+def find_contradiction(request: Request) -> str | None:
+    """What is wrong with a request that bears the marks of two versions, or of one twice."""
+    present = [name for names in _MARKS for name in names if name in request.headers]
+    families = [names for names in _MARKS if any(name in present for name in names)]
+    if len(families) > 1:
+        return f"the headers are those of two versions: {', '.join(present)}"
+    for name in ("Sec-WebSocket-Version", "Sec-WebSocket-Draft"):
+        if len(request.headers.get_all(name)) > 1:
+            return f"there must be at most one {name} header"
+    return None
+
+
+def by_name(name: str) -> Version:
+    """The version called `name`: "hixie-76", "RFC 6455" … Raises `ValueError` if there is none."""
+    for version in ALL_VERSIONS:
+        if version.name == name:
+            return version
+    known = ", ".join(version.name for version in ALL_VERSIONS)
+    raise ValueError(f"there is no version {name!r}, only {known}")
+
+
+__all__ = [
+    "ALL_VERSIONS",
+    "DEFAULT_VERSIONS",
+    "Version",
+    "by_name",
+    "choose",
+    "find_contradiction",
+]

@@ -1,0 +1,147 @@
+"""The client: opens a WebSocket to a server, in any version of the protocol.
+
+The handshake runs on a blocking socket, or in an event loop; then the engine takes the
+socket over, as it does from HTTP servers, and the application gets the same `WebSocket`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .engine import Engine
+from .protocol.client import Address, ClientHandshake, Established
+from .protocol.request import Headers, Request
+from .protocol.versions import DEFAULT_VERSIONS, Version, by_name
+from .settings import Settings
+from .websocket import WebSocket
+
+RECEIVE_SIZE = 1 << 16
+
+
+def connect(
+    url: str,
+    *,
+    version: Version | str = DEFAULT_VERSIONS[0],
+    subprotocols: Sequence[str] = (),
+    headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+    origin: str | None = None,
+    engine: Engine | None = None,
+    **settings: Any,
+) -> WebSocket:
+    """Open a WebSocket to `url` ("ws://host:port/path"); blocks until it is open.
+
+    `version` is one of `ALL_VERSIONS` or its name; `subprotocols` are offered in this order
+    (`WebSocket.subprotocol` tells which one the server took), `headers` are sent beside
+    those of the handshake, `origin` as a browser would send it. The WebSocket lives in
+    `engine`, by default that of the process. `settings` are those of `Settings`;
+    `open_timeout` is for all of this function. Messages that come before there is a
+    listener or somebody who receives them wait.
+
+    Raises `HandshakeFailed` if the server answers anything but what this version demands,
+    `TimeoutError`, `OSError` if there is no connection, `ValueError` for a bad URL, header,
+    subprotocol or setting.
+    """
+    plan = _Plan(url, version, subprotocols, headers, origin, engine, settings)
+    deadline = time.monotonic() + plan.settings.open_timeout
+    address = (plan.address.host, plan.address.port)
+    sock = socket.create_connection(address, timeout=plan.settings.open_timeout)
+    try:
+        sock.sendall(plan.handshake.request)
+        established = None
+        while established is None:
+            sock.settimeout(max(deadline - time.monotonic(), 0.001))
+            established = plan.handshake.feed(sock.recv(RECEIVE_SIZE))
+        return plan.complete(sock, established)
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def aconnect(
+    url: str,
+    *,
+    version: Version | str = DEFAULT_VERSIONS[0],
+    subprotocols: Sequence[str] = (),
+    headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+    origin: str | None = None,
+    engine: Engine | None = None,
+    **settings: Any,
+) -> WebSocket:
+    """As `connect`, for coroutines."""
+    plan = _Plan(url, version, subprotocols, headers, origin, engine, settings)
+    try:
+        return await asyncio.wait_for(_shake_hands(plan), plan.settings.open_timeout)
+    except asyncio.TimeoutError:
+        raise TimeoutError("the server did not complete the handshake in time") from None
+
+
+async def _shake_hands(plan: _Plan) -> WebSocket:
+    sock = await _open_socket(plan.address)
+    loop = asyncio.get_running_loop()
+    try:
+        await loop.sock_sendall(sock, plan.handshake.request)
+        established = None
+        while established is None:
+            established = plan.handshake.feed(await loop.sock_recv(sock, RECEIVE_SIZE))
+        return plan.complete(sock, established)
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def _open_socket(address: Address) -> socket.socket:
+    """A connected, non-blocking socket to the first address of the host that answers."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    failure: OSError | None = None
+    for family, kind, protocol, _, place in found:
+        sock = socket.socket(family, kind, protocol)
+        sock.setblocking(False)
+        try:
+            await loop.sock_connect(sock, place)
+        except OSError as error:
+            sock.close()
+            failure = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise failure or OSError(f"there is no address for {address.host}")
+
+
+class _Plan:
+    """What both forms share: the handshake, and what becomes of it."""
+
+    def __init__(
+        self,
+        url: str,
+        version: Version | str,
+        subprotocols: Sequence[str],
+        headers: Mapping[str, str] | Sequence[tuple[str, str]],
+        origin: str | None,
+        engine: Engine | None,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.address = Address.parse(url)
+        self.settings = Settings(**settings)
+        self._version = by_name(version) if isinstance(version, str) else version
+        self._fields = list(headers.items() if isinstance(headers, Mapping) else headers)
+        self._engine = engine
+        self.handshake = ClientHandshake(
+            self.address, self._version, subprotocols, self._fields, origin
+        )
+
+    def complete(self, sock: socket.socket, established: Established) -> WebSocket:
+        fields = [("Host", self.address.host_header), *self._fields]
+        scheme = "https" if self.address.secure else "http"
+        address = sock.getpeername()
+        request = Request("GET", self.address.target, Headers(fields), "1.1", address, scheme)
+        websocket = WebSocket(request, self.settings, engine=self._engine)
+        websocket.begin_as_client(self._version, established.secret, established.subprotocol)
+        websocket.take_over(sock, established.rest)
+        return websocket

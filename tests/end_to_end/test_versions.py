@@ -1,0 +1,241 @@
+"""Every version of the protocol on real sockets: our server, our client, and others'."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from websocket_handler import (
+    ALL_VERSIONS,
+    ConnectionClosed,
+    HandshakeFailed,
+    UnsupportedByVersion,
+    Version,
+    aconnect,
+    connect,
+)
+
+from .programs import Journal, Program, wait_for
+from .raw_client import RawClient
+
+PEERS = Path(__file__).parent.parent / "peers"
+NAMES = [version.name for version in ALL_VERSIONS]
+ALL = f"versions={quote(json.dumps(NAMES))}&max_message_size=2000000"
+TEXTS = ["", "h\xe9llo \u20ac \U0001f600", "x" * 125, "y" * 126, "z" * 65_536, "\u20ac" * 333_333]
+
+every_version = pytest.mark.parametrize("version", ALL_VERSIONS, ids=str)
+
+
+@every_version
+def test_our_client_and_our_server(program: Program, journal: Journal, version: Version) -> None:
+    url = program.url(f"/echo?id={journal.name}&{ALL}")
+    with connect(url, version=version, max_message_size=1 << 21) as websocket:
+        assert websocket.version is version
+        for text in TEXTS:
+            websocket.send(text)
+            assert websocket.receive(timeout=10) == text
+        if version.name.startswith("hixie"):
+            with pytest.raises(UnsupportedByVersion, match="has no binary messages"):
+                websocket.send(b"x")
+            with pytest.raises(UnsupportedByVersion, match="has no pings"):
+                websocket.ping()
+        else:
+            for data in (b"", bytes(range(256)) * 300):
+                websocket.send(data)
+                assert websocket.receive(timeout=10) == data
+            websocket.send(["one ", "two"])
+            assert websocket.receive(timeout=10) == "one two"
+            pongs: list[bytes] = []
+            websocket.on("pong", pongs.append)
+            websocket.ping("here?")
+            wait_for(lambda: pongs == [b"here?"], "the pong")
+        websocket.close(4001, "enough")
+    last = journal.wait_for("close")[-1]
+    keeps_codes = version.is_native or version.name == "hybi-06"
+    assert last == (["close", 4001, "enough"] if keeps_codes else ["close", 1005, ""])
+
+
+@every_version
+def test_the_server_closes(program: Program, version: Version) -> None:
+    websocket = connect(program.url(f"/closes?id=closes&{ALL}"), version=version)
+    ends: list[tuple[int, str]] = []
+    websocket.on("close", lambda *end: ends.append(end))
+    websocket.send("4002 because")
+    assert websocket.receive(timeout=10) == "before"
+    assert websocket.wait_closed(10)
+    keeps_codes = version.is_native or version.name == "hybi-06"
+    assert ends == ([(4002, "because")] if keeps_codes else [(1005, "")])
+
+
+@every_version
+def test_a_message_too_big_ends_only_its_connection(program: Program, version: Version) -> None:
+    target = f"/echo?versions={quote(json.dumps(NAMES))}&max_message_size=1000"
+    with connect(program.url(target), version=version) as other:
+        websocket = connect(program.url(target), version=version)
+        websocket.send("x" * 1001)
+        with pytest.raises(ConnectionClosed) as caught:
+            websocket.receive(timeout=10)
+        if version.close_codes or version.is_native:
+            assert caught.value.code == 1009  # 1004 on the wire until hybi-12
+        other.send("still here")
+        assert other.receive(timeout=10) == "still here"
+
+
+def test_the_client_in_an_event_loop(program: Program) -> None:
+    async def converse(version: Version) -> list[str]:
+        url = program.url(f"/echo?{ALL}")
+        async with await aconnect(url, version=version.name) as websocket:
+            websocket.send("first")
+            websocket.send("second")
+            return [await websocket.areceive(), await websocket.areceive()]
+
+    async def converse_in_all() -> list[list[str]]:
+        return await asyncio.gather(*map(converse, ALL_VERSIONS))
+
+    assert asyncio.run(converse_in_all()) == [["first", "second"]] * len(ALL_VERSIONS)
+
+
+def test_what_the_client_refuses_and_is_refused(program: Program) -> None:
+    with pytest.raises(HandshakeFailed) as caught:
+        connect(program.url("/forbidden"))
+    assert caught.value.status == 403
+    with pytest.raises(HandshakeFailed) as caught:
+        connect(program.url("/echo"), version="hybi-07")  # the default is RFC 6455 alone
+    assert caught.value.status == 426
+    assert ("Sec-WebSocket-Version", "13") in caught.value.headers
+    with pytest.raises(OSError, match="refused"):
+        connect("ws://127.0.0.1:9/")
+    with pytest.raises(ValueError, match="no ws: or wss: URL"):
+        connect("http://127.0.0.1/")
+    with pytest.raises(ValueError, match="no version"):
+        connect(program.url("/echo"), version="hybi-99")
+
+
+def test_the_client_does_not_wait_for_ever() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"ws://127.0.0.1:{mute.getsockname()[1]}/"
+        with pytest.raises(TimeoutError):
+            connect(url, open_timeout=0.1)
+        with pytest.raises(TimeoutError):
+            asyncio.run(aconnect(url, open_timeout=0.1))
+
+
+# hixie-76 by hand
+
+
+def hixie_76(**others: str | None) -> dict[str, str | None]:
+    return {
+        "Upgrade": "WebSocket",
+        "Origin": None,
+        "Sec-WebSocket-Version": None,
+        "Sec-WebSocket-Key": None,
+        "Sec-WebSocket-Key1": "4 @1  46546xW%0l 1 5",
+        "Sec-WebSocket-Key2": "12998 5 Y3 1  .P00",
+        **others,
+    }
+
+
+def test_the_head_is_answered_before_the_third_key_has_come(program: Program) -> None:
+    with RawClient(program.address) as client:
+        client.sock.sendall(client.handshake(f"/greet?{ALL}", hixie_76()))
+        response = client.read_response()
+        assert (response.status, response.reason) == (101, "WebSocket Protocol Handshake")
+        assert response.header("upgrade") == "WebSocket"
+        client.sock.sendall(b"^n:d")
+        client.sock.sendall(b"s[4U\x00Hel")
+        assert client.read(16) == b"8jKS'y:G*Co,Wxa-"
+        assert client.read(7) == b"\x00hello\xff"  # sent by the handler, right after connect()
+        client.sock.sendall(b"lo\xff\xff\x00")
+        assert client.read(9) == b"\x00Hello\xff\xff\x00"[:9]
+        client.expect_end()
+
+
+def test_a_third_key_that_never_comes(program: Program, journal: Journal) -> None:
+    with RawClient(program.address) as client:
+        target = f"/echo?id={journal.name}&open_timeout=0.2&{ALL}"
+        client.sock.sendall(client.handshake(target, hixie_76()))
+        assert client.read_response().status == 101
+        client.expect_end()
+    assert journal.wait_for("close") == [
+        ["close", 1006, "the client did not complete the handshake in time"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (hixie_76(**{"Sec-WebSocket-Key1": "12345"}), 400),
+        (hixie_76(**{"Sec-WebSocket-Key2": None}), 400),
+        (hixie_76(**{"Sec-WebSocket-Version": "13"}), 400),
+        (hixie_76(**{"Sec-WebSocket-Draft": "7"}), 400),
+        (hixie_76(Origin="http://elsewhere.example"), 403),
+        ({"Sec-WebSocket-Version": "9"}, 426),
+    ],
+)
+def test_bad_requests_of_old_clients(
+    program: Program, headers: dict[str, str | None], status: int
+) -> None:
+    with RawClient(program.address) as client:
+        client.sock.sendall(client.handshake(f"/echo?{ALL}", headers))
+        assert client.read_response().status == status
+
+
+# Others' servers and clients
+
+
+@pytest.fixture(scope="module")
+def em_websocket(ruby: str) -> Iterator[int]:
+    """The port of an echo server by em-websocket."""
+    process = subprocess.Popen([ruby, PEERS / "echo_server.rb"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield int(process.stdout.readline().rpartition(" ")[2])
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hixie-75",
+        "hixie-76",
+        "hybi-01",
+        "hybi-02",
+        "hybi-03",
+        "hybi-05",
+        "hybi-06",
+        "hybi-07",
+        "hybi-12",
+        "RFC 6455",
+    ],
+)
+def test_our_client_with_em_websocket(em_websocket: int, name: str) -> None:
+    messages: list[str | bytes] = ["hello \u20ac", "x" * 126, "y" * 70_000]
+    if not name.startswith("hixie"):
+        messages.append(bytes(range(256)))
+    with connect(f"ws://127.0.0.1:{em_websocket}/", version=name) as websocket:
+        for message in messages:
+            websocket.send(message)
+            assert websocket.receive(timeout=10) == message
+
+
+@pytest.mark.parametrize("number", [75, 76, 3, 7, 8, 13])
+def test_websocket_ruby_with_our_server(program: Program, ruby: str, number: int) -> None:
+    words = ["hello", "\u20ac\xe9", "x" * 126, "y" * 70_000]
+    url = program.url(f"/echo?{ALL}")
+    done = subprocess.run(
+        [ruby, PEERS / "echo_client.rb", url, str(number), *words],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [*words, *([] if number == 75 else ["close"])]
