@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .engine import Engine
+from .engine import IS_NATIVE, Engine
+from .errors import WebSocketError
 from .protocol.client import Address, ClientHandshake, Established
 from .protocol.request import Headers, Request
 from .protocol.versions import DEFAULT_VERSIONS, Version, by_name
@@ -29,14 +31,16 @@ def connect(
     subprotocols: Sequence[str] = (),
     headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
     origin: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
     engine: Engine | None = None,
     **settings: Any,
 ) -> WebSocket:
-    """Open a WebSocket to `url` ("ws://host:port/path"); blocks until it is open.
+    """Open a WebSocket to `url` ("ws://host:port/path", "wss:…"); blocks until it is open.
 
     `version` is one of `ALL_VERSIONS` or its name; `subprotocols` are offered in this order
     (`WebSocket.subprotocol` tells which one the server took), `headers` are sent beside
-    those of the handshake, `origin` as a browser would send it. The WebSocket lives in
+    those of the handshake, `origin` as a browser would send it. `ssl_context` is
+    for wss:, by default one that checks the server's certificate. The WebSocket lives in
     `engine`, by default that of the process. `settings` are those of `Settings`;
     `open_timeout` is for all of this function. Messages that come before there is a
     listener or somebody who receives them wait.
@@ -46,10 +50,17 @@ def connect(
     subprotocol or setting.
     """
     plan = _Plan(url, version, subprotocols, headers, origin, engine, settings)
+    return _shake_hands_blocking(plan, ssl_context)
+
+
+def _shake_hands_blocking(plan: _Plan, ssl_context: ssl.SSLContext | None) -> WebSocket:
     deadline = time.monotonic() + plan.settings.open_timeout
     address = (plan.address.host, plan.address.port)
     sock = socket.create_connection(address, timeout=plan.settings.open_timeout)
     try:
+        if plan.address.secure:
+            context = ssl_context or ssl.create_default_context()
+            sock = context.wrap_socket(sock, server_hostname=plan.address.host)
         sock.sendall(plan.handshake.request)
         established = None
         while established is None:
@@ -68,11 +79,15 @@ async def aconnect(
     subprotocols: Sequence[str] = (),
     headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
     origin: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
     engine: Engine | None = None,
     **settings: Any,
 ) -> WebSocket:
     """As `connect`, for coroutines."""
     plan = _Plan(url, version, subprotocols, headers, origin, engine, settings)
+    if plan.address.secure:  # OpenSSL's handshake is left to a thread
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, _shake_hands_blocking, plan, ssl_context)
     try:
         return await asyncio.wait_for(_shake_hands(plan), plan.settings.open_timeout)
     except asyncio.TimeoutError:
@@ -128,6 +143,8 @@ class _Plan:
         settings: Mapping[str, Any],
     ) -> None:
         self.address = Address.parse(url)
+        if self.address.secure and not IS_NATIVE:
+            raise WebSocketError("without the native engine, there is no TLS")
         self.settings = Settings(**settings)
         self._version = by_name(version) if isinstance(version, str) else version
         self._fields = list(headers.items() if isinstance(headers, Mapping) else headers)

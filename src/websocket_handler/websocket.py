@@ -17,6 +17,7 @@ from typing import Any, TypeVar, overload
 
 from .connection import ORDINARY_CODES, Connection
 from .engine import Engine, default_engine
+from .engine.tls import close_socket
 from .errors import ConnectionClosed, WebSocketError
 from .inbox import LoopInbox, ThreadInbox
 from .protocol import handshake, versions
@@ -206,7 +207,7 @@ class WebSocket(Connection):
         that uses its descriptor; it is detached.
         """
         if self._state is State.CLOSED:  # aborted meanwhile
-            sock.close()
+            close_socket(sock)
             return
         self._taken_over = True
         self._when_receiving = None

@@ -17,6 +17,7 @@ import contextlib
 import functools
 import logging
 import signal
+import ssl
 import threading
 from collections.abc import Callable, Iterable
 from http.server import HTTPServer, SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -116,10 +117,15 @@ def main() -> None:
     parser.add_argument("--home", choices=["thread", "asyncio", "uvloop"], default="thread")
     parser.add_argument("--application", default="routes")
     parser.add_argument("--close-timeout", type=float, default=10.0)
+    parser.add_argument("--certificate", help="a PEM file with key and certificate, for https")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     server = make(options.application)
+    if options.certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(options.certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     settings = {**LIMITS, "close_timeout": options.close_timeout}
     if options.home == "thread":
         serve_beside_thread(server, settings)

@@ -24,6 +24,7 @@ cdef class Channel(Pollable):
     cdef readonly EpollEngine _engine
     cdef Rules rules
     cdef decoder decoder
+    cdef object tls                    # a TlsConnection, if the bytes go through one
     cdef object large                  # a payload that is being sent from where it lies,
     cdef size_t large_sent             # up to here; it precedes what is in `out`
     cdef outgoing out
@@ -39,6 +40,7 @@ cdef class Channel(Pollable):
     cdef flag corked                   # a flush will come: do not send yet
     cdef flag above_water              # more than high water was waiting
     cdef flag drain_due
+    cdef flag flush_due                # another thread has asked the engine's for it
     cdef readonly flag _reading_paused # the application asked for it
     cdef flag input_ended
     cdef flag finishing                # send what is left, then FIN
@@ -51,6 +53,8 @@ cdef class Channel(Pollable):
         self, const uint8_t *header, size_t header_size,
         const uint8_t *data, size_t size, object owner) except -1
     cdef ssize_t send_waiting(self) noexcept
+    cdef ssize_t send_by_tls(self) noexcept
+    cdef void receive_tls(self) noexcept
     cdef bint append(self, const uint8_t *data, size_t size) except -1
     cdef uint8_t *grow(self, size_t size) except NULL
     cdef void flush_or_cork(self) noexcept

@@ -17,7 +17,8 @@ from os import strerror
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.pythread cimport PyThread_get_thread_ident
-from libc.errno cimport EAGAIN, EINTR, errno
+from libc cimport errno as libc_errno
+from libc.errno cimport EAGAIN, EINTR, EPIPE, errno
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove, memset
 from posix.unistd cimport close
@@ -67,6 +68,7 @@ cdef extern from "Python.h":
 cdef enum:
     LARGE = 16384             # payloads from here on are not copied if that can be helped
     CORKED_AT_MOST = 65536    # bytes that wait for the end of a turn
+    TLS_SEND_SIZE = 1 << 18   # what OpenSSL gets at once
     READING = EPOLLIN | EPOLLRDHUP
 
 
@@ -116,15 +118,15 @@ cdef class Channel(Pollable):
         self.decoder.old_codes = bool(version.close_codes)
         self._sendable = not self.foreign
 
-    def _enter(self, EpollEngine engine, int fd, bytes early):
+    def _enter(self, EpollEngine engine, int fd, bytes early, tls):
         """The engine's thread takes the socket in, and what came with it."""
         self._engine = engine
         self.fd = fd
+        self.tls = tls
         self.heard = engine.now
         if not engine.watch(self, READING):
             reason = strerror(errno)
-            close(fd)
-            self.fd = -1
+            self.close_descriptor()
             self._connection_lost(reason)
             return
         engine.link(self)
@@ -132,6 +134,8 @@ cdef class Channel(Pollable):
         self._opened()
         buffer = bytearray(early)  # unmasked in place
         self.decode(<uint8_t *><char *>buffer, len(buffer))
+        if tls is not None:  # it may have read more already
+            self.receive_tls()
         self.turn_over()
 
     # sending
@@ -207,7 +211,7 @@ cdef class Channel(Pollable):
             self.out.end += header_size + size
         else:
             header_size = frame_header_write(header, first, size, NULL)
-            if (size >= LARGE and self.large is None
+            if (size >= LARGE and self.large is None and self.tls is None
                     and self.fd >= 0 and not self.interest & EPOLLOUT):
                 self.send_through(header, header_size, data, size, owner)
             else:
@@ -260,6 +264,8 @@ cdef class Channel(Pollable):
         cdef msghdr message
         cdef size_t rest
         cdef ssize_t sent
+        if self.tls is not None:
+            return self.send_by_tls()
         if self.large is None:
             sent = send(self.fd, out.data + out.start, out.end - out.start, MSG_NOSIGNAL)
             out.start += <size_t>max(sent, 0)
@@ -280,6 +286,22 @@ cdef class Channel(Pollable):
             self.large = None
             out.start += <size_t>sent - rest
         return sent
+
+    cdef ssize_t send_by_tls(self) noexcept:
+        """As `send_waiting`."""
+        cdef outgoing *out = &self.out
+        cdef ssize_t sent
+        cdef size_t size = out.end - out.start
+        if size > TLS_SEND_SIZE:
+            size = TLS_SEND_SIZE
+        try:
+            sent = self.tls.send((<char *>out.data + out.start)[:size])
+        except BaseException:
+            libc_errno.errno = EPIPE
+            return -1
+        libc_errno.errno = EAGAIN
+        out.start += <size_t>sent
+        return sent if sent else -1
 
     cdef bint append(self, const uint8_t *data, size_t size) except -1:
         memcpy(self.grow(size), data, size)
@@ -319,6 +341,15 @@ cdef class Channel(Pollable):
                 self.corked = self._engine.cork(self)
             if self.corked and self.waiting() < CORKED_AT_MOST:
                 return
+        elif self.tls is not None:  # OpenSSL bears one thread at a time: the engine's
+            if not self.flush_due:
+                self.flush_due = True
+                self._engine.post(self._flush_now)
+            return
+        self.flush()
+
+    def _flush_now(self):
+        self.flush_due = False
         self.flush()
 
     cdef void flush(self) noexcept:
@@ -353,7 +384,10 @@ cdef class Channel(Pollable):
         if self.finishing:
             if not self.output_ended:
                 self.output_ended = True
-                shutdown(self.fd, SHUT_WR)
+                if self.tls is None:
+                    shutdown(self.fd, SHUT_WR)
+                else:
+                    self.tls.end_output()
             if self.input_ended:
                 self.release("")
         elif self._tell_when_flushed:
@@ -364,6 +398,8 @@ cdef class Channel(Pollable):
         cdef uint32_t interest = EPOLLOUT if self.waiting() else 0
         if not (self.above_water or self._reading_paused or self.input_ended):
             interest |= READING
+            if self.tls is not None and not self.interest & EPOLLIN:
+                self._engine.post(self._read_on)  # epoll does not see what OpenSSL has read
         self._engine.watch(self, interest)
 
     def _pause_reading(self, bint paused):
@@ -395,8 +431,10 @@ cdef class Channel(Pollable):
         if self.fd >= 0 and events & ~<uint32_t>EPOLLOUT:
             if self.input_ended:
                 self.release("the peer is gone")
-            else:
+            elif self.tls is None:
                 self.receive()
+            else:
+                self._read_on()
 
     cdef void receive(self) noexcept:
         """One read: into the message under way if it is a large one, the rest into the
@@ -434,6 +472,28 @@ cdef class Channel(Pollable):
             self.deliver(decoder_received(&self.decoder, direct, &event), &event)
         self.decode(shared, size)
         self.turn_over()
+
+    def _read_on(self):
+        """What a TLS socket has to give."""
+        if self.fd < 0 or self.input_ended:
+            return
+        self.corked = True
+        self.receive_tls()
+        self.turn_over()
+
+    cdef void receive_tls(self) noexcept:
+        while self.fd >= 0 and not (self.above_water or self._reading_paused):
+            data = self.tls.receive()
+            if data is None:
+                return
+            if not data:
+                self.input_ended = True
+                self._input_over()
+                return
+            self.heard = self._engine.now
+            if not self._deaf:
+                buffer = bytearray(data)  # unmasked in place
+                self.decode(<uint8_t *><char *>buffer, len(buffer))
 
     cdef void decode(self, uint8_t *data, size_t size) noexcept:
         cdef uint8_t *cursor = data
@@ -525,13 +585,20 @@ cdef class Channel(Pollable):
     cdef void expired(self) noexcept:
         self._deadline_passed()
 
+    cdef void close_descriptor(self) noexcept:
+        if self.tls is None:
+            close(self.fd)
+        else:
+            self.tls.close()
+            self.tls = None
+        self.fd = -1
+
     cdef void release(self, str reason) noexcept:
         if self.fd < 0:
             return
         wheel_cancel(&self.timer)
         self._engine.unwatch(self)
-        close(self.fd)
-        self.fd = -1
+        self.close_descriptor()
         self._sendable = False
         self._deaf = True
         decoder_free(&self.decoder)

@@ -42,6 +42,7 @@ cdef class Pollable:
     cdef void turn_over(self) noexcept
     cdef void expired(self) noexcept
     cdef void release(self, str reason) noexcept
+    cdef void close_descriptor(self) noexcept
 
 
 cdef class Descriptor(Pollable):

@@ -13,6 +13,7 @@ from collections import deque
 from functools import partial
 from os import strerror
 from socket import AF_UNIX, IPPROTO_TCP, TCP_NODELAY
+from ssl import SSLSocket
 
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -23,6 +24,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, itimerspec, timespec
 from posix.unistd cimport close, read, write
 
 from .linux cimport *
+from .tls import TlsConnection
 
 
 cdef enum:
@@ -53,6 +55,10 @@ cdef class Pollable:
 
     cdef void release(self, str reason) noexcept:
         """Leave the engine, which ends."""
+
+    cdef void close_descriptor(self) noexcept:
+        close(self.fd)
+        self.fd = -1
 
 
 cdef class Descriptor(Pollable):
@@ -168,10 +174,14 @@ cdef class EpollEngine:
         """
         if self.epoll_fd < 0:
             raise RuntimeError("the engine is closed")
-        sock.setblocking(False)
         if sock.family != AF_UNIX:
             sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, True)  # what is sent together leaves together
-        self.post(partial(channel._enter, self, sock.detach(), early))
+        if isinstance(sock, SSLSocket):
+            tls = TlsConnection(sock)
+            self.post(partial(channel._enter, self, tls.fileno(), early, tls))
+        else:
+            sock.setblocking(False)
+            self.post(partial(channel._enter, self, sock.detach(), early, None))
 
     def discard(self, sock):
         """Take a socket over to throw away what arrives on it, until its end."""
@@ -211,8 +221,7 @@ cdef class EpollEngine:
         """In a forked child: let go of what belongs to the parent, without a word to anyone."""
         cdef void *item = self.first
         while item is not NULL:
-            close((<Pollable>item).fd)
-            (<Pollable>item).fd = -1
+            (<Pollable>item).close_descriptor()
             item = (<Pollable>item).next
         for sink in self.sinks:
             close((<Sink>sink).fd)

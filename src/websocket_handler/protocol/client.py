@@ -107,6 +107,8 @@ class ClientHandshake:
         status, headers = _parse_head(bytes(self._received[:end]))
         body = bytes(self._received[end + 4 :])
         if status != 101:
+            if data and len(body) < _body_size(headers):
+                return None
             raise self._refusal(status, headers, body)
         if len(body) < self._hello.body_size:
             if not data:
@@ -136,6 +138,12 @@ class ClientHandshake:
         if len(chosen) > 1 or chosen[0] not in self._offered:
             raise ValueError(f"the subprotocol {', '.join(chosen)!r} was not offered")
         return chosen[0]
+
+
+def _body_size(headers: Headers) -> int:
+    """How much of a refusal's body is worth waiting for."""
+    length = headers.get("Content-Length", "")
+    return min(int(length), MAX_BODY_SHOWN) if length.isdigit() and len(length) < 10 else 0
 
 
 def _check_upgrade(headers: Headers) -> None:

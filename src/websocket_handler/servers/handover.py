@@ -3,7 +3,8 @@
 The server keeps its descriptor number, with the end of a dummy pair behind it (the
 transplant): what it still writes goes into the void, it reads end of file, and its
 shutdown and close do their work on the dummy. So no server needs to be silenced, and
-every teardown runs. An integration of a server is this, and knowing the server:
+every teardown runs. A TLS socket becomes inert instead: its object remains with the server
+and does nothing any more. An integration of a server is this, and knowing the server:
 
     hand_over = HandOver(sock, reader)
     websocket = WebSocket(request, when_connecting=hand_over.secure)
@@ -13,13 +14,15 @@ every teardown runs. An integration of a server is this, and knowing the server:
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import socket
 import ssl
 import threading
 
-from ..engine import Engine, default_engine
+from ..engine import IS_NATIVE, Engine, default_engine
+from ..engine.tls import InertTlsSocket, close_socket
 from ..errors import WebSocketError
 from ..protocol.check import INTERNAL_ERROR
 from ..websocket import WebSocket
@@ -46,16 +49,21 @@ class HandOver:
     def secure(self) -> None:
         """Take the connection away from the server, which talks into the void from here on.
 
-        Raises `WebSocketError` for a TLS socket, `OSError` if there are no descriptors
-        left; in both cases nothing has changed.
+        Raises `OSError` if there are no descriptors left, `WebSocketError` for a TLS socket
+        where the native engine is missing; then nothing has changed.
         """
-        if isinstance(self._sock, ssl.SSLSocket):
-            raise WebSocketError("a TLS socket cannot be taken over yet")
+        is_tls = isinstance(self._sock, ssl.SSLSocket)
+        if is_tls and not IS_NATIVE:
+            raise WebSocketError("without the native engine, no TLS socket can be taken over")
         timeout = self._sock.gettimeout()
         self._sock.setblocking(False)
         self._early = read_early_bytes(self._reader)
-        self._sock.settimeout(timeout)
-        self._own = transplant(self._sock, self._engine or default_engine())
+        if is_tls:
+            self._sock.__class__ = InertTlsSocket
+            self._own = self._sock
+        else:
+            self._sock.settimeout(timeout)
+            self._own = transplant(self._sock, self._engine or default_engine())
 
     def complete(self, websocket: WebSocket) -> None:
         """The handler has returned: give the engine the socket, if `connect()` was called.
@@ -80,7 +88,7 @@ class HandOver:
         """The handler raised: if it had called `connect()`, end the connection."""
         if self._own is not None:
             websocket.abort()
-            self._own.close()
+            close_socket(self._own)
         elif websocket.outcome is not None:
             websocket.close(INTERNAL_ERROR, "internal error")
 
@@ -109,6 +117,7 @@ def read_early_bytes(reader: io.BufferedIOBase) -> bytes:
     The socket beneath must be non-blocking.
     """
     early = bytearray()
-    while waiting := reader.peek():  # type: ignore[attr-defined]
-        early += reader.read1(len(waiting))
+    with contextlib.suppress(ssl.SSLWantReadError):
+        while waiting := reader.peek():  # type: ignore[attr-defined]
+            early += reader.read1(len(waiting))
     return bytes(early)
