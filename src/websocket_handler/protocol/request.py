@@ -29,10 +29,11 @@ class Headers(MutableMapping[str, str]):
     for a name that is not a token or a value that could end the line.
     """
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_fields", "_index")
 
     def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
         self._fields: list[tuple[str, str]] = list(fields)
+        self._index: dict[str, list[str]] | None = None  # values by lower-case name
 
     def __getitem__(self, name: str) -> str:
         values = self.get_all(name)
@@ -43,11 +44,14 @@ class Headers(MutableMapping[str, str]):
     def __setitem__(self, name: str, value: str) -> None:
         check_field(name, value)
         self._discard(name)
-        self._fields.append((name, value))
+        self.add(name, value)
 
     def __delitem__(self, name: str) -> None:
         if not self._discard(name):
             raise KeyError(name)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._values()
 
     def __iter__(self) -> Iterator[str]:
         return iter({name.lower(): name for name, _ in self._fields}.values())
@@ -62,11 +66,18 @@ class Headers(MutableMapping[str, str]):
         """Append a field, keeping those of the same name (`Set-Cookie` needs this)."""
         check_field(name, value)
         self._fields.append((name, value))
+        self._index = None
 
     def get_all(self, name: str) -> list[str]:
         """The values of every field called `name`, in order; an empty list if there is none."""
-        wanted = name.lower()
-        return [value for field, value in self._fields if field.lower() == wanted]
+        return list(self._values().get(name.lower(), ()))
+
+    def _values(self) -> dict[str, list[str]]:
+        if self._index is None:
+            self._index = {}
+            for name, value in self._fields:
+                self._index.setdefault(name.lower(), []).append(value)
+        return self._index
 
     def fields(self) -> list[tuple[str, str]]:
         """Every field as (name, value), in order, repetitions included."""
@@ -75,6 +86,7 @@ class Headers(MutableMapping[str, str]):
     def _discard(self, name: str) -> bool:
         wanted, before = name.lower(), len(self._fields)
         self._fields = [field for field in self._fields if field[0].lower() != wanted]
+        self._index = None
         return len(self._fields) != before
 
 

@@ -36,11 +36,8 @@ are one on the wire, and hixie-76 for hybi-00."""
 DEFAULT_VERSIONS: tuple[Version, ...] = (RFC_6455,)
 """What is spoken unless `versions=` says otherwise."""
 
-_MARKS = (
-    ("Sec-WebSocket-Version",),
-    ("Sec-WebSocket-Key1", "Sec-WebSocket-Key2", "Sec-WebSocket-Draft"),
-)
-"""Headers that only one family of versions has."""
+_VERSION, _DRAFT = "Sec-WebSocket-Version", "Sec-WebSocket-Draft"
+_OLDER_MARKS = ("Sec-WebSocket-Key1", "Sec-WebSocket-Key2", _DRAFT)
 
 
 def choose(request: Request, versions: Iterable[Version]) -> Version | None:
@@ -50,12 +47,12 @@ def choose(request: Request, versions: Iterable[Version]) -> Version | None:
 
 def find_contradiction(request: Request) -> str | None:
     """What is wrong with a request that bears the marks of two versions, or of one twice."""
-    present = [name for names in _MARKS for name in names if name in request.headers]
-    families = [names for names in _MARKS if any(name in present for name in names)]
-    if len(families) > 1:
-        return f"the headers are those of two versions: {', '.join(present)}"
-    for name in ("Sec-WebSocket-Version", "Sec-WebSocket-Draft"):
-        if len(request.headers.get_all(name)) > 1:
+    headers = request.headers
+    older = [name for name in _OLDER_MARKS if name in headers]
+    if older and _VERSION in headers:
+        return f"the headers are those of two versions: {_VERSION}, {', '.join(older)}"
+    for name in (_VERSION, _DRAFT):
+        if name in headers and len(headers.get_all(name)) > 1:
             return f"there must be at most one {name} header"
     return None
 
