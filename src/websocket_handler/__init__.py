@@ -26,6 +26,7 @@ from .protocol.state import State
 from .protocol.versions import ALL_VERSIONS, Version
 from .servers.handover import HandOver
 from .servers.http_server import configure_server
+from .servers.wsgi import WSGIMiddleware
 from .settings import Settings
 from .websocket import WebSocket
 
@@ -43,6 +44,7 @@ __all__ = [
     "State",
     "UnsupportedByVersion",
     "Version",
+    "WSGIMiddleware",
     "WebSocket",
     "WebSocketError",
     "aconnect",

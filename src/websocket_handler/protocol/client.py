@@ -107,9 +107,10 @@ class ClientHandshake:
         status, headers = _parse_head(bytes(self._received[:end]))
         body = bytes(self._received[end + 4 :])
         if status != 101:
-            if data and len(body) < _body_size(headers):
+            shown = _body_of_refusal(headers, body)
+            if shown is None and data and len(body) < MAX_BODY_SHOWN:
                 return None
-            raise self._refusal(status, headers, body)
+            raise self._refusal(status, headers, body if shown is None else shown)
         if len(body) < self._hello.body_size:
             if not data:
                 raise HandshakeFailed("the server ended the connection within its response")
@@ -140,10 +141,29 @@ class ClientHandshake:
         return chosen[0]
 
 
-def _body_size(headers: Headers) -> int:
-    """How much of a refusal's body is worth waiting for."""
+def _body_of_refusal(headers: Headers, body: bytes) -> bytes | None:
+    """The body of an HTTP response as far as its length is told; None if more is to come."""
+    if "chunked" in headers.get("Transfer-Encoding", "").lower():
+        return _join_chunks(body)
     length = headers.get("Content-Length", "")
-    return min(int(length), MAX_BODY_SHOWN) if length.isdigit() and len(length) < 10 else 0
+    size = int(length) if length.isdigit() and len(length) < 10 else 0
+    return body if len(body) >= size else None
+
+
+def _join_chunks(body: bytes) -> bytes | None:
+    """RFC 9112 section 7.1; None if it is not whole."""
+    joined = b""
+    while True:
+        line, end, rest = body.partition(b"\r\n")
+        try:
+            size = int(line.partition(b";")[0], 16)
+        except ValueError:
+            return None
+        if not end or len(rest) < size + 2:
+            return None
+        if size == 0:
+            return joined
+        joined, body = joined + rest[:size], rest[size + 2 :]
 
 
 def _check_upgrade(headers: Headers) -> None:

@@ -15,17 +15,24 @@ and does nothing any more. An integration of a server is this, and knowing the s
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import socket
 import ssl
 import threading
+from typing import Protocol
 
 from ..engine import IS_NATIVE, Engine, default_engine
 from ..engine.tls import InertTlsSocket, close_socket
 from ..errors import WebSocketError
 from ..protocol.check import INTERNAL_ERROR
 from ..websocket import WebSocket
+
+
+class Reader(Protocol):
+    """What is asked of a server's buffered reader."""
+
+    def peek(self, size: int = 0, /) -> bytes: ...
+    def read1(self, size: int = -1, /) -> bytes: ...
 
 
 class HandOver:
@@ -36,9 +43,7 @@ class HandOver:
     it in a thread never do.
     """
 
-    def __init__(
-        self, sock: socket.socket, reader: io.BufferedIOBase, engine: Engine | None = None
-    ) -> None:
+    def __init__(self, sock: socket.socket, reader: Reader, engine: Engine | None = None) -> None:
         self._sock = sock
         self._reader = reader
         self._engine = engine
@@ -111,13 +116,13 @@ def transplant(sock: socket.socket, engine: Engine) -> socket.socket:
     return own
 
 
-def read_early_bytes(reader: io.BufferedIOBase) -> bytes:
+def read_early_bytes(reader: Reader) -> bytes:
     """What came in the same segment as the request head and sits in the server's buffer.
 
     The socket beneath must be non-blocking.
     """
     early = bytearray()
     with contextlib.suppress(ssl.SSLWantReadError):
-        while waiting := reader.peek():  # type: ignore[attr-defined]
+        while waiting := reader.peek():
             early += reader.read1(len(waiting))
     return bytes(early)

@@ -13,13 +13,13 @@ import functools
 import socketserver
 import ssl
 from http.server import BaseHTTPRequestHandler
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from ..engine import Engine, close_all, default_engine
 from ..protocol.request import Headers, Request, is_websocket_request
 from ..settings import Settings
 from ..websocket import WebSocket
-from .handover import HandOver
+from .handover import HandOver, Reader
 
 Server = TypeVar("Server", bound=socketserver.BaseServer)
 
@@ -80,7 +80,9 @@ class WebSocketRequests(BaseHTTPRequestHandler):
             self.protocol_version = "HTTP/1.1"
             self.close_connection = True
             self._logged = False
-            self._hand_over = HandOver(self.connection, self.rfile, self.websocket_engine)
+            self._hand_over = HandOver(
+                self.connection, cast(Reader, self.rfile), self.websocket_engine
+            )
             self.websocket = WebSocket(
                 self._request(),
                 self.websocket_settings,

@@ -1,0 +1,249 @@
+"""WSGI: real servers, real frameworks, each as a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+import time
+from collections.abc import Iterator
+from urllib.request import urlopen
+
+import pytest
+
+from websocket_handler import IS_NATIVE, HandshakeFailed, connect
+
+from .programs import PATIENCE, Program, running, wait_for
+from .raw_client import RawClient, binary, close, masked, text
+from .wsgi.serve import free_port
+
+HELLO = text("hello")
+HERE = "tests.end_to_end.wsgi"
+GUNICORN = ["-m", "gunicorn", "-b", "127.0.0.1:0", "--log-level", "info"]
+SERVERS = {
+    "gunicorn sync": [*GUNICORN, "-k", "sync", "-w", "2"],
+    "gunicorn gthread": [*GUNICORN, "-k", "gthread", "--threads", "4"],
+    "gunicorn preload": [*GUNICORN, "-k", "gthread", "--threads", "4", "--preload", "-w", "2"],
+    "werkzeug": ["-m", f"{HERE}.serve", "werkzeug"],
+    "cheroot": ["-m", f"{HERE}.serve", "cheroot"],
+    "waitress": ["-m", f"{HERE}.serve", "waitress"],
+    "wsgiref": ["-m", f"{HERE}.serve", "wsgiref"],
+    "bottle": ["-m", f"{HERE}.serve", "bottle"],
+}
+SINGLE = ("gunicorn preload", "gunicorn sync")  # several processes: no journal to ask for
+QUIET = re.compile(r"Traceback|Exception|ERROR|CRITICAL")
+
+
+def serve(
+    server: str, application: str, *options: str
+) -> contextlib.AbstractContextManager[Program]:
+    command = [*SERVERS[server], *options, f"{HERE}.{application}"]
+    ready = r"(?:Listening at: http://127\.0\.0\.1:|ready on port )(\d+)"
+    return running(Program(command, ready, not IS_NATIVE, descriptors=8192))
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def shared(server: str) -> Iterator[Program]:
+    with serve(server, "bare:app") as program:
+        wait_until_it_serves(program)
+        yield program
+
+
+@pytest.fixture
+def bare(shared: Program) -> Iterator[Program]:
+    seen = len(shared.log())
+    yield shared
+    with urlopen(shared.url("/plain", "http"), timeout=PATIENCE) as response:
+        assert response.read() == b"plain\n"
+    unwanted = QUIET.findall(shared.log()[seen:])
+    assert not unwanted, shared.log()[seen:]
+
+
+def wait_until_it_serves(program: Program) -> None:
+    def ask() -> bool:
+        with contextlib.suppress(OSError), urlopen(program.url("/plain", "http"), timeout=2):
+            return True
+        return False
+
+    wait_for(ask, "the server to serve")
+
+
+def journal(program: Program) -> list[list[object]]:
+    with urlopen(program.url("/journal", "http"), timeout=PATIENCE) as response:
+        found: list[list[object]] = json.load(response)
+        return found
+
+
+def test_echo(bare: Program) -> None:
+    with RawClient(bare.address) as client:
+        client.open("/echo?a=1").echo(
+            HELLO, binary(b"\x00\xff"), text(""), binary(b"x" * 1_000_000)
+        )
+        client.send(close(1000, "bye"))
+        client.expect_close(1000)
+        client.expect_end()
+
+
+@pytest.mark.parametrize("path", ["/echo", "/generator", "/body", "/nothing", "/twice", "/receive"])
+def test_whatever_the_application_returns(bare: Program, path: str) -> None:
+    with RawClient(bare.address) as client:
+        client.open(path).echo(HELLO)
+        client.send(close(1000))
+        client.expect_close(1000)
+        client.expect_end()
+
+
+def test_early_frames(bare: Program) -> None:
+    frames = [text(f"{number:04}" * 250) for number in range(40)]
+    with RawClient(bare.address) as client:
+        client.open("/greet", early=masked(*frames))
+        client.expect(text("hello"), *frames)
+    with RawClient(bare.address) as client:
+        client.sock.sendall(client.handshake("/greet"))
+        time.sleep(0.005)
+        client.sock.sendall(masked(HELLO))
+        client.expect_opened()
+        client.expect(text("hello"), HELLO)
+
+
+def test_refusals(bare: Program) -> None:
+    with RawClient(bare.address) as client:
+        client.sock.sendall(client.handshake("/forbidden"))
+        response = client.read_response()
+        assert response.status == 403
+        assert client.read_body(response) == b"not you\n"
+    with RawClient(bare.address) as client:
+        client.sock.sendall(client.handshake("/echo", {"Sec-WebSocket-Version": "9"}))
+        response = client.read_response()
+        assert response.status == 426
+        assert response.header("sec-websocket-version") == "13, 8, 7, 6, 5, 4"
+        client.read_body(response)
+        client.expect_end()
+    with RawClient(bare.address) as client:
+        client.sock.sendall(client.handshake("/echo", {"Origin": "http://elsewhere.example"}))
+        assert client.read_response().status == 403
+
+
+def test_twelve_at_once_and_a_page_meanwhile(bare: Program) -> None:
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(bare.address)).open() for _ in range(12)]
+        with urlopen(bare.url("/plain", "http"), timeout=PATIENCE) as response:
+            assert response.read() == b"plain\n"
+        for client in clients:
+            client.echo(HELLO)
+
+
+@pytest.mark.parametrize("version", ["hixie-76", "hybi-03", "hybi-04", "hybi-12"])
+def test_older_versions(bare: Program, version: str) -> None:
+    with connect(bare.url("/echo"), version=version) as websocket:
+        for message in ("hello", "\u20ac" * 1000):
+            websocket.send(message)
+            assert websocket.receive(timeout=10) == message
+
+
+def test_teardown_runs_when_the_view_returns(server: str, bare: Program) -> None:
+    if server in SINGLE:
+        pytest.skip("its journals are spread over processes")
+    with RawClient(bare.address) as client:
+        client.open("/body").echo(HELLO)
+        assert ["teardown"] in journal(bare)
+
+
+def test_an_application_that_raises_after_connecting(server: str) -> None:
+    with serve(server, "bare:app") as program:
+        wait_until_it_serves(program)
+        with RawClient(program.address) as client:
+            client.sock.sendall(client.handshake("/raises"))
+            client.expect_end()
+        with RawClient(program.address) as client:
+            client.open().echo(HELLO)
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
+def test_the_end_of_the_server(server: str, by: signal.Signals) -> None:
+    with serve(server, "bare:app") as program:
+        wait_until_it_serves(program)
+        with RawClient(program.address) as client:
+            client.open().echo(HELLO)
+            program.end_soon(by)
+            client.expect_close(1001)
+            client.send(close(1001))
+            program.wait()
+        assert "Traceback" not in program.log()
+
+
+def test_a_worker_that_is_recycled() -> None:
+    with serve("gunicorn gthread", "bare:app", "--max-requests", "4") as program:
+        wait_until_it_serves(program)
+        with RawClient(program.address) as client:
+            client.open().echo(HELLO)
+            for _ in range(6):
+                with urlopen(program.url("/plain", "http"), timeout=PATIENCE) as response:
+                    assert response.read() == b"plain\n"
+            client.expect_close(1001)
+            client.send(close(1001))
+            client.expect_end()
+        assert "Traceback" not in program.log()
+
+
+# Frameworks
+
+
+@pytest.mark.parametrize("kind", ["gunicorn gthread", "gunicorn sync", "werkzeug", "cheroot"])
+@pytest.mark.parametrize("framework", ["with_flask", "with_django"])
+def test_flask_and_django(kind: str, framework: str) -> None:
+    with serve(kind, f"{framework}:app") as program:
+        wait_until_it_serves(program)
+        talk_to(program)
+
+
+def test_flask_run() -> None:
+    command = ["-m", "flask", "--app", f"{HERE}.with_flask", "run", "-p", "0"]
+    ready = r"Running on http://127\.0\.0\.1:(\d+)"
+    with running(Program(command, ready, not IS_NATIVE)) as program:
+        wait_until_it_serves(program)
+        talk_to(program)
+
+
+def test_django_runserver() -> None:
+    port = free_port()
+    command = ["-m", f"{HERE}.with_django", "runserver", "--noreload", f"127.0.0.1:{port}"]
+    ready = r"Starting development server at http://127\.0\.0\.1:(\d+)"
+    with running(Program(command, ready, not IS_NATIVE)) as program:
+        wait_until_it_serves(program)
+        talk_to(program)
+
+
+def talk_to(program: Program) -> None:
+    with connect(program.url("/echo"), max_message_size=1 << 22) as websocket:
+        for message in ("hello", b"\x00" * 1_000_000):
+            websocket.send(message)
+            assert websocket.receive(timeout=10) == message
+        with pytest.raises(HandshakeFailed) as caught:
+            connect(program.url("/forbidden"))
+        assert (caught.value.status, caught.value.body) == (403, b"not you\n")
+        with RawClient(program.address) as client:
+            assert client.get("/echo", {"Upgrade": None}).status == 426
+        websocket.send("still here")
+        assert websocket.receive(timeout=10) == "still here"
+    assert not QUIET.findall(program.log()), program.log()
+
+
+def test_two_thousand_sockets_on_eight_threads() -> None:
+    with serve("gunicorn gthread", "with_flask:app", "--threads", "8") as program:
+        wait_until_it_serves(program)
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(RawClient(program.address)).open() for _ in range(2000)]
+            for client in clients:
+                client.send(HELLO)
+            with urlopen(program.url("/threads", "http"), timeout=PATIENCE) as response:
+                assert int(response.read()) < 50
+            for client in clients:
+                client.expect(HELLO)
