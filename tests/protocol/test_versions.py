@@ -435,6 +435,12 @@ def request_with(*fields: tuple[str, str], without: Iterable[str] = ()) -> Reque
     ("request_", "status", "reason"),
     [
         (request_with(("Sec-WebSocket-Version", "13")), 400, "two versions"),
+        (request_with(("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")), 400, "two versions"),
+        (
+            request_with(("Sec-WebSocket-Draft", "2"), ("Sec-WebSocket-Draft", "3")),
+            400,
+            "at most one Sec-WebSocket-Draft",
+        ),
         (request_with(("Sec-WebSocket-Draft", "4")), 400, "Version header is missing"),
         (request_with(("Sec-WebSocket-Draft", "x")), 400, "Version header is missing"),
         (request_with(without=["Sec-WebSocket-Key2"]), 400, "exactly one Sec-WebSocket-Key2"),
@@ -480,7 +486,42 @@ def test_requests_that_are_refused(request_: Request, status: int, reason: str) 
 
 def test_older_versions_must_be_asked_for() -> None:
     assert handshake.answer(request_with(), ALL_VERSIONS).status == 101
-    assert handshake.answer(request_with(), ALL_VERSIONS[:1]).status == 400
+    refused = handshake.answer(request_with(), ALL_VERSIONS[:1])
+    assert isinstance(refused, handshake.Refused)
+    assert (refused.status, refused.reason) == (400, "hixie-76 is not spoken here")
+
+
+@pytest.mark.parametrize(
+    ("names", "numbers"),
+    [
+        (["hybi-07", "RFC 6455", "hixie-75"], b"Sec-WebSocket-Version: 13, 7\r\n"),
+        (["hixie-75", "hybi-02"], None),
+    ],
+)
+def test_a_refusal_lists_the_numbers_there_are_newest_first(
+    names: list[str], numbers: bytes | None
+) -> None:
+    asking = request_with(("Sec-WebSocket-Version", "9"), without=[*HIXIE_76_REQUEST][4:])
+    refused = handshake.answer(asking, [by_name(name) for name in names])
+    assert isinstance(refused, handshake.Refused)
+    if numbers is None:
+        assert b"Sec-WebSocket-Version" not in refused.response
+        assert refused.reason == "version '9' is not spoken here, but hybi-02, hixie-75"
+    else:
+        assert numbers in refused.response
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("hybi-00", "hixie-76"), ("hybi-08", "hybi-12"), ("hybi-17", "RFC 6455")],
+)
+def test_drafts_that_are_one_on_the_wire(name: str, meant: str) -> None:
+    assert by_name(name).name == meant
+
+
+def test_a_name_of_no_version() -> None:
+    with pytest.raises(ValueError, match="no version 'hybi-18', only RFC 6455"):
+        by_name("hybi-18")
 
 
 # What a client refuses

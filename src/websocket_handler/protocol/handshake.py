@@ -57,10 +57,13 @@ def answer(
     if not is_allowed_origin(request, allowed_origins):
         origin = _printable(", ".join(origins_of(request)))
         return refuse(HTTPStatus.FORBIDDEN, f"the origin {origin} is not allowed here")
+    defect = versions.find_contradiction(request)
+    if defect is not None:
+        return refuse(HTTPStatus.BAD_REQUEST, defect)
     version = versions.choose(request, spoken)
     if version is None:
         return _refuse_version(request, spoken)
-    defect = versions.find_contradiction(request) or version.find_defect(request)
+    defect = version.find_defect(request)
     if defect is not None:
         return refuse(HTTPStatus.BAD_REQUEST, defect)
     if subprotocol is not None and subprotocol not in version.offered_subprotocols(request):
@@ -117,14 +120,19 @@ def _http_defect(request: Request) -> str | None:
 
 def _refuse_version(request: Request, spoken: Collection[Version]) -> Refused:
     """Section 4.2.2: 426 and the versions we do speak (400 if none was named at all)."""
-    numbers = ", ".join(str(version.number) for version in spoken if version.number)
+    newest_first = [version for version in versions.ALL_VERSIONS if version in spoken]
+    numbers = ", ".join(str(version.number) for version in newest_first if version.number)
     asked = request.headers.get("Sec-WebSocket-Version")
-    if asked is None:
-        status, reason = HTTPStatus.BAD_REQUEST, "the Sec-WebSocket-Version header is missing"
-    else:
+    older = versions.choose(request, versions.ALL_VERSIONS)
+    if asked is not None:
         status = HTTPStatus.UPGRADE_REQUIRED
-        reason = f"version {_printable(asked)} is not spoken here, but {numbers}"
-    extra = Headers([("Sec-WebSocket-Version", numbers)])
+        names = numbers or ", ".join(str(version) for version in newest_first)
+        reason = f"version {_printable(asked)} is not spoken here, but {names}"
+    elif older is not None and older.completes_later:
+        status, reason = HTTPStatus.BAD_REQUEST, f"{older} is not spoken here"
+    else:
+        status, reason = HTTPStatus.BAD_REQUEST, "the Sec-WebSocket-Version header is missing"
+    extra = Headers([("Sec-WebSocket-Version", numbers)] if numbers else [])
     if status is HTTPStatus.UPGRADE_REQUIRED:
         extra.add("Upgrade", "websocket")  # RFC 9110 section 15.5.22: MUST send Upgrade
     return refuse(status, reason, extra)

@@ -36,8 +36,16 @@ are one on the wire, and hixie-76 for hybi-00."""
 DEFAULT_VERSIONS: tuple[Version, ...] = (RFC_6455,)
 """What is spoken unless `versions=` says otherwise."""
 
-_VERSION, _DRAFT = "Sec-WebSocket-Version", "Sec-WebSocket-Draft"
-_OLDER_MARKS = ("Sec-WebSocket-Key1", "Sec-WebSocket-Key2", _DRAFT)
+OTHER_NAMES = {
+    **dict.fromkeys(("hybi-13", "hybi-14", "hybi-15", "hybi-16", "hybi-17"), RFC_6455),
+    **dict.fromkeys(("hybi-08", "hybi-09", "hybi-10", "hybi-11"), HYBI_12),
+    "hybi-00": HIXIE_76,
+}
+"""The drafts that another one, or the RFC, stands for."""
+
+_DRAFT = "Sec-WebSocket-Draft"
+_NEWER = ("Sec-WebSocket-Version", "Sec-WebSocket-Key")
+_OLDER = ("Sec-WebSocket-Key1", "Sec-WebSocket-Key2", _DRAFT)
 
 
 def choose(request: Request, versions: Iterable[Version]) -> Version | None:
@@ -46,19 +54,24 @@ def choose(request: Request, versions: Iterable[Version]) -> Version | None:
 
 
 def find_contradiction(request: Request) -> str | None:
-    """What is wrong with a request that bears the marks of two versions, or of one twice."""
+    """What is wrong with a request that bears the marks of two versions."""
     headers = request.headers
-    older = [name for name in _OLDER_MARKS if name in headers]
-    if older and _VERSION in headers:
-        return f"the headers are those of two versions: {_VERSION}, {', '.join(older)}"
-    for name in (_VERSION, _DRAFT):
-        if name in headers and len(headers.get_all(name)) > 1:
-            return f"there must be at most one {name} header"
+    older = [name for name in _OLDER if name in headers]
+    if not older:
+        return None
+    newer = [name for name in _NEWER if name in headers]
+    if newer:
+        return f"the headers are those of two versions: {', '.join(newer + older)}"
+    if len(headers.get_all(_DRAFT)) > 1:
+        return f"there must be at most one {_DRAFT} header"
     return None
 
 
 def by_name(name: str) -> Version:
-    """The version called `name`: "hixie-76", "RFC 6455" … Raises `ValueError` if there is none."""
+    """The version called `name`: "hixie-76", "RFC 6455" …, or the one that a draft is one with
+    on the wire: "hybi-10". Raises `ValueError` if there is none."""
+    if name in OTHER_NAMES:
+        return OTHER_NAMES[name]
     for version in ALL_VERSIONS:
         if version.name == name:
             return version
