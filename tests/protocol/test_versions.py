@@ -511,6 +511,16 @@ def test_a_refusal_lists_the_numbers_there_are_newest_first(
         assert numbers in refused.response
 
 
+@pytest.mark.parametrize("target", ["http://example.com/", "*", "/a b", "/\r\nX: y", "/\u20ac", ""])
+@pytest.mark.parametrize("family", [2, 6], ids=["hixie-75", "hixie-76"])
+def test_a_location_is_made_of_a_plain_path_only(target: str, family: int) -> None:
+    headers = [("Host", "example.com"), *list(HIXIE_76_REQUEST.items())[:2]]
+    headers += list(HIXIE_76_REQUEST.items())[4:family]
+    refused = handshake.answer(Request("GET", target, Headers(headers)), ALL_VERSIONS)
+    assert isinstance(refused, handshake.Refused)
+    assert (refused.status, refused.reason) == (400, "the request target must be a plain path")
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [("hybi-00", "hixie-76"), ("hybi-08", "hybi-12"), ("hybi-17", "RFC 6455")],
@@ -534,7 +544,7 @@ def damaged(name: str, damage: Callable[[list[str]], list[str]]) -> ClientHandsh
     client = ClientHandshake(
         Address.parse(f"ws://{request.headers['Host']}{request.target}"),
         by_name(name),
-        ["chat", "sample"],
+        ["sample" if name.startswith("hixie") else "chat"],
         origin="http://example.com",
     )
     lines = damage(list(example["response"]))

@@ -6,6 +6,7 @@ be fed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -23,6 +24,18 @@ MAX_BODY_SHOWN = 64 << 10
 
 DEFAULT_PORTS = {"ws": 80, "wss": 443}
 
+HEAD_ENDS = b"\r\n\r\n"
+CHUNK_STARTS = re.compile(rb"([0-9A-Fa-f]{1,8})[^\r]*\r\n")
+STATUS_LINE = re.compile(r"HTTP/1\.[0-9] ([0-9]{3})(?: .*)?")
+HOST = re.compile(r"[!$&'()*+,;=\-._~%0-9A-Za-z]+|[0-9A-Fa-f:.]+")
+"""A name or an IPv4 address, or an IPv6 address without its brackets (RFC 3986 3.2.2)."""
+
+OWN_HEADERS = frozenset(
+    ("host", "upgrade", "connection", "origin", "content-length", "transfer-encoding")
+)
+OWN_PREFIXES = ("sec-websocket-", "websocket-")
+"""Headers that the handshake sets, or that would make something else of the request."""
+
 
 class Address(NamedTuple):
     """Where a URL leads to, and what is asked for there (RFC 6455 section 3)."""
@@ -35,6 +48,8 @@ class Address(NamedTuple):
     @classmethod
     def parse(cls, url: str) -> Address:
         """Raises `ValueError` for anything but a sound ws: or wss: URL."""
+        if any(character <= " " for character in url):  # some of which urlsplit leaves out
+            raise ValueError(f"there is white space in the URL {url!r}")
         parts = urlsplit(url)
         if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
             raise ValueError(f"{url!r} is no ws: or wss: URL")
@@ -43,10 +58,15 @@ class Address(NamedTuple):
         if parts.username is not None:
             raise ValueError("credentials go into a header, not into the URL")
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        if not target.isascii() or any(character <= " " for character in target):
+        if not FIELD_VALUE.fullmatch(target) or not target.isascii():
             raise ValueError("the path and query of the URL must be percent-encoded")
-        port = parts.port or DEFAULT_PORTS[parts.scheme]
-        return cls(parts.scheme == "wss", parts.hostname, port, target)
+        host = parts.hostname if parts.hostname.isascii() else _in_ascii(parts.hostname)
+        if not HOST.fullmatch(host):
+            raise ValueError(f"{host!r} cannot be the name of a host")
+        port = DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
+        if port == 0:
+            raise ValueError("no server has port 0")
+        return cls(parts.scheme == "wss", host, port, target)
 
     @property
     def host_header(self) -> str:
@@ -67,7 +87,11 @@ class Established(NamedTuple):
 
 
 class ClientHandshake:
-    """One handshake. Raises `ValueError` for headers or subprotocols that cannot be sent."""
+    """One handshake.
+
+    Raises `ValueError` for headers or subprotocols that cannot be sent, and
+    `UnsupportedByVersion` for several subprotocols where a version offers one only.
+    """
 
     def __init__(
         self,
@@ -77,8 +101,14 @@ class ClientHandshake:
         headers: Sequence[tuple[str, str]] = (),
         origin: str | None = None,
     ) -> None:
-        for name, value in (*headers, *((("Origin", origin),) if origin is not None else ())):
+        for name, value in headers:
             check_field(name, value)
+            if name.lower() in OWN_HEADERS or name.lower().startswith(OWN_PREFIXES):
+                raise ValueError(f"the header {name} is set by the handshake itself")
+        if origin is not None:
+            check_field("Origin", origin)
+        if len(set(subprotocols)) != len(subprotocols):
+            raise ValueError("a subprotocol is offered twice")
         for name in subprotocols:
             if not TOKEN.fullmatch(name):
                 raise ValueError(f"{name!r} cannot be the name of a subprotocol")
@@ -88,6 +118,9 @@ class ClientHandshake:
         self._offered = subprotocols
         self._hello = version.hello(offer)
         self._received = bytearray()
+        self._searched = 0  # bytes of it in which no end of the head begins
+        self._head: tuple[int, Headers] | None = None
+        self._wanted = 0  # bytes after it
         self.request = self._hello.request
 
     def feed(self, data: bytes) -> Established | None:
@@ -97,73 +130,87 @@ class ClientHandshake:
         ended the connection.
         """
         self._received += data
-        end = self._received.find(b"\r\n\r\n")
-        if end < 0:
+        head = self._head or self._read_head()
+        if head is None:
             if not data:
                 raise HandshakeFailed("the server ended the connection without a response")
-            if len(self._received) > MAX_HEAD_SIZE:
-                raise HandshakeFailed("the head of the response is too long")
             return None
-        status, headers = _parse_head(bytes(self._received[:end]))
-        body = bytes(self._received[end + 4 :])
+        status, headers = head
+        if data and len(self._received) < self._wanted:
+            return None
         if status != 101:
-            shown = _body_of_refusal(headers, body)
-            if shown is None and data and len(body) < MAX_BODY_SHOWN:
+            body = _body_shown(headers, bytes(self._received[:MAX_BODY_SHOWN]))
+            if body is None and data and len(self._received) < MAX_BODY_SHOWN:
                 return None
-            raise self._refusal(status, headers, body if shown is None else shown)
-        if len(body) < self._hello.body_size:
-            if not data:
-                raise HandshakeFailed("the server ended the connection within its response")
+            raise self._refusal(status, headers, body)
+        if len(self._received) < self._wanted:
+            raise HandshakeFailed("the server ended the connection within its response")
+        return self._verify(headers)
+
+    def _read_head(self) -> tuple[int, Headers] | None:
+        """Take the head out of what has been received; None while it is not whole."""
+        end = self._received.find(HEAD_ENDS, self._searched)
+        if max(end, len(self._received) if end < 0 else 0) > MAX_HEAD_SIZE:
+            raise HandshakeFailed("the head of the response is too long")
+        if end < 0:
+            self._searched = max(0, len(self._received) - len(HEAD_ENDS) + 1)
             return None
-        return self._verify(headers, body)
+        head = bytes(self._received[:end])
+        del self._received[: end + len(HEAD_ENDS)]
+        status, headers = self._head = _parse_head(head)
+        self._wanted = self._hello.body_size if status == 101 else _body_size(headers)
+        return self._head
 
-    def _refusal(self, status: int, headers: Headers, body: bytes) -> HandshakeFailed:
+    def _refusal(self, status: int, headers: Headers, body: bytes | None) -> HandshakeFailed:
         reason = f"the server answered with HTTP status {status}"
-        return HandshakeFailed(reason, status, headers.fields(), body[:MAX_BODY_SHOWN])
+        return HandshakeFailed(reason, status, headers.fields(), body or b"")
 
-    def _verify(self, headers: Headers, body: bytes) -> Established:
+    def _verify(self, headers: Headers) -> Established:
         size = self._hello.body_size
         try:
             _check_upgrade(headers)
-            secret = self._hello.verify(headers, body[:size])
+            secret = self._hello.verify(headers, bytes(self._received[:size]))
             subprotocol = self._subprotocol(headers)
         except ValueError as error:
             raise HandshakeFailed(str(error), 101, headers.fields()) from None
-        return Established(subprotocol, headers, secret, body[size:])
+        return Established(subprotocol, headers, secret, bytes(self._received[size:]))
 
     def _subprotocol(self, headers: Headers) -> str | None:
-        names = ("Sec-WebSocket-Protocol", "WebSocket-Protocol")
-        chosen = [value for name in names for value in headers.get_all(name)]
+        chosen = headers.get_all(self._hello.subprotocol_header)
         if not chosen:
+            if self._offered and self._hello.needs_subprotocol:
+                raise ValueError(f"the server did not take the subprotocol {self._offered[0]!r}")
             return None
         if len(chosen) > 1 or chosen[0] not in self._offered:
             raise ValueError(f"the subprotocol {', '.join(chosen)!r} was not offered")
         return chosen[0]
 
 
-def _body_of_refusal(headers: Headers, body: bytes) -> bytes | None:
-    """The body of an HTTP response as far as its length is told; None if more is to come."""
-    if "chunked" in headers.get("Transfer-Encoding", "").lower():
-        return _join_chunks(body)
+def _in_ascii(host: str) -> str:
+    """An internationalized name as the Host header has it (RFC 3490)."""
+    try:
+        return host.encode("idna").decode()
+    except UnicodeError:
+        raise ValueError(f"{host!r} cannot be the name of a host") from None
+
+
+def _body_size(headers: Headers) -> int:
+    """How much of a refusal's body is worth waiting for."""
     length = headers.get("Content-Length", "")
-    size = int(length) if length.isdigit() and len(length) < 10 else 0
-    return body if len(body) >= size else None
+    return min(int(length), MAX_BODY_SHOWN) if re.fullmatch(r"[0-9]{1,9}", length) else 0
 
 
-def _join_chunks(body: bytes) -> bytes | None:
-    """RFC 9112 section 7.1; None if it is not whole."""
+def _body_shown(headers: Headers, body: bytes) -> bytes | None:
+    """The body of a refusal, its chunks joined (RFC 9112 section 7.1); None if more is to come."""
+    if "chunked" not in headers.get("Transfer-Encoding", "").lower():
+        return body
+    if not body.endswith(b"0\r\n\r\n"):
+        return None
     joined = b""
-    while True:
-        line, end, rest = body.partition(b"\r\n")
-        try:
-            size = int(line.partition(b";")[0], 16)
-        except ValueError:
-            return None
-        if not end or len(rest) < size + 2:
-            return None
-        if size == 0:
-            return joined
-        joined, body = joined + rest[:size], rest[size + 2 :]
+    while chunk := CHUNK_STARTS.match(body):
+        start, size = chunk.end(), int(chunk[1], 16)
+        joined, body = joined + body[start : start + size], body[start + size + 2 :]
+    return joined
 
 
 def _check_upgrade(headers: Headers) -> None:
@@ -177,8 +224,8 @@ def _check_upgrade(headers: Headers) -> None:
 def _parse_head(head: bytes) -> tuple[int, Headers]:
     """Raises `HandshakeFailed` for what is no HTTP."""
     status_line, *lines = head.decode("latin-1").split("\r\n")
-    words = status_line.split(" ", 2)
-    if len(words) < 2 or not words[0].startswith("HTTP/1.") or not words[1].isdigit():
+    found = STATUS_LINE.fullmatch(status_line)
+    if found is None:
         raise HandshakeFailed(f"the response is not HTTP/1.1: {status_line[:100]!r}")
     fields = []
     for line in lines:
@@ -187,4 +234,4 @@ def _parse_head(head: bytes) -> tuple[int, Headers]:
         if not colon or not TOKEN.fullmatch(name) or not FIELD_VALUE.fullmatch(value):
             raise HandshakeFailed(f"the response has a bad header line: {line[:100]!r}")
         fields.append((name, value))
-    return int(words[1]), Headers(fields)
+    return int(found[1]), Headers(fields)

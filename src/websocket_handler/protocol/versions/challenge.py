@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
 from collections.abc import Callable
 
+from ...errors import UnsupportedByVersion
 from ..assembly import Completed, Event
 from ..request import Headers, Request, head
 from .version import Answer, Decoder, Hello, Offer
@@ -20,6 +22,7 @@ KEY3_SIZE = 8
 ANSWER_SIZE = 16
 STATUS_LINE = "HTTP/1.1 101 WebSocket Protocol Handshake"
 KEY_HEADERS = ("Sec-WebSocket-Key1", "Sec-WebSocket-Key2")
+SUBPROTOCOL_HEADER = "Sec-WebSocket-Protocol"
 LETTERS = [chr(code) for code in (*range(0x21, 0x30), *range(0x3A, 0x7F))]
 MAX_NUMBER = (1 << 32) - 1
 
@@ -36,7 +39,18 @@ def recogniser(*drafts: str) -> Callable[[Request], bool]:
     return is_asked_for
 
 
+TARGET = re.compile(r"/[!-~]*")
+"""What clients of these versions ask for; the response repeats it byte for byte."""
+
+
+def find_target_defect(request: Request) -> str | None:
+    return None if TARGET.fullmatch(request.target) else "the request target must be a plain path"
+
+
 def find_defect(request: Request) -> str | None:
+    defect = find_target_defect(request)
+    if defect is not None:
+        return defect
     for name in KEY_HEADERS:
         keys = request.headers.get_all(name)
         if len(keys) != 1:
@@ -140,9 +154,11 @@ def greeter(draft: str | None) -> Callable[[Offer], Hello]:
         key3 = os.urandom(KEY3_SIZE)
         fields = [("Upgrade", "WebSocket"), ("Connection", "Upgrade"), ("Host", offer.host)]
         fields.append(("Origin", offer_origin(offer)))
-        if offer.subprotocols:
-            fields.append(("Sec-WebSocket-Protocol", " ".join(offer.subprotocols)))
-        if draft is not None:
+        if draft is None:
+            fields += only_subprotocol(offer, SUBPROTOCOL_HEADER)
+        else:
+            if offer.subprotocols:
+                fields.append((SUBPROTOCOL_HEADER, " ".join(offer.subprotocols)))
             fields.append(("Sec-WebSocket-Draft", draft))
         fields += [(name, key) for name, (key, _) in zip(KEY_HEADERS, keys, strict=True)]
         expected = challenge_answer(numbers_in_bytes(*(number for _, number in keys)), key3)
@@ -154,9 +170,17 @@ def greeter(draft: str | None) -> Callable[[Offer], Hello]:
             return b""
 
         request = head(f"GET {offer.target} HTTP/1.1", [*fields, *offer.headers]) + key3
-        return Hello(request, verify, ANSWER_SIZE)
+        return Hello(request, verify, ANSWER_SIZE, needs_subprotocol=draft is None)
 
     return hello
+
+
+def only_subprotocol(offer: Offer, name: str) -> list[tuple[str, str]]:
+    """The field `name` with the one subprotocol that hixie-75 and -76 have room for."""
+    if len(offer.subprotocols) > 1:
+        version = "hixie-76" if name.startswith("Sec-") else "hixie-75"
+        raise UnsupportedByVersion(f"{version} has no choice of subprotocols")
+    return [(name, subprotocol) for subprotocol in offer.subprotocols]
 
 
 def offer_origin(offer: Offer) -> str:

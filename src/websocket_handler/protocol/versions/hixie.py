@@ -27,6 +27,7 @@ from .version import Answer, Decoder, Hello, Offer, Version
 TEXT_BEGINS = 0x00
 TEXT_ENDS = 0xFF
 CLOSE_FRAME = b"\xff\x00"
+SUBPROTOCOL_HEADER_75 = "WebSocket-Protocol"
 STATUS_LINE_75 = "HTTP/1.1 101 Web Socket Protocol Handshake"
 
 UNKNOWN_FRAME = Violation(PROTOCOL_ERROR, "frame of an unknown type")
@@ -105,9 +106,9 @@ def is_asked_for_75(request: Request) -> bool:
 
 
 def find_defect_75(request: Request) -> str | None:
-    if len(request.headers.get_all("WebSocket-Protocol")) > 1:
-        return "there must be at most one WebSocket-Protocol header"
-    return None
+    if len(request.headers.get_all(SUBPROTOCOL_HEADER_75)) > 1:
+        return f"there must be at most one {SUBPROTOCOL_HEADER_75} header"
+    return challenge.find_target_defect(request)
 
 
 def answer_75(request: Request, subprotocol: str | None, extra: Headers) -> Answer:
@@ -122,15 +123,15 @@ def hello_75(offer: Offer) -> Hello:
         ("Connection", "Upgrade"),
         ("Host", offer.host),
         ("Origin", challenge.offer_origin(offer)),
+        *challenge.only_subprotocol(offer, SUBPROTOCOL_HEADER_75),
     ]
-    if offer.subprotocols:
-        fields.append(("WebSocket-Protocol", " ".join(offer.subprotocols)))
 
     def verify(headers: Headers, _body: bytes) -> bytes:
         challenge.verify_location(offer, headers, "")
         return b""
 
-    return Hello(head(f"GET {offer.target} HTTP/1.1", [*fields, *offer.headers]), verify)
+    request = head(f"GET {offer.target} HTTP/1.1", [*fields, *offer.headers])
+    return Hello(request, verify, subprotocol_header=SUBPROTOCOL_HEADER_75, needs_subprotocol=True)
 
 
 def decoder_75(limits: Limits, _is_server: bool, _secret: bytes) -> Decoder:
@@ -156,7 +157,7 @@ HIXIE_75 = Version(
     is_asked_for=is_asked_for_75,
     find_defect=find_defect_75,
     answer=answer_75,
-    offered_subprotocols=lambda request: request.headers.get_all("WebSocket-Protocol"),
+    offered_subprotocols=lambda request: request.headers.get_all(SUBPROTOCOL_HEADER_75),
     hello=hello_75,
     decoder=decoder_75,
     encoder=encoder_75,

@@ -57,6 +57,9 @@ class Hello(NamedTuple):
     """Takes the headers of the 101 and the `body_size` bytes after it; gives the codec's
     secret. Raises `ValueError` with what is wrong."""
     body_size: int = 0
+    subprotocol_header: str = "Sec-WebSocket-Protocol"
+    needs_subprotocol: bool = False
+    """Whether the server must take the subprotocol that it is offered."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,0 +1,218 @@
+"""What a client will not send, and what a hostile or dribbling server cannot do to it."""
+
+from __future__ import annotations
+
+from time import process_time
+from typing import Any
+
+import pytest
+
+from websocket_handler import Headers, Request, UnsupportedByVersion
+from websocket_handler.errors import HandshakeFailed
+from websocket_handler.protocol import handshake
+from websocket_handler.protocol.assembly import Completed
+from websocket_handler.protocol.client import MAX_HEAD_SIZE, Address, ClientHandshake
+from websocket_handler.protocol.versions import ALL_VERSIONS, by_name
+
+from .frames import Limits
+
+ADDRESS = Address.parse("ws://localhost:1/")
+
+
+def new_client(version: str = "RFC 6455", **others: Any) -> ClientHandshake:
+    return ClientHandshake(ADDRESS, by_name(version), **others)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "HTTP/1.1 10\xb2 Odd\r\n\r\n",
+        f"HTTP/1.1 {'9' * 5000} Odd\r\n\r\n",
+        "HTTP/1.1 1010\r\n\r\n",
+        "HTTP/1.1  101 Odd\r\n\r\n",
+        "HTTP/1.x 101 Odd\r\n\r\n",
+        "HTTP/2 101 Odd\r\n\r\n",
+        "\r\n\r\n",
+    ],
+)
+def test_a_status_line_that_is_none(response: str) -> None:
+    with pytest.raises(HandshakeFailed, match="not HTTP"):
+        new_client().feed(response.encode("latin-1"))
+
+
+@pytest.mark.parametrize("length", ["1\xb2", "-1", "+1", "", "9" * 5000, "1, 1"])
+def test_a_refusal_with_an_odd_length_is_told_at_once(length: str) -> None:
+    head = f"HTTP/1.1 404 Not Found\r\nContent-Length: {length}\r\n\r\n"
+    with pytest.raises(HandshakeFailed) as caught:
+        new_client().feed(head.encode("latin-1"))
+    assert caught.value.status == 404
+
+
+def test_a_refusal_waits_for_its_body_or_the_end() -> None:
+    head = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\n"
+    for last in (b"e", b""):
+        client = new_client()
+        for at in range(len(head)):
+            assert client.feed(head[at : at + 1]) is None
+        assert client.feed(b"nop") is None
+        with pytest.raises(HandshakeFailed) as caught:
+            client.feed(last)
+        assert caught.value.body == b"nop" + last
+
+
+def test_a_response_byte_by_byte_is_read_once() -> None:
+    fields = b"X: y\r\n" * (MAX_HEAD_SIZE // 8)
+    response = b"HTTP/1.1 404 Odd\r\nContent-Length: 60000\r\n" + fields + b"\r\n" + bytes(59_999)
+    client = new_client()
+    began = process_time()
+    for at in range(len(response)):
+        assert client.feed(response[at : at + 1]) is None
+    assert process_time() - began < 2  # reading all of it at every byte takes minutes
+
+
+def test_a_head_is_too_long_even_if_it_comes_at_once() -> None:
+    head = b"HTTP/1.1 101 Odd\r\nX: " + b"y" * MAX_HEAD_SIZE + b"\r\n\r\n"
+    with pytest.raises(HandshakeFailed, match="too long"):
+        new_client().feed(head)
+
+
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 101 Odd\r\n"])
+def test_the_end_before_the_response(head: bytes) -> None:
+    client = new_client()
+    if head:
+        assert client.feed(head) is None
+    with pytest.raises(HandshakeFailed, match="without a response"):
+        client.feed(b"")
+
+
+def test_the_end_before_the_challenge_is_answered() -> None:
+    client = new_client("hixie-76")
+    assert client.feed(b"HTTP/1.1 101 Odd\r\nUpgrade: WebSocket\r\n\r\n" + bytes(15)) is None
+    with pytest.raises(HandshakeFailed, match="within its response"):
+        client.feed(b"")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Host", "UPGRADE", "Connection", "origin", "Content-Length", "Transfer-Encoding"),
+        *("Sec-WebSocket-Key", "sec-websocket-version", "WebSocket-Protocol"),
+    ],
+)
+def test_headers_of_the_handshake_are_not_for_the_caller(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        new_client(headers=[(name, "x")])
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"headers": [("X", "a\r\nb")]},
+        {"headers": [("X y", "a")]},
+        {"origin": "http://a\r\nX: y"},
+        {"subprotocols": ["a b"]},
+        {"subprotocols": [""]},
+        {"subprotocols": ["a", "a"]},
+    ],
+)
+def test_what_cannot_be_sent(others: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        new_client(**others)
+
+
+@pytest.mark.parametrize("name", ["hixie-75", "hixie-76"])
+def test_one_subprotocol_only_in_hixie(name: str) -> None:
+    with pytest.raises(UnsupportedByVersion, match=f"^{name} has no choice of subprotocols$"):
+        new_client(name, subprotocols=["a", "b"])
+
+
+@pytest.mark.parametrize("version", ALL_VERSIONS, ids=str)
+def test_a_subprotocol_that_the_server_passes_over(version: Any) -> None:
+    """It fails the handshake in hixie-75 and -76 alone."""
+    client = ClientHandshake(ADDRESS, version, ["chat"])
+    response = response_to(client, subprotocol=None)
+    if version.name.startswith("hixie"):
+        with pytest.raises(HandshakeFailed, match="did not take the subprotocol 'chat'"):
+            client.feed(response)
+    else:
+        established = client.feed(response)
+        assert established is not None
+        assert established.subprotocol is None
+
+
+@pytest.mark.parametrize("version", ALL_VERSIONS, ids=str)
+def test_the_header_of_the_subprotocol_is_that_of_the_version(version: Any) -> None:
+    old, new = b"\r\nWebSocket-Protocol:", b"\r\nSec-WebSocket-Protocol:"
+    client = ClientHandshake(ADDRESS, version, ["chat"])
+    response = response_to(client, subprotocol="chat")
+    right, wrong = (old, new) if version.name == "hixie-75" else (new, old)
+    assert right in response
+    if version.name.startswith("hixie"):
+        with pytest.raises(HandshakeFailed, match="did not take"):
+            client.feed(response.replace(right, wrong))
+    else:
+        established = client.feed(response.replace(right, wrong))
+        assert established is not None
+        assert established.subprotocol is None
+
+
+def response_to(client: ClientHandshake, subprotocol: str | None) -> bytes:
+    """All that our server answers."""
+    head, _, body = client.request.partition(b"\r\n\r\n")
+    line, *lines = head.decode().split("\r\n")
+    fields = Headers([(name, value) for name, _, value in (one.partition(": ") for one in lines)])
+    request = Request("GET", line.split(" ")[1], fields)
+    outcome = handshake.answer(request, ALL_VERSIONS, ["*"], subprotocol)
+    assert isinstance(outcome, handshake.Accepted)
+    if not outcome.version.completes_later:
+        return outcome.response
+    (completed,) = outcome.version.decoder(Limits(), True, outcome.secret).feed(body)
+    assert isinstance(completed, Completed)
+    return outcome.response + completed.response
+
+
+@pytest.mark.parametrize(
+    ("url", "host_header"),
+    [
+        ("ws://example.com:443", "example.com:443"),
+        ("wss://example.com:443", "example.com"),
+        ("WSS://EXAMPLE.com", "example.com"),
+        ("ws://[::1]", "[::1]"),
+        ("ws://b\xfccher.example:81/", "xn--bcher-kva.example:81"),
+        ("ws://x:/", "x"),
+    ],
+)
+def test_the_host_header(url: str, host_header: str) -> None:
+    assert Address.parse(url).host_header == host_header
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ws://exa mple/",
+        "ws://ex\tample/",
+        "ws://example/a\r\nX: y",
+        "ws://example/a\x7f",
+        " ws://example/",
+        'ws://ex"ample/',
+        "ws://ex\\ample/",
+        "ws://example:0/",
+        "ws://" + "\xfc" * 70 + ".example/",
+        "ws://[::1/",
+        "ws://[host]/",
+    ],
+)
+def test_urls_that_would_reach_somewhere_else(url: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        Address.parse(url)
+
+
+def test_a_refusal_in_chunks() -> None:
+    client = new_client()
+    head = b"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n"
+    wire = head + b"8\r\nnot you\n\r\n3;x=y\r\nyet\r\n0\r\n\r\n"
+    for at in range(len(wire) - 1):
+        assert client.feed(wire[at : at + 1]) is None
+    with pytest.raises(HandshakeFailed) as caught:
+        client.feed(wire[-1:])
+    assert (caught.value.status, caught.value.body) == (403, b"not you\nyet")
