@@ -207,6 +207,15 @@ def test_urls_that_would_reach_somewhere_else(url: str) -> None:
         Address.parse(url)
 
 
+def test_a_refusal_that_ends_with_the_connection() -> None:
+    client = new_client()
+    assert client.feed(b"HTTP/1.0 403 Forbidden\r\nConnection: close\r\n\r\nnot ") is None
+    assert client.feed(b"you") is None
+    with pytest.raises(HandshakeFailed) as caught:
+        client.feed(b"")
+    assert (caught.value.status, caught.value.body) == (403, b"not you")
+
+
 def test_a_refusal_in_chunks() -> None:
     client = new_client()
     head = b"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n"

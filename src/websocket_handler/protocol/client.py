@@ -197,6 +197,8 @@ def _in_ascii(host: str) -> str:
 def _body_size(headers: Headers) -> int:
     """How much of a refusal's body is worth waiting for."""
     length = headers.get("Content-Length", "")
+    if not length and headers.get("Connection", "").lower() == "close":
+        return MAX_BODY_SHOWN  # it ends with the connection
     return min(int(length), MAX_BODY_SHOWN) if re.fullmatch(r"[0-9]{1,9}", length) else 0
 
 
