@@ -120,12 +120,17 @@ class StreamDecoder:
 
 
 class Assembly:
-    """A message whose parts are arriving, and what it has used of the limits."""
+    """A message whose parts are arriving, and what it has used of the limits.
 
-    def __init__(self, is_text: bool, limits: Limits) -> None:
+    Bad text breaks section 8.1, unless the version `mends_text` with U+FFFD.
+    """
+
+    def __init__(self, is_text: bool, limits: Limits, mends_text: bool = False) -> None:
         self._limits = limits
         self._payload = bytearray()
-        self._text = codecs.getincrementaldecoder("utf-8")() if is_text else None
+        self._is_text = is_text
+        checks = is_text and not mends_text
+        self._text = codecs.getincrementaldecoder("utf-8")() if checks else None
         self._size = self._fragments = self._empty = 0
 
     def announce(self, length: int, fin: bool) -> None:
@@ -152,7 +157,9 @@ class Assembly:
 
     def finish(self) -> Message:
         self._check_text(b"", final=True)
-        return Message(bytes(self._payload) if self._text is None else self._payload.decode())
+        return Message(
+            self._payload.decode(errors="replace") if self._is_text else bytes(self._payload)
+        )
 
     def _check_text(self, part: bytes, final: bool) -> None:
         """Section 8.1. Only the verdict is kept: one buffer a message, no object a fragment."""
