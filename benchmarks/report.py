@@ -1,7 +1,7 @@
 """Turns results.json into results.md and chart.svg.
 
 A figure is the median over the rounds of (CPU per message ÷ that of the C program in the
-same round). Two figures whose ranges over the rounds overlap are a tie.
+same round). Two contestants of whom each is better in some round are a tie.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from contest import CASES, HERE, LIMIT, OURS
 INTRODUCTION = (
     f"CPU time of the server per message, as a multiple of “{LIMIT.name}”, a C program on "
     "epoll that only copies bytes back: less is better. Cases are connections × messages in "
-    "flight × size. Medians of alternating rounds; the range in brackets. “–”: not measured or "
-    f"not endured. “=”: the ranges of this and “{OURS[0].name}” overlap, which is a tie."
+    "flight × size. Medians of alternating rounds; the range in brackets. “–”: not measured, or "
+    "not endured: fewer echoes than connections. “=”: a tie, for not all rounds agree on which "
+    f"of this and “{OURS[0].name}” is less."
 )
 
 CHARTED = [str(CASES[index]) for index in (1, 3, 5)]
@@ -34,14 +35,27 @@ def main() -> None:
     (HERE / "chart.svg").write_text(chart(results))
 
 
-def ratios(case: dict[str, Any], name: str) -> list[float]:
-    """CPU per message over that of the limit, round by round."""
-    pairs = zip(case[name], case[LIMIT.name], strict=True)
-    return [one["cpu_us"] / limit["cpu_us"] for one, limit in pairs if one and limit]
+Rounds = list[float | None]
 
 
-def is_tie(ours: list[float], other: list[float]) -> bool:
-    return min(ours) <= max(other) and min(other) <= max(ours)
+def ratios(title: str, case: dict[str, Any], name: str) -> Rounds:
+    """CPU per message over that of the limit, round by round; None where there is no figure."""
+    connections = int(title.split()[0])
+    return [
+        one["cpu_us"] / limit["cpu_us"]
+        if one and limit and one["messages"] >= connections
+        else None
+        for one, limit in zip(case.get(name, ()), case[LIMIT.name], strict=False)
+    ]
+
+
+def known(rounds: Rounds) -> list[float]:
+    return [ratio for ratio in rounds if ratio is not None]
+
+
+def is_tie(ours: Rounds, other: Rounds) -> bool:
+    pairs = [(a, b) for a, b in zip(ours, other, strict=False) if a is not None and b is not None]
+    return any(a <= b for a, b in pairs) and any(a >= b for a, b in pairs)
 
 
 def table(results: dict[str, Any]) -> str:
@@ -58,19 +72,21 @@ def table(results: dict[str, Any]) -> str:
     for name in dict.fromkeys(names):
         if name == LIMIT.name:
             continue
-        cells = [cell(case, name) for case in results["echo"].values()]
+        cells = [cell(title, case, name) for title, case in results["echo"].items()]
         cells.append(number(results["handshake"].get(name), 0))
         cells.append(number(results["idle"].get(name), 0))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", f"Measured with: {about}.", ""])
 
 
-def cell(case: dict[str, Any], name: str) -> str:
-    measured = ratios(case, name) if name in case else []
+def cell(title: str, case: dict[str, Any], name: str) -> str:
+    rounds = ratios(title, case, name)
+    measured = known(rounds)
     if not measured:
         return "–"
     middle = statistics.median(measured)
-    tie = not name.startswith("ours") and is_tie(ratios(case, OURS[0].name), measured)
+    ours = ratios(title, case, OURS[0].name)
+    tie = not name.startswith("ours") and is_tie(ours, rounds)
     return f"**{middle:.2f}** ({min(measured):.2f}–{max(measured):.2f})" + (" =" if tie else "")
 
 
@@ -86,12 +102,12 @@ def chart(results: dict[str, Any]) -> str:
         case = results["echo"][title]
         parts.append(f'<text class="title" x="0" y="{top + 14}">{escape(title)}</text>')
         top += 24
-        ours = ratios(case, OURS[0].name)
+        ours = ratios(title, case, OURS[0].name)
         for name in case:
-            measured = ratios(case, name)
-            if name == LIMIT.name or not measured:
+            rounds = ratios(title, case, name)
+            if name == LIMIT.name or not known(rounds):
                 continue
-            parts += bar(name, measured, top, is_tie(ours, measured))
+            parts += bar(name, known(rounds), top, is_tie(ours, rounds))
             top += ROW
         top += 14
     style = (
