@@ -7,7 +7,7 @@ goes through it step by step.
 
 import socketserver
 
-from websocket_handler import HandOver, Headers, Request, WebSocket, is_websocket_request
+from websocket_handler import Headers, Request, SocketHandOver, WebSocket, is_websocket_request
 
 
 class TinyHTTP(socketserver.StreamRequestHandler):
@@ -34,7 +34,7 @@ class WebSocketTinyHTTP(TinyHTTP):
     def respond(self, method, target, headers):
         if is_websocket_request(method, headers):
             request = Request(method, target, Headers(headers.items()))
-            self.hand_over = HandOver(self.connection, self.rfile)
+            self.hand_over = SocketHandOver(self.connection, self.rfile)
             self.websocket = WebSocket(request, when_connecting=self.hand_over.secure)
         return application(self.websocket)
 

@@ -24,8 +24,10 @@ from .errors import (
 from .protocol.request import Headers, Request, is_websocket_request
 from .protocol.state import State
 from .protocol.versions import ALL_VERSIONS, Version
-from .servers.handover import HandOver
+from .servers.asgi_middleware import ASGIMiddleware
+from .servers.handover import SocketHandOver
 from .servers.http_server import configure_server
+from .servers.transports import TransportHandOver
 from .servers.wsgi import WSGIMiddleware
 from .settings import Settings
 from .websocket import WebSocket
@@ -33,15 +35,17 @@ from .websocket import WebSocket
 __all__ = [
     "ALL_VERSIONS",
     "IS_NATIVE",
+    "ASGIMiddleware",
     "ConnectionClosed",
     "Engine",
-    "HandOver",
     "HandshakeFailed",
     "Headers",
     "ProtocolError",
     "Request",
     "Settings",
+    "SocketHandOver",
     "State",
+    "TransportHandOver",
     "UnsupportedByVersion",
     "Version",
     "WSGIMiddleware",

@@ -141,9 +141,11 @@ class Connection(Channel):
 
     def _unheard(self, message: Any) -> None:
         """A message nobody takes: it waits until somebody does."""
+        if self._state is not State.OPEN:
+            return
         if self._inbox is not None:  # somebody has just begun to ask
             self._inbox.put(message)
-        elif self._state is State.OPEN:
+        else:
             self._backlog = Backlog(self, self._settings.high_water)
             self._message_listener = self._backlog.put
             self._backlog.put(message)
@@ -203,7 +205,7 @@ class Connection(Channel):
 
     def _start_closing(self, code: int, reason: str) -> None:
         state = advance(self._state, Step.CLOSE_SENT)
-        if state is None:
+        if state is None or isinstance(self._outcome, handshake.Refused):
             return
         self._state = state
         self._sendable = False
@@ -252,7 +254,7 @@ class Connection(Channel):
         if isinstance(self._outcome, handshake.Refused):
             self._set_deadline(self._settings.close_timeout)
             status, reason = self._outcome.status, self._outcome.reason
-            self._connection_lost(f"handshake refused with {status.value}: {reason}")
+            self._connection_lost(f"handshake refused with {int(status)}: {reason}")
         elif self._codec is not None and self._codec.withheld is not None:
             self._set_deadline(self._settings.open_timeout)
         else:

@@ -14,10 +14,10 @@ is awaited again and again; when a message comes it calls the Task's own wake-up
 from __future__ import annotations
 
 import asyncio
+import queue
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
-from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from .errors import ConnectionClosed, WebSocketError
@@ -91,7 +91,7 @@ class ThreadInbox(_Inbox):
 
     def __init__(self, source: Source, high_water: int) -> None:
         super().__init__(source, high_water)
-        self._queue: SimpleQueue[Any] = SimpleQueue()
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()  # or gevent's in its place
         self._end: ConnectionClosed | None = None
 
     def put(self, message: Any) -> None:
@@ -108,7 +108,7 @@ class ThreadInbox(_Inbox):
         """The next message. Raises `TimeoutError`, and `ConnectionClosed` after the last."""
         try:
             message = self._queue.get(timeout=timeout)
-        except Empty:
+        except queue.Empty:
             raise TimeoutError(f"no message came within {timeout} seconds") from None
         if message is None:
             self._queue.put(None)  # for whoever asks next

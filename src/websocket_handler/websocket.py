@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any, TypeVar, overload
+from typing import Any, TypeAlias, TypeVar, overload
 
 from .connection import ORDINARY_CODES, Connection
 from .engine import Engine, default_engine
@@ -34,6 +34,9 @@ logger = logging.getLogger("websocket_handler")
 EVENTS = ("open", "message", "ping", "pong", "drain", "error", "close")
 
 Listener = TypeVar("Listener", bound=Callable[..., object])
+
+Connected: TypeAlias = socket.socket | asyncio.Transport
+"""A connection as it comes from an HTTP server."""
 
 
 class WebSocket(Connection):
@@ -60,6 +63,7 @@ class WebSocket(Connection):
     __slots__ = (
         "__dict__",
         "__weakref__",
+        "_answer",
         "_held",
         "_home",
         "_request",
@@ -79,6 +83,7 @@ class WebSocket(Connection):
         server: object = None,
         when_connecting: Callable[[], object] | None = None,
         when_receiving: Callable[[WebSocket], object] | None = None,
+        answer: Callable[[int], Any] | None = None,
     ) -> None:
         """For integrations of HTTP servers; an application gets its WebSocket from them.
 
@@ -86,11 +91,13 @@ class WebSocket(Connection):
         request came through. `when_connecting` is called by `connect()`, for servers whose
         socket must be secured at that moment; `when_receiving` if the handler itself waits
         for messages after that, for the hand-over that otherwise follows its return.
+        `answer` makes of the status what `connect()` returns, where "" will not do.
         """
         super().__init__(settings or Settings())
         self._request: Request | bytes = request  # packed once the handler has returned
         self._home = engine
         self._server = server
+        self._answer = answer
         self._when_connecting = when_connecting
         self._when_receiving = when_receiving
         self._response_headers: Headers | None = None
@@ -148,7 +155,7 @@ class WebSocket(Connection):
 
     # Connecting
 
-    def connect(self, subprotocol: str | None = None, **settings: Any) -> str:
+    def connect(self, subprotocol: str | None = None, **settings: Any) -> Any:
         """Accept the WebSocket; the socket leaves the HTTP server when the handler returns.
 
         `subprotocol` must be one of `subprotocols`. `settings` override those of the server
@@ -156,8 +163,8 @@ class WebSocket(Connection):
         hand-over. If the request turns out to be no sound handshake, or its origin is not
         allowed, the client gets the HTTP error instead, and `close` is emitted with 1006.
 
-        Returns "", so that a handler can `return ws.connect()` where its framework wants a
-        body; whatever the handler returns, the client does not see it.
+        Returns something that the server's handlers may return: "" under most, a response
+        under aiohttp. Whatever the handler returns, the client does not see it.
 
         Raises `WebSocketError` if called twice, `ValueError` for a subprotocol that was not
         offered, a response header the handshake itself sets, or a bad setting.
@@ -180,18 +187,19 @@ class WebSocket(Connection):
         self._write(outcome.response)
         if isinstance(outcome, handshake.Refused):
             self._finish()
-        return ""
+        answer, self._answer = self._answer, None
+        return "" if answer is None else answer(int(outcome.status))
 
-    def refuse(self, code: int, reason: str = "", **settings: Any) -> str:
+    def refuse(self, code: int, reason: str = "", **settings: Any) -> Any:
         """Complete the handshake, then close at once with `code` (usually 4000 to 4999).
 
         It is the only refusal a script in a browser can see; an HTTP status is better for
-        everyone else. Raises what `connect` and `close` raise.
+        everyone else. Returns what `connect` does, raises what `connect` and `close` raise.
         """
         close_payload(code, reason)
-        self.connect(**settings)
+        answer = self.connect(**settings)
         self.close(code, reason)
-        return ""
+        return answer
 
     def begin_as_client(self, version: Version, secret: bytes, subprotocol: str | None) -> None:
         """Be the client's end, after its handshake; for the client, before `take_over`."""
@@ -199,23 +207,42 @@ class WebSocket(Connection):
         self._subprotocol = subprotocol
         self._speak(self._home or default_engine(), version, secret, client=True)
 
-    def take_over(self, sock: socket.socket, early: bytes = b"") -> None:
-        """Give the engine the socket after `connect()`; for integrations, once the handler
-        has returned.
+    def respond(self, response: bytes) -> None:
+        """Be refused with an HTTP response, of which `write_response` may bring more; for
+        integrations that answer by themselves, before `take_over`."""
+        self._outcome = handshake.refused_by_application(response)
+        self._speak(self._home or default_engine(), self._version)
+        self._deaf = True
+        self._write(response)
 
-        `early` are bytes that came with the request head. `sock` must be the only object
-        that uses its descriptor; it is detached.
+    def write_response(self, data: bytes, is_last: bool) -> None:
+        """More of the response to a refused handshake."""
+        self._write(data)
+        if is_last:
+            self._in_engine(self._finish)
+
+    def take_over(self, connected: Connected, early: bytes = b"") -> None:
+        """Give the engine the connection after `connect()`; for integrations, once the
+        handler has returned.
+
+        `early` are bytes that came with the request head. A socket must be the only object
+        that uses its descriptor; it is detached. An asyncio transport goes on to carry the
+        bytes; its loop is where the engine must live, and this be called.
         """
         if self._state is State.CLOSED:  # aborted meanwhile
-            close_socket(sock)
+            close_connected(connected)
             return
         self._taken_over = True
         self._when_receiving = None
-        if not self._version.has_pings:
-            self._keep_alive_by_tcp(sock)
         if isinstance(self._request, Request):
             self._request = self._request.pack()
-        (self._home or default_engine()).attach(self, sock, early)
+        engine = self._home or default_engine()
+        if isinstance(connected, socket.socket):
+            if not self._version.has_pings:
+                self._keep_alive_by_tcp(connected)
+            engine.attach(self, connected, early)
+        else:
+            engine.attach_transport(self, connected, early)
 
     # Events
 
@@ -355,6 +382,30 @@ class WebSocket(Connection):
         """Drop the connection at once, without the closing handshake; `close` brings 1006."""
         self._in_engine(partial(self._give_up, "aborted"))
 
+    # Waiting until the peer has caught up
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Wait up to `timeout` seconds until no more than a quarter of high water waits to
+        be sent, if there was more than high water; for threads. Returns whether that is so.
+
+        Raises `ConnectionClosed` if the connection is closing or closed, `WebSocketError`
+        in the engine's own thread, which would wait for itself.
+        """
+        self._check_not_in_engine("drain()")
+        relieved = threading.Event()
+        self._in_engine(partial(self._when_drained, relieved.set))
+        in_time = relieved.wait(timeout)
+        self._check_open()
+        return in_time
+
+    async def adrain(self) -> None:
+        """As `drain`, for coroutines."""
+        loop = asyncio.get_running_loop()
+        relieved = asyncio.Event()
+        self._in_engine(partial(self._when_drained, partial(_tell, loop, relieved)))
+        await relieved.wait()
+        self._check_open()
+
     # Waiting for the end
 
     def wait_closed(self, timeout: float | None = None) -> bool:
@@ -371,8 +422,7 @@ class WebSocket(Connection):
         """Wait for the end; for coroutines."""
         loop = asyncio.get_running_loop()
         over = asyncio.Event()
-        notice = partial(loop.call_soon_threadsafe, over.set)
-        self._in_engine(partial(self._when_closed, notice))
+        self._in_engine(partial(self._when_closed, partial(_tell, loop, over)))
         await over.wait()
 
     def __enter__(self) -> WebSocket:
@@ -399,6 +449,14 @@ class WebSocket(Connection):
             notice()
         else:
             self.on("close", lambda *_: notice())
+
+    def _when_drained(self, notice: Callable[[], object]) -> None:
+        """Have `notice` called when the peer has caught up, at the end, or now."""
+        if not self._above_water or self._state is State.CLOSED:
+            notice()
+        else:
+            self.once("drain", notice)
+            self._when_closed(notice)
 
     def _check_not_in_engine(self, what: str) -> None:
         if self._engine is not None and self._engine.is_own_thread():
@@ -503,6 +561,12 @@ class WebSocket(Connection):
             self.send(message)
 
 
+def _tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    """Set the event of a loop, from any thread; nobody waits for it in a loop that has ended."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(event.set)
+
+
 class _Once:
     """A listener that takes itself off before it is called."""
 
@@ -525,6 +589,14 @@ class _InTurn:
     def __call__(self, message: str | bytes) -> None:
         for listener in self.listeners:
             listener(message)
+
+
+def close_connected(connected: Connected) -> None:
+    """Close a connection that was taken from a server, and given to no engine."""
+    if isinstance(connected, socket.socket):
+        close_socket(connected)
+    else:
+        connected.abort()
 
 
 @lru_cache

@@ -66,12 +66,12 @@ def connect(websocket: WebSocket, early: bytes = b"") -> Peer:
 
 
 def client_role(engine: Engine) -> tuple[WebSocket, Peer]:
-    """A WebSocket that masks what it sends, as the coming client will."""
+    """A WebSocket that masks what it sends, as the client does."""
     ours, theirs = socket.socketpair()
     websocket = make_websocket(engine)
     opened = threading.Event()
     websocket.on("open", opened.set)
-    websocket._speak(engine, rfc6455.VERSION, client=True)
+    websocket.begin_as_client(rfc6455.VERSION, b"", None)
     websocket.take_over(ours)
     assert opened.wait(10)
     return websocket, Peer(theirs, expect_masked=True)

@@ -7,10 +7,12 @@ Python.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 import threading
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from .farewell import close_all
 
@@ -47,6 +49,19 @@ def default_engine() -> Engine:
         return _default
 
 
+_by_loop: WeakValueDictionary[int, Engine] = WeakValueDictionary()
+
+
+def loop_engine(loop: asyncio.AbstractEventLoop | None = None) -> Engine:
+    """The engine that lives in `loop` (default: the running one), and ends with it; made when
+    first needed. In that loop's thread."""
+    home = loop or asyncio.get_running_loop()
+    engine = _by_loop.get(id(home))
+    if engine is None or engine.home_loop is not home:
+        engine = _by_loop[id(home)] = Engine(home)
+    return engine
+
+
 def _say_goodbye() -> None:
     """At exit: tell the peers with 1001, and wait a little for their answers."""
     if _default is not None:
@@ -58,9 +73,11 @@ def _after_fork_in_child() -> None:
     """The parent's connections and threads are not here: begin anew when needed."""
     global _default, _making
     _making = threading.Lock()
-    inherited, _default = _default, None
-    if inherited is not None:
-        inherited.abandon()
+    inherited = [*_by_loop.values(), *([_default] if _default is not None else [])]
+    _default = None
+    _by_loop.clear()
+    for engine in inherited:
+        engine.abandon()
     if IS_NATIVE:
         from .codec import forget_random_bytes
 
@@ -71,4 +88,4 @@ atexit.register(_say_goodbye)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
-__all__ = ["IS_NATIVE", "Channel", "Engine", "close_all", "default_engine"]
+__all__ = ["IS_NATIVE", "Channel", "Engine", "close_all", "default_engine", "loop_engine"]

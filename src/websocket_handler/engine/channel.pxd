@@ -24,7 +24,7 @@ cdef class Channel(Pollable):
     cdef readonly EpollEngine _engine
     cdef Rules rules
     cdef decoder decoder
-    cdef object tls                    # a TlsConnection, if the bytes go through one
+    cdef object layer                  # what the bytes go through: TLS, an asyncio transport
     cdef object large                  # a payload that is being sent from where it lies,
     cdef size_t large_sent             # up to here; it precedes what is in `out`
     cdef outgoing out
@@ -37,8 +37,9 @@ cdef class Channel(Pollable):
     cdef public flag _tell_when_flushed
     cdef flag masks                    # client role
     cdef flag foreign                  # of a version whose codec is elsewhere
+    cdef flag fed                      # the layer calls us; epoll knows nothing of it
     cdef flag corked                   # a flush will come: do not send yet
-    cdef flag above_water              # more than high water was waiting
+    cdef readonly flag _above_water    # more than high water was waiting
     cdef flag drain_due
     cdef flag flush_due                # another thread has asked the engine's for it
     cdef readonly flag _reading_paused # the application asked for it
@@ -53,8 +54,8 @@ cdef class Channel(Pollable):
         self, const uint8_t *header, size_t header_size,
         const uint8_t *data, size_t size, object owner) except -1
     cdef ssize_t send_waiting(self) noexcept
-    cdef ssize_t send_by_tls(self) noexcept
-    cdef void receive_tls(self) noexcept
+    cdef ssize_t send_by_layer(self) noexcept
+    cdef void receive_from_layer(self) noexcept
     cdef bint append(self, const uint8_t *data, size_t size) except -1
     cdef uint8_t *grow(self, size_t size) except NULL
     cdef void flush_or_cork(self) noexcept
@@ -62,6 +63,7 @@ cdef class Channel(Pollable):
     cdef void after_flush(self) noexcept
     cdef void drop_output(self) noexcept
     cdef void watch_what_matters(self) noexcept
+    cdef bint wait_for(self, uint32_t interest) noexcept
     cdef void receive(self) noexcept
     cdef void decode(self, uint8_t *data, size_t size) noexcept
     cdef void deliver(self, decoder_kind kind, decoder_event *event) noexcept

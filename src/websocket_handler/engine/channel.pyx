@@ -68,7 +68,7 @@ cdef extern from "Python.h":
 cdef enum:
     LARGE = 16384             # payloads from here on are not copied if that can be helped
     CORKED_AT_MOST = 65536    # bytes that wait for the end of a turn
-    TLS_SEND_SIZE = 1 << 18   # what OpenSSL gets at once
+    LAYER_SEND_SIZE = 1 << 18 # what a layer gets at once
     READING = EPOLLIN | EPOLLRDHUP
 
 
@@ -118,13 +118,14 @@ cdef class Channel(Pollable):
         self.decoder.old_codes = bool(version.close_codes)
         self._sendable = not self.foreign
 
-    def _enter(self, EpollEngine engine, int fd, bytes early, tls):
+    def _enter(self, EpollEngine engine, int fd, bytes early, layer):
         """The engine's thread takes the socket in, and what came with it."""
         self._engine = engine
         self.fd = fd
-        self.tls = tls
-        self.heard = engine.now
-        if not engine.watch(self, READING):
+        self.layer = layer
+        self.fed = layer is not None and not layer.is_pollable
+        self.heard = engine.now = monotonic_ms()
+        if not self.wait_for(READING):
             reason = strerror(errno)
             self.close_descriptor()
             self._connection_lost(reason)
@@ -134,8 +135,8 @@ cdef class Channel(Pollable):
         self._opened()
         buffer = bytearray(early)  # unmasked in place
         self.decode(<uint8_t *><char *>buffer, len(buffer))
-        if tls is not None:  # it may have read more already
-            self.receive_tls()
+        if layer is not None:  # it may have read more already
+            self.receive_from_layer()
         self.turn_over()
 
     # sending
@@ -211,7 +212,7 @@ cdef class Channel(Pollable):
             self.out.end += header_size + size
         else:
             header_size = frame_header_write(header, first, size, NULL)
-            if (size >= LARGE and self.large is None and self.tls is None
+            if (size >= LARGE and self.large is None and self.layer is None
                     and self.fd >= 0 and not self.interest & EPOLLOUT):
                 self.send_through(header, header_size, data, size, owner)
             else:
@@ -264,8 +265,8 @@ cdef class Channel(Pollable):
         cdef msghdr message
         cdef size_t rest
         cdef ssize_t sent
-        if self.tls is not None:
-            return self.send_by_tls()
+        if self.layer is not None:
+            return self.send_by_layer()
         if self.large is None:
             sent = send(self.fd, out.data + out.start, out.end - out.start, MSG_NOSIGNAL)
             out.start += <size_t>max(sent, 0)
@@ -287,15 +288,15 @@ cdef class Channel(Pollable):
             out.start += <size_t>sent - rest
         return sent
 
-    cdef ssize_t send_by_tls(self) noexcept:
+    cdef ssize_t send_by_layer(self) noexcept:
         """As `send_waiting`."""
         cdef outgoing *out = &self.out
         cdef ssize_t sent
         cdef size_t size = out.end - out.start
-        if size > TLS_SEND_SIZE:
-            size = TLS_SEND_SIZE
+        if size > LAYER_SEND_SIZE:
+            size = LAYER_SEND_SIZE
         try:
-            sent = self.tls.send((<char *>out.data + out.start)[:size])
+            sent = self.layer.send((<char *>out.data + out.start)[:size])
         except BaseException:
             libc_errno.errno = EPIPE
             return -1
@@ -333,7 +334,7 @@ cdef class Channel(Pollable):
     cdef void flush_or_cork(self) noexcept:
         """Send now, unless this turn of the engine or of its loop has more to come."""
         if self.waiting() > self.rules.high_water:
-            self.above_water = True
+            self._above_water = True
         if self.fd < 0 or self.interest & EPOLLOUT:
             return  # not attached yet, or gone; or the engine goes on when the peer does
         if self._engine.owner == PyThread_get_thread_ident():
@@ -341,7 +342,7 @@ cdef class Channel(Pollable):
                 self.corked = self._engine.cork(self)
             if self.corked and self.waiting() < CORKED_AT_MOST:
                 return
-        elif self.tls is not None:  # OpenSSL bears one thread at a time: the engine's
+        elif self.layer is not None:  # it bears one thread: the engine's
             if not self.flush_due:
                 self.flush_due = True
                 self._engine.post(self._flush_now)
@@ -373,8 +374,8 @@ cdef class Channel(Pollable):
     cdef void after_flush(self) noexcept:
         """See what follows from how much is left: reading, writing, `drain`, FIN."""
         cdef size_t left = self.waiting()
-        if self.above_water and left <= self.rules.high_water // 4:
-            self.above_water = False
+        if self._above_water and left <= self.rules.high_water // 4:
+            self._above_water = False
             if not self.drain_due:  # told when no listener is in the middle of sending
                 self.drain_due = True
                 self._engine.post(self._tell_drained)
@@ -384,10 +385,10 @@ cdef class Channel(Pollable):
         if self.finishing:
             if not self.output_ended:
                 self.output_ended = True
-                if self.tls is None:
+                if self.layer is None:
                     shutdown(self.fd, SHUT_WR)
                 else:
-                    self.tls.end_output()
+                    self.layer.end_output()
             if self.input_ended:
                 self.release("")
         elif self._tell_when_flushed:
@@ -396,11 +397,22 @@ cdef class Channel(Pollable):
 
     cdef void watch_what_matters(self) noexcept:
         cdef uint32_t interest = EPOLLOUT if self.waiting() else 0
-        if not (self.above_water or self._reading_paused or self.input_ended):
+        if not (self._above_water or self._reading_paused or self.input_ended):
             interest |= READING
-            if self.tls is not None and not self.interest & EPOLLIN:
-                self._engine.post(self._read_on)  # epoll does not see what OpenSSL has read
-        self._engine.watch(self, interest)
+            if self.layer is not None and not self.interest & EPOLLIN:
+                self._engine.post(self._read_on)  # epoll does not see what it has read already
+        self.wait_for(interest)
+
+    cdef bint wait_for(self, uint32_t interest) noexcept:
+        """Have `ready` called at these events; returns whether that can be."""
+        if not self.fed:
+            return self._engine.watch(self, interest)
+        self.interest = interest
+        try:
+            self.layer.read_on(bool(interest & EPOLLIN))
+        except BaseException:
+            return False
+        return True
 
     def _pause_reading(self, bint paused):
         """Read nothing more, or go on. In the engine's thread only."""
@@ -410,7 +422,7 @@ cdef class Channel(Pollable):
 
     def _tell_drained(self):
         self.drain_due = False
-        if not self.above_water:  # or the listener went on sending, and there will be another
+        if not self._above_water:  # or the listener went on sending, and there will be another
             self._drained()
 
     cdef void drop_output(self) noexcept:
@@ -431,7 +443,7 @@ cdef class Channel(Pollable):
         if self.fd >= 0 and events & ~<uint32_t>EPOLLOUT:
             if self.input_ended:
                 self.release("the peer is gone")
-            elif self.tls is None:
+            elif self.layer is None:
                 self.receive()
             else:
                 self._read_on()
@@ -474,16 +486,17 @@ cdef class Channel(Pollable):
         self.turn_over()
 
     def _read_on(self):
-        """What a TLS socket has to give."""
+        """What the layer has to give."""
         if self.fd < 0 or self.input_ended:
             return
+        self._engine.now = monotonic_ms()  # a layer that is fed may come between turns
         self.corked = True
-        self.receive_tls()
+        self.receive_from_layer()
         self.turn_over()
 
-    cdef void receive_tls(self) noexcept:
-        while self.fd >= 0 and not (self.above_water or self._reading_paused):
-            data = self.tls.receive()
+    cdef void receive_from_layer(self) noexcept:
+        while self.fd >= 0 and not (self._above_water or self._reading_paused):
+            data = self.layer.receive()
             if data is None:
                 return
             if not data:
@@ -586,18 +599,26 @@ cdef class Channel(Pollable):
         self._deadline_passed()
 
     cdef void close_descriptor(self) noexcept:
-        if self.tls is None:
+        if self.layer is None:
             close(self.fd)
         else:
-            self.tls.close()
-            self.tls = None
+            self.layer.close()
+            self.layer = None
         self.fd = -1
+
+    cdef void abandon(self) noexcept:
+        if self.fed:  # the transport is the parent's
+            self.layer = None
+            self.fd = -1
+        else:
+            self.close_descriptor()
 
     cdef void release(self, str reason) noexcept:
         if self.fd < 0:
             return
         wheel_cancel(&self.timer)
-        self._engine.unwatch(self)
+        if not self.fed:
+            self._engine.unwatch(self)
         self.close_descriptor()
         self._sendable = False
         self._deaf = True

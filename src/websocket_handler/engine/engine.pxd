@@ -43,6 +43,7 @@ cdef class Pollable:
     cdef void expired(self) noexcept
     cdef void release(self, str reason) noexcept
     cdef void close_descriptor(self) noexcept
+    cdef void abandon(self) noexcept
 
 
 cdef class Descriptor(Pollable):

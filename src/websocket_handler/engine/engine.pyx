@@ -60,6 +60,10 @@ cdef class Pollable:
         close(self.fd)
         self.fd = -1
 
+    cdef void abandon(self) noexcept:
+        """In a forked child: let go without a word to anyone."""
+        self.close_descriptor()
+
 
 cdef class Descriptor(Pollable):
     """One of the engine's own. It closes itself: when an engine is deallocated, the garbage
@@ -177,8 +181,8 @@ cdef class EpollEngine:
         if sock.family != AF_UNIX:
             sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, True)  # what is sent together leaves together
         if isinstance(sock, SSLSocket):
-            tls = TlsConnection(sock)
-            self.post(partial(channel._enter, self, tls.fileno(), early, tls))
+            layer = TlsConnection(sock)
+            self.post(partial(channel._enter, self, layer.fileno(), early, layer))
         else:
             sock.setblocking(False)
             self.post(partial(channel._enter, self, sock.detach(), early, None))
@@ -221,7 +225,7 @@ cdef class EpollEngine:
         """In a forked child: let go of what belongs to the parent, without a word to anyone."""
         cdef void *item = self.first
         while item is not NULL:
-            (<Pollable>item).close_descriptor()
+            (<Pollable>item).abandon()
             item = (<Pollable>item).next
         for sink in self.sinks:
             close((<Sink>sink).fd)

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import socket
+import sys
 import threading
+from collections.abc import Callable
 
 from .channel import Channel
 from .engine import EpollEngine
+from .transport import TransportConnection
 
 
 class Engine(EpollEngine):
     """Serves WebSockets that were taken over from HTTP servers.
 
-    Without `loop`, a background thread does it, started with the first connection. With an
+    Without `loop`, a background thread does it, started with the first connection; where
+    gevent has patched threads, that is a greenlet. With an
     asyncio or uvloop `loop`, listeners run in that loop, and must not block it. For any
     other event loop see `fileno` and `poll`.
     """
@@ -27,6 +32,7 @@ class Engine(EpollEngine):
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._stopped = False
+        self._greenlet: int | None = None  # where a greenlet takes the place of the thread
         if loop is not None:
             _call_in(loop, self._enter_loop, loop)
 
@@ -43,6 +49,16 @@ class Engine(EpollEngine):
     def attach(self, channel: Channel, sock: socket.socket, early: bytes = b"") -> None:
         self._start()
         super().attach(channel, sock, early)
+
+    def attach_transport(
+        self, channel: Channel, transport: asyncio.Transport, early: bytes = b""
+    ) -> None:
+        """Give an asyncio transport to the engine, which lives in its loop; in that loop's
+        thread. `early` was already read from it."""
+        self._start()
+        layer = TransportConnection(channel, transport)
+        transport.set_protocol(layer)
+        channel._enter(self, layer.descriptor, early, layer)
 
     def discard(self, sock: socket.socket) -> None:
         self._start()
@@ -77,11 +93,22 @@ class Engine(EpollEngine):
                 thread.start()
                 self._thread = thread
 
+    def is_own_thread(self) -> bool:
+        """Whether the caller runs in the thread, or greenlet, that turns the engine."""
+        return super().is_own_thread() and self._greenlet in (None, threading.get_ident())
+
     def _run(self) -> None:
         self.adopt_thread()
+        wait_read = gevents_wait_read()
+        if wait_read is not None:
+            self._greenlet = threading.get_ident()
         while not self._stopped:
             with contextlib.suppress(SystemExit, KeyboardInterrupt):  # a listener's, logged
-                self.poll(None)
+                if wait_read is None:
+                    self.poll(None)
+                else:
+                    wait_read(self.fileno())
+                    self.poll(0)
 
     def _enter_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         self.adopt_thread()
@@ -91,6 +118,15 @@ class Engine(EpollEngine):
     def _leave_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.remove_reader(self.fileno())
         self.close()
+
+
+def gevents_wait_read() -> Callable[[int], object] | None:
+    """How a greenlet waits for a descriptor, where gevent has made threads greenlets."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is None or not monkey.is_module_patched("threading"):
+        return None
+    wait_read: Callable[[int], object] = importlib.import_module("gevent.socket").wait_read
+    return wait_read
 
 
 def _call_in(loop: asyncio.AbstractEventLoop, call: object, argument: object) -> None:

@@ -85,6 +85,19 @@ class Engine:
         self._channels.add(channel)
         self._connect(lambda: _Carrier(self, channel, early), own)
 
+    def attach_transport(
+        self, channel: Channel, transport: asyncio.Transport, early: bytes = b""
+    ) -> None:
+        """Give an asyncio transport to the engine, which lives in its loop; in that loop's
+        thread. `early` was already read from it."""
+        channel._engine = self
+        self._channels.add(channel)
+        carrier = _Carrier(self, channel, early)
+        transport.set_protocol(carrier)
+        carrier.connection_made(transport)
+        if not channel._reading_paused and not channel._above_water:
+            transport.resume_reading()
+
     def discard(self, sock: socket.socket) -> None:
         """Take a socket over to throw away what arrives on it, until its end."""
         self._start()

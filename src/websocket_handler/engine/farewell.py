@@ -20,13 +20,16 @@ def close_all(
     reason: str = "",
     timeout: float | None = None,
     only: Callable[[Any], bool] = lambda _: True,
+    when_done: Callable[[], object] = lambda: None,
 ) -> bool:
     """Close every open WebSocket of `engine` for which `only` holds, and wait for the peers.
 
     Waits up to `timeout` seconds (None: each connection's `close_timeout`) and returns
-    whether all are closed. Called in the engine's own thread it does not wait.
+    whether all are closed. Called in the engine's own thread it does not wait. In any case
+    `when_done` is called in the engine's thread once they are.
     """
     if not engine.is_running:
+        when_done()
         return True
     waiting: set[Any] = set()
     done = threading.Event()
@@ -39,12 +42,17 @@ def close_all(
             if websocket.state is State.CLOSED:
                 end(websocket)
         if not waiting:
-            done.set()
+            finish()
 
     def end(websocket: Any, *_: object) -> None:
         waiting.discard(websocket)
         if not waiting:
+            finish()
+
+    def finish() -> None:
+        if not done.is_set():
             done.set()
+            when_done()
 
     engine.post(begin)
     return not engine.is_own_thread() and done.wait(timeout)

@@ -17,6 +17,8 @@ RECEIVE_SIZE = 1 << 16
 class TlsConnection:
     """A non-blocking TLS socket, as a channel uses it. Owns the descriptor."""
 
+    is_pollable = True
+
     def __init__(self, sock: ssl.SSLSocket) -> None:
         ssl.SSLSocket.setblocking(sock, False)
         self._sock = sock

@@ -28,6 +28,7 @@ INVALID_DATA = 1007
 POLICY_VIOLATION = 1008
 MESSAGE_TOO_BIG = 1009
 INTERNAL_ERROR = 1011
+SERVICE_RESTART = 1012
 
 RESERVED_BIT = Violation(PROTOCOL_ERROR, "reserved bit set without a negotiated extension")
 RESERVED_OPCODE = Violation(PROTOCOL_ERROR, "reserved opcode")

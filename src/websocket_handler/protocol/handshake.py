@@ -33,7 +33,7 @@ class Accepted(NamedTuple):
 class Refused(NamedTuple):
     """The request stays an HTTP request and ends with `response`; the connection closes."""
 
-    status: HTTPStatus
+    status: int
     reason: str
     response: bytes
 
@@ -83,6 +83,13 @@ def refuse(status: HTTPStatus, reason: str, extra: Headers | None = None) -> Ref
     ]
     head = "\r\n".join([*lines, "", ""]).encode("latin-1")
     return Refused(status, reason, head + body)
+
+
+def refused_by_application(response: bytes) -> Refused:
+    """What an application's own response to the request amounts to."""
+    status_line = response.partition(b"\r\n")[0].decode("latin-1")
+    _, _, status = status_line.partition(" ")
+    return Refused(int(status[:3]), status[4:] or "refused by the application", b"")
 
 
 @lru_cache

@@ -1,15 +1,19 @@
-"""Taking a socket away from an HTTP server that does not know how to let go of it.
+"""Taking a connection away from an HTTP server that does not know how to let go of it.
 
-The server keeps its descriptor number, with the end of a dummy pair behind it (the
-transplant): what it still writes goes into the void, it reads end of file, and its
-shutdown and close do their work on the dummy. So no server needs to be silenced, and
-every teardown runs. A TLS socket becomes inert instead: its object remains with the server
-and does nothing any more. An integration of a server is this, and knowing the server:
+An integration of a server is this, and knowing the server:
 
-    hand_over = HandOver(sock, reader)
-    websocket = WebSocket(request, when_connecting=hand_over.secure)
+    hand_over = SocketHandOver(sock, reader)      # or TransportHandOver(transport)
+    websocket = WebSocket(
+        request, when_connecting=hand_over.secure, when_receiving=hand_over.hasten
+    )
     ...                                 # the application's handler, which may connect()
     hand_over.complete(websocket)       # or abandon() if the handler raised
+
+From a socket: the server keeps its descriptor number, with the end of a dummy pair behind
+it (the transplant): what it still writes goes into the void, it reads end of file, and its
+shutdown and close do their work on the dummy. So no server needs to be silenced, and every
+teardown runs. A TLS socket becomes inert instead: its object remains with the server and
+does nothing any more.
 """
 
 from __future__ import annotations
@@ -22,10 +26,10 @@ import threading
 from typing import Protocol
 
 from ..engine import IS_NATIVE, Engine, default_engine
-from ..engine.tls import InertTlsSocket, close_socket
+from ..engine.tls import InertTlsSocket
 from ..errors import WebSocketError
 from ..protocol.check import INTERNAL_ERROR
-from ..websocket import WebSocket
+from ..websocket import Connected, WebSocket, close_connected
 
 
 class Reader(Protocol):
@@ -36,23 +40,61 @@ class Reader(Protocol):
 
 
 class HandOver:
-    """One socket on its way from an HTTP server to the engine.
+    """One connection on its way from an HTTP server to the engine."""
 
-    For servers that read the request head through the buffered `reader` and, while the
-    handler runs, do not wait for `sock` in an epoll set of theirs: servers that block on
-    it in a thread never do.
+    def __init__(self, engine: Engine | None = None, early: bytes = b"") -> None:
+        self._engine = engine
+        self._early = early
+        self._own: Connected | None = None
+
+    def secure(self) -> None:
+        """Take the connection away from the server, which talks into the void from here on."""
+        raise NotImplementedError
+
+    def hasten(self, websocket: WebSocket) -> None:
+        """Give the engine the connection now: the handler itself waits for messages."""
+        raise NotImplementedError
+
+    def complete(self, websocket: WebSocket) -> None:
+        """The handler has returned: give the engine the connection, if `connect()` was called.
+
+        A handler that received messages itself has had its conversation: that is closed.
+        """
+        if self._own is not None:
+            self._give(websocket)
+        elif websocket.outcome is not None:
+            websocket.close()
+
+    def abandon(self, websocket: WebSocket) -> None:
+        """The handler raised: if it had called `connect()`, end the connection."""
+        if self._own is not None:
+            own, self._own = self._own, None
+            websocket.abort()
+            close_connected(own)
+        elif websocket.outcome is not None:
+            websocket.close(INTERNAL_ERROR, "internal error")
+
+    def _give(self, websocket: WebSocket) -> None:
+        own, self._own = self._own, None
+        if own is not None:
+            websocket.take_over(own, self._early)
+
+
+class SocketHandOver(HandOver):
+    """For servers that block on `sock` in a thread, and read through the buffered `reader`.
+
+    What such a server never does, and must not do while the handler runs: wait for `sock`
+    in an epoll set of its own.
     """
 
     def __init__(self, sock: socket.socket, reader: Reader, engine: Engine | None = None) -> None:
+        super().__init__(engine)
         self._sock = sock
         self._reader = reader
-        self._engine = engine
-        self._own: socket.socket | None = None
-        self._early = b""
         self._thread = threading.get_ident()
 
     def secure(self) -> None:
-        """Take the connection away from the server, which talks into the void from here on.
+        """Take the connection away from the server.
 
         Raises `OSError` if there are no descriptors left, `WebSocketError` for a TLS socket
         where the native engine is missing; then nothing has changed.
@@ -70,32 +112,13 @@ class HandOver:
             self._sock.settimeout(timeout)
             self._own = transplant(self._sock, self._engine or default_engine())
 
-    def complete(self, websocket: WebSocket) -> None:
-        """The handler has returned: give the engine the socket, if `connect()` was called.
-
-        A handler that received messages itself has had its conversation: that is closed.
-        """
-        if self._own is not None:
-            self.hasten(websocket)
-        elif websocket.outcome is not None:
-            websocket.close()
-
     def hasten(self, websocket: WebSocket) -> None:
         """Give the engine the socket now, if it is the handler itself that waits for messages.
 
         Whoever waits in another thread gets them soon enough: when the handler returns.
         """
-        if self._own is not None and self._thread == threading.get_ident():
-            own, self._own = self._own, None
-            websocket.take_over(own, self._early)
-
-    def abandon(self, websocket: WebSocket) -> None:
-        """The handler raised: if it had called `connect()`, end the connection."""
-        if self._own is not None:
-            websocket.abort()
-            close_socket(self._own)
-        elif websocket.outcome is not None:
-            websocket.close(INTERNAL_ERROR, "internal error")
+        if self._thread == threading.get_ident():
+            self._give(websocket)
 
 
 def transplant(sock: socket.socket, engine: Engine) -> socket.socket:
@@ -103,7 +126,7 @@ def transplant(sock: socket.socket, engine: Engine) -> socket.socket:
 
     Raises `OSError` if there are no descriptors left; then nothing has changed.
     """
-    own = socket.socket(sock.family, sock.type, sock.proto, fileno=os.dup(sock.fileno()))
+    own = duplicate(sock)
     try:
         dummy, void = socket.socketpair()
     except OSError:
@@ -114,6 +137,11 @@ def transplant(sock: socket.socket, engine: Engine) -> socket.socket:
         os.dup2(dummy.fileno(), sock.fileno(), inheritable=False)
     engine.discard(void)
     return own
+
+
+def duplicate(sock: socket.socket) -> socket.socket:
+    """The same connection on another descriptor. `sock` may be anything like a socket."""
+    return socket.socket(sock.family, sock.type, sock.proto, fileno=os.dup(sock.fileno()))
 
 
 def read_early_bytes(reader: Reader) -> bytes:

@@ -19,7 +19,7 @@ from ..engine import Engine, close_all, default_engine
 from ..protocol.request import Headers, Request, is_websocket_request
 from ..settings import Settings
 from ..websocket import WebSocket
-from .handover import HandOver, Reader
+from .handover import Reader, SocketHandOver
 
 Server = TypeVar("Server", bound=socketserver.BaseServer)
 
@@ -68,7 +68,7 @@ class WebSocketRequests(BaseHTTPRequestHandler):
     websocket_settings: ClassVar[Settings]
     websocket_engine: ClassVar[Engine | None]  # None: the process's, which a fork changes
     websocket: WebSocket | None = None
-    _hand_over: HandOver
+    _hand_over: SocketHandOver
     _logged = False
 
     def parse_request(self) -> bool:
@@ -80,7 +80,7 @@ class WebSocketRequests(BaseHTTPRequestHandler):
             self.protocol_version = "HTTP/1.1"
             self.close_connection = True
             self._logged = False
-            self._hand_over = HandOver(
+            self._hand_over = SocketHandOver(
                 self.connection, cast(Reader, self.rfile), self.websocket_engine
             )
             self.websocket = WebSocket(
@@ -108,7 +108,7 @@ class WebSocketRequests(BaseHTTPRequestHandler):
         if self.websocket is None or self.websocket.outcome is None:
             return
         if not self._logged:
-            self.log_request(self.websocket.outcome.status.value)
+            self.log_request(int(self.websocket.outcome.status))
         self._hand_over.complete(self.websocket)
 
     def end_headers(self) -> None:

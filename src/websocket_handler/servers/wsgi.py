@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
@@ -18,7 +19,7 @@ from ..errors import WebSocketError
 from ..protocol.request import Headers, Request, is_websocket_request
 from ..settings import Settings
 from ..websocket import WebSocket
-from .handover import HandOver
+from .handover import HandOver, SocketHandOver
 from .wsgi_sockets import Environ, Found, find
 
 KEY = "wsgi.websocket"
@@ -50,7 +51,7 @@ class WSGIMiddleware:
         if environ.get(KEY) is not None:  # the server provides it: `configure_server`
             return self._application(environ, start_response)
         found = find(environ, start_response)
-        hand_over = HandOver(found.sock, found.reader, self._engine) if found else None
+        hand_over = SocketHandOver(found.sock, found.reader, self._engine) if found else None
         websocket = WebSocket(
             request_of(environ, headers),
             self._settings,
@@ -126,8 +127,8 @@ class _Call:
         """What the server believes to have sent, for its log."""
         outcome = self.websocket.outcome
         assert outcome is not None
-        status = f"{outcome.status.value} {outcome.status.phrase}"
-        self._server_start_response(status, [])
+        status = HTTPStatus(outcome.status)
+        self._server_start_response(f"{status.value} {status.phrase}", [])
 
 
 class _Response:

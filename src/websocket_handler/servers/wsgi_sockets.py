@@ -85,7 +85,20 @@ def waitress(environ: Environ, _: Any) -> Found | None:
     return Found(channel.socket, TakenAhead(bytes(ahead)), _nothing)
 
 
-FINDERS = (gunicorn, werkzeug, cheroot, waitress, http_server)
+def pywsgi(_: Environ, start_response: Any) -> Found | None:
+    """gevent.pywsgi, and gunicorn's worker of that name."""
+    handler = getattr(start_response, "__self__", None)
+    if "gevent.pywsgi" not in (kind.__module__ for kind in type(handler).__mro__):
+        return None
+    assert handler is not None
+    return Found(
+        handler.socket,
+        handler.rfile,
+        lambda: setattr(handler, "close_connection", True),
+    )
+
+
+FINDERS = (gunicorn, werkzeug, cheroot, waitress, pywsgi, http_server)
 
 
 def find(

@@ -1,0 +1,120 @@
+"""aiohttp: `websocket_handler.servers.aiohttp.websocket(request)` in any handler.
+
+    async def handler(request):
+        ws = websocket(request)              # None for an ordinary request
+        ...
+        return ws.connect()
+
+The WebSocket lives in the server's own loop. aiohttp's parser refuses the older handshakes
+(hixie-76 to hybi-03).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
+
+from aiohttp import web
+
+from ..engine import loop_engine
+from ..errors import WebSocketError
+from ..protocol.check import GOING_AWAY
+from ..protocol.request import Headers, Request, is_websocket_request
+from ..settings import Settings
+from ..websocket import WebSocket
+from .transports import InertTransport, OfOneServer, TransportHandOver
+
+
+def websocket(request: web.BaseRequest, **settings: Any) -> WebSocket | None:
+    """The WebSocket that a request asks for, None for an ordinary request.
+
+    `connect()` on it returns the response that the handler should return. A handler that
+    receives messages itself may go on for as long as it likes. `settings` are those of
+    `Settings`. At shutdown, WebSockets are closed with 1001. In the request's loop.
+    """
+    if not is_websocket_request(request.method, request.headers):
+        return None
+    hand_over = HandOver(request)
+    hand_over.websocket = WebSocket(
+        request_of(request),
+        Settings(**settings),
+        engine=hand_over.engine,
+        server=Sockets.of(request),
+        when_connecting=hand_over.secure,
+        when_receiving=hand_over.hasten,
+        answer=hand_over.answer,
+    )
+    return hand_over.websocket
+
+
+class HandOver(TransportHandOver):
+    """aiohttp answers into the void, and closes that: then the handler has returned."""
+
+    websocket: WebSocket
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        transport = request.transport
+        if transport is None:
+            raise WebSocketError("the client has gone away")
+        super().__init__(transport)
+        self._server_protocol: Any = request.protocol
+        self._server_protocol.close()  # no request can follow
+
+    def secure(self) -> None:
+        protocol = self._server_protocol
+        self.transport.pause_reading()
+        self.transport.set_protocol(asyncio.Protocol())
+        self._early, protocol._message_tail = protocol._message_tail, b""
+        protocol.transport = InertTransport(self.transport, self._server_is_done)
+        super().secure()
+
+    def answer(self, status: int) -> web.Response:
+        """For the access log."""
+        return web.Response(status=status)
+
+    def _server_is_done(self) -> None:
+        self._loop.call_soon(self._server_protocol.connection_lost, None)
+        self._loop.call_soon(self.complete, self.websocket)
+
+
+class Sockets(OfOneServer):
+    """One of aiohttp's connections, which stands for all WebSockets at its shutdown."""
+
+    _known: ClassVar[WeakKeyDictionary[web.Server, Sockets]] = WeakKeyDictionary()
+
+    @classmethod
+    def of(cls, request: web.BaseRequest) -> Sockets:
+        """Those of the request's server, from its first one on."""
+        server = request.protocol._manager
+        assert server is not None
+        sockets = cls._known.get(server)
+        if sockets is None:
+            sockets = cls._known[server] = cls(loop_engine(), GOING_AWAY)
+            server.connection_made(sockets, None)  # type: ignore[arg-type]
+        return sockets
+
+    def close(self) -> None:
+        """aiohttp calls this first; open requests may go on."""
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        over = asyncio.Event()
+        self.close_all(when_done=over.set)
+        try:
+            await asyncio.wait_for(over.wait(), timeout)
+        except asyncio.TimeoutError:
+            return
+
+
+def request_of(request: web.BaseRequest) -> Request:
+    transport = request.transport
+    return Request(
+        method=request.method,
+        target=request.raw_path,
+        headers=Headers(
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers
+        ),
+        http_version=f"{request.version.major}.{request.version.minor}",
+        remote_address=transport.get_extra_info("peername") if transport else None,
+        scheme=request.scheme,
+    )

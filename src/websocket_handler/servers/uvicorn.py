@@ -1,0 +1,174 @@
+"""uvicorn: `uvicorn --ws websocket_handler.servers.uvicorn:WebSocketProtocol app:app`.
+
+Applications with `websocket` routes run as they are. With `ASGIMiddleware`, ordinary routes
+find the WebSocket in their scope.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from typing import Any, ClassVar, cast
+from urllib.parse import unquote
+from weakref import WeakKeyDictionary
+
+from uvicorn.config import Config
+from uvicorn.protocols.utils import (
+    get_client_addr,
+    get_local_addr,
+    get_path_with_query_string,
+    get_remote_addr,
+    is_ssl,
+)
+from uvicorn.server import ServerState
+
+from ..engine import loop_engine
+from ..protocol.check import SERVICE_RESTART
+from ..protocol.request import Headers, Request
+from ..settings import Settings
+from ..websocket import WebSocket
+from .asgi import Conversation, Scope
+from .transports import OfOneServer, TransportHandOver
+
+logger = logging.getLogger("uvicorn.error")
+
+
+class WebSocketProtocol(asyncio.Protocol):
+    """What uvicorn gives a connection to whose request asks for a WebSocket.
+
+    Size and pings are as uvicorn's own options say (`--ws-max-size`, `--ws-ping-interval`,
+    `--ws-ping-timeout`), everything else as `Settings`. For other settings, derive a class
+    with another `settings` and give that to `--ws`. At shutdown, WebSockets are closed with
+    1012.
+    """
+
+    settings: ClassVar[dict[str, Any]] = {}
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._config = config
+        self._server_state = server_state
+        self._app_state = app_state
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: Any = transport
+        self._early = early_bytes(self._transport.get_protocol())
+
+    def data_received(self, data: bytes) -> None:
+        """The head of the request, as uvicorn has put it together again."""
+        self._transport.pause_reading()
+        hand_over = TransportHandOver(self._transport, early=self._early)
+        sockets = Sockets.of(self._server_state)
+        scope, request = self._read(data)
+        websocket = WebSocket(
+            request,
+            self._choose_settings(),
+            engine=hand_over.engine,
+            server=sockets,
+            when_connecting=hand_over.secure,
+            when_receiving=hand_over.hasten,
+        )
+
+        def decided(status: int) -> None:
+            logger.info(
+                '%s - "WebSocket %s" %s',
+                get_client_addr(scope),  # type: ignore[arg-type]
+                get_path_with_query_string(scope),  # type: ignore[arg-type]
+                "[accepted]" if status == 101 else status,
+            )
+            sockets.look_after(websocket)
+
+        fields = self._server_state.default_headers
+        conversation = Conversation(websocket, hand_over, fields, decided)
+        application: Any = self._config.loaded_app
+        task = asyncio.get_running_loop().create_task(conversation.run(application, scope))
+        self._server_state.tasks.add(task)
+        task.add_done_callback(self._server_state.tasks.discard)
+        self._server_state.total_requests += 1
+
+    def _choose_settings(self) -> Settings:
+        config = self._config
+        chosen: dict[str, Any] = {
+            "max_message_size": config.ws_max_size,
+            "ping_interval": config.ws_ping_interval or None,
+        }
+        if config.ws_ping_timeout:
+            chosen["ping_timeout"] = config.ws_ping_timeout
+        return Settings(**{**chosen, **self.settings})
+
+    def _read(self, data: bytes) -> tuple[Scope, Request]:
+        request_line, *lines = data[:-4].split(b"\r\n")
+        _, target, _ = request_line.split(b" ", 2)
+        fields = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
+        raw_path, _, query = target.partition(b"?")
+        root_path = self._config.root_path
+        client, is_tls = get_remote_addr(self._transport), is_ssl(self._transport)
+        request = Request(
+            method="GET",
+            target=target.decode("latin-1"),
+            headers=Headers((n.decode("latin-1"), v.decode("latin-1")) for n, v in fields),
+            remote_address=client,
+            scheme="https" if is_tls else "http",
+        )
+        scope: Scope = {
+            "type": "websocket",
+            "asgi": {"version": self._config.asgi_version, "spec_version": "2.4"},
+            "http_version": "1.1",
+            "scheme": "wss" if is_tls else "ws",
+            "server": get_local_addr(self._transport),
+            "client": client,
+            "root_path": root_path,
+            "path": root_path + unquote(raw_path.decode("ascii")),
+            "raw_path": root_path.encode("ascii") + raw_path,
+            "query_string": query,
+            "headers": [(name.lower(), value) for name, value in fields],
+            "subprotocols": [
+                token.strip()
+                for name, value in fields
+                if name.lower() == b"sec-websocket-protocol"
+                for token in value.decode("latin-1").split(",")
+            ],
+            "state": self._app_state.copy(),
+            "extensions": {"websocket.http.response": {}},
+        }
+        return scope, request
+
+
+class Sockets(OfOneServer):
+    """One of uvicorn's connections, which stands for all WebSockets at its shutdown."""
+
+    _known: ClassVar[WeakKeyDictionary[ServerState, Sockets]] = WeakKeyDictionary()
+
+    @classmethod
+    def of(cls, server_state: ServerState) -> Sockets:
+        """Those of this server, from its first one on."""
+        sockets = cls._known.get(server_state)
+        if sockets is None:
+            sockets = cls._known[server_state] = cls(loop_engine(), SERVICE_RESTART)
+            sockets._connections = cast("set[Any]", server_state.connections)
+            sockets._connections.add(sockets)
+        return sockets
+
+    _connections: set[Any]
+
+    def shutdown(self) -> None:
+        """uvicorn goes on when this is no longer among its connections."""
+        self.close_all(when_done=lambda: self._connections.discard(self))
+
+
+def early_bytes(former: Any) -> bytes:
+    """What came after the head of the request, from the protocol that has read that."""
+    if hasattr(former, "conn"):  # h11
+        trailing: bytes = getattr(former.conn, "trailing_data", (b"", False))[0]
+        return trailing
+    error = sys.exc_info()[1]  # httptools stops at an upgrade by raising
+    if error is None or error.__traceback__ is None:
+        return b""
+    data: bytes = error.__traceback__.tb_frame.f_locals.get("data", b"")
+    return data[error.args[0] :] if isinstance(error.args[0], int) else b""

@@ -1,0 +1,1 @@
+"""The same application, written for several frameworks, for real ASGI servers to run."""

@@ -1,0 +1,315 @@
+"""ASGI: real servers, real frameworks, each as a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from websocket_handler import IS_NATIVE, connect
+
+from .programs import Program, running, wait_for
+from .raw_client import RawClient, binary, close, masked, text
+
+HELLO = text("hello")
+HERE = "tests.end_to_end.asgi"
+UVICORN = ["-m", "uvicorn", "--port", "0"]
+OURS = ["--ws", f"{HERE}.every_version:Protocol"]
+SERVERS = {
+    "uvicorn": [*UVICORN, *OURS, "--loop", "asyncio", "--http", "httptools"],
+    "uvicorn h11": [*UVICORN, *OURS, "--loop", "asyncio", "--http", "h11"],
+    "uvicorn uvloop": [*UVICORN, *OURS, "--loop", "uvloop", "--http", "httptools"],
+    "uvicorn uvloop h11": [*UVICORN, *OURS, "--loop", "uvloop", "--http", "h11"],
+}
+THEIRS = [*UVICORN, "--ws", "websockets-sansio"]
+"""uvicorn's own implementation: an application cannot tell ours from it."""
+
+UNWANTED = re.compile(r"Traceback|Exception|ERROR|CRITICAL")
+
+
+def serve(
+    command: list[str], application: str = "bare:app"
+) -> contextlib.AbstractContextManager[Program]:
+    ready = r"Uvicorn running on https?://127\.0\.0\.1:(\d+)"
+    return running(
+        Program([*command, f"{HERE}.{application}"], ready, not IS_NATIVE, descriptors=8192)
+    )
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def shared(request: pytest.FixtureRequest) -> Iterator[Program]:
+    with serve(SERVERS[request.param]) as program:
+        yield program
+
+
+@pytest.fixture(scope="module", params=[*SERVERS, "uvicorn's own"])
+def shared_by_all(request: pytest.FixtureRequest) -> Iterator[Program]:
+    with serve(SERVERS.get(request.param, THEIRS)) as program:
+        yield program
+
+
+@pytest.fixture
+def ours(shared: Program) -> Iterator[Program]:
+    yield from watched(shared)
+
+
+@pytest.fixture
+def either(shared_by_all: Program) -> Program:
+    """Ours, and what it takes the place of: the application must not see a difference."""
+    return shared_by_all
+
+
+def watched(program: Program) -> Iterator[Program]:
+    """A server that goes on, and has nothing to complain of."""
+    seen = len(program.log())
+    yield program
+    assert program.get("/plain") == "plain\n"
+    unwanted = UNWANTED.findall(program.log()[seen:])
+    assert not unwanted, program.log()[seen:]
+
+
+def wait_for_journal(program: Program, *entry: object) -> None:
+    wait_for(lambda: list(entry) in program.get("/journal"), f"{entry} in the journal")
+
+
+# The `websocket` scope
+
+
+@pytest.mark.parametrize(("code", "seen"), [(1000, 1000), (4321, 4321), (1001, 1001), (None, 1005)])
+def test_echo_and_the_code_of_the_close(either: Program, code: int | None, seen: int) -> None:
+    with RawClient(either.address) as client:
+        client.open().echo(HELLO, binary(b"\x00\xff"), text(""), binary(b"x" * 1_000_000))
+        client.send(close(code, "bye" if code else ""))
+        client.expect_close(code)
+        client.expect_end()
+    wait_for_journal(either, "websocket.disconnect", seen, "bye" if code else "")
+
+
+def test_a_client_that_is_gone(ours: Program) -> None:
+    with RawClient(ours.address) as client:
+        client.open().echo(HELLO)
+    reason = "the peer ended the connection without closing it"
+    wait_for_journal(ours, "websocket.disconnect", 1006, reason)
+
+
+def test_the_scope(either: Program) -> None:
+    with RawClient(either.address) as client:
+        client.open("/echo?a=%20b", {"Cookie": "c=1", "Sec-WebSocket-Protocol": "x, y"})
+        client.send(text("about"))
+        frame = client.read_frame()
+        scope = {
+            name: eval(value)
+            for name, value in json.loads(frame.payload).items()
+            if name != "websocket"
+        }
+        assert scope["type"] == "websocket"
+        assert (scope["path"], scope["raw_path"]) == ("/echo", b"/echo")
+        assert (scope["query_string"], scope["root_path"]) == (b"a=%20b", "")
+        assert (scope["scheme"], scope["http_version"]) == ("ws", "1.1")
+        assert scope["subprotocols"] == ["x", "y"]
+        assert [b"cookie", b"c=1"] in [list(field) for field in scope["headers"]]
+        assert scope["client"] == client.sock.getsockname()
+        assert scope["server"] == client.sock.getpeername()
+        assert scope["state"] == {"begun": True}
+        assert "websocket.http.response" in scope["extensions"]
+
+
+def test_headers_a_subprotocol_and_a_close_with_a_reason(either: Program) -> None:
+    with RawClient(either.address) as client:
+        client.sock.sendall(
+            client.handshake("/accept-with", {"Sec-WebSocket-Protocol": "talk, chat"})
+        )
+        response = client.read_response()
+        assert response.status == 101
+        assert response.header("sec-websocket-protocol") == "chat"
+        client.expect(binary(b"hello"), close(4001, "that is all"))
+        client.send(close(4001))
+        client.expect_end()
+    wait_for_journal(either, "refused to send more")
+    wait_for_journal(either, "websocket.disconnect", 4001, "that is all")
+
+
+def test_cookies_of_the_101(ours: Program) -> None:
+    with RawClient(ours.address) as client:
+        client.sock.sendall(client.handshake("/accept-with", {"Sec-WebSocket-Protocol": "chat"}))
+        assert client.read_response().headers["set-cookie"] == ["a=1", "b=2"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "body"),
+    [("/forbidden", 403, b""), ("/denied", 401, b"who are you?\n")],
+)
+def test_denials(either: Program, path: str, status: int, body: bytes) -> None:
+    with RawClient(either.address) as client:
+        client.sock.sendall(client.handshake(path))
+        response = client.read_response()
+        assert (response.status, response.header("connection")) == (status, "close")
+        assert client.read_body(response) == body
+        client.expect_end()
+    if path == "/denied":
+        wait_for_journal(either, "websocket.disconnect", 1006)
+
+
+def test_a_denial_bit_by_bit(ours: Program) -> None:
+    with RawClient(ours.address) as client:
+        client.sock.sendall(client.handshake("/denied-bit-by-bit"))
+        response = client.read_response()
+        assert (response.status, response.header("connection")) == (418, "close")
+        assert client.read_to_end() == b"I am a teapot\n"
+
+
+def test_a_denial_is_read_even_if_frames_came_early(ours: Program) -> None:
+    with RawClient(ours.address) as client:
+        client.sock.sendall(client.handshake("/denied") + masked(*[text("x" * 1000)] * 300))
+        response = client.read_response()
+        assert client.read_body(response) == b"who are you?\n"
+        client.expect_end()
+
+
+@pytest.mark.parametrize("path", ["/raise-before", "/return-before", "/send-before"])
+def test_an_application_that_fails_before_it_accepts(shared: Program, path: str) -> None:
+    with RawClient(shared.address) as client:
+        client.sock.sendall(client.handshake(path))
+        assert client.read_response().status == 500
+    shared.wait_for_log("neither accepted" if path == "/return-before" else "Traceback")
+
+
+def test_an_application_that_fails_later(shared: Program) -> None:
+    with RawClient(shared.address) as client:
+        client.open("/raise-after").expect_close(1011)
+    shared.wait_for_log("as the test wants it")
+
+
+def test_an_application_that_returns(ours: Program) -> None:
+    with RawClient(ours.address) as client:
+        client.open("/return-after").expect_close(1000)
+        client.send(close(1000))
+        client.expect_end()
+
+
+@pytest.mark.parametrize("path", ["/echo", "/asked/conversation"])
+def test_early_frames(ours: Program, path: str) -> None:
+    greeting = [] if path == "/echo" else [HELLO]
+    frames = [text(f"{number:04}" * 250) for number in range(40)]
+    with RawClient(ours.address) as client:
+        client.open(path, early=masked(*frames))
+        client.expect(*greeting, *frames)
+    with RawClient(ours.address) as client:
+        client.sock.sendall(client.handshake(path))
+        time.sleep(0.005)
+        client.sock.sendall(masked(HELLO))
+        client.expect_opened()
+        client.expect(*greeting, HELLO)
+
+
+def test_a_slow_reader_holds_the_application_back(either: Program) -> None:
+    def sent() -> int:
+        entries = either.get("/journal")
+        return int(entries[0][1]) if entries and entries[0][0] == "sent" else 0
+
+    with RawClient(either.address, receive_buffer=4096) as client:
+        client.open("/flood")
+        wait_for(sent, "the application to send")
+        before = -1
+        while before != (before := sent()):
+            time.sleep(0.2)
+        assert before * 65536 < 16 << 20  # what the kernel keeps, and a little
+        client.reset()
+    wait_for_journal(either, "lost")
+
+
+# Ordinary routes
+
+
+def test_an_ordinary_route_finds_its_websocket_and_returns(ours: Program) -> None:
+    tasks = ours.get("/tasks")
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(ours.address)) for _ in range(12)]
+        for client in clients:
+            client.open("/asked/echo").expect(HELLO)
+        for client in clients:
+            client.echo(text("one"), binary(b"x" * 100_000))
+        assert ours.get("/tasks") <= tasks + 1  # that of the page itself
+        for client in clients:
+            client.send(close(1000, "bye"))
+            client.expect_close(1000)
+            client.expect_end()
+    wait_for_journal(ours, "close", 1000, "bye")
+
+
+@pytest.mark.parametrize("path", ["/asked/thread", "/asked/conversation"])
+def test_other_ways_to_be_connected(ours: Program, path: str) -> None:
+    with RawClient(ours.address) as client:
+        client.open(path).expect(HELLO)
+        client.echo(text("one"), binary(b"x" * 100_000))
+        client.send(close(1000))
+        client.expect_close(1000)
+        client.expect_end()
+
+
+def test_an_ordinary_route_refuses(ours: Program) -> None:
+    with RawClient(ours.address) as client:
+        client.sock.sendall(client.handshake("/asked/forbidden") + masked(HELLO))
+        response = client.read_response()
+        assert (response.status, client.read_body(response)) == (403, b"not you\n")
+        client.expect_end()
+    with RawClient(ours.address) as client:
+        assert client.get("/asked/echo", {"Upgrade": None}).status == 426
+
+
+def test_an_ordinary_route_that_raises_after_connecting(shared: Program) -> None:
+    with RawClient(shared.address) as client:
+        client.sock.sendall(client.handshake("/asked/raise"))
+        client.expect_end()
+    shared.wait_for_log("as the test wants it")
+
+
+def test_who_judges_the_origin(ours: Program) -> None:
+    """ASGI leaves it to the application; `connect()` does not."""
+    elsewhere = {"Origin": "http://elsewhere.example"}
+    with RawClient(ours.address) as client:
+        client.open("/echo", elsewhere).echo(HELLO)
+    with RawClient(ours.address) as client:
+        client.sock.sendall(client.handshake("/asked/echo", elsewhere))
+        assert client.read_response().status == 403
+
+
+@pytest.mark.parametrize("path", ["/echo", "/asked/conversation"])
+@pytest.mark.parametrize("version", ["hixie-75", "hixie-76", "hybi-03", "hybi-04", "hybi-12"])
+def test_older_versions(ours: Program, version: str, path: str) -> None:
+    with connect(ours.url(path), version=version) as websocket:
+        if path != "/echo":
+            assert websocket.receive(timeout=10) == "hello"
+        for message in ("hello", "\u20ac" * 1000):
+            websocket.send(message)
+            assert websocket.receive(timeout=10) == message
+
+
+def test_a_version_that_is_not_spoken(ours: Program) -> None:
+    with RawClient(ours.address) as client:
+        client.sock.sendall(client.handshake("/echo", {"Sec-WebSocket-Version": "9"}))
+        assert client.read_response().status == 426
+
+
+# The end of the server
+
+
+@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
+def test_the_end_of_the_server(server: str, by: signal.Signals) -> None:
+    with serve(SERVERS[server]) as program, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(program.address)) for _ in range(2)]
+        clients[0].open("/echo").echo(HELLO)
+        clients[1].open("/asked/echo").expect(HELLO)
+        program.end_soon(by)
+        for client in clients:
+            client.expect_close(1012)
+            client.send(close(1012))
+            client.expect_end()
+        program.wait()
+        assert not UNWANTED.findall(program.log()), program.log()
