@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import os
 import socket
+import ssl
 import struct
 from collections.abc import Mapping
 from types import TracebackType
@@ -76,13 +77,20 @@ def request(
 class RawClient:
     """One TCP connection to a server."""
 
-    def __init__(self, address: tuple[str, int], receive_buffer: int | None = None) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        receive_buffer: int | None = None,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         self.sock = socket.socket()
         self.sock.settimeout(PATIENCE)
         if receive_buffer is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.connect(address)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+        if context is not None:
+            self.sock = context.wrap_socket(self.sock, server_hostname="localhost")
         self.key = base64.b64encode(os.urandom(16)).decode()
         self._unread = bytearray()
 
@@ -123,8 +131,8 @@ class RawClient:
     def expect_opened(self) -> Response:
         response = self.read_response()
         assert response.status == 101, response
-        assert response.header("upgrade") == "websocket"
-        assert response.header("connection") == "Upgrade"
+        assert response.header("upgrade").lower() == "websocket"
+        assert response.header("connection").lower() == "upgrade"
         assert response.header("sec-websocket-accept") == accept_value(self.key)
         return response
 

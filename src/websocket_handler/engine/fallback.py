@@ -383,7 +383,10 @@ class _Carrier(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         channel = self._channel
-        transport.set_write_buffer_limits(high=0)  # tell us of every byte that is kept
+        # Tell us of every byte that is kept; asyncio's TLS takes 0 for "always".
+        transport.set_write_buffer_limits(
+            high=0 if transport.get_extra_info("sslcontext") is None else 1, low=0
+        )
         channel._transport = transport
         channel._heard = time.monotonic()
         channel._corked = True

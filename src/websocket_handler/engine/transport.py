@@ -28,7 +28,8 @@ class TransportConnection(asyncio.Protocol):
         self._input_ended = False
         self._output_ended = False
         self._is_full = False
-        transport.set_write_buffer_limits(high=0)  # what it cannot send at once, we keep
+        self._is_sending = False
+        transport.set_write_buffer_limits(high=1, low=0)  # what it cannot send now, we keep
 
     # For the channel
 
@@ -42,7 +43,9 @@ class TransportConnection(asyncio.Protocol):
         """How many bytes were taken, 0 if none can be now."""
         if self._is_full:
             return 0
+        self._is_sending = True
         self._transport.write(data)
+        self._is_sending = False
         return len(data)
 
     def read_on(self, wanted: bool) -> None:
@@ -85,7 +88,8 @@ class TransportConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_full = False
-        self._channel._flush_now()
+        if not self._is_sending:  # or the flush that is under way goes on
+            self._channel._flush_now()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._channel._drop(getattr(error, "strerror", None) or "the connection was dropped")

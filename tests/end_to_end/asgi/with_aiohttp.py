@@ -1,8 +1,9 @@
-"""The application in aiohttp: with_aiohttp.py [CERTIFICATE], on a free port."""
+"""The application in aiohttp: with_aiohttp.py PORT LOOP [CERTIFICATE]."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import logging
 import ssl
@@ -59,24 +60,27 @@ async def tasks(_: web.Request) -> web.StreamResponse:
     return web.Response(text=json.dumps(len(asyncio.all_tasks())))
 
 
-def main() -> None:
-    logging.basicConfig(level=logging.INFO)
-    context = None
-    if sys.argv[1:]:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(sys.argv[1])
+def application() -> web.Application:
     app = web.Application()
-    pages = {"/plain": plain, "/journal": journal, "/tasks": tasks, "/conversation": conversation}
     for path in ("/echo", "/forbidden", "/raise", "/body"):
         app.router.add_get(path, echo)
+    pages = {"/plain": plain, "/journal": journal, "/tasks": tasks, "/conversation": conversation}
     for path, page in pages.items():
         app.router.add_get(path, page)
-    app.on_startup.append(announce)
-    web.run_app(app, host="127.0.0.1", port=9125, ssl_context=context)
+    return app
 
 
-async def announce(_: web.Application) -> None:
-    print("ready", flush=True)  # noqa: T201
+def main() -> None:
+    port, loop, *certificate = sys.argv[1:]
+    logging.basicConfig(level=logging.INFO)
+    context = None
+    if certificate:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(*certificate)
+    new_loop = importlib.import_module(loop).new_event_loop
+    web.run_app(
+        application(), host="127.0.0.1", port=int(port), ssl_context=context, loop=new_loop()
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """Serves a WSGI application with a server from PyPI or the standard library, on a free port:
-serve.py SERVER MODULE:NAME. (gunicorn has a command of its own.)"""
+serve.py SERVER MODULE:NAME [CERTIFICATE]. (gunicorn has a command of its own.)"""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ def free_port() -> int:
         return port
 
 
-def with_werkzeug(app: Any) -> None:
+def with_werkzeug(app: Any, certificate: str) -> None:
     from werkzeug.serving import make_server
 
-    server = make_server("127.0.0.1", 0, app, threaded=True)
+    context = (certificate, certificate) if certificate else None
+    server = make_server("127.0.0.1", 0, app, threaded=True, ssl_context=context)
     announce(server.port)
     server.serve_forever()
 
 
-def with_cheroot(app: Any) -> None:
+def with_cheroot(app: Any, certificate: str) -> None:
+    from cheroot.ssl.builtin import BuiltinSSLAdapter
     from cheroot.wsgi import Server
 
     server = Server(("127.0.0.1", 0), app, numthreads=4)
+    if certificate:
+        server.ssl_adapter = BuiltinSSLAdapter(certificate, certificate)
     server.prepare()
     announce(server.bind_addr[1])
     try:
@@ -37,7 +41,7 @@ def with_cheroot(app: Any) -> None:
         server.stop()
 
 
-def with_waitress(app: Any) -> None:
+def with_waitress(app: Any, _: str) -> None:
     from waitress.server import create_server
 
     server = create_server(app, host="127.0.0.1", port=0, threads=4)
@@ -45,7 +49,7 @@ def with_waitress(app: Any) -> None:
     server.run()
 
 
-def with_wsgiref(app: Any) -> None:
+def with_wsgiref(app: Any, _: str) -> None:
     from wsgiref.simple_server import make_server
 
     server = make_server("127.0.0.1", 0, app)
@@ -53,7 +57,7 @@ def with_wsgiref(app: Any) -> None:
     server.serve_forever()
 
 
-def with_bottle(app: Any) -> None:
+def with_bottle(app: Any, _: str) -> None:
     from bottle import run
 
     port = free_port()
@@ -61,18 +65,30 @@ def with_bottle(app: Any) -> None:
     run(app, host="127.0.0.1", port=port, quiet=True)
 
 
+def with_pywsgi(app: Any, _: str) -> None:
+    from gevent.pywsgi import WSGIServer
+
+    server = WSGIServer(("127.0.0.1", 0), app)
+    server.start()
+    announce(server.server_port)
+    server.serve_forever()
+
+
 def announce(port: int) -> None:
     print(f"ready on port {port}", flush=True)  # noqa: T201
 
 
 def main() -> None:
-    server, _, name = sys.argv[1], sys.argv[2], sys.argv[2]
+    server, name, *certificate = sys.argv[1:]
+    if server == "patched_pywsgi":
+        importlib.import_module("gevent.monkey").patch_all()
+        server = "pywsgi"
     logging.basicConfig(level=logging.INFO)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     module, _, attribute = name.partition(":")
     app = getattr(importlib.import_module(module), attribute)
     try:
-        globals()[f"with_{server}"](app)
+        globals()[f"with_{server}"](app, *certificate or [""])
     except KeyboardInterrupt:
         sys.exit(0)
 

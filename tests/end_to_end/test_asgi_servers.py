@@ -1,0 +1,173 @@
+"""aiohttp, and the ASGI servers that keep the connection to themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from websocket_handler import IS_NATIVE, HandshakeFailed, connect
+
+from .programs import Program, running, wait_for
+from .raw_client import RawClient, binary, close, masked, text
+from .test_asgi import UNWANTED, wait_for_journal
+from .wsgi.serve import free_port
+
+HELLO = text("hello")
+HERE = "tests.end_to_end.asgi"
+BARE = f"{HERE}.bare:app"
+Command = Callable[[int], list[str]]
+
+
+def serve(command: Command, ready: str) -> contextlib.AbstractContextManager[Program]:
+    port = free_port()
+    return running(Program(command(port), f"{ready}.*?:({port})", not IS_NATIVE))
+
+
+# aiohttp
+
+AIOHTTP = {
+    "asyncio": lambda port: ["-m", f"{HERE}.with_aiohttp", str(port), "asyncio"],
+    "uvloop": lambda port: ["-m", f"{HERE}.with_aiohttp", str(port), "uvloop"],
+}
+
+
+@pytest.fixture(scope="module", params=AIOHTTP)
+def shared_aiohttp(request: pytest.FixtureRequest) -> Iterator[Program]:
+    with serve(AIOHTTP[request.param], "Running on") as program:
+        yield program
+
+
+@pytest.fixture
+def aiohttp(shared_aiohttp: Program) -> Iterator[Program]:
+    seen = len(shared_aiohttp.log())
+    yield shared_aiohttp
+    assert shared_aiohttp.get("/plain") == "plain\n"
+    unwanted = UNWANTED.findall(shared_aiohttp.log()[seen:])
+    assert not unwanted, shared_aiohttp.log()[seen:]
+
+
+@pytest.mark.parametrize("path", ["/echo", "/body", "/conversation"])
+def test_aiohttp_echoes(aiohttp: Program, path: str) -> None:
+    with RawClient(aiohttp.address) as client:
+        client.open(path).expect(HELLO)
+        client.echo(text("one"), binary(b"x" * 1_000_000))
+        client.send(close(1000, "bye"))
+        client.expect_close(1000)
+        client.expect_end()
+    wait_for_journal(aiohttp, *(["the end"] if path == "/conversation" else ["close", 1000, "bye"]))
+
+
+@pytest.mark.parametrize("path", ["/echo", "/conversation"])
+def test_aiohttp_and_early_frames(aiohttp: Program, path: str) -> None:
+    frames = [text(f"{number:04}" * 250) for number in range(40)]
+    with RawClient(aiohttp.address) as client:
+        client.open(path, early=masked(*frames)).expect(HELLO, *frames)
+
+
+def test_aiohttp_keeps_no_task_and_serves_pages_meanwhile(aiohttp: Program) -> None:
+    tasks = aiohttp.get("/tasks")
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(aiohttp.address)).open() for _ in range(12)]
+        for client in clients:
+            client.expect(HELLO)
+            client.echo(text("one"))
+        wait_for(lambda: aiohttp.get("/tasks") <= tasks + 1, "the handlers' tasks to end")
+
+
+def test_aiohttp_refuses(aiohttp: Program) -> None:
+    with RawClient(aiohttp.address) as client:
+        client.sock.sendall(client.handshake("/forbidden") + masked(HELLO))
+        response = client.read_response()
+        assert (response.status, client.read_body(response)) == (403, b"not you\n")
+        client.expect_end()
+    with RawClient(aiohttp.address) as client:
+        client.sock.sendall(client.handshake("/echo", {"Sec-WebSocket-Version": "9"}))
+        assert client.read_response().status == 426
+    with RawClient(aiohttp.address) as client:
+        assert client.get("/echo").status == 426
+
+
+def test_an_aiohttp_handler_that_raises_after_connecting(shared_aiohttp: Program) -> None:
+    with RawClient(shared_aiohttp.address) as client:
+        client.open("/raise").expect(HELLO)
+        client.echo(text("one"))
+    shared_aiohttp.wait_for_log("as the test wants it")
+
+
+@pytest.mark.parametrize("loop", AIOHTTP)
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
+def test_the_end_of_aiohttp(loop: str, by: signal.Signals) -> None:
+    with serve(AIOHTTP[loop], "Running on") as program, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(program.address)) for _ in range(2)]
+        for client, path in zip(clients, ("/echo", "/conversation"), strict=True):
+            client.open(path).expect(HELLO)
+        program.end_soon(by)
+        for client in clients:
+            client.expect_close(1001)
+            client.send(close(1001))
+            client.expect_end()
+        program.wait()
+        assert not UNWANTED.findall(program.log()), program.log()
+
+
+# Servers that keep the connection
+
+OTHERS: dict[str, tuple[Command, str]] = {
+    "hypercorn": (lambda port: ["-m", "hypercorn", "-b", f"127.0.0.1:{port}", BARE], "Running on"),
+    "daphne": (lambda port: ["-m", "daphne", "-p", str(port), BARE], "Listening on TCP"),
+    "granian": (
+        lambda port: ["-m", "granian", "--interface", "asgi", "--port", str(port), BARE],
+        "Listening at",
+    ),
+    "gunicorn": (
+        lambda port: ["-m", "gunicorn", "-k", "asgi", "-b", f"127.0.0.1:{port}", BARE],
+        "Listening at",
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=OTHERS)
+def other(request: pytest.FixtureRequest) -> Iterator[Program]:
+    with serve(*OTHERS[request.param]) as program:
+
+        def is_up() -> bool:
+            with contextlib.suppress(OSError):
+                return bool(program.get("/plain"))
+            return False
+
+        wait_for(is_up, "the server to serve")
+        yield program
+
+
+@pytest.mark.parametrize("path", ["/asked/echo", "/asked/thread", "/asked/conversation"])
+def test_over_messages(other: Program, path: str) -> None:
+    with RawClient(other.address) as client:
+        client.open(path).expect(HELLO)
+        client.echo(text("one"), binary(b"\x00\xff"), binary(b"x" * 1_000_000))
+        client.echo(*[text(str(number)) for number in range(100)])
+        client.send(close(1000))
+        client.expect_close(1000)
+
+
+def test_over_messages_many_at_once(other: Program) -> None:
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(other.address)) for _ in range(12)]
+        for client in clients:
+            client.open("/asked/echo").expect(HELLO)
+        assert other.get("/plain") == "plain\n"
+        for client in clients:
+            client.echo(text("one"))
+
+
+def test_over_messages_a_refusal(other: Program) -> None:
+    with pytest.raises(HandshakeFailed) as caught:
+        connect(other.url("/asked/forbidden"))
+    assert caught.value.status == 403
+    with pytest.raises(HandshakeFailed) as caught:
+        connect(other.url("/asked/echo"), origin="http://elsewhere.example")
+    assert caught.value.status == 403
+    with RawClient(other.address) as client:
+        assert client.get("/asked/echo").status == 426

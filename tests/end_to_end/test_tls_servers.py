@@ -1,0 +1,162 @@
+"""wss: through every kind of server that speaks TLS by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from websocket_handler import IS_NATIVE, connect
+
+from .programs import Program, running, wait_for
+from .raw_client import RawClient, binary, close, masked, text
+from .test_tls import certificate, context  # noqa: F401 (a fixture)
+from .wsgi.serve import free_port
+
+HELLO = text("hello")
+UNWANTED = ("Traceback", "ERROR", "CRITICAL")
+ASGI, WSGI = "tests.end_to_end.asgi", "tests.end_to_end.wsgi"
+
+
+def uvicorn(*options: str) -> Callable[[str, int], list[str]]:
+    def command(pem: str, port: int) -> list[str]:
+        secure = ["--ssl-certfile", pem, "--ssl-keyfile", pem, "--port", str(port)]
+        ours = ["--ws", "websocket_handler.servers.uvicorn:WebSocketProtocol"]
+        return ["-m", "uvicorn", *secure, *ours, *options, f"{ASGI}.bare:app"]
+
+    return command
+
+
+def gunicorn(*options: str) -> Callable[[str, int], list[str]]:
+    def command(pem: str, port: int) -> list[str]:
+        secure = ["--certfile", pem, "--keyfile", pem, "-b", f"127.0.0.1:{port}"]
+        return ["-m", "gunicorn", *secure, *options, f"{WSGI}.bare:app"]
+
+    return command
+
+
+def aiohttp(loop: str) -> Callable[[str, int], list[str]]:
+    return lambda pem, port: ["-m", f"{ASGI}.with_aiohttp", str(port), loop, pem]
+
+
+SERVERS = {
+    "uvicorn": (uvicorn("--http", "httptools"), "/asked/echo", 1012),
+    "uvicorn, websocket scope": (uvicorn("--http", "h11"), "/echo", 1012),
+    "uvicorn uvloop": (uvicorn("--loop", "uvloop", "--http", "h11"), "/asked/conversation", 1012),
+    "uvicorn uvloop, websocket scope": (uvicorn("--loop", "uvloop"), "/echo", 1012),
+    "aiohttp": (aiohttp("asyncio"), "/echo", 1001),
+    "aiohttp uvloop": (aiohttp("uvloop"), "/conversation", 1001),
+    "gunicorn sync": (gunicorn("-k", "sync"), "/greet", 1001),
+    "gunicorn gthread": (gunicorn("-k", "gthread", "--threads", "4"), "/greet", 1001),
+}
+
+
+class Secure:
+    """A server that is up."""
+
+    def __init__(self, program: Program, path: str, code: int) -> None:
+        self.program = program
+        self.path = path
+        self.code_at_end = code
+        self.greeting = [] if code == 1012 and path == "/echo" else [HELLO]
+        wait_for(self._is_up, "the server to serve")
+
+    def _is_up(self) -> bool:
+        with contextlib.suppress(OSError):
+            return self.get("/plain")
+        return False
+
+    def client(self) -> RawClient:
+        return RawClient(self.program.address, context=context())
+
+    def get(self, path: str) -> bool:
+        with self.client() as client:
+            return client.get(path).status == 200
+
+    def open(self, client: RawClient, early: bytes = b"") -> RawClient:
+        client.open(self.path, early=early).expect(*self.greeting)
+        return client
+
+
+@contextlib.contextmanager
+def serving(name: str, pem: Path) -> Iterator[Secure]:
+    command, path, code = SERVERS[name]
+    port = free_port()
+    with running(Program(command(str(pem), port), rf":({port})\b", not IS_NATIVE)) as program:
+        yield Secure(program, path, code)
+
+
+pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="our client has no TLS without it")
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def name(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def secure(name: str, certificate: Path) -> Iterator[Secure]:  # noqa: F811
+    with serving(name, certificate) as secure:
+        yield secure
+        log = secure.program.log()
+        assert not any(word in log for word in UNWANTED), log
+
+
+def test_echo(secure: Secure) -> None:
+    with secure.client() as client:
+        secure.open(client)
+        client.echo(text("one"), text(""), binary(b"x" * 1_000_000), binary(b"\x00"))
+        client.send(close(1000, "bye"))
+        client.expect_close(1000)
+        client.expect_end()
+
+
+def test_early_frames(secure: Secure) -> None:
+    frames = [text(f"{number:04}" * 250) for number in range(40)]
+    with secure.client() as client:
+        secure.open(client, early=masked(*frames))
+        client.expect(*frames)
+
+
+def test_many_at_once_and_a_page_meanwhile(secure: Secure) -> None:
+    with contextlib.ExitStack() as stack:
+        clients = [secure.open(stack.enter_context(secure.client())) for _ in range(12)]
+        assert secure.get("/plain")
+        for client in clients:
+            client.echo(*[text(str(number)) for number in range(50)])
+
+
+def test_more_than_a_transport_takes_at_once(secure: Secure) -> None:
+    messages = [bytes([number]) * 200_000 for number in range(40)]
+    with connect(secure.program.url(secure.path, "wss"), ssl_context=context()) as websocket:
+        for frame in secure.greeting:
+            assert websocket.receive(timeout=10) == frame.payload.decode()
+        for message in messages:
+            websocket.send(message)
+        for message in messages:
+            assert websocket.receive(timeout=10) == message
+
+
+def test_peers_that_vanish(secure: Secure) -> None:
+    before = secure.program.descriptors()
+    for _ in range(10):
+        with secure.client() as client:
+            secure.open(client)
+            client.sock.sendall(masked(HELLO)[:3])
+    wait_for(lambda: secure.program.descriptors() <= before, "the descriptors to be given back")
+    with secure.client() as client:
+        secure.open(client).echo(HELLO)
+
+
+def test_the_end_of_the_server(name: str, certificate: Path) -> None:  # noqa: F811
+    with serving(name, certificate) as secure, secure.client() as client:
+        secure.open(client).echo(HELLO)
+        secure.program.end_soon(signal.SIGTERM)
+        client.expect_close(secure.code_at_end)
+        client.send(close(secure.code_at_end))
+        client.expect_end()
+        secure.program.wait()
