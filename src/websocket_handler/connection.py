@@ -8,6 +8,7 @@ runs in the engine's thread.
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -404,3 +405,16 @@ class Connection(Channel):
     def _connection_lost(self, reason: str) -> None:
         if self._settle(Step.LOST, ABNORMAL_CLOSURE, reason):
             self._announce_close()
+
+
+def keep_alive_by_tcp(sock: socket.socket, settings: Settings) -> None:
+    """Have the kernel find dead peers, in versions that have no pings."""
+    interval = settings.ping_interval
+    if interval is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(interval)))
+        timeout = max(1, round(settings.ping_timeout / 4))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, timeout)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)

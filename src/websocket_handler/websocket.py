@@ -15,11 +15,12 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, TypeAlias, TypeVar, overload
 
-from .connection import ORDINARY_CODES, Connection
+from .connection import ORDINARY_CODES, Connection, keep_alive_by_tcp
 from .engine import Engine, default_engine
 from .engine.tls import close_socket
 from .errors import ConnectionClosed, WebSocketError
 from .inbox import LoopInbox, ThreadInbox
+from .listeners import Awaited, InTurn, Once, Turns, check_event, is_async
 from .protocol import handshake, versions
 from .protocol.check import INTERNAL_ERROR, NORMAL_CLOSURE, POLICY_VIOLATION
 from .protocol.frame import MAX_CONTROL_PAYLOAD, Opcode
@@ -30,8 +31,6 @@ from .protocol.versions import Version
 from .settings import Settings
 
 logger = logging.getLogger("websocket_handler")
-
-EVENTS = ("open", "message", "ping", "pong", "drain", "error", "close")
 
 Listener = TypeVar("Listener", bound=Callable[..., object])
 
@@ -70,6 +69,7 @@ class WebSocket(Connection):
         "_response_headers",
         "_server",
         "_subprotocol",
+        "_turns",
         "_when_connecting",
         "_when_receiving",
     )
@@ -102,6 +102,7 @@ class WebSocket(Connection):
         self._when_receiving = when_receiving
         self._response_headers: Headers | None = None
         self._subprotocol: str | None = None
+        self._turns: Turns | None = None
         self._held: list[Any] | None = None  # messages that wait for a fragmented one to end
 
     def __repr__(self) -> str:
@@ -239,7 +240,7 @@ class WebSocket(Connection):
         engine = self._home or default_engine()
         if isinstance(connected, socket.socket):
             if not self._version.has_pings:
-                self._keep_alive_by_tcp(connected)
+                keep_alive_by_tcp(connected, self._settings)
             engine.attach(self, connected, early)
         else:
             engine.attach_transport(self, connected, early)
@@ -253,13 +254,16 @@ class WebSocket(Connection):
     def on(self, event: str, listener: Any = None) -> Any:
         """Call `listener` at every `event`; without `listener`, a decorator that does so.
 
-        Several listeners are called in the order they were added. Raises `ValueError` for
-        an unknown event.
+        Several listeners are called in the order they were added. `async def` ones need an
+        engine that lives in an event loop; those of one connection run one after the other
+        there, in the order of the events. Raises `ValueError` for an unknown event,
+        `WebSocketError` for an `async def` listener elsewhere, or if messages go to who
+        receives them.
         """
-        _check_event(event)
+        check_event(event)
         if listener is None:
             return partial(self.on, event)
-        self._set_listeners(event, (*self._listeners_of(event), listener))
+        self._set_listeners(event, (*self._listeners_of(event), self._callable(listener)))
         return listener
 
     @overload
@@ -268,15 +272,15 @@ class WebSocket(Connection):
     def once(self, event: str) -> Callable[[Listener], Listener]: ...
     def once(self, event: str, listener: Any = None) -> Any:
         """As `on`, for the next `event` alone."""
-        _check_event(event)
+        check_event(event)
         if listener is None:
             return partial(self.once, event)
-        self.on(event, _Once(self, event, listener))
+        self.on(event, Once(self, event, listener, self._callable(listener)))
         return listener
 
     def off(self, event: str, listener: Callable[..., object]) -> None:
         """No longer call `listener`, added by `on` or `once`. Unknown ones are ignored."""
-        _check_event(event)
+        check_event(event)
         left = list(self._listeners_of(event))
         for present in left:
             if present == listener or getattr(present, "listener", None) == listener:
@@ -462,24 +466,23 @@ class WebSocket(Connection):
         if self._engine is not None and self._engine.is_own_thread():
             raise WebSocketError(f"{what} would stop the engine, whose thread this is")
 
-    def _keep_alive_by_tcp(self, sock: socket.socket) -> None:
-        """Dead peers are found by the kernel, in versions that have no pings."""
-        interval = self._settings.ping_interval
-        if interval is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-            return
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if hasattr(socket, "TCP_KEEPIDLE"):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(interval)))
-            timeout = max(1, round(self._settings.ping_timeout / 4))
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, timeout)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+    def _callable(self, listener: Callable[..., object]) -> Callable[..., object]:
+        """The listener in a form that only has to be called."""
+        if not is_async(listener):
+            return listener
+        if self._turns is None:
+            loop = (self._engine or self._home or default_engine()).home_loop
+            if loop is None:
+                raise WebSocketError("an async def listener needs an engine in an event loop")
+            self._turns = Turns(self, self._settings.high_water, loop)
+        return Awaited(listener, self._turns)  # type: ignore[arg-type]
 
     def _listeners_of(self, event: str) -> tuple[Callable[..., object], ...]:
         if event != "message":
             return tuple(listener for name, listener in self._listeners if name == event)
         if self._inbox is not None or self._backlog is not None or self._message_listener is None:
             return ()
-        if isinstance(self._message_listener, _InTurn):
+        if isinstance(self._message_listener, InTurn):
             return self._message_listener.listeners
         return (self._message_listener,)
 
@@ -490,7 +493,7 @@ class WebSocket(Connection):
             return
         if self._inbox is not None:
             raise WebSocketError("messages go to who receives them; there can be no listener")
-        chosen = _InTurn(listeners) if listeners[1:] else next(iter(listeners), None)
+        chosen = InTurn(listeners) if listeners[1:] else next(iter(listeners), None)
         if self._backlog is None:
             self._message_listener = chosen
         else:
@@ -567,30 +570,6 @@ def _tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
         loop.call_soon_threadsafe(event.set)
 
 
-class _Once:
-    """A listener that takes itself off before it is called."""
-
-    def __init__(self, websocket: WebSocket, event: str, listener: Callable[..., object]) -> None:
-        self._websocket = websocket
-        self._event = event
-        self.listener = listener
-
-    def __call__(self, *arguments: object) -> None:
-        self._websocket.off(self._event, self)
-        self.listener(*arguments)
-
-
-class _InTurn:
-    """Several message listeners as one."""
-
-    def __init__(self, listeners: tuple[Callable[..., object], ...]) -> None:
-        self.listeners = listeners
-
-    def __call__(self, message: str | bytes) -> None:
-        for listener in self.listeners:
-            listener(message)
-
-
 def close_connected(connected: Connected) -> None:
     """Close a connection that was taken from a server, and given to no engine."""
     if isinstance(connected, socket.socket):
@@ -603,11 +582,6 @@ def close_connected(connected: Connected) -> None:
 def _shared(settings: Settings) -> Settings:
     """One object for all connections with the same settings."""
     return settings
-
-
-def _check_event(event: str) -> None:
-    if event not in EVENTS:
-        raise ValueError(f"there is no event {event!r}, only {', '.join(EVENTS)}")
 
 
 def _check_response_headers(headers: Iterable[str]) -> None:

@@ -17,9 +17,9 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from websocket_handler import ConnectionClosed, Engine, WebSocket, configure_server
+from websocket_handler.listeners import EVENTS
 from websocket_handler.protocol.versions import by_name
 from websocket_handler.settings import SETTING_NAMES
-from websocket_handler.websocket import EVENTS
 
 Query = dict[str, str]
 JOURNAL: defaultdict[str, list[list[object]]] = defaultdict(list)

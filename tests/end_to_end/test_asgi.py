@@ -25,6 +25,7 @@ SERVERS = {
     "uvicorn h11": [*UVICORN, *OURS, "--loop", "asyncio", "--http", "h11"],
     "uvicorn uvloop": [*UVICORN, *OURS, "--loop", "uvloop", "--http", "httptools"],
     "uvicorn uvloop h11": [*UVICORN, *OURS, "--loop", "uvloop", "--http", "h11"],
+    "gunicorn": ["-m", "gunicorn", "-b", "127.0.0.1:0", "-k", f"{HERE}.every_version.Worker"],
 }
 THEIRS = [*UVICORN, "--ws", "websockets-sansio"]
 """uvicorn's own implementation: an application cannot tell ours from it."""
@@ -35,7 +36,7 @@ UNWANTED = re.compile(r"Traceback|Exception|ERROR|CRITICAL")
 def serve(
     command: list[str], application: str = "bare:app"
 ) -> contextlib.AbstractContextManager[Program]:
-    ready = r"Uvicorn running on https?://127\.0\.0\.1:(\d+)"
+    ready = r"(?:Uvicorn running on|Listening at:) http://127\.0\.0\.1:(\d+)"
     return running(
         Program([*command, f"{HERE}.{application}"], ready, not IS_NATIVE, descriptors=8192)
     )

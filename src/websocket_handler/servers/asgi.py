@@ -12,11 +12,12 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 from ..errors import ConnectionClosed
 from ..protocol.check import NORMAL_CLOSURE
 from ..protocol.handshake import ANY_ORIGIN
-from ..protocol.request import Headers, check_field, head
+from ..protocol.request import Headers, Request, check_field, head
 from ..websocket import WebSocket
 from .handover import HandOver
 
@@ -40,7 +41,7 @@ class Disconnected(OSError):
 class Conversation:
     """One WebSocket and the application that it belongs to, from its request to its end.
 
-    `fields` are added to every response, `log` is called with the status of the one that
+    `fields` are added to every response, `decided` is called with the status of the one that
     is sent.
     """
 
@@ -49,12 +50,12 @@ class Conversation:
         websocket: WebSocket,
         hand_over: HandOver,
         fields: RawHeaders = (),
-        log: Callable[[int], object] = lambda _: None,
+        decided: Callable[[int], object] = lambda _: None,
     ) -> None:
         self._websocket = websocket
         self._hand_over = hand_over
         self._fields = list(fields)
-        self._log = log
+        self._when_decided = decided
         self._connect_received = False
         self._decided = asyncio.Event()
         self._denial: tuple[int, RawHeaders] | None = None
@@ -187,7 +188,7 @@ class Conversation:
         assert outcome is not None
         self._hand_over.complete(self._websocket)
         self._decided.set()
-        self._log(int(outcome.status))
+        self._when_decided(int(outcome.status))
 
     async def _end_normally(self) -> None:
         if self._websocket.outcome is None:
@@ -203,6 +204,22 @@ class Conversation:
             self._deny(HTTPStatus.INTERNAL_SERVER_ERROR)
         else:
             self._hand_over.abandon(self._websocket)
+
+
+def request_of(scope: Scope) -> Request:
+    """The request that a `websocket` scope came as."""
+    path = scope.get("raw_path") or quote(scope["path"]).encode()
+    query = scope.get("query_string", b"")
+    return Request(
+        method="GET",
+        target=(path.partition(b"?")[0] + (b"?" + query if query else b"")).decode("latin-1"),
+        headers=Headers(
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
+        ),
+        http_version=scope.get("http_version", "1.1"),
+        remote_address=tuple(scope["client"]) if scope.get("client") else None,
+        scheme="https" if scope.get("scheme") in ("wss", "https") else "http",
+    )
 
 
 def disconnect(code: int, reason: str) -> Event:

@@ -22,7 +22,7 @@ from ..protocol.request import Headers, Request
 from ..protocol.versions import rfc6455
 from ..settings import Settings
 from ..websocket import WebSocket
-from .asgi import KEY, Application, Event, Receive, Scope, Send
+from .asgi import KEY, Application, Event, Receive, Scope, Send, request_of
 from .transports import TransportHandOver
 
 ASGI = replace(rfc6455.VERSION, name="ASGI", has_pings=False)
@@ -51,7 +51,7 @@ async def converse(
     transport = MessageTransport(receive, send, can_deny)
     hand_over = TransportHandOver(transport, loop_engine())
     websocket = WebSocket(
-        request_of(scope),
+        with_handshake(request_of(scope)),
         replace(settings, versions=(ASGI,), ping_interval=None),
         engine=hand_over.engine,
         server=transport,
@@ -73,24 +73,16 @@ async def converse(
         carrying.cancel()
 
 
-def request_of(scope: Scope) -> Request:
-    """The request, with a handshake that is in order: the server's has been already."""
-    fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+def with_handshake(request: Request) -> Request:
+    """The request with a handshake that is in order: the server's has been already."""
+    fields = request.headers.fields()
     headers = Headers(field for field in fields if not field[0].startswith(":"))
     headers["Upgrade"], headers["Connection"] = "websocket", "Upgrade"
     headers["Sec-WebSocket-Version"] = str(ASGI.number)
     headers["Sec-WebSocket-Key"] = "AAAAAAAAAAAAAAAAAAAAAA=="
     if "Host" not in headers:  # HTTP/2 has it as :authority
         headers["Host"] = dict(fields).get(":authority", "localhost")
-    path = scope.get("raw_path") or scope["path"].encode()
-    query = scope.get("query_string", b"")
-    return Request(
-        method="GET",
-        target=(path.partition(b"?")[0] + (b"?" + query if query else b"")).decode("latin-1"),
-        headers=headers,
-        remote_address=tuple(scope["client"]) if scope.get("client") else None,
-        scheme="https" if scope.get("scheme") in ("wss", "https") else "http",
-    )
+    return replace(request, headers=headers, http_version="1.1")
 
 
 class MessageTransport(asyncio.Transport):

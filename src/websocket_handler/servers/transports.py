@@ -102,6 +102,9 @@ class InertTransport(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Nothing is written."""
 
+    def can_write_eof(self) -> bool:
+        return False
+
     def close(self) -> None:
         when_closed, self._when_closed = self._when_closed, None
         if when_closed is not None:

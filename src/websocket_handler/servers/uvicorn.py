@@ -25,10 +25,9 @@ from uvicorn.server import ServerState
 
 from ..engine import loop_engine
 from ..protocol.check import SERVICE_RESTART
-from ..protocol.request import Headers, Request
 from ..settings import Settings
 from ..websocket import WebSocket
-from .asgi import Conversation, Scope
+from .asgi import Conversation, Scope, request_of
 from .transports import OfOneServer, TransportHandOver
 
 logger = logging.getLogger("uvicorn.error")
@@ -65,9 +64,9 @@ class WebSocketProtocol(asyncio.Protocol):
         self._transport.pause_reading()
         hand_over = TransportHandOver(self._transport, early=self._early)
         sockets = Sockets.of(self._server_state)
-        scope, request = self._read(data)
+        scope = self._read(data)
         websocket = WebSocket(
-            request,
+            request_of(scope),
             self._choose_settings(),
             engine=hand_over.engine,
             server=sockets,
@@ -102,27 +101,19 @@ class WebSocketProtocol(asyncio.Protocol):
             chosen["ping_timeout"] = config.ws_ping_timeout
         return Settings(**{**chosen, **self.settings})
 
-    def _read(self, data: bytes) -> tuple[Scope, Request]:
+    def _read(self, data: bytes) -> Scope:
         request_line, *lines = data[:-4].split(b"\r\n")
         _, target, _ = request_line.split(b" ", 2)
         fields = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
         raw_path, _, query = target.partition(b"?")
         root_path = self._config.root_path
-        client, is_tls = get_remote_addr(self._transport), is_ssl(self._transport)
-        request = Request(
-            method="GET",
-            target=target.decode("latin-1"),
-            headers=Headers((n.decode("latin-1"), v.decode("latin-1")) for n, v in fields),
-            remote_address=client,
-            scheme="https" if is_tls else "http",
-        )
-        scope: Scope = {
+        return {
             "type": "websocket",
             "asgi": {"version": self._config.asgi_version, "spec_version": "2.4"},
             "http_version": "1.1",
-            "scheme": "wss" if is_tls else "ws",
+            "scheme": "wss" if is_ssl(self._transport) else "ws",
             "server": get_local_addr(self._transport),
-            "client": client,
+            "client": get_remote_addr(self._transport),
             "root_path": root_path,
             "path": root_path + unquote(raw_path.decode("ascii")),
             "raw_path": root_path.encode("ascii") + raw_path,
@@ -137,7 +128,6 @@ class WebSocketProtocol(asyncio.Protocol):
             "state": self._app_state.copy(),
             "extensions": {"websocket.http.response": {}},
         }
-        return scope, request
 
 
 class Sockets(OfOneServer):

@@ -1,10 +1,19 @@
-"""uvicorn's protocol class with another setting."""
+"""What uvicorn and gunicorn are given, with another setting."""
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from websocket_handler import ALL_VERSIONS
+from websocket_handler.servers.gunicorn import ASGIWorker
 from websocket_handler.servers.uvicorn import WebSocketProtocol
+
+SETTINGS = {"versions": ALL_VERSIONS}
 
 
 class Protocol(WebSocketProtocol):
-    settings = {"versions": ALL_VERSIONS}  # noqa: RUF012
+    settings: ClassVar[dict[str, Any]] = SETTINGS
+
+
+class Worker(ASGIWorker):
+    settings: ClassVar[dict[str, Any]] = SETTINGS

@@ -70,11 +70,11 @@ def with_pywsgi(app: Any, _: str) -> None:
 
     server = WSGIServer(("127.0.0.1", 0), app)
     server.start()
-    announce(server.server_port)
+    announce(server.address[1])
     server.serve_forever()
 
 
-def announce(port: int) -> None:
+def announce(port: object) -> None:
     print(f"ready on port {port}", flush=True)  # noqa: T201
 
 

@@ -1,0 +1,128 @@
+"""Listeners: the events there are, and those that are more than a function to be called."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from .inbox import Source
+
+EVENTS = ("open", "message", "ping", "pong", "drain", "error", "close")
+
+EVENT_OVERHEAD = 64
+"""What a waiting event counts beside its message, so that empty ones are bounded too."""
+
+Listener = Callable[..., object]
+AsyncListener = Callable[..., Coroutine[Any, Any, object]]
+
+
+class Emitter(Protocol):
+    """Where listeners are registered."""
+
+    def off(self, event: str, listener: Listener) -> None: ...
+
+
+class Failing(Source, Protocol):
+    """A connection that can be told of a listener that raised."""
+
+    def _failed(self, error: BaseException) -> None: ...
+
+
+def check_event(event: str) -> None:
+    """Raise `ValueError` for what is no event."""
+    if event not in EVENTS:
+        raise ValueError(f"there is no event {event!r}, only {', '.join(EVENTS)}")
+
+
+def is_async(listener: Listener) -> bool:
+    """Whether calling it gives a coroutine."""
+    return inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(
+        getattr(listener, "__call__", None)  # noqa: B004 (it may be an object's method)
+    )
+
+
+class Once:
+    """A listener that takes itself off before it is called."""
+
+    def __init__(
+        self, emitter: Emitter, event: str, listener: Listener, call: Listener | None = None
+    ) -> None:
+        self._emitter = emitter
+        self._event = event
+        self._call = call or listener
+        self.listener = listener
+
+    def __call__(self, *arguments: object) -> None:
+        self._emitter.off(self._event, self)
+        self._call(*arguments)
+
+
+class InTurn:
+    """Several message listeners as one."""
+
+    def __init__(self, listeners: tuple[Listener, ...]) -> None:
+        self.listeners = listeners
+
+    def __call__(self, message: str | bytes) -> None:
+        for listener in self.listeners:
+            listener(message)
+
+
+class Awaited:
+    """An `async def` listener, which takes its turn in its connection's `Turns`."""
+
+    def __init__(self, listener: AsyncListener, turns: Turns) -> None:
+        self.listener = listener
+        self._turns = turns
+
+    def __call__(self, *arguments: object) -> None:
+        self._turns.add(self.listener, arguments)
+
+
+class Turns:
+    """Runs the `async def` listeners of one connection one after the other, in the order of
+    the events; while more than high water of messages waits for them, nothing is read.
+
+    There is a task while there is something to do. Everything runs in the thread of `loop`.
+    """
+
+    def __init__(self, source: Failing, high_water: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._source = source
+        self._high_water = high_water
+        self._loop = loop
+        self._waiting: deque[tuple[AsyncListener, tuple[Any, ...]]] = deque()
+        self._size = 0
+        self._held_back = False
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, listener: AsyncListener, arguments: tuple[Any, ...]) -> None:
+        self._waiting.append((listener, arguments))
+        self._size += _size_of(arguments)
+        if self._size > self._high_water and not self._held_back:
+            self._held_back = True
+            self._source._hold_back()
+        if self._task is None:
+            self._task = self._loop.create_task(self._work())
+
+    async def _work(self) -> None:
+        try:
+            while self._waiting:
+                listener, arguments = self._waiting.popleft()
+                try:
+                    await listener(*arguments)
+                except Exception as error:
+                    self._source._failed(error)
+                self._size -= _size_of(arguments)
+                if self._held_back and self._size <= self._high_water // 4:
+                    self._held_back = False
+                    self._source._go_on()
+        finally:
+            self._task = None
+
+
+def _size_of(arguments: tuple[Any, ...]) -> int:
+    first = arguments[0] if arguments else ""
+    return EVENT_OVERHEAD + (len(first) if isinstance(first, str | bytes) else 0)

@@ -1,0 +1,241 @@
+"""`async def` listeners, and waiting for a peer that is behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+from websocket_handler import ConnectionClosed, Engine, WebSocketError
+from websocket_handler.protocol.assembly import Close, Message
+from websocket_handler.protocol.frame import Opcode, write_frame
+from websocket_handler.protocol.message import close_payload
+
+from .connections import connect, make_websocket
+from .test_receiving import LOOPS, in_thread, limit, run  # noqa: F401 (a fixture)
+
+KEY = b"\x01\x02\x03\x04"
+Test = Callable[[Engine], Coroutine[Any, Any, None]]
+Run = Callable[[Test], None]
+
+
+@pytest.fixture(params=LOOPS)
+def run_at_home(request: pytest.FixtureRequest) -> Iterator[Run]:
+    """Runs a coroutine in a loop, with an engine that lives there."""
+    loop = LOOPS[request.param]()
+
+    async def with_engine(test: Test) -> None:
+        engine = Engine(asyncio.get_running_loop())
+        try:
+            async with limit(20):
+                await test(engine)
+        finally:
+            engine.stop()
+            await asyncio.sleep(0)
+
+    yield lambda test: loop.run_until_complete(with_engine(test))
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+
+
+def frame(message: str | bytes) -> bytes:
+    opcode = Opcode.TEXT if isinstance(message, str) else Opcode.BINARY
+    return write_frame(opcode, message.encode() if isinstance(message, str) else message, key=KEY)
+
+
+def test_async_listeners_keep_the_order_of_the_events(run_at_home: Run) -> None:
+    async def test(engine: Engine) -> None:
+        seen: list[object] = []
+        over = asyncio.Event()
+        websocket = make_websocket(engine)
+
+        @websocket.on("open")
+        async def opened() -> None:
+            await asyncio.sleep(0.05)
+            seen.append("open")
+
+        @websocket.on("message")
+        async def heard(message: str) -> None:
+            await asyncio.sleep(0.05 if message == "1" else 0)
+            seen.append(message)
+            websocket.send(message)
+
+        @websocket.on("close")
+        async def closed(code: int, reason: str) -> None:
+            seen.append((code, reason))
+            over.set()
+
+        peer = await in_thread(connect, websocket)
+        peer.sock.sendall(b"".join(map(frame, "123")))
+        assert [await in_thread(peer.read) for _ in range(3)] == [*map(Message, "123")]
+        peer.sock.sendall(write_frame(Opcode.CLOSE, close_payload(1000, "bye"), key=KEY))
+        await over.wait()
+        assert seen == ["open", "1", "2", "3", (1000, "bye")]
+        peer.sock.close()
+
+    run_at_home(test)
+
+
+def test_a_slow_async_listener_holds_its_peer_back_and_nobody_else(run_at_home: Run) -> None:
+    async def test(engine: Engine) -> None:
+        go_on = asyncio.Event()
+        heard: list[bytes] = []
+        slow, quick = make_websocket(engine, high_water=1000), make_websocket(engine)
+
+        @slow.on("message")
+        async def slowly(message: bytes) -> None:
+            await go_on.wait()
+            heard.append(message)
+
+        quick.on("message", quick.send)
+        slow_peer, quick_peer = [await in_thread(connect, one) for one in (slow, quick)]
+        messages = [bytes([number]) * 100_000 for number in range(100)]
+        sending = asyncio.ensure_future(
+            in_thread(slow_peer.sock.sendall, b"".join(map(frame, messages)))
+        )
+        quick_peer.sock.sendall(frame("hello"))
+        assert await in_thread(quick_peer.read) == Message("hello")
+        await asyncio.sleep(0.1)
+        assert slow._reading_paused
+        assert not sending.done()
+        go_on.set()
+        await sending
+        while len(heard) < len(messages):
+            await asyncio.sleep(0.01)
+        assert heard == messages
+        slow_peer.sock.close()
+        quick_peer.sock.close()
+
+    run_at_home(test)
+
+
+def test_an_async_listener_that_raises(run_at_home: Run, caplog: pytest.LogCaptureFixture) -> None:
+    async def test(engine: Engine) -> None:
+        errors: list[BaseException] = []
+        websocket = make_websocket(engine)
+        websocket.on("error", errors.append)
+
+        @websocket.on("message")
+        async def fail(message: str) -> None:
+            await asyncio.sleep(0)
+            raise ValueError(message)
+
+        peer = await in_thread(connect, websocket)
+        peer.sock.sendall(frame("oh"))
+        assert await in_thread(peer.read) == Close(1011, "internal error")
+        assert [str(error) for error in errors] == ["oh"]
+        peer.sock.close()
+
+    with caplog.at_level(logging.ERROR):
+        run_at_home(test)
+    assert "ValueError: oh" in caplog.text
+
+
+def test_once_and_off_with_async_listeners(run_at_home: Run) -> None:
+    async def test(engine: Engine) -> None:
+        seen: list[str] = []
+        websocket = make_websocket(engine)
+
+        async def first(message: str) -> None:
+            seen.append(f"once {message}")
+
+        async def never(message: str) -> None:
+            seen.append(f"never {message}")
+
+        async def always(message: str) -> None:
+            seen.append(message)
+            websocket.send(message)
+
+        websocket.once("message", first)
+        websocket.on("message", never)
+        websocket.on("message", always)
+        websocket.once("message", never)
+        websocket.off("message", never)
+        websocket.off("message", never)
+        peer = await in_thread(connect, websocket)
+        peer.sock.sendall(frame("a") + frame("b"))
+        assert [await in_thread(peer.read) for _ in range(2)] == [Message("a"), Message("b")]
+        assert seen == ["once a", "a", "b"]
+        peer.sock.close()
+
+    run_at_home(test)
+
+
+def test_an_async_listener_needs_a_loop() -> None:
+    engine = Engine()
+
+    async def listener(_: str) -> None: ...
+
+    try:
+        with pytest.raises(WebSocketError, match="event loop"):
+            make_websocket(engine).on("message", listener)
+    finally:
+        engine.stop()
+
+
+# Waiting for a peer that is behind
+
+
+def test_adrain_waits_until_the_peer_has_caught_up(run: Run) -> None:  # noqa: F811
+    async def test(engine: Engine) -> None:
+        websocket = make_websocket(engine)
+        peer = await in_thread(connect, websocket)
+        await websocket.adrain()
+        websocket.send(b"x" * (1 << 24))
+        assert websocket.buffered_amount > 1 << 16
+        waiting = asyncio.ensure_future(websocket.adrain())
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        assert await in_thread(peer.read) == Message(b"x" * (1 << 24))
+        await waiting
+        assert websocket.buffered_amount <= 1 << 14
+        peer.sock.close()
+
+    run(test)
+
+
+def test_adrain_ends_with_the_connection(run: Run) -> None:  # noqa: F811
+    async def test(engine: Engine) -> None:
+        websocket = make_websocket(engine)
+        peer = await in_thread(connect, websocket)
+        websocket.send(b"x" * (1 << 24))
+        waiting = asyncio.ensure_future(websocket.adrain())
+        await asyncio.sleep(0.05)
+        peer.sock.close()
+        with pytest.raises(ConnectionClosed):
+            await waiting
+
+    run(test)
+
+
+def test_drain_in_a_thread() -> None:
+    engine = Engine()
+    try:
+        websocket = make_websocket(engine)
+        refused: list[WebSocketError] = []
+
+        def drain_in_the_engine() -> None:
+            with contextlib.suppress(WebSocketError):
+                websocket.drain()
+                return
+            refused.append(WebSocketError())
+
+        websocket.on("open", drain_in_the_engine)
+        peer = connect(websocket)
+        assert websocket.drain(10)
+        websocket.send(b"x" * (1 << 24))
+        assert not websocket.drain(0.05)
+        reader = threading.Thread(target=peer.read)
+        reader.start()
+        assert websocket.drain(10)
+        reader.join()
+        assert websocket.buffered_amount <= 1 << 14
+        assert len(refused) == 1
+        peer.sock.close()
+    finally:
+        engine.stop()
