@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from websocket_handler import IS_NATIVE, connect
+from websocket_handler import IS_NATIVE, HandshakeFailed, connect
 
 from .programs import Program, running, wait_for
 from .raw_client import RawClient, binary, close, masked, text
@@ -313,4 +313,80 @@ def test_the_end_of_the_server(server: str, by: signal.Signals) -> None:
             client.send(close(1012))
             client.expect_end()
         program.wait()
+        assert not UNWANTED.findall(program.log()), program.log()
+
+
+# Frameworks
+
+FRAMEWORKS = ["uvicorn", "uvicorn uvloop h11", "gunicorn"]
+
+
+@pytest.mark.parametrize("server", [*FRAMEWORKS, "uvicorn's own"])
+def test_starlette_as_it_is(server: str) -> None:
+    """`iter_text`, denials, exceptions and codes are the same as with uvicorn's own."""
+    with serve(SERVERS.get(server, THEIRS), "with_starlette:app") as program:
+        with RawClient(program.address) as client:
+            client.open("/echo").echo(HELLO, text(""), text("\u20ac" * 1000))
+            client.send(close(1000))
+            client.expect_close(1000)
+            client.expect_end()
+        wait_for_journal(program, "the end")
+        with RawClient(program.address) as client:
+            client.open("/bytes").echo(binary(b"\x00" * 100_000))
+            client.send(close(4567, "bye"))
+            client.expect_close(4567)
+        wait_for_journal(program, "disconnect", 4567, "bye")
+        refusals = []
+        for path in ("/forbidden", "/exception", "/nowhere"):
+            with pytest.raises(HandshakeFailed) as caught:
+                connect(program.url(path))
+            refusals.append((caught.value.status, caught.value.body))
+        assert refusals == [(403, b"not you\n"), (403, b""), (403, b"")]
+        assert server not in SERVERS or not UNWANTED.findall(program.log()), program.log()
+
+
+@pytest.mark.parametrize("server", FRAMEWORKS)
+def test_fastapi_and_its_sessions(server: str) -> None:
+    with serve(SERVERS[server], "with_starlette:app") as program:
+        with pytest.raises(HandshakeFailed) as caught:
+            connect(program.url("/ordinary/echo"))
+        assert (caught.value.status, caught.value.body) == (401, b"who are you?\n")
+        with RawClient(program.address) as client:
+            response = client.get("/ordinary/login")
+            cookie = response.header("set-cookie").partition(";")[0]
+        with connect(
+            program.url("/ordinary/echo"), headers={"Cookie": cookie}, max_message_size=1 << 22
+        ) as websocket:
+            for message in ("hello", b"x" * 1_000_000):
+                websocket.send(message)
+                assert websocket.receive(timeout=10) == message
+        assert not UNWANTED.findall(program.log()), program.log()
+
+
+@pytest.mark.parametrize("server", [*FRAMEWORKS, "uvicorn's own"])
+def test_channels_as_it_is(server: str) -> None:
+    with serve(SERVERS.get(server, THEIRS), "with_django:app") as program:
+        with RawClient(program.address) as client:
+            client.open("/echo").echo(HELLO, binary(b"\x00" * 100_000))
+            client.send(close(4567))
+            client.expect_close(4567)
+        wait_for_journal(program, "disconnect", 4567)
+        with pytest.raises(HandshakeFailed) as caught:
+            connect(program.url("/forbidden"))
+        assert caught.value.status == 403
+
+
+@pytest.mark.parametrize("server", FRAMEWORKS)
+@pytest.mark.parametrize("path", ["/ordinary/echo", "/ordinary/conversation"])
+def test_django_over_asgi(server: str, path: str) -> None:
+    with serve(SERVERS[server], "with_django:app") as program:
+        with connect(program.url(path), max_message_size=1 << 22) as websocket:
+            for message in ("hello", b"x" * 1_000_000):
+                websocket.send(message)
+                assert websocket.receive(timeout=10) == message
+            with pytest.raises(HandshakeFailed) as caught:
+                connect(program.url("/ordinary/forbidden"))
+            assert (caught.value.status, caught.value.body) == (403, b"not you\n")
+            with RawClient(program.address) as client:
+                assert client.get("/ordinary/echo").status == 426
         assert not UNWANTED.findall(program.log()), program.log()
