@@ -68,6 +68,10 @@ def _ours(name: str, *words: str, **environment: str) -> Contestant:
     return Contestant(name, command, environment)
 
 
+def _in_ours(name: str, *words: str) -> Contestant:
+    return Contestant(name, (sys.executable, *words))
+
+
 def _python(name: str, *words: str) -> Contestant:
     return Contestant(name, (str(PEERS / "python"), *words))
 
@@ -94,6 +98,14 @@ PICOWS = [
 ]
 _UVICORN = ("-m", "uvicorn", "--app-dir", "servers", "--port", "PORT", "--log-level", "error",
             "--ws-per-message-deflate", "false", "--backlog", "4096")  # fmt: skip
+_GTHREAD = ("-m", "gunicorn", "-k", "gthread", "-b", "127.0.0.1:PORT", "--chdir", "servers",
+            "--log-level", "error", "--worker-connections", "20000")  # fmt: skip
+_WS = ("--ws", "websocket_handler.servers.uvicorn:WebSocketProtocol")
+IN_FRAMEWORKS = [
+    _in_ours("ours in Flask, gunicorn", *_GTHREAD, "--threads", "8", "flask_app:app"),
+    _in_ours("ours in plain ASGI, uvicorn", *_UVICORN, *_WS, "asgi_apps:bare"),
+    _in_ours("ours in Starlette, uvicorn", *_UVICORN, *_WS, "asgi_apps:starlette"),
+]
 OTHERS = [
     _python("socketify (uWebSockets)", "servers/socketify_echo.py", "PORT"),
     Contestant("Node ws", ("node", "servers/ws_echo.mjs", "PORT")),
@@ -103,22 +115,7 @@ OTHERS = [
     _python("uvicorn, Starlette", *_UVICORN, "asgi_apps:starlette"),
     Contestant(
         "flask-sock, gunicorn gthread",
-        (
-            str(PEERS / "python"),
-            "-m",
-            "gunicorn",
-            "-k",
-            "gthread",
-            "--threads",
-            "1100",
-            "-b",
-            "127.0.0.1:PORT",
-            "--chdir",
-            "servers",
-            "--log-level",
-            "error",
-            "flask_sock_app:app",
-        ),
+        (str(PEERS / "python"), *_GTHREAD, "--threads", "1100", "flask_sock_app:app"),
         most_connections=500,
     ),
 ]

@@ -21,6 +21,7 @@ from contest import (
     CASES,
     HANDSHAKE_ALONE,
     HERE,
+    IN_FRAMEWORKS,
     LIMIT,
     OTHERS,
     OURS,
@@ -39,10 +40,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
     parser.add_argument("--output", type=Path, default=HERE / "results.json")
+    parser.add_argument("--only", nargs="+", help="contestants in whose name one of these is")
     options = parser.parse_args()
     contestants = [LIMIT, C_WEBSOCKET, *OURS[:2], PICOWS[0]]
     if not options.quick:
-        contestants = [LIMIT, C_WEBSOCKET, *OURS, *PICOWS, *OTHERS]
+        contestants = [LIMIT, C_WEBSOCKET, *OURS, *IN_FRAMEWORKS, *PICOWS, *OTHERS]
+    if options.only:
+        wanted = [LIMIT.name, *options.only]
+        contestants = [one for one in contestants if any(part in one.name for part in wanted)]
     results: dict[str, Any] = {"about": describe_machine(), "echo": {}, "idle": {}, "handshake": {}}
     servers = [Running(one, FIRST_PORT + i) for i, one in enumerate(contestants)]
     try:

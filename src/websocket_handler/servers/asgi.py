@@ -15,9 +15,11 @@ from typing import Any
 from urllib.parse import quote
 
 from ..errors import ConnectionClosed
-from ..protocol.check import NORMAL_CLOSURE
+from ..inbox import LoopInbox
+from ..protocol.check import ABNORMAL_CLOSURE, NORMAL_CLOSURE
 from ..protocol.handshake import ANY_ORIGIN
 from ..protocol.request import Headers, Request, check_field, head
+from ..protocol.state import State
 from ..websocket import WebSocket
 from .handover import HandOver
 
@@ -59,8 +61,9 @@ class Conversation:
         self._connect_received = False
         self._decided = asyncio.Event()
         self._denial: tuple[int, RawHeaders] | None = None
-        self._closed_with: tuple[int, str] | None = None
-        self._send_message: Send = self._decide
+        self._closed_with = (ABNORMAL_CLOSURE, "")
+        self._messages: LoopInbox | None = None  # from the moment it is accepted
+        self._go_on_with: Callable[[Event], object] = self._decide
 
     async def run(self, application: Application, scope: Scope) -> None:
         """The application's whole life with this WebSocket, and what its end leads to."""
@@ -87,23 +90,33 @@ class Conversation:
         websocket = self._websocket
         if websocket.outcome is None:
             await self._decided.wait()
-        if self._closed_with is not None:
+        if self._messages is None:  # denied, or closed by the application
             return disconnect(*self._closed_with)
         try:
-            message = await websocket.areceive()
-        except ConnectionClosed as closed:
-            return disconnect(closed.code, closed.reason)
+            message = await self._messages.__anext__()
+        except (StopAsyncIteration, ConnectionClosed):
+            return disconnect(websocket._close_code, websocket._close_reason)
         if isinstance(message, str):
             return {"type": "websocket.receive", "text": message}
         return {"type": "websocket.receive", "bytes": message}
 
     async def send(self, message: Event) -> None:
         """A message from the application; waits while the peer is far behind."""
-        await self._send_message(message)
+        if self._messages is None or message["type"] != "websocket.send":
+            self._go_on_with(message)
+            return
+        websocket = self._websocket
+        text = message.get("text")
+        try:
+            websocket.send(message["bytes"] if text is None else text)
+            if websocket._above_water:
+                await websocket.adrain()
+        except ConnectionClosed as closed:
+            raise Disconnected(str(closed)) from None
 
-    # What `send` does, by how far the conversation has come
+    # What any other message does, by how far the conversation has come
 
-    async def _decide(self, message: Event) -> None:
+    def _decide(self, message: Event) -> None:
         kind = message["type"]
         if kind == "websocket.accept":
             self._accept(message.get("subprotocol"), message.get("headers", ()))
@@ -111,29 +124,22 @@ class Conversation:
             self._deny(HTTPStatus.FORBIDDEN)
         elif kind == "websocket.http.response.start":
             self._denial = (message["status"], message.get("headers", ()))
-            self._send_message = self._deny_with_body
+            self._go_on_with = self._deny_with_body
         else:
             raise RuntimeError(f"{kind} was sent before websocket.accept or websocket.close")
 
-    async def _converse(self, message: Event) -> None:
-        websocket = self._websocket
-        kind = message["type"]
-        try:
-            if kind == "websocket.send":
-                text = message.get("text")
-                websocket.send(message["bytes"] if text is None else text)
-                if websocket._above_water:
-                    await websocket.adrain()
-            elif kind == "websocket.close":
-                self._closed_with = message.get("code", NORMAL_CLOSURE), message.get("reason") or ""
-                websocket.close(*self._closed_with)
-                self._send_message = self._be_over
-            else:
-                raise RuntimeError(f"{kind} was sent after websocket.accept")
-        except ConnectionClosed as closed:
-            raise Disconnected(str(closed)) from None
+    def _close(self, message: Event) -> None:
+        if message["type"] != "websocket.close":
+            raise RuntimeError(f"{message['type']} was sent after websocket.accept")
+        code, reason = message.get("code", NORMAL_CLOSURE), message.get("reason") or ""
+        if self._websocket.state in (State.CLOSING, State.CLOSED):
+            raise Disconnected("the WebSocket is closed")
+        self._websocket.close(code, reason)
+        self._closed_with = code, reason
+        self._messages = None
+        self._go_on_with = self._be_over
 
-    async def _deny_with_body(self, message: Event) -> None:
+    def _deny_with_body(self, message: Event) -> None:
         kind = message["type"]
         if kind != "websocket.http.response.body":
             raise RuntimeError(f"{kind} was sent after websocket.http.response.start")
@@ -145,9 +151,9 @@ class Conversation:
         else:
             self._websocket.write_response(body, is_last)
         if is_last:
-            self._send_message = self._be_over
+            self._go_on_with = self._be_over
 
-    async def _be_over(self, message: Event) -> None:
+    def _be_over(self, message: Event) -> None:
         raise RuntimeError(f"{message['type']} was sent after the end")
 
     # What becomes of the connection
@@ -160,8 +166,9 @@ class Conversation:
         if websocket._settings.allowed_origins is None:  # it is the application that judges
             settings["allowed_origins"] = (ANY_ORIGIN,)
         websocket.connect(subprotocol, **settings)
-        self._send_message = self._converse
+        self._go_on_with = self._close
         self._hand_over_now()
+        self._messages = websocket.__aiter__()
 
     def _deny(
         self, status: int, fields: RawHeaders = (), body: bytes = b"", is_last: bool = True
@@ -179,7 +186,7 @@ class Conversation:
         start_line = f"HTTP/1.1 {status} {phrase(status)}"
         self._websocket.respond(head(start_line, [*sent, ("Connection", "close")]))
         self._websocket.write_response(body, is_last)
-        self._send_message = self._be_over if is_last else self._deny_with_body
+        self._go_on_with = self._be_over if is_last else self._deny_with_body
         self._hand_over.secure()
         self._hand_over_now()
 
