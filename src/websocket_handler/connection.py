@@ -327,6 +327,7 @@ class Connection(Channel):
             self._emit("drain")
 
     def _close_received(self, code: int, reason: str, cookie: bytes = b"") -> None:
+        self._let_messages_be_answered()
         for present, former in self._version.close_codes:
             code = present if code == former else code
         if self._codec is not None:
@@ -340,9 +341,15 @@ class Connection(Channel):
 
     def _violated(self, code: int, reason: str) -> None:
         """Fail the connection (RFC 6455 section 7.1.7)."""
+        self._let_messages_be_answered()
         if self._state is State.OPEN:
             self._send_close(code, reason)
         self._end(Step.LOST, code, reason, ProtocolError(code, reason))
+
+    def _let_messages_be_answered(self) -> None:
+        """A coroutine that is resumed once a read gets its turn before the end in that read."""
+        if self._after_messages is not None:
+            self._after_messages()
 
     def _input_over(self) -> None:
         if self._version.has_close or self._state is State.CONNECTING:

@@ -40,11 +40,11 @@ QUIET = re.compile(r"Traceback|Exception|ERROR|CRITICAL")
 
 
 def serve(
-    server: str, application: str, *options: str
+    server: str, application: str, *options: str, descriptors: int = 8192
 ) -> contextlib.AbstractContextManager[Program]:
     command = [*SERVERS[server], *options, f"{HERE}.{application}"]
     ready = r"(?:Listening at: http://127\.0\.0\.1:|ready on port )(\d+)"
-    return running(Program(command, ready, not IS_NATIVE, descriptors=8192))
+    return running(Program(command, ready, not IS_NATIVE, descriptors=descriptors))
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -240,11 +240,14 @@ def talk_to(program: Program) -> None:
     assert not QUIET.findall(program.log()), program.log()
 
 
-def test_two_thousand_sockets_on_eight_threads() -> None:
-    with serve("gunicorn gthread", "with_flask:app", "--threads", "8") as program:
+def test_ten_thousand_sockets_on_eight_threads() -> None:
+    options = ("--threads", "8", "--worker-connections", "20000")
+    with serve("gunicorn gthread", "with_flask:app", *options, descriptors=20_000) as program:
         wait_until_it_serves(program)
         with contextlib.ExitStack() as stack:
-            clients = [stack.enter_context(RawClient(program.address)).open() for _ in range(2000)]
+            clients = []
+            for _ in range(10_000):
+                clients.append(stack.enter_context(RawClient(program.address)).open())
             for client in clients:
                 client.send(HELLO)
             with urlopen(program.url("/threads", "http"), timeout=PATIENCE) as response:

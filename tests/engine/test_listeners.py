@@ -239,3 +239,33 @@ def test_drain_in_a_thread() -> None:
         peer.sock.close()
     finally:
         engine.stop()
+
+
+# Coroutines and what ends the connection in the same read
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [(write_frame(Opcode.CLOSE, close_payload(1000), key=KEY), 1000), (b"\xff\x80", 1002)],
+)
+def test_messages_before_the_end_are_answered(run_at_home: Run, end: bytes, code: int) -> None:
+    async def test(engine: Engine) -> None:
+        websocket = make_websocket(engine)
+        peer = await in_thread(connect, websocket)
+
+        async def echo() -> None:
+            async for message in websocket:
+                websocket.send(message)
+
+        echoing = asyncio.ensure_future(echo())
+        await asyncio.sleep(0)
+        await in_thread(peer.sock.sendall, frame("a") + frame("b") + end)
+        *messages, last = await in_thread(peer.read_to_end)
+        assert messages == [Message("a"), Message("b")]
+        assert isinstance(last, Close)
+        assert last.code == code
+        with contextlib.suppress(ConnectionClosed):
+            await echoing
+        peer.sock.close()
+
+    run_at_home(test)

@@ -290,9 +290,10 @@ class Channel:
             return
         with self._unsent:
             outgoing, self._outgoing = self._outgoing, []
-            self._waiting = 0
         if outgoing and not self._transport.is_closing():
             self._transport.write(b"".join(outgoing))
+        with self._unsent:  # only now, or `buffered_amount` would miss it for a moment
+            self._waiting -= sum(map(len, outgoing))
         if self._finishing:
             self._end_output()
         else:

@@ -37,6 +37,13 @@ async def echo_bytes(websocket: WebSocket) -> None:
         JOURNAL.append(["disconnect", disconnect.code, disconnect.reason])
 
 
+@app.websocket("/either")
+async def echo_either(websocket: WebSocket) -> None:
+    await websocket.accept()
+    while (event := await websocket.receive())["type"] == "websocket.receive":
+        await websocket.send({**event, "type": "websocket.send"})
+
+
 @app.websocket("/forbidden")
 async def forbidden(websocket: WebSocket) -> None:
     await websocket.send_denial_response(Response("not you\n", 403))
