@@ -38,6 +38,10 @@ def gunicorn(*options: str) -> Callable[[str, int], list[str]]:
     return command
 
 
+def served(server: str) -> Callable[[str, int], list[str]]:
+    return lambda pem, _: ["-m", f"{WSGI}.serve", server, f"{WSGI}.bare:app", pem]
+
+
 def aiohttp(loop: str) -> Callable[[str, int], list[str]]:
     return lambda pem, port: ["-m", f"{ASGI}.with_aiohttp", str(port), loop, pem]
 
@@ -51,6 +55,9 @@ SERVERS = {
     "aiohttp uvloop": (aiohttp("uvloop"), "/conversation", 1001),
     "gunicorn sync": (gunicorn("-k", "sync"), "/greet", 1001),
     "gunicorn gthread": (gunicorn("-k", "gthread", "--threads", "4"), "/greet", 1001),
+    "gunicorn gevent": (gunicorn("-k", "gevent"), "/greet", 1001),
+    "werkzeug": (served("werkzeug"), "/greet", 1001),
+    "cheroot": (served("cheroot"), "/greet", 1001),
 }
 
 
@@ -85,7 +92,8 @@ class Secure:
 def serving(name: str, pem: Path) -> Iterator[Secure]:
     command, path, code = SERVERS[name]
     port = free_port()
-    with running(Program(command(str(pem), port), rf":({port})\b", not IS_NATIVE)) as program:
+    ready = r"(?:ready on port |https://127\.0\.0\.1:)(\d+)"
+    with running(Program(command(str(pem), port), ready, not IS_NATIVE)) as program:
         yield Secure(program, path, code)
 
 

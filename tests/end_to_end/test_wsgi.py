@@ -34,6 +34,7 @@ SERVERS = {
     "waitress": ["-m", f"{HERE}.serve", "waitress"],
     "wsgiref": ["-m", f"{HERE}.serve", "wsgiref"],
     "bottle": ["-m", f"{HERE}.serve", "bottle"],
+    "runserver": ["-m", f"{HERE}.serve", "runserver"],
 }
 SINGLE = ("gunicorn preload", "gunicorn sync")  # several processes: no journal to ask for
 QUIET = re.compile(r"Traceback|Exception|ERROR|CRITICAL")

@@ -97,11 +97,14 @@ class SocketHandOver(HandOver):
         """Take the connection away from the server.
 
         Raises `OSError` if there are no descriptors left, `WebSocketError` for a TLS socket
-        where the native engine is missing; then nothing has changed.
+        that is none of Python's, or where the native engine is missing; then nothing has
+        changed.
         """
-        is_tls = isinstance(self._sock, ssl.SSLSocket)
+        is_tls = hasattr(self._sock, "cipher")
         if is_tls and not IS_NATIVE:
             raise WebSocketError("without the native engine, no TLS socket can be taken over")
+        if is_tls and not isinstance(self._sock, ssl.SSLSocket):
+            raise WebSocketError(f"no {type(self._sock)} can be taken over, only ssl.SSLSocket")
         timeout = self._sock.gettimeout()
         self._sock.setblocking(False)
         self._early = read_early_bytes(self._reader)

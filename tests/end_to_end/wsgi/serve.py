@@ -65,6 +65,18 @@ def with_bottle(app: Any, _: str) -> None:
     run(app, host="127.0.0.1", port=port, quiet=True)
 
 
+def with_runserver(_: Any, __: str) -> None:
+    """Django's, with an application that is not Django's."""
+    from django.conf import settings
+    from django.core.management import execute_from_command_line
+
+    settings.configure(DEBUG=True, WSGI_APPLICATION=sys.argv[2].replace(":", "."))
+    port = free_port()
+    announce(port)
+    command = ["manage.py", "runserver", "--noreload", "--skip-checks", f"127.0.0.1:{port}"]
+    execute_from_command_line(command)
+
+
 def with_pywsgi(app: Any, _: str) -> None:
     from gevent.pywsgi import WSGIServer
 
