@@ -29,7 +29,8 @@ class Settings:
 
     high_water: int = 64 * KIB
     """With more than this waiting to be sent, nothing more is read from that peer until
-    a quarter of it is left; then `drain` is emitted."""
+    a quarter of it is left; then `drain` is emitted. A client goes on reading, or two that
+    only send would wait for each other."""
 
     max_buffered: int = 16 * MIB
     """With more than this already waiting, the next send closes with 1008 "slow consumer"."""

@@ -9,6 +9,7 @@ import os
 
 import pytest
 
+from websocket_handler import connect
 from websocket_handler.protocol.frame import Opcode
 
 from .programs import Journal, Program
@@ -165,3 +166,13 @@ def test_the_peer_is_not_read_while_it_does_not_read(program: Program) -> None:
         client.sock.sendall(frame[part:])
         client.expect(binary(b"x" * size))
         client.echo(GO)
+
+
+def test_a_client_that_sends_all_before_it_receives(program: Program) -> None:
+    """More than the buffers of both kernels hold, both ways: somebody must go on reading."""
+    messages = [bytes([number]) * 200_000 for number in range(100)]
+    with connect(program.url("/echo"), max_buffered=1 << 26) as websocket:
+        for message in messages:
+            websocket.send(message)
+        for message in messages:
+            assert websocket.receive(timeout=10) == message

@@ -38,6 +38,7 @@ cdef class Channel(Pollable):
     cdef flag masks                    # client role
     cdef flag foreign                  # of a version whose codec is elsewhere
     cdef flag fed                      # the layer calls us; epoll knows nothing of it
+    cdef flag unread                   # the layer may have more, which epoll does not see
     cdef flag corked                   # a flush will come: do not send yet
     cdef readonly flag _above_water    # more than high water was waiting
     cdef flag drain_due
@@ -63,6 +64,7 @@ cdef class Channel(Pollable):
     cdef void after_flush(self) noexcept
     cdef void drop_output(self) noexcept
     cdef void watch_what_matters(self) noexcept
+    cdef bint is_held_back(self) noexcept
     cdef bint wait_for(self, uint32_t interest) noexcept
     cdef void receive(self) noexcept
     cdef void decode(self, uint8_t *data, size_t size) noexcept

@@ -397,11 +397,18 @@ cdef class Channel(Pollable):
 
     cdef void watch_what_matters(self) noexcept:
         cdef uint32_t interest = EPOLLOUT if self.waiting() else 0
-        if not (self._above_water or self._reading_paused or self.input_ended):
+        if not (self.is_held_back() or self.input_ended):
             interest |= READING
-            if self.layer is not None and not self.interest & EPOLLIN:
-                self._engine.post(self._read_on)  # epoll does not see what it has read already
+            if self.unread:
+                self.unread = False
+                self._engine.post(self._read_on)
         self.wait_for(interest)
+
+    cdef bint is_held_back(self) noexcept:
+        """Whether nothing is read: the application asked for it, or a client is to read first
+        what waits for it. A server's client goes on reading, or two that only send would
+        wait for each other for ever."""
+        return self._reading_paused or (self._above_water and not self.masks)
 
     cdef bint wait_for(self, uint32_t interest) noexcept:
         """Have `ready` called at these events; returns whether that can be."""
@@ -495,7 +502,10 @@ cdef class Channel(Pollable):
         self.turn_over()
 
     cdef void receive_from_layer(self) noexcept:
-        while self.fd >= 0 and not (self._above_water or self._reading_paused):
+        while self.fd >= 0:
+            if self.is_held_back():
+                self.unread = True
+                return
             data = self.layer.receive()
             if data is None:
                 return

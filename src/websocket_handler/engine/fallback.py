@@ -95,7 +95,7 @@ class Engine:
         carrier = _Carrier(self, channel, early)
         transport.set_protocol(carrier)
         carrier.connection_made(transport)
-        if not channel._reading_paused and not channel._above_water:
+        if not channel._reading_paused:
             transport.resume_reading()
 
     def discard(self, sock: socket.socket) -> None:
@@ -176,6 +176,7 @@ class Channel:
         "_finishing",
         "_heard",
         "_input_ended",
+        "_is_client",
         "_limits",
         "_message_listener",
         "_outgoing",
@@ -205,6 +206,7 @@ class Channel:
     _finishing: bool
     _input_ended: bool
     _reading_paused: bool
+    _is_client: bool  # who goes on reading while its peer is behind: see `is_held_back`
 
     # What the engine calls; a WebSocket has them.
     _opened: Callable[[], None]
@@ -223,7 +225,7 @@ class Channel:
         self._after_messages = None
         self._sendable = self._deaf = self._corked = self._tell_when_flushed = False
         self._finishing = self._input_ended = self._reading_paused = False
-        self._above_water = self._drain_due = False
+        self._above_water = self._drain_due = self._is_client = False
         self._outgoing = []
         self._waiting = 0
         self._unsent = threading.Lock()
@@ -237,10 +239,11 @@ class Channel:
         engine: Engine,
         settings: Settings,
         version: Version,  # noqa: ARG002
-        client: bool,  # noqa: ARG002
+        client: bool,
     ) -> None:
         self._engine = engine
         self._limits = settings
+        self._is_client = client
 
     # sending
 
@@ -307,7 +310,8 @@ class Channel:
         assert self._engine is not None
         left = transport.get_write_buffer_size()
         if left > self._limits.high_water:
-            transport.pause_reading()
+            if not self._is_client:
+                transport.pause_reading()
         elif left <= self._limits.high_water // 4:
             self._above_water = False
             self._pause_reading(self._reading_paused)
@@ -320,7 +324,7 @@ class Channel:
         self._reading_paused = paused
         if self._transport is None or self._transport.is_closing():
             return
-        if paused or self._above_water:
+        if paused or (self._above_water and not self._is_client):
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
