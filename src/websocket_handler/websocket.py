@@ -55,8 +55,8 @@ class WebSocket(Connection):
     ========= ===================================================================
 
     After `connect()`, `close` comes exactly once, as the last event. Listeners run in the
-    engine's thread. One that raises has its traceback logged and its connection closed
-    with 1011; nobody else notices.
+    engine's thread; one that blocks there delays its own connection alone. One that raises
+    has its traceback logged and its connection closed with 1011; nobody else notices.
     """
 
     __slots__ = (

@@ -43,7 +43,7 @@ cdef class Channel(Pollable):
     cdef readonly flag _above_water    # more than high water was waiting
     cdef flag drain_due
     cdef flag flush_due                # another thread has asked the engine's for it
-    cdef readonly flag _reading_paused # the application asked for it
+    cdef flag paused                   # the application reads nothing
     cdef flag input_ended
     cdef flag finishing                # send what is left, then FIN
     cdef flag output_ended
@@ -60,12 +60,15 @@ cdef class Channel(Pollable):
     cdef bint append(self, const uint8_t *data, size_t size) except -1
     cdef uint8_t *grow(self, size_t size) except NULL
     cdef void flush_or_cork(self) noexcept
+    cdef void flush_here(self) noexcept
     cdef void flush(self) noexcept
     cdef void after_flush(self) noexcept
     cdef void drop_output(self) noexcept
     cdef void watch_what_matters(self) noexcept
     cdef bint is_held_back(self) noexcept
     cdef bint wait_for(self, uint32_t interest) noexcept
+    cdef void begin_service(self) noexcept
+    cdef void end_service(self) noexcept
     cdef void receive(self) noexcept
     cdef void decode(self, uint8_t *data, size_t size) noexcept
     cdef void deliver(self, decoder_kind kind, decoder_event *event) noexcept

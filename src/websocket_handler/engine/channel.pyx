@@ -68,6 +68,7 @@ cdef extern from "Python.h":
 cdef enum:
     LARGE = 16384             # payloads from here on are not copied if that can be helped
     CORKED_AT_MOST = 65536    # bytes that wait for the end of a turn
+    BUSY_DEADLINE = 1         # seconds until the timer looks again, while a listener blocks
     LAYER_SEND_SIZE = 1 << 18 # what a layer gets at once
     READING = EPOLLIN | EPOLLRDHUP
 
@@ -131,13 +132,13 @@ cdef class Channel(Pollable):
             self._connection_lost(reason)
             return
         engine.link(self)
-        self.corked = True
+        self.begin_service()
         self._opened()
         buffer = bytearray(early)  # unmasked in place
         self.decode(<uint8_t *><char *>buffer, len(buffer))
         if layer is not None:  # it may have read more already
             self.receive_from_layer()
-        self.turn_over()
+        self.end_service()
 
     # sending
 
@@ -292,16 +293,21 @@ cdef class Channel(Pollable):
         """As `send_waiting`."""
         cdef outgoing *out = &self.out
         cdef ssize_t sent
-        cdef size_t size = out.end - out.start
-        if size > LAYER_SEND_SIZE:
-            size = LAYER_SEND_SIZE
+        cdef size_t size
+        layer = self.layer
         try:
-            sent = self.layer.send((<char *>out.data + out.start)[:size])
+            with layer.lock:  # a thread that was left behind may be in it
+                if self.layer is None:
+                    raise BrokenPipeError
+                size = min(out.end - out.start, <size_t>LAYER_SEND_SIZE)
+                if size == 0:  # that thread has sent it all
+                    return 0
+                sent = layer.send((<char *>out.data + out.start)[:size])
+                out.start += <size_t>sent
         except BaseException:
             libc_errno.errno = EPIPE
             return -1
         libc_errno.errno = EAGAIN
-        out.start += <size_t>sent
         return sent if sent else -1
 
     cdef bint append(self, const uint8_t *data, size_t size) except -1:
@@ -342,12 +348,15 @@ cdef class Channel(Pollable):
                 self.corked = self._engine.cork(self)
             if self.corked and self.waiting() < CORKED_AT_MOST:
                 return
-        elif self.layer is not None:  # it bears one thread: the engine's
-            if not self.flush_due:
-                self.flush_due = True
-                self._engine.post(self._flush_now)
-            return
-        self.flush()
+        self.flush_here()
+
+    cdef void flush_here(self) noexcept:
+        """Send now; a layer bears but one thread, the engine's."""
+        if self.layer is None or self._engine.owner == PyThread_get_thread_ident():
+            self.flush()
+        elif not self.flush_due:
+            self.flush_due = True
+            self._engine.post(self._flush_now)
 
     def _flush_now(self):
         self.flush_due = False
@@ -385,10 +394,12 @@ cdef class Channel(Pollable):
         if self.finishing:
             if not self.output_ended:
                 self.output_ended = True
-                if self.layer is None:
+                layer = self.layer
+                if layer is None:
                     shutdown(self.fd, SHUT_WR)
                 else:
-                    self.layer.end_output()
+                    with layer.lock:
+                        layer.end_output()
             if self.input_ended:
                 self.release("")
         elif self._tell_when_flushed:
@@ -408,7 +419,7 @@ cdef class Channel(Pollable):
         """Whether nothing is read: the application asked for it, or a client is to read first
         what waits for it. A server's client goes on reading, or two that only send would
         wait for each other for ever."""
-        return self._reading_paused or (self._above_water and not self.masks)
+        return self.paused or self.busy or (self._above_water and not self.masks)
 
     cdef bint wait_for(self, uint32_t interest) noexcept:
         """Have `ready` called at these events; returns whether that can be."""
@@ -421,16 +432,26 @@ cdef class Channel(Pollable):
             return False
         return True
 
+    @property
+    def _reading_paused(self):
+        """Whether it is the application that does not read: it asked for that, or its
+        listener blocks."""
+        return bool(self.paused or self.busy)
+
     def _pause_reading(self, bint paused):
         """Read nothing more, or go on. In the engine's thread only."""
-        self._reading_paused = paused
+        self.paused = paused
         if self.fd >= 0:
             self.watch_what_matters()
 
     def _tell_drained(self):
+        if self.busy or not self.drain_due:  # `caught_up` has it told; or has had
+            return
         self.drain_due = False
         if not self._above_water:  # or the listener went on sending, and there will be another
+            self.begin_service()
             self._drained()
+            self.end_service()
 
     cdef void drop_output(self) noexcept:
         self.large = None
@@ -440,11 +461,34 @@ cdef class Channel(Pollable):
 
     cdef void turn_over(self) noexcept:
         self.corked = False
+        self.flush_here()
+
+    cdef void left_behind(self) noexcept:
+        """The listener blocks: nothing is read until it returns, but what it has sent leaves."""
+        self.busy = True
+        self.corked = False
         self.flush()
+        if self.fd >= 0:
+            self.watch_what_matters()
+
+    cdef void caught_up(self) noexcept:
+        self.busy = False
+        if self.fd < 0:  # it was released meanwhile, but for what was in use
+            decoder_free(&self.decoder)
+            return
+        self.watch_what_matters()
+        if self.drain_due:
+            self._engine.post(self._tell_drained)
 
     # receiving
 
     cdef void ready(self, uint32_t events) noexcept:
+        if self.busy:
+            if events & EPOLLOUT:
+                self.flush()
+            if self.fd >= 0 and events & (EPOLLHUP | EPOLLERR):
+                self._engine.unwatch(self)  # the peer is gone, which can wait
+            return
         if self.fd >= 0 and events & EPOLLOUT:
             self.flush()
         if self.fd >= 0 and events & ~<uint32_t>EPOLLOUT:
@@ -496,17 +540,34 @@ cdef class Channel(Pollable):
         """What the layer has to give."""
         if self.fd < 0 or self.input_ended:
             return
+        if self.busy:
+            self.unread = True
+            return
         self._engine.now = monotonic_ms()  # a layer that is fed may come between turns
-        self.corked = True
+        self.begin_service()
         self.receive_from_layer()
+        self.end_service()
+
+    cdef void begin_service(self) noexcept:
+        """Listeners may be called, outside of `EpollEngine.serve`."""
+        self._engine.current = <void *>self
+        self.corked = True
+
+    cdef void end_service(self) noexcept:
         self.turn_over()
+        if self.busy:
+            self.caught_up()
+        else:
+            self._engine.current = NULL
 
     cdef void receive_from_layer(self) noexcept:
         while self.fd >= 0:
             if self.is_held_back():
                 self.unread = True
                 return
-            data = self.layer.receive()
+            layer = self.layer
+            with layer.lock:
+                data = layer.receive()
             if data is None:
                 return
             if not data:
@@ -606,15 +667,21 @@ cdef class Channel(Pollable):
         return self.heard / 1000.0
 
     cdef void expired(self) noexcept:
-        self._deadline_passed()
+        if self.busy:
+            self._set_deadline(BUSY_DEADLINE)
+        else:
+            self._deadline_passed()
 
     cdef void close_descriptor(self) noexcept:
-        if self.layer is None:
-            close(self.fd)
-        else:
-            self.layer.close()
-            self.layer = None
+        cdef int fd = self.fd
+        layer = self.layer
         self.fd = -1
+        if layer is None:
+            close(fd)
+            return
+        with layer.lock:
+            self.layer = None
+            layer.close()
 
     cdef void abandon(self) noexcept:
         if self.fed:  # the transport is the parent's
@@ -632,7 +699,8 @@ cdef class Channel(Pollable):
         self.close_descriptor()
         self._sendable = False
         self._deaf = True
-        decoder_free(&self.decoder)
+        if not self.busy:  # or it is still in use
+            decoder_free(&self.decoder)
         self.drop_output()
         self._engine.unlink(self)
         self._connection_lost(reason)

@@ -36,6 +36,7 @@ cdef class Pollable:
     cdef int fd
     cdef uint32_t interest
     cdef bint watched
+    cdef bint busy                     # its listener blocks, in a thread that was left behind
     cdef void *next                    # its neighbours among the attached channels
     cdef void *previous
     cdef void ready(self, uint32_t events) noexcept
@@ -44,6 +45,8 @@ cdef class Pollable:
     cdef void release(self, str reason) noexcept
     cdef void close_descriptor(self) noexcept
     cdef void abandon(self) noexcept
+    cdef void left_behind(self) noexcept
+    cdef void caught_up(self) noexcept
 
 
 cdef class Descriptor(Pollable):
@@ -59,6 +62,13 @@ cdef class EpollEngine:
     cdef uint64_t now                  # milliseconds, read once a turn
     cdef unsigned long owner           # the thread that turns the engine
     cdef bint serving                  # whether a turn is under way
+    cdef unsigned long turns           # changes also when another thread takes over
+    cdef unsigned long served          # events of turns so far
+    cdef unsigned long stuck_at        # which of them lasted too long
+    cdef void *current                 # whose event is being served
+    cdef Descriptor bell               # an eventfd: wakes the thread that watches the turns
+    cdef bint watcher_sleeps
+    cdef bint stopping
     cdef uint8_t *receive_buffer       # shared by all: a connection owns none
     cdef uint8_t *spare[SPARE_BUFFERS] # send buffers for whoever needs one next
     cdef size_t spare_count
@@ -73,15 +83,19 @@ cdef class EpollEngine:
     cdef object __weakref__
 
     cdef void close_descriptors(self) noexcept
-    cdef int turn(self, int timeout_ms) except -1
-    cdef void end_turn(self) noexcept
+    cdef bint turn(self, int timeout_ms) except -1
+    cdef bint serve(self, Pollable pollable, uint32_t events, unsigned long number) noexcept
+    cdef bint end_turn(self, unsigned long number) noexcept
+    cdef bint is_stuck(self) noexcept nogil
+    cdef bint take_over(self) noexcept
+    cdef void ring(self) noexcept
     cdef bint cork(self, Pollable pollable) noexcept
-    cdef void uncork(self) noexcept
+    cdef bint uncork(self, unsigned long number) noexcept
     cdef bint watch(self, Pollable pollable, uint32_t interest) noexcept
     cdef void unwatch(self, Pollable pollable) noexcept
     cdef void arm(self) noexcept
-    cdef void expire_timers(self) noexcept
-    cdef void run_posted(self) noexcept
+    cdef bint expire_timers(self, unsigned long number) noexcept
+    cdef bint run_posted(self, unsigned long number) noexcept
     cpdef void wake(self) noexcept
     cdef void link(self, Pollable channel) noexcept
     cdef void unlink(self, Pollable channel) noexcept

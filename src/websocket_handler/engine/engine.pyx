@@ -5,7 +5,8 @@
 Knows descriptors and time, and nothing of what is read and written: that is `channel`.
 
 Threads: everything runs with the GIL held except the wait itself, so a `send` from any
-thread is whole. A channel leaves (`release`) in the engine's thread only.
+thread is whole. A channel leaves (`release`) in the engine's thread only. Which thread that is
+may change: where a listener blocks it, another one takes over (`watch_turns`).
 """
 
 import logging
@@ -20,7 +21,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, itimerspec, timespec
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, itimerspec, nanosleep, timespec
 from posix.unistd cimport close, read, write
 
 from .linux cimport *
@@ -29,6 +30,8 @@ from .tls import TlsConnection
 
 cdef enum:
     EVENTS_PER_TURN = 256
+    WATCH_TICK_NS = 3000000   # a listener may block for one to two of these
+    QUIET_TICKS = 5           # without a turn, before the watcher sleeps
 
 
 logger = logging.getLogger("websocket_handler")
@@ -63,6 +66,13 @@ cdef class Pollable:
     cdef void abandon(self) noexcept:
         """In a forked child: let go without a word to anyone."""
         self.close_descriptor()
+
+    cdef void left_behind(self) noexcept:
+        """Another thread turns the engine now; the one in here comes to `caught_up`."""
+        self.busy = True
+
+    cdef void caught_up(self) noexcept:
+        self.busy = False
 
 
 cdef class Descriptor(Pollable):
@@ -105,6 +115,7 @@ cdef class EpollEngine:
         self.epoll_fd = -1
         self.timer = TimerDescriptor()
         self.wakeup = WakeupDescriptor()
+        self.bell = Descriptor()
         self.posted = deque()
         self.corked = []
         self.retired = []
@@ -119,7 +130,8 @@ cdef class EpollEngine:
         self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         self.timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)
         self.wakeup.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-        if self.epoll_fd < 0 or not (
+        self.bell.fd = eventfd(0, EFD_CLOEXEC)
+        if self.epoll_fd < 0 or self.bell.fd < 0 or not (
             self.watch(self.timer, EPOLLIN) and self.watch(self.wakeup, EPOLLIN)
         ):
             raise OSError(errno, strerror(errno))
@@ -135,6 +147,7 @@ cdef class EpollEngine:
     cdef void close_descriptors(self) noexcept:
         self.timer.close()
         self.wakeup.close()
+        self.bell.close()
         if self.epoll_fd >= 0:
             close(self.epoll_fd)
             self.epoll_fd = -1
@@ -144,15 +157,96 @@ cdef class EpollEngine:
         return self.epoll_fd
 
     def poll(self, timeout=0):
-        """Serve what is ready. Waits up to `timeout` seconds for it, None for ever."""
+        """Serve what is ready. Waits up to `timeout` seconds for it, None for ever.
+
+        Returns whether this thread is still the one that turns the engine: if a listener
+        blocked in it, another may have taken over (`watch_turns`).
+        """
         if self.epoll_fd < 0:
             raise RuntimeError("the engine is closed")
         if self.serving:
             raise RuntimeError("the engine is being polled already")
-        self.turn(-1 if timeout is None else <int>(timeout * 1000))
+        if not self.turn(-1 if timeout is None else <int>(timeout * 1000)):
+            return False
         if self.interruption is not None:
             interruption, self.interruption = self.interruption, None
             raise interruption
+        return True
+
+    def watch_turns(self):
+        """Wait, without the GIL, until a listener blocks the thread that turns the engine, and
+        take over; returns False if the engine ends before.
+
+        The blocked thread goes on with its own connection when its listener returns, which
+        nobody else touches until then, and is no longer the engine's.
+        """
+        while True:
+            with nogil:
+                while not self.is_stuck():
+                    if self.stopping:
+                        break
+            if self.stopping:
+                return False
+            if self.take_over():
+                return True
+
+    def end_watch(self):
+        """Have `watch_turns` return."""
+        self.stopping = True
+        self.ring()
+
+    cdef void ring(self) noexcept:
+        cdef uint64_t one = 1
+        self.watcher_sleeps = False
+        write(self.bell.fd, &one, sizeof(one))
+
+    cdef bint is_stuck(self) noexcept nogil:
+        """Look at the turns for a while: whether one event was being served all the time.
+        Sleeps while there are no turns at all."""
+        cdef timespec tick
+        cdef uint64_t count
+        cdef unsigned long turns = self.turns
+        cdef unsigned long served = self.served
+        cdef int quiet = 0
+        tick.tv_sec = 0
+        tick.tv_nsec = WATCH_TICK_NS
+        while quiet < QUIET_TICKS:
+            nanosleep(&tick, NULL)
+            if self.stopping:
+                return False
+            if self.serving and self.served == served:
+                self.stuck_at = served
+                return True
+            quiet = quiet + 1 if self.turns == turns else 0
+            turns, served = self.turns, self.served
+        self.watcher_sleeps = True
+        read(self.bell.fd, &count, sizeof(count))
+        return False
+
+    cdef bint take_over(self) noexcept:
+        """The calling thread, which has the GIL, turns the engine from now on."""
+        cdef Pollable current
+        cdef uint8_t *buffer
+        cdef timespec tick
+        tick.tv_sec = 0
+        tick.tv_nsec = WATCH_TICK_NS
+        with nogil:  # for a thread that only waits for the GIL itself
+            nanosleep(&tick, NULL)
+        if not self.serving or self.served != self.stuck_at or self.stopping:
+            return False
+        buffer = <uint8_t *>malloc(RECEIVE_SIZE)
+        if buffer is NULL:
+            return False
+        self.receive_buffer = buffer  # what is in the old one, the blocked thread still needs
+        self.turns += 1
+        self.serving = False
+        self.owner = PyThread_get_thread_ident()
+        if self.current is not NULL:
+            current = <Pollable>self.current
+            self.current = NULL
+            current.left_behind()
+        self.wake()  # what the blocked turn has left over
+        return True
 
     def interrupt(self, error):
         """Have `poll` raise what is meant for the program and not for us: Ctrl-C, exit."""
@@ -211,8 +305,8 @@ cdef class EpollEngine:
         """Drop every connection as it is and give back the descriptors."""
         if self.epoll_fd < 0:
             return
-        self.run_posted()  # a socket may be waiting to be taken in
-        self.uncork()
+        self.run_posted(self.turns)  # a socket may be waiting to be taken in
+        self.uncork(self.turns)
         for channel in self.channels():
             (<Pollable>channel).release("the engine was closed")
         self.retired.clear()
@@ -233,26 +327,49 @@ cdef class EpollEngine:
         self.posted.clear()
         self.close_descriptors()
 
-    cdef int turn(self, int timeout_ms) except -1:
+    cdef bint turn(self, int timeout_ms) except -1:
+        """Returns False if another thread has taken over meanwhile."""
         cdef epoll_event events[EVENTS_PER_TURN]
         cdef int count, i
+        cdef unsigned long number
+        cdef uint8_t *buffer = self.receive_buffer
         with nogil:
             count = epoll_wait(self.epoll_fd, events, EVENTS_PER_TURN, timeout_ms)
         self.owner = PyThread_get_thread_ident()
         self.now = monotonic_ms()
+        self.turns += 1
+        number = self.turns
         self.serving = True
+        if self.watcher_sleeps:
+            self.ring()
         for i in range(count):
-            (<Pollable>events[i].data.ptr).ready(events[i].events)
-        self.end_turn()
-        return 0
+            if not self.serve(<Pollable>events[i].data.ptr, events[i].events, number):
+                free(buffer)
+                return False
+        if not self.end_turn(number):
+            free(buffer)
+            return False
+        return True
 
-    cdef void end_turn(self) noexcept:
-        self.run_posted()
-        self.expire_timers()
-        self.uncork()
+    cdef bint serve(self, Pollable pollable, uint32_t events, unsigned long number) noexcept:
+        """Returns False if another thread has taken over meanwhile, as all of these do."""
+        self.served += 1
+        self.current = <void *>pollable
+        pollable.ready(events)
+        if self.turns != number:
+            if pollable.busy:
+                pollable.caught_up()
+            return False
+        self.current = NULL
+        return True
+
+    cdef bint end_turn(self, unsigned long number) noexcept:
+        if not (self.run_posted(number) and self.expire_timers(number) and self.uncork(number)):
+            return False
         self.arm()
         self.serving = False
         self.retired.clear()
+        return True
 
     cdef bint cork(self, Pollable pollable) noexcept:
         """Call `turn_over` at the end of this turn, or of this turn of the loop we live in;
@@ -265,32 +382,43 @@ cdef class EpollEngine:
         self.corked.append(pollable)
         return True
 
-    cdef void uncork(self) noexcept:
-        for pollable in self.corked:
-            (<Pollable>pollable).turn_over()
-        self.corked.clear()
+    cdef bint uncork(self, unsigned long number) noexcept:
+        while self.corked:
+            self.served += 1
+            (<Pollable>self.corked.pop()).turn_over()
+            if self.turns != number:
+                return False
+        return True
 
     def _uncork(self):
-        self.uncork()
+        self.uncork(self.turns)
 
-    cdef void run_posted(self) noexcept:
+    cdef bint run_posted(self, unsigned long number) noexcept:
         for _ in range(len(self.posted)):
+            self.served += 1
             call = self.posted.popleft()
             try:
                 call()
             except BaseException:
                 logger.exception("a call posted to the engine failed: %r", call)
+            if self.turns != number:
+                return False
+        return True
 
     cpdef void wake(self) noexcept:
         """Let a waiting `poll` return. Safe from any thread."""
         cdef uint64_t one = 1
         write(self.wakeup.fd, &one, sizeof(one))
 
-    cdef void expire_timers(self) noexcept:
+    cdef bint expire_timers(self, unsigned long number) noexcept:
         cdef wheel_timer *timer = wheel_expire(&self.timers, self.now)
         while timer is not NULL:
+            self.served += 1
             (<Pollable>timer.owner).expired()
+            if self.turns != number:
+                return False
             timer = wheel_expire(&self.timers, self.now)
+        return True
 
     cdef void arm(self) noexcept:
         """Set the timerfd to the earliest time-out, if that has changed."""

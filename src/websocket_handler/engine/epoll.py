@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import logging
 import socket
 import sys
 import threading
@@ -17,22 +18,32 @@ from .channel import Channel
 from .engine import EpollEngine
 from .transport import TransportConnection
 
+logger = logging.getLogger("websocket_handler")
+
 
 class Engine(EpollEngine):
     """Serves WebSockets that were taken over from HTTP servers.
 
-    Without `loop`, a background thread does it, started with the first connection; where
-    gevent has patched threads, that is a greenlet. With an
-    asyncio or uvloop `loop`, listeners run in that loop, and must not block it. For any
-    other event loop see `fileno` and `poll`.
+    Without `loop`, a background thread does it, started with the first connection. If a
+    listener blocks that for some milliseconds, another thread takes over, and only the
+    listener's own connection waits. Where gevent has patched threads, it is one greenlet.
+    With an asyncio or uvloop `loop`, listeners run in that loop, and must not block it. For
+    any other event loop see `fileno` and `poll`.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None, threads: int = 32) -> None:
+        """`threads` are the most a home of its own may have: as many listeners but one may
+        block at the same time without anyone else noticing."""
         self._loop = loop
-        self._thread: threading.Thread | None = None
+        self._most_threads = threads
+        self._threads: list[threading.Thread] = []
+        self._pool = threading.Condition()  # for what follows
+        self._idle = 0
+        self._has_watcher = False
+        self._is_turned = False
         self._starting = threading.Lock()
         self._stopped = False
-        self._greenlet: int | None = None  # where a greenlet takes the place of the thread
+        self._greenlet: int | None = None  # where a greenlet takes the place of the threads
         if loop is not None:
             _call_in(loop, self._enter_loop, loop)
 
@@ -44,7 +55,7 @@ class Engine(EpollEngine):
     @property
     def is_running(self) -> bool:
         """Whether anyone serves what is posted: a thread from the first connection on."""
-        return not self._stopped and (self._loop is not None or self._thread is not None)
+        return not self._stopped and (self._loop is not None or bool(self._threads))
 
     def attach(self, channel: Channel, sock: socket.socket, early: bytes = b"") -> None:
         self._start()
@@ -74,41 +85,90 @@ class Engine(EpollEngine):
             if not self._loop.is_closed():
                 _call_in(self._loop, self._leave_loop, self._loop)
             return
-        thread = self._thread
-        if thread is not None and not self.is_own_thread():
+        self.end_watch()
+        with self._pool:
+            self._pool.notify_all()
+        if self._threads and not self.is_own_thread():
             self.wake()
-            thread.join(timeout)
-            if thread.is_alive():
-                return
+            with self._pool:
+                if not self._pool.wait_for(self._is_left_alone, timeout):
+                    return
         self.close()
+
+    def _is_left_alone(self) -> bool:
+        return not (self._is_turned or self._has_watcher)
 
     def _start(self) -> None:
         if self._stopped:
             raise RuntimeError("the engine is closed")
-        if self._loop is not None or self._thread is not None:
+        if self._loop is not None or self._threads:
             return
         with self._starting:
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name="websocket-engine", daemon=True)
-                thread.start()
-                self._thread = thread
+            if not self._threads:
+                self._is_turned = True
+                self._add_thread(self._turn_in_greenlet if is_gevent() else self._turn_and_watch)
 
     def is_own_thread(self) -> bool:
         """Whether the caller runs in the thread, or greenlet, that turns the engine."""
         return super().is_own_thread() and self._greenlet in (None, threading.get_ident())
 
-    def _run(self) -> None:
+    def _add_thread(self, target: Callable[..., None], *arguments: object) -> None:
+        name = f"websocket-engine-{len(self._threads) + 1}"
+        thread = threading.Thread(target=target, args=arguments, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _turn_and_watch(self, first: bool = True) -> None:
+        """The life of a thread: it turns the engine, until a listener blocks it and another
+        takes over; then it is among those that may take over next."""
+        if first:
+            self.adopt_thread()
+            self._add_thread(self._turn_and_watch, False)
+            self._turn()
+        while not self._stopped and self._wait_to_take_over():
+            self._turn()
+
+    def _turn(self) -> None:
+        still_ours = True
+        while still_ours and not self._stopped:
+            with contextlib.suppress(SystemExit, KeyboardInterrupt):  # a listener's, logged
+                still_ours = self.poll(None)
+        if still_ours:
+            with self._pool:
+                self._is_turned = False
+                self._pool.notify_all()
+
+    def _wait_to_take_over(self) -> bool:
+        """One thread watches, the others wait to be the next."""
+        with self._pool:
+            self._idle += 1
+            self._pool.wait_for(lambda: self._stopped or not self._has_watcher)
+            self._idle -= 1
+            if self._stopped:
+                return False
+            self._has_watcher = True
+        took_over = self.watch_turns()
+        with self._pool:
+            self._has_watcher = False
+            if took_over and not self._idle:
+                if len(self._threads) < self._most_threads:
+                    self._add_thread(self._turn_and_watch, False)
+                else:
+                    logger.warning("%d listeners block; the next will be felt", self._most_threads)
+            self._pool.notify_all()
+        return took_over
+
+    def _turn_in_greenlet(self) -> None:
         self.adopt_thread()
-        wait_read = gevents_wait_read()
-        if wait_read is not None:
-            self._greenlet = threading.get_ident()
+        self._greenlet = threading.get_ident()
+        wait_read: Callable[[int], object] = importlib.import_module("gevent.socket").wait_read
         while not self._stopped:
             with contextlib.suppress(SystemExit, KeyboardInterrupt):  # a listener's, logged
-                if wait_read is None:
-                    self.poll(None)
-                else:
-                    wait_read(self.fileno())
-                    self.poll(0)
+                wait_read(self.fileno())
+                self.poll(0)
+        with self._pool:
+            self._is_turned = False
+            self._pool.notify_all()
 
     def _enter_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         self.adopt_thread()
@@ -120,13 +180,10 @@ class Engine(EpollEngine):
         self.close()
 
 
-def gevents_wait_read() -> Callable[[int], object] | None:
-    """How a greenlet waits for a descriptor, where gevent has made threads greenlets."""
+def is_gevent() -> bool:
+    """Whether gevent has made greenlets of threads."""
     monkey = sys.modules.get("gevent.monkey")
-    if monkey is None or not monkey.is_module_patched("threading"):
-        return None
-    wait_read: Callable[[int], object] = importlib.import_module("gevent.socket").wait_read
-    return wait_read
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
 
 
 def _call_in(loop: asyncio.AbstractEventLoop, call: object, argument: object) -> None:

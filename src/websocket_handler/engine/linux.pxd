@@ -11,6 +11,8 @@ cdef extern from "<sys/epoll.h>" nogil:
         EPOLLIN
         EPOLLOUT
         EPOLLRDHUP
+        EPOLLHUP
+        EPOLLERR
         EPOLL_CLOEXEC
         EPOLL_CTL_ADD
         EPOLL_CTL_MOD

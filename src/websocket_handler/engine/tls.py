@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 import ssl
+import threading
 
 RECEIVE_SIZE = 1 << 16
 
@@ -22,6 +23,8 @@ class TlsConnection:
     def __init__(self, sock: ssl.SSLSocket) -> None:
         ssl.SSLSocket.setblocking(sock, False)
         self._sock = sock
+        self.lock = threading.Lock()
+        """To be held for every call: OpenSSL bears one thread at a time."""
 
     def fileno(self) -> int:
         return socket.socket.fileno(self._sock)

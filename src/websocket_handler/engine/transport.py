@@ -7,6 +7,7 @@ transport. The engine is fed with what arrives, and writes to the transport.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ class TransportConnection(asyncio.Protocol):
     is_pollable = False
     descriptor = 1 << 30
     """In place of one: no process has so many, so nothing can be done to it by mistake."""
+    lock = contextlib.nullcontext()
+    """There is but the loop's thread."""
 
     def __init__(self, channel: Channel, transport: asyncio.Transport) -> None:
         self._channel = channel

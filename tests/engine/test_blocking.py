@@ -1,0 +1,285 @@
+"""A listener that blocks delays its own connection, and no other."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from websocket_handler import IS_NATIVE, Engine, WebSocket
+from websocket_handler.protocol.assembly import Message
+from websocket_handler.protocol.frame import Opcode, write_frame
+
+from .connections import Peer, connect, make_websocket
+
+KEY = b"\x01\x02\x03\x04"
+
+pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="the engine in plain Python has one thread")
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = Engine()
+    yield engine
+    engine.stop()
+
+
+def frame(message: str) -> bytes:
+    return write_frame(Opcode.TEXT, message.encode(), key=KEY)
+
+
+def ask(peer: Peer, message: str) -> None:
+    peer.sock.sendall(frame(message))
+
+
+class Blocking:
+    """A connection whose listener blocks at "block", and echoes everything else."""
+
+    def __init__(self, engine: Engine, **settings: float) -> None:
+        self.blocked, self.release = threading.Event(), threading.Event()
+        self.websocket: WebSocket = make_websocket(engine, **settings)
+        self.ends: list[tuple[int, str]] = []
+        self.over = threading.Event()
+        self.websocket.on("message", self.listen)
+        self.websocket.on("close", self.end)
+        self.peer = connect(self.websocket)
+
+    def listen(self, message: str) -> None:
+        if message == "block":
+            self.websocket.send("blocking")
+            self.blocked.set()
+            assert self.release.wait(20)
+        self.websocket.send(message)
+
+    def end(self, code: int, reason: str) -> None:
+        self.ends.append((code, reason))
+        self.over.set()
+
+    def block(self) -> None:
+        ask(self.peer, "block")
+        assert self.blocked.wait(10)
+
+    def close(self) -> None:
+        self.release.set()
+        self.peer.sock.close()
+
+
+def echoing(engine: Engine) -> Peer:
+    websocket = make_websocket(engine)
+    websocket.on("message", websocket.send)
+    return connect(websocket)
+
+
+def test_others_go_on_and_what_was_sent_before_has_left(engine: Engine) -> None:
+    blocking, other = Blocking(engine), echoing(engine)
+    blocking.block()
+    assert blocking.peer.read() == Message("blocking")
+    for number in range(100):
+        ask(other, str(number))
+        assert other.read() == Message(str(number))
+    late = echoing(engine)  # a new one gets in, too
+    ask(late, "late")
+    assert late.read() == Message("late")
+    blocking.close()
+    other.sock.close()
+    late.sock.close()
+
+
+def test_messages_of_the_blocked_connection_keep_their_order(engine: Engine) -> None:
+    blocking, other = Blocking(engine), echoing(engine)
+    same_read = [f"a{number}" for number in range(50)]
+    blocking.peer.sock.sendall(frame("block") + b"".join(map(frame, same_read)))
+    assert blocking.blocked.wait(10)
+    later = [f"b{number}" for number in range(50)]
+    for message in later:
+        ask(blocking.peer, message)
+    ask(other, "meanwhile")
+    assert other.read() == Message("meanwhile")
+    blocking.release.set()
+    expected = ["blocking", "block", *same_read, *later]
+    assert [blocking.peer.read() for _ in expected] == [Message(one) for one in expected]
+    blocking.close()
+    other.sock.close()
+
+
+def test_many_block_at_once(engine: Engine) -> None:
+    blocking = [Blocking(engine) for _ in range(20)]
+    other = echoing(engine)
+    for one in blocking:
+        one.block()
+    ask(other, "still")
+    assert other.read() == Message("still")
+    for one in blocking:
+        one.release.set()
+        assert [one.peer.read() for _ in range(2)] == [Message("blocking"), Message("block")]
+        ask(one.peer, "again")
+        assert one.peer.read() == Message("again")
+        one.close()
+    other.sock.close()
+
+
+def test_the_threads_are_used_again_and_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    engine = Engine(threads=3)
+    other = echoing(engine)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            blocking = [Blocking(engine) for _ in range(2)]
+            for one in blocking:
+                one.block()
+            ask(other, "still")
+            assert other.read() == Message("still")
+            for one in blocking:
+                one.close()
+                assert one.over.wait(10)
+    assert "block; the next will be felt" in caplog.text
+    assert len([one for one in threading.enumerate() if one in engine._threads]) == 3
+    engine.stop()
+    other.sock.close()
+
+
+def test_a_blocked_connection_that_is_reset(engine: Engine) -> None:
+    blocking, other = Blocking(engine), echoing(engine)
+    blocking.block()
+    ask(other, "first")
+    assert other.read() == Message("first")
+    blocking.peer.sock.close()
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.2  # nobody turns in circles
+    ask(other, "second")
+    assert other.read() == Message("second")
+    assert blocking.ends == []
+    blocking.release.set()
+    assert blocking.over.wait(10)
+    assert blocking.ends[0][0] == 1006
+    other.sock.close()
+
+
+def test_a_blocked_connection_is_not_taken_for_dead(engine: Engine) -> None:
+    blocking = Blocking(engine, ping_interval=0.05, ping_timeout=0.05)
+    blocking.block()
+    assert blocking.peer.read() == Message("blocking")
+    time.sleep(0.5)
+    blocking.release.set()
+    assert blocking.peer.read() == Message("block")
+    assert blocking.ends == []
+    blocking.close()
+
+
+def test_closing_from_a_listener_that_was_left_behind(engine: Engine) -> None:
+    blocking, other = Blocking(engine), echoing(engine)
+    listener = blocking.listen
+
+    def close_at_last(message: str) -> None:
+        listener(message)
+        blocking.websocket.close(4000, "enough")
+
+    blocking.websocket.off("message", listener)
+    blocking.websocket.on("message", close_at_last)
+    blocking.block()
+    ask(other, "meanwhile")
+    assert other.read() == Message("meanwhile")
+    blocking.release.set()
+    assert blocking.peer.read() == Message("blocking")
+    assert blocking.peer.read() == Message("block")
+    assert blocking.peer.read() == (4000, "enough", b"")
+    blocking.close()
+    other.sock.close()
+
+
+def test_aborting_a_blocked_connection(engine: Engine) -> None:
+    blocking, other = Blocking(engine), echoing(engine)
+    blocking.block()
+    ask(other, "meanwhile")
+    assert other.read() == Message("meanwhile")
+    blocking.websocket.abort()
+    assert blocking.over.wait(10)
+    blocking.release.set()
+    ask(other, "and after")
+    assert other.read() == Message("and after")
+    blocking.close()
+    other.sock.close()
+
+
+@pytest.mark.parametrize("event", ["open", "ping", "drain"])
+def test_other_listeners_may_block(engine: Engine, event: str) -> None:
+    blocked, release = threading.Event(), threading.Event()
+    other = echoing(engine)
+    websocket = make_websocket(engine)
+    seen: list[str] = []
+
+    def block(*_: object) -> None:
+        blocked.set()
+        assert release.wait(20)
+        seen.append(event)
+
+    websocket.once(event, block)
+    websocket.on("message", seen.append)
+    ours, theirs = socket.socketpair()
+    websocket.connect()
+    websocket.take_over(ours, frame("early"))
+    peer = Peer(theirs)
+    if event == "ping":
+        theirs.sendall(write_frame(Opcode.PING, b"", key=KEY))
+    elif event == "drain":
+        peer.read_head()
+        websocket.send(b"x" * (1 << 20))
+        peer.read()
+    assert blocked.wait(10)
+    ask(peer, "late")
+    ask(other, "meanwhile")
+    assert other.read() == Message("meanwhile")
+    release.set()
+    deadline = time.monotonic() + 10
+    while len(seen) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    expected = ["open", "early"] if event == "open" else ["early", event]
+    assert seen == [*expected, "late"]
+    theirs.close()
+    other.sock.close()
+
+
+def test_a_listener_that_computes(engine: Engine) -> None:
+    """It never lets go of the interpreter by itself."""
+    other, websocket = echoing(engine), make_websocket(engine)
+    done = threading.Event()
+
+    def compute(_: str) -> None:
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            sum(range(1000))
+        done.set()
+
+    websocket.on("message", compute)
+    peer = connect(websocket)
+    ask(peer, "go")
+    ask(other, "meanwhile")
+    assert other.read() == Message("meanwhile")
+    assert not done.is_set()
+    assert done.wait(10)
+    peer.sock.close()
+    other.sock.close()
+
+
+def test_resets_at_any_moment_of_blocking(engine: Engine) -> None:
+    """Many connections come, block for a moment and are reset, while others go on."""
+    other = echoing(engine)
+    for number in range(300):
+        websocket = make_websocket(engine)
+        websocket.on("message", lambda _, pause=number % 12 / 1000: time.sleep(pause))
+        ours, theirs = socket.socketpair()
+        websocket.connect()
+        websocket.take_over(ours)
+        theirs.sendall(frame("a") + frame("b") + struct.pack("!H", 0xFFFF) * (number % 2))
+        theirs.close()
+        if number % 10 == 0:
+            ask(other, str(number))
+            assert other.read() == Message(str(number))
+    ask(other, "end")
+    assert other.read() == Message("end")
+    other.sock.close()
