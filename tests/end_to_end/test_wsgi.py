@@ -8,11 +8,20 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from typing import Any
 from urllib.request import urlopen
+from wsgiref.util import setup_testing_defaults
 
 import pytest
 
-from websocket_handler import IS_NATIVE, HandshakeFailed, connect
+from websocket_handler import (
+    IS_NATIVE,
+    HandshakeFailed,
+    WebSocket,
+    WebSocketError,
+    WSGIMiddleware,
+    connect,
+)
 
 from .programs import PATIENCE, Program, running, wait_for
 from .raw_client import RawClient, binary, close, masked, text
@@ -253,3 +262,46 @@ def test_ten_thousand_sockets_on_eight_threads() -> None:
                 assert int(response.read()) < 50
             for client in clients:
                 client.expect(HELLO)
+
+
+# Servers that are none of these
+
+
+def ask_without_a_server(application: Any, **environ: str) -> tuple[str, bytes]:
+    """What an application answers to a handshake that comes from nowhere."""
+    request: dict[str, Any] = {
+        "HTTP_UPGRADE": "websocket",
+        "HTTP_CONNECTION": "Upgrade",
+        "HTTP_SEC_WEBSOCKET_VERSION": "13",
+        "HTTP_SEC_WEBSOCKET_KEY": "dGhlIHNhbXBsZSBub25jZQ==",
+        "SERVER_SOFTWARE": "Unheard/1.0",
+        **environ,
+    }
+    setup_testing_defaults(request)
+    statuses: list[str] = []
+    result = WSGIMiddleware(application)(request, lambda status, *_: statuses.append(status))
+    return statuses[-1], b"".join(result)
+
+
+def test_a_server_that_hides_its_socket() -> None:
+    def refuse(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        assert isinstance(environ["wsgi.websocket"], WebSocket)
+        start_response("403 Forbidden", [])
+        return [b"not you\n"]
+
+    def connect_it(environ: dict[str, Any], _: Any) -> list[bytes]:
+        environ["wsgi.websocket"].connect()
+        return []
+
+    assert ask_without_a_server(refuse) == ("403 Forbidden", b"not you\n")
+    with pytest.raises(WebSocketError, match=r"Unheard/1\.0 does not show the socket"):
+        ask_without_a_server(connect_it)
+
+
+def test_an_ordinary_request_has_no_websocket() -> None:
+    def answer(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [repr(environ["wsgi.websocket"]).encode()]
+
+    assert ask_without_a_server(answer, HTTP_UPGRADE="h2c") == ("200 OK", b"None")
+    assert ask_without_a_server(answer, REQUEST_METHOD="POST") == ("200 OK", b"None")
