@@ -13,8 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import websocket_handler
-
 from ..conftest import require
 
 TICK = 16
@@ -34,7 +32,7 @@ class Timer(ctypes.Structure):
 def wheel_library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     compiler = shutil.which("cc") or shutil.which("gcc")
     require(compiler, "a C compiler")
-    source = Path(websocket_handler.__file__).parent / "engine" / "core" / "wheel.c"
+    source = Path(__file__).parents[2] / "src/websocket_handler/engine/core/wheel.c"
     built = tmp_path_factory.mktemp("wheel") / "wheel.so"
     subprocess.run([str(compiler), "-O1", "-shared", "-fPIC", "-o", built, source], check=True)
     library = ctypes.CDLL(str(built))
