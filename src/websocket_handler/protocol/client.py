@@ -12,6 +12,8 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from ..errors import HandshakeFailed
+from . import permessage_deflate
+from .permessage_deflate import Agreement, Compression
 from .request import FIELD_VALUE, TOKEN, Headers, check_field, tokens
 from .versions import Version
 from .versions.version import Offer
@@ -84,10 +86,12 @@ class Established(NamedTuple):
     secret: bytes
     rest: bytes
     """What came after the handshake: the first frames."""
+    agreement: Agreement | None = None
 
 
 class ClientHandshake:
-    """One handshake.
+    """One handshake. `compression` is what is offered to the server, False for nothing; a
+    version that has no compression does not offer it.
 
     Raises `ValueError` for headers or subprotocols that cannot be sent, and
     `UnsupportedByVersion` for several subprotocols where a version offers one only.
@@ -100,6 +104,7 @@ class ClientHandshake:
         subprotocols: Sequence[str] = (),
         headers: Sequence[tuple[str, str]] = (),
         origin: str | None = None,
+        compression: Compression | bool = False,
     ) -> None:
         for name, value in headers:
             check_field(name, value)
@@ -112,8 +117,17 @@ class ClientHandshake:
         for name in subprotocols:
             if not TOKEN.fullmatch(name):
                 raise ValueError(f"{name!r} cannot be the name of a subprotocol")
+        self._compression = None
+        if isinstance(compression, Compression) and version.is_native:
+            self._compression = compression
         offer = Offer(
-            address.host_header, address.target, address.secure, origin, subprotocols, headers
+            address.host_header,
+            address.target,
+            address.secure,
+            origin,
+            subprotocols,
+            headers,
+            permessage_deflate.offer(self._compression) if self._compression else "",
         )
         self._offered = subprotocols
         self._hello = version.hello(offer)
@@ -171,9 +185,16 @@ class ClientHandshake:
             _check_upgrade(headers)
             secret = self._hello.verify(headers, bytes(self._received[:size]))
             subprotocol = self._subprotocol(headers)
+            agreement = self._agreement(headers)
         except ValueError as error:
             raise HandshakeFailed(str(error), 101, headers.fields()) from None
-        return Established(subprotocol, headers, secret, bytes(self._received[size:]))
+        return Established(subprotocol, headers, secret, bytes(self._received[size:]), agreement)
+
+    def _agreement(self, headers: Headers) -> Agreement | None:
+        if self._compression is None:
+            return None
+        values = headers.get_all(permessage_deflate.HEADER)
+        return permessage_deflate.confirm(values, self._compression)
 
     def _subprotocol(self, headers: Headers) -> str | None:
         chosen = headers.get_all(self._hello.subprotocol_header)

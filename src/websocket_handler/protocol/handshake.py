@@ -13,7 +13,8 @@ from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from . import versions
+from . import permessage_deflate, versions
+from .permessage_deflate import Agreement, Compression
 from .request import FIELD_VALUE, Headers, Request, tokens
 from .versions import Version
 
@@ -22,11 +23,13 @@ ANY_ORIGIN = "*"
 
 class Accepted(NamedTuple):
     """The request becomes a WebSocket of `version`; send `response`, and it is open unless
-    the version `completes_later`. Its codec must know the `secret`."""
+    the version `completes_later`. Its codec must know the `secret`, and what was agreed
+    about compression."""
 
     version: Version
     response: bytes
     secret: bytes = b""
+    agreement: Agreement | None = None
     status: HTTPStatus = HTTPStatus.SWITCHING_PROTOCOLS
 
 
@@ -44,12 +47,14 @@ def answer(
     allowed_origins: Collection[str] | None = None,
     subprotocol: str | None = None,
     extra: Headers | None = None,
+    compression: Compression | bool = False,
 ) -> Accepted | Refused:
     """Decide the handshake.
 
     `spoken` are the versions we accept. `allowed_origins` None means the request's own
     host; a collection names the origins allowed beside it, "*" among them allows all.
     `subprotocol` must be one the request offers, `extra` are headers for the 101.
+    `compression` is what we would agree to, False for none.
     """
     defect = _http_defect(request)
     if defect is not None:
@@ -68,7 +73,18 @@ def answer(
         return refuse(HTTPStatus.BAD_REQUEST, defect)
     if subprotocol is not None and subprotocol not in version.offered_subprotocols(request):
         raise ValueError(f"the request does not offer the subprotocol {subprotocol!r}")
-    return Accepted(version, *version.answer(request, subprotocol, extra or Headers()))
+    agreement = None
+    if isinstance(compression, Compression) and version.is_native:
+        offers = request.headers.get_all(permessage_deflate.HEADER)
+        agreement = permessage_deflate.accept(offers, compression)
+        if agreement is not None:
+            extra = Headers([*(extra or Headers()).fields(), _extension_field(agreement)])
+    response, secret = version.answer(request, subprotocol, extra or Headers())
+    return Accepted(version, response, secret, agreement)
+
+
+def _extension_field(agreement: Agreement) -> tuple[str, str]:
+    return permessage_deflate.HEADER, str(agreement)
 
 
 def refuse(status: HTTPStatus, reason: str, extra: Headers | None = None) -> Refused:
@@ -93,15 +109,15 @@ def refused_by_application(response: bytes) -> Refused:
 
 
 @lru_cache
-def _accepted(version: Version) -> Accepted:
-    return Accepted(version, b"")
+def _accepted(version: Version, agreement: Agreement | None) -> Accepted:
+    return Accepted(version, b"", agreement=agreement)
 
 
 def to_be_kept(outcome: Accepted | Refused) -> Accepted | Refused:
     """The same without its bytes: all connections that were accepted alike share one."""
     if isinstance(outcome, Refused):
         return outcome._replace(response=b"")
-    return _accepted(outcome.version)
+    return _accepted(outcome.version, outcome.agreement)
 
 
 def _http_defect(request: Request) -> str | None:

@@ -104,11 +104,13 @@ def greet(
         fields.append((origin_header, offer.origin))
     if offer.subprotocols:
         fields.append(("Sec-WebSocket-Protocol", ", ".join(offer.subprotocols)))
+    if offer.extensions:
+        fields.append(("Sec-WebSocket-Extensions", offer.extensions))
 
     def verify(headers: Headers, _body: bytes) -> bytes:
         if headers.get_all("Sec-WebSocket-Accept") != [accept_value(key)]:
             raise ValueError("Sec-WebSocket-Accept does not answer the key")
-        if headers.get("Sec-WebSocket-Extensions", "").strip():
+        if not offer.extensions and headers.get("Sec-WebSocket-Extensions", "").strip():
             raise ValueError("the server uses an extension that was not offered")
         return find_secret(key, headers)
 

@@ -47,6 +47,8 @@ class Offer(NamedTuple):
     origin: str | None = None
     subprotocols: Sequence[str] = ()
     headers: Sequence[tuple[str, str]] = ()
+    extensions: str = ""
+    """The Sec-WebSocket-Extensions header, if there is anything to be in it."""
 
 
 class Hello(NamedTuple):
@@ -83,7 +85,8 @@ class Version:
     decoder: Callable[[Limits, bool, bytes], Decoder]
     encoder: Callable[[bool, bytes], Encoder]
     is_native: bool = False
-    """Whether its frames are those of RFC 6455, which the native codec reads."""
+    """Whether its frames are those of RFC 6455, which the native codec reads, and which may
+    be compressed."""
     completes_later: bool = False
     """Whether a server has the handshake's last bytes only after its response has begun."""
     has_pings: bool = True

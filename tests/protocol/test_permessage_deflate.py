@@ -1,0 +1,341 @@
+"""Negotiating permessage-deflate (RFC 7692 section 7.1): offers, answers, confirmations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from websocket_handler import Headers, Request
+from websocket_handler.errors import HandshakeFailed
+from websocket_handler.protocol import handshake
+from websocket_handler.protocol.client import Address, ClientHandshake
+from websocket_handler.protocol.permessage_deflate import (
+    Agreement,
+    Compression,
+    accept,
+    confirm,
+    offer,
+    parse,
+    terms,
+)
+from websocket_handler.protocol.versions import ALL_VERSIONS, by_name
+from websocket_handler.protocol.versions.accept import accept_value
+
+LIBERAL = Compression(server_no_context_takeover=False, client_no_context_takeover=False)
+SMALL = Compression(server_max_window_bits=10, client_max_window_bits=11)
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+HEADERS = {
+    "Host": "localhost",
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Key": KEY,
+    "Sec-WebSocket-Version": "13",
+}
+
+
+@pytest.mark.parametrize(
+    ("offered", "answer"),
+    [
+        ("permessage-deflate", "permessage-deflate"),
+        # The examples of section 7.1.3, which a server with no wishes grants as they are
+        ("permessage-deflate; client_max_window_bits", "permessage-deflate"),
+        (
+            "permessage-deflate; client_max_window_bits; server_max_window_bits=10",
+            "permessage-deflate; server_max_window_bits=10",
+        ),
+        (
+            "permessage-deflate; server_no_context_takeover",
+            "permessage-deflate; server_no_context_takeover",
+        ),
+        (
+            "permessage-deflate; client_no_context_takeover",
+            "permessage-deflate; client_no_context_takeover",
+        ),
+        (
+            "permessage-deflate; server_max_window_bits=15; client_max_window_bits=8",
+            "permessage-deflate; server_max_window_bits=15; client_max_window_bits=8",
+        ),
+        # A value may be quoted (RFC 6455 section 9.1)
+        (
+            'permessage-deflate; server_max_window_bits="8"',
+            "permessage-deflate; server_max_window_bits=8",
+        ),
+        (
+            'permessage-deflate ;server_max_window_bits="1\\0"',
+            "permessage-deflate; server_max_window_bits=10",
+        ),
+        # The first offer that is in order is taken
+        ("permessage-deflate; server_max_window_bits=7, permessage-deflate", "permessage-deflate"),
+        (
+            "permessage-deflate; server_max_window_bits=9, permessage-deflate",
+            "permessage-deflate; server_max_window_bits=9",
+        ),
+        ("x-webkit-deflate-frame, permessage-deflate", "permessage-deflate"),
+    ],
+)
+def test_offers_that_are_granted(offered: str, answer: str) -> None:
+    assert str(accept([offered], LIBERAL)) == answer
+
+
+@pytest.mark.parametrize(
+    "offered",
+    [
+        "",
+        " , ",
+        "x-webkit-deflate-frame",
+        "x-webkit-deflate-frame; no_context_takeover",
+        "deflate-stream",
+        "Permessage-Deflate",
+        "permessage-deflate; unknown",
+        "permessage-deflate; server_no_context_takeover=1",
+        "permessage-deflate; client_no_context_takeover=true",
+        "permessage-deflate; server_no_context_takeover; server_no_context_takeover",
+        "permessage-deflate; client_max_window_bits; client_max_window_bits=10",
+        "permessage-deflate; server_max_window_bits",
+        *(f"permessage-deflate; server_max_window_bits={bits}" for bits in (0, 7, 16, "08", "1e1")),
+        *(f"permessage-deflate; client_max_window_bits={bits}" for bits in (-8, 7, 16, "015")),
+        'permessage-deflate; server_max_window_bits=""',
+        "permessage-deflate; client_max_window_bits=",
+        "permessage-deflate; server_max_window_bits=\u0661\u0660",
+        "permessage-deflate; =10",
+        "permessage-deflate;",
+        "permessage deflate",
+    ],
+)
+def test_offers_that_are_declined(offered: str) -> None:
+    assert accept([offered], LIBERAL) is None
+
+
+@pytest.mark.parametrize(
+    ("offered", "answer"),
+    [
+        ("permessage-deflate", Agreement(True, True, 10, None)),
+        ("permessage-deflate; client_max_window_bits", Agreement(True, True, 10, 11)),
+        ("permessage-deflate; client_max_window_bits=9", Agreement(True, True, 10, 9)),
+        ("permessage-deflate; client_max_window_bits=12", Agreement(True, True, 10, 11)),
+        ("permessage-deflate; server_max_window_bits=9", Agreement(True, True, 9, None)),
+        ("permessage-deflate; server_max_window_bits=12", Agreement(True, True, 10, None)),
+    ],
+)
+def test_a_server_with_wishes_of_its_own(offered: str, answer: Agreement) -> None:
+    assert accept([offered], SMALL) == answer
+
+
+def test_offers_may_be_spread_over_header_lines() -> None:
+    assert accept(["mux", "permessage-deflate"], LIBERAL) == Agreement()
+
+
+@pytest.mark.parametrize(
+    ("compression", "offered"),
+    [
+        (LIBERAL, "permessage-deflate; client_max_window_bits"),
+        (
+            Compression(),
+            (
+                "permessage-deflate; server_no_context_takeover; client_no_context_takeover; "
+                "client_max_window_bits"
+            ),
+        ),
+        (
+            Compression(server_no_context_takeover=False, server_max_window_bits=9),
+            (
+                "permessage-deflate; client_no_context_takeover; server_max_window_bits=9; "
+                "client_max_window_bits"
+            ),
+        ),
+        (
+            Compression(client_no_context_takeover=False, client_max_window_bits=8),
+            "permessage-deflate; server_no_context_takeover; client_max_window_bits=8",
+        ),
+    ],
+)
+def test_what_a_client_offers(compression: Compression, offered: str) -> None:
+    assert offer(compression) == offered
+
+
+SETTINGS = st.builds(
+    Compression,
+    server_no_context_takeover=st.booleans(),
+    client_no_context_takeover=st.booleans(),
+    server_max_window_bits=st.integers(8, 15),
+    client_max_window_bits=st.integers(8, 15),
+)
+
+
+@given(client=SETTINGS, server=SETTINGS)
+def test_both_ends_come_to_the_same_terms(client: Compression, server: Compression) -> None:
+    agreement = accept([offer(client)], server)
+    assert agreement is not None
+    assert confirm([str(agreement)], client) == agreement
+    ours, theirs = terms(agreement, server, False), terms(agreement, client, True)
+    assert ours.deflate_window_bits == theirs.inflate_window_bits
+    assert ours.deflate_window_bits <= min(client.server_max_window_bits, 15)
+    assert ours.deflate_takeover == theirs.inflate_takeover
+    assert theirs.deflate_window_bits <= ours.inflate_window_bits
+    assert theirs.deflate_window_bits <= client.client_max_window_bits
+    assert theirs.deflate_takeover <= ours.inflate_takeover
+
+
+@pytest.mark.parametrize(
+    ("response", "compression", "reason"),
+    [
+        ("x-other", LIBERAL, "not offered"),
+        ("permessage-deflate, permessage-deflate", LIBERAL, "not offered"),
+        ("permessage-deflate, x-other", LIBERAL, "not offered"),
+        ("permessage-deflate; unknown", LIBERAL, "no parameter 'unknown'"),
+        ("permessage-deflate; client_max_window_bits", LIBERAL, "from 8 to 15"),
+        ("permessage-deflate; server_max_window_bits", LIBERAL, "from 8 to 15"),
+        ("permessage-deflate; server_max_window_bits=16", LIBERAL, "from 8 to 15"),
+        ("permessage-deflate; server_no_context_takeover=1", LIBERAL, "has no value"),
+        ("permessage-deflate; a; a", LIBERAL, "twice"),
+        ("permessage-deflate; server_max_window_bits=9=9", LIBERAL, "cannot be the parameter"),
+        ("permessage-deflate; \x00", LIBERAL, "cannot be the parameter"),
+        ("perm\xe9ssage", LIBERAL, "cannot be the name"),
+        ("permessage-deflate", Compression(), "does not agree to server_no_context_takeover"),
+        (
+            "permessage-deflate; server_no_context_takeover",
+            SMALL,
+            "does not agree to server_max_window_bits",
+        ),
+        (
+            "permessage-deflate; server_no_context_takeover; server_max_window_bits=11",
+            SMALL,
+            "does not agree to server_max_window_bits",
+        ),
+        (
+            (
+                "permessage-deflate; server_no_context_takeover; server_max_window_bits=10; "
+                "client_max_window_bits=12"
+            ),
+            SMALL,
+            "more than was offered",
+        ),
+    ],
+)
+def test_responses_that_do_not_answer_the_offer(
+    response: str, compression: Compression, reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        confirm([response], compression)
+
+
+def test_a_server_may_decline() -> None:
+    assert confirm([], LIBERAL) is None
+    assert confirm([""], LIBERAL) is None
+
+
+@given(st.lists(st.text(max_size=60), max_size=3))
+def test_no_header_breaks_a_server(values: list[str]) -> None:
+    accept(values, LIBERAL)
+
+
+@given(st.text(alphabet='a=;," \\\t1', max_size=30))
+def test_what_is_parsed_is_made_of_tokens(value: str) -> None:
+    try:
+        found = parse([value])
+    except ValueError:
+        return
+    for name, parameters in found:
+        assert name.isalnum()
+        assert all(key.isalnum() for key in parameters or ())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("server_max_window_bits", 7),
+        ("client_max_window_bits", 16),
+        ("level", 0),
+        ("memory_level", 10),
+        ("threshold", -1),
+    ],
+)
+def test_settings_out_of_range(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{field} cannot be {value}"):
+        Compression(**{field: value})
+
+
+# In the handshakes
+
+
+def answer(version: str, offered: str, **others: Any) -> handshake.Accepted:
+    headers = {**HEADERS, "Sec-WebSocket-Version": version, "Sec-WebSocket-Extensions": offered}
+    request = Request("GET", "/", Headers(headers.items()))
+    outcome = handshake.answer(request, ALL_VERSIONS, **others)
+    assert isinstance(outcome, handshake.Accepted)
+    return outcome
+
+
+@pytest.mark.parametrize("version", ["13", "8", "7"])
+def test_a_server_answers_an_offer(version: str) -> None:
+    accepted = answer(version, "permessage-deflate", compression=LIBERAL)
+    assert accepted.agreement == Agreement()
+    assert b"\r\nSec-WebSocket-Extensions: permessage-deflate\r\n" in accepted.response
+
+
+@pytest.mark.parametrize(
+    ("version", "offered", "others"),
+    [
+        ("13", "permessage-deflate", {}),
+        ("13", "permessage-deflate", {"compression": False}),
+        ("13", "x-webkit-deflate-frame", {"compression": LIBERAL}),
+        ("8", "deflate-stream", {"compression": LIBERAL}),
+        ("6", "permessage-deflate", {"compression": LIBERAL}),
+    ],
+)
+def test_a_server_declines_in_silence(version: str, offered: str, others: Any) -> None:
+    accepted = answer(version, offered, **others)
+    assert accepted.agreement is None
+    assert b"Extensions" not in accepted.response
+
+
+def test_the_headers_of_the_application_stay() -> None:
+    extra = Headers([("Set-Cookie", "a=1")])
+    accepted = answer("13", "permessage-deflate", compression=LIBERAL, extra=extra)
+    assert b"\r\nSet-Cookie: a=1\r\n" in accepted.response
+    assert extra.fields() == [("Set-Cookie", "a=1")]
+
+
+def new_client(version: str = "RFC 6455", **others: Any) -> ClientHandshake:
+    return ClientHandshake(Address.parse("ws://localhost/"), by_name(version), **others)
+
+
+def response_to(client: ClientHandshake, extensions: str) -> bytes:
+    lines = client.request.decode().split("\r\n")
+    key = next(line for line in lines if line.startswith("Sec-WebSocket-Key")).partition(": ")[2]
+    return (
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Accept: {accept_value(key)}\r\n"
+        f"Sec-WebSocket-Extensions: {extensions}\r\n\r\n"
+    ).encode()
+
+
+def test_a_client_offers_and_confirms() -> None:
+    client = new_client(compression=LIBERAL)
+    line = b"\r\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
+    assert line in client.request
+    established = client.feed(response_to(client, "permessage-deflate; client_no_context_takeover"))
+    assert established is not None
+    assert established.agreement == Agreement(client_no_context_takeover=True)
+
+
+def test_a_client_may_be_declined() -> None:
+    client = new_client(compression=LIBERAL)
+    established = client.feed(response_to(client, ""))
+    assert established is not None
+    assert established.agreement is None
+
+
+@pytest.mark.parametrize("compression", [False, LIBERAL])
+def test_a_client_fails_where_it_is_not_answered(compression: Compression | bool) -> None:
+    client = new_client(compression=compression)
+    with pytest.raises(HandshakeFailed, match="not offered"):
+        client.feed(response_to(client, "x-webkit-deflate-frame"))
+
+
+@pytest.mark.parametrize("version", ["hybi-06", "hixie-76"])
+def test_a_client_of_an_older_version_offers_nothing(version: str) -> None:
+    assert b"deflate" not in new_client(version, compression=LIBERAL).request
