@@ -21,6 +21,7 @@ from .errors import (
     UnsupportedByVersion,
     WebSocketError,
 )
+from .protocol.permessage_deflate import Compression
 from .protocol.request import Headers, Request, is_websocket_request
 from .protocol.state import State
 from .protocol.versions import ALL_VERSIONS, Version
@@ -36,6 +37,7 @@ __all__ = [
     "ALL_VERSIONS",
     "IS_NATIVE",
     "ASGIMiddleware",
+    "Compression",
     "ConnectionClosed",
     "Engine",
     "HandshakeFailed",

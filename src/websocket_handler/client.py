@@ -150,7 +150,12 @@ class _Plan:
         self._fields = list(headers.items() if isinstance(headers, Mapping) else headers)
         self._engine = engine
         self.handshake = ClientHandshake(
-            self.address, self._version, subprotocols, self._fields, origin
+            self.address,
+            self._version,
+            subprotocols,
+            self._fields,
+            origin,
+            self.settings.compression,
         )
 
     def complete(self, sock: socket.socket, established: Established) -> WebSocket:
@@ -159,6 +164,8 @@ class _Plan:
         address = sock.getpeername()
         request = Request("GET", self.address.target, Headers(fields), "1.1", address, scheme)
         websocket = WebSocket(request, self.settings, engine=self._engine)
-        websocket.begin_as_client(self._version, established.secret, established.subprotocol)
+        websocket.begin_as_client(
+            self._version, established.secret, established.subprotocol, established.agreement
+        )
         websocket.take_over(sock, established.rest)
         return websocket

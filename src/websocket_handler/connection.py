@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from .engine import Channel, Engine
 from .errors import ConnectionClosed, ProtocolError, WebSocketError
 from .inbox import Backlog, LoopInbox, ThreadInbox
 from .protocol import handshake
+from .protocol import message as framing
 from .protocol.assembly import Close, Completed, Event, Message, Ping, Pong
 from .protocol.check import (
     ABNORMAL_CLOSURE,
@@ -25,7 +27,9 @@ from .protocol.check import (
     NO_CODE_RECEIVED,
     NORMAL_CLOSURE,
 )
+from .protocol.deflate import Deflater, Inflater
 from .protocol.frame import Opcode
+from .protocol.permessage_deflate import Agreement, Compression, Terms, terms
 from .protocol.state import State, Step, advance
 from .protocol.versions import Version
 from .protocol.versions.version import Decoder, Encoder
@@ -44,13 +48,28 @@ iteration over their messages without an error."""
 class Codec:
     """The codec of the connection's version in Python, where the channel has none for it."""
 
-    __slots__ = ("decoder", "encoder", "withheld")
+    __slots__ = ("decoder", "encoder", "sending", "withheld")
 
     def __init__(self, decoder: Decoder, encoder: Encoder, withhold: bool) -> None:
         self.decoder = decoder
         self.encoder = encoder
+        self.sending = threading.Lock()
+        """Held while a message becomes a frame, which zlib does without the GIL."""
         self.withheld = bytearray() if withhold else None
         """What was sent before the handshake was complete, in versions that complete later."""
+
+    def compress(self, agreed: Terms) -> None:
+        """Of a version whose frames may be compressed."""
+        assert isinstance(self.decoder, framing.Decoder)
+        assert isinstance(self.encoder, framing.Encoder)
+        self.decoder.inflater = Inflater(agreed.inflate_window_bits, agreed.inflate_takeover)
+        self.encoder.deflater = Deflater(
+            agreed.deflate_window_bits,
+            agreed.deflate_takeover,
+            agreed.level,
+            agreed.memory_level,
+            agreed.threshold,
+        )
 
 
 class Connection(Channel):
@@ -86,17 +105,27 @@ class Connection(Channel):
         self._heard_at_ping: float | None = None
 
     def _speak(
-        self, engine: Engine, version: Version, secret: bytes = b"", client: bool = False
+        self,
+        engine: Engine,
+        version: Version,
+        secret: bytes = b"",
+        client: bool = False,
+        agreement: Agreement | None = None,
     ) -> None:
-        """Have the codec of `version`, before the first byte."""
-        settings = self._settings
-        if not (version.is_native and self.has_codec):
+        """Have the codec of `version`, before the first byte, with what was agreed about
+        compression."""
+        settings, agreed = self._settings, None
+        if agreement is not None and isinstance(settings.compression, Compression):
+            agreed = terms(agreement, settings.compression, client)
+        if not (version.is_native and self.has_codec and (agreed is None or self.has_deflate)):
             self._codec = Codec(
                 version.decoder(settings, not client, secret),
                 version.encoder(client, secret),
                 withhold=version.completes_later and not client,
             )
-        self._bind(engine, settings, version, client)
+            if agreed is not None:
+                self._codec.compress(agreed)
+        self._bind(engine, settings, version, client, self._codec is not None)
 
     @property
     def _version(self) -> Version:

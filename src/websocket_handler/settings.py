@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 
+from .protocol.permessage_deflate import Compression
 from .protocol.versions import DEFAULT_VERSIONS, Version
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -55,6 +56,10 @@ class Settings:
     versions: tuple[Version, ...] = DEFAULT_VERSIONS
     """The versions of the protocol that are accepted."""
 
+    compression: Compression | bool = False
+    """How messages are compressed if the peer agrees to permessage-deflate (RFC 7692); True
+    for the defaults of `Compression`, False for not at all."""
+
     def __post_init__(self) -> None:
         for field in ("max_message_size", "max_fragments", "max_empty_fragments"):
             _require(field, getattr(self, field), getattr(self, field) >= 0)
@@ -68,6 +73,10 @@ class Settings:
             raise TypeError("allowed_origins is a collection of origins, not one string")
         object.__setattr__(self, "versions", tuple(self.versions))
         _require("versions", self.versions, bool(self.versions))
+        if self.compression is True:
+            object.__setattr__(self, "compression", Compression())
+        if not isinstance(self.compression, Compression | bool):
+            raise TypeError("compression is True, False or a Compression")
         if self.allowed_origins is not None:
             object.__setattr__(self, "allowed_origins", frozenset(self.allowed_origins))
 

@@ -25,6 +25,7 @@ from .protocol import handshake, versions
 from .protocol.check import INTERNAL_ERROR, NORMAL_CLOSURE, POLICY_VIOLATION
 from .protocol.frame import MAX_CONTROL_PAYLOAD, Opcode
 from .protocol.message import close_payload, fragments
+from .protocol.permessage_deflate import Agreement
 from .protocol.request import Headers, Request
 from .protocol.state import State
 from .protocol.versions import Version
@@ -103,7 +104,8 @@ class WebSocket(Connection):
         self._response_headers: Headers | None = None
         self._subprotocol: str | None = None
         self._turns: Turns | None = None
-        self._held: list[Any] | None = None  # messages that wait for a fragmented one to end
+        # Messages that wait for a fragmented one to end, with what was said about compression
+        self._held: list[tuple[Any, bool | None]] | None = None
 
     def __repr__(self) -> str:
         request = self.request
@@ -145,6 +147,14 @@ class WebSocket(Connection):
         return self._subprotocol
 
     @property
+    def extensions(self) -> str:
+        """The extensions in use, as the Sec-WebSocket-Extensions header of the response has
+        them; "" for none, and before `connect()`."""
+        if isinstance(self._outcome, handshake.Accepted) and self._outcome.agreement is not None:
+            return str(self._outcome.agreement)
+        return ""
+
+    @property
     def state(self) -> State:
         """CONNECTING until the engine has the socket, then OPEN, CLOSING, CLOSED."""
         return self._state
@@ -176,15 +186,23 @@ class WebSocket(Connection):
         extra, self._response_headers = self._response_headers, None
         _check_response_headers(extra or ())
         outcome = handshake.answer(
-            self.request, chosen.versions, chosen.allowed_origins, subprotocol, extra
+            self.request,
+            chosen.versions,
+            chosen.allowed_origins,
+            subprotocol,
+            extra,
+            chosen.compression,
         )
         if self._when_connecting is not None:
             self._when_connecting()
             self._when_connecting = None  # it may hold on to much of the HTTP server
         self._settings, self._subprotocol = _shared(chosen), subprotocol
         self._outcome = handshake.to_be_kept(outcome)
-        secret = outcome.secret if isinstance(outcome, handshake.Accepted) else b""
-        self._speak(self._home or default_engine(), self._version, secret)
+        secret, agreement = b"", None
+        if isinstance(outcome, handshake.Accepted):
+            secret, agreement = outcome.secret, outcome.agreement
+        engine = self._home or default_engine()
+        self._speak(engine, self._version, secret, agreement=agreement)
         self._write(outcome.response)
         if isinstance(outcome, handshake.Refused):
             self._finish()
@@ -202,11 +220,18 @@ class WebSocket(Connection):
         self.close(code, reason)
         return answer
 
-    def begin_as_client(self, version: Version, secret: bytes, subprotocol: str | None) -> None:
+    def begin_as_client(
+        self,
+        version: Version,
+        secret: bytes,
+        subprotocol: str | None,
+        agreement: Agreement | None = None,
+    ) -> None:
         """Be the client's end, after its handshake; for the client, before `take_over`."""
-        self._outcome = handshake.to_be_kept(handshake.Accepted(version, b""))
+        self._outcome = handshake.to_be_kept(handshake.Accepted(version, b"", b"", agreement))
         self._subprotocol = subprotocol
-        self._speak(self._home or default_engine(), version, secret, client=True)
+        engine = self._home or default_engine()
+        self._speak(engine, version, secret, client=True, agreement=agreement)
 
     def respond(self, response: bytes) -> None:
         """Be refused with an HTTP response, of which `write_response` may bring more; for
@@ -511,18 +536,18 @@ class WebSocket(Connection):
         self._inbox = inbox
         self._in_engine(partial(self._hear_inbox, inbox))
 
-    def _send_otherwise(self, message: Any) -> None:
+    def _send_otherwise(self, message: Any, compress: bool | None = None) -> None:
         """`send` for whatever the channel does not send by itself: a str or bytes, on a
         connection that is open and keeps up, in a version it has a codec for."""
         self._check_open()
         if self._held is not None:
-            self._held.append(message)
+            self._held.append((message, compress))
         elif self.buffered_amount > self._settings.max_buffered:
             logger.info("%r: closing, %d bytes were not read", self, self.buffered_amount)
             self.close(POLICY_VIOLATION, "slow consumer")
             raise ConnectionClosed(POLICY_VIOLATION, "slow consumer")
         elif isinstance(message, str | bytes | bytearray | memoryview):
-            self._send_whole(message if isinstance(message, str) else bytes(message))
+            self._send_whole(message if isinstance(message, str) else bytes(message), compress)
         elif isinstance(message, Iterable) and not isinstance(message, Mapping):
             self._send_fragments(message)
         else:
@@ -531,13 +556,17 @@ class WebSocket(Connection):
                 f"not {type(message).__name__}"
             )
 
-    def _send_whole(self, message: str | bytes) -> None:
-        if self._codec is not None:
-            self._write_coded(self._codec.encoder.message(message))
-        elif isinstance(message, str):
-            self._write_frame(Opcode.TEXT, message.encode())
-        else:
-            self._write_frame(Opcode.BINARY, message)
+    def _send_whole(self, message: str | bytes, compress: bool | None) -> None:
+        if self._codec is None:
+            self._write_message(message, compress)
+            return
+        with self._codec.sending:
+            if self._held is not None:  # a fragmented message has begun meanwhile
+                self._held.append((message, compress))
+                return
+            frame = self._codec.encoder.message(message, compress)
+            self._check_open()  # still
+            self._write_coded(frame)
 
     def _send_fragments(self, pieces: Iterable[Any]) -> None:
         """One message, a frame a piece; what others send meanwhile waits for its end."""
@@ -545,7 +574,7 @@ class WebSocket(Connection):
         first = next(iterator, None)
         if first is None:
             return
-        self._held, self._sendable = [], False
+        self._hold_messages()
         begun = False
         try:
             for opcode, payload, fin in fragments(iterator, first):
@@ -560,8 +589,17 @@ class WebSocket(Connection):
             held, self._held = self._held, None
             is_open = self._state in (State.CONNECTING, State.OPEN)
             self._sendable = is_open and self._codec is None
-        for message in held:
-            self.send(message)
+        for message, compress in held or ():
+            self.send(message, compress)
+
+    def _hold_messages(self) -> None:
+        """What is sent from now on waits; a message that is being compressed still leaves."""
+        if self._codec is None:
+            self._held = []
+            self._stop_sending()
+        else:
+            with self._codec.sending:
+                self._held = []
 
 
 def _tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:

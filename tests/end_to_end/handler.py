@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from websocket_handler import ConnectionClosed, Engine, WebSocket, configure_server
+from websocket_handler import Compression, ConnectionClosed, Engine, WebSocket, configure_server
 from websocket_handler.listeners import EVENTS
 from websocket_handler.protocol.versions import by_name
 from websocket_handler.settings import SETTING_NAMES
@@ -71,6 +71,8 @@ def settings(query: Query) -> dict[str, Any]:
     chosen = {name: json.loads(value) for name, value in query.items() if name in SETTING_NAMES}
     if "versions" in chosen:
         chosen["versions"] = [by_name(name) for name in chosen["versions"]]
+    if isinstance(chosen.get("compression"), dict):
+        chosen["compression"] = Compression(**chosen["compression"])
     return chosen
 
 

@@ -21,6 +21,21 @@ def echo(_: Handler, ws: WebSocket, query: Query) -> None:
     ws.connect(**settings(query))
 
 
+@websocket("/compress")
+def compress(_: Handler, ws: WebSocket, query: Query) -> None:
+    """Sends each message back three times: as it is best, compressed, and as it is."""
+
+    def send_back(message: str | bytes) -> None:
+        for choice in (None, True, False):
+            ws.send(message, compress=choice)
+        ws.send(bytearray(b"x" * 2000))
+        ws.send(["fra", "gments" * 500], compress=True)
+
+    ws.on("message", send_back)
+    ws.connect(**settings(query))
+    ws.on("open", lambda: note(query, "extensions", ws.extensions))
+
+
 @websocket("/silent")
 def silent(_: Handler, ws: WebSocket, query: Query) -> None:
     ws.connect(**settings(query))

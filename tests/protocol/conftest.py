@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from .frames import DECODERS, Codec, Limits
+from .frames import DECODERS, INFLATING, Codec, Limits
 
 
 @pytest.fixture(params=list(DECODERS))
@@ -15,5 +15,16 @@ def new_decoder(request: pytest.FixtureRequest) -> Callable[..., Codec]:
 
     def new(expect_masked: bool = True, **limits: Any) -> Codec:
         return make(Limits(**limits), expect_masked)
+
+    return new
+
+
+@pytest.fixture(params=list(INFLATING))
+def new_inflating_decoder(request: pytest.FixtureRequest) -> Callable[..., Codec]:
+    """The same for connections with permessage-deflate."""
+    make = INFLATING[request.param]
+
+    def new(takeover: bool = True, window_bits: int = 15, **limits: Any) -> Codec:
+        return make(Limits(**limits), True, window_bits, takeover)
 
     return new

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from websocket_handler import IS_NATIVE
 from websocket_handler.protocol import message
 from websocket_handler.protocol.assembly import Event
+from websocket_handler.protocol.deflate import Inflater
 from websocket_handler.protocol.frame import Opcode, write_frame
 
 KEY = bytes.fromhex("37fa213d")
@@ -35,6 +36,14 @@ if IS_NATIVE:
     from websocket_handler.engine import codec
 
     DECODERS["native"] = codec.Decoder
+
+
+def python_inflating(limits: Any, masked: bool, window_bits: int, takeover: bool) -> Codec:
+    return message.Decoder(limits, masked, Inflater(window_bits, takeover))
+
+
+INFLATING: dict[str, Callable[[Any, bool, int, bool], Codec]] = {"python": python_inflating}
+"""Decoders for connections with permessage-deflate."""
 
 
 def client_frame(opcode: int, payload: bytes = b"", fin: bool = True, key: bytes = KEY) -> bytes:

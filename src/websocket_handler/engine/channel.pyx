@@ -103,9 +103,12 @@ cdef class Channel(Pollable):
     has_codec = True
     """Whether the codec of RFC 6455 is here, and not with who derives from this."""
 
-    def _bind(self, engine, settings, version, bint client):
-        """Choose limits, codec and role, before the first byte. Where the codec is not here,
-        what arrives goes through `_feed`, and frames come through `_write`."""
+    has_deflate = False
+    """Whether it can compress."""
+
+    def _bind(self, engine, settings, version, bint client, bint foreign):
+        """Choose limits, codec and role, before the first byte. If it is `foreign` the codec is
+        not here: what arrives goes through `_feed`, and frames come through `_write`."""
         cdef EpollEngine home = engine
         rules = home.rules_by_settings.get(settings)
         if rules is None:
@@ -115,7 +118,7 @@ cdef class Channel(Pollable):
         self.decoder.rules = &self.rules.rules
         self.decoder.expect_masked = not client
         self.masks = client
-        self.foreign = not version.is_native
+        self.foreign = foreign
         self.decoder.old_codes = bool(version.close_codes)
         self._sendable = not self.foreign
 
@@ -142,7 +145,7 @@ cdef class Channel(Pollable):
 
     # sending
 
-    def send(self, message):
+    def send(self, message, compress=None):
         """Send a message: text for `str`, binary for bytes-like, fragments for an iterable.
 
         The frame leaves at once, or together with what else the same read or listener
@@ -151,11 +154,15 @@ cdef class Channel(Pollable):
         comes (RFC 6455 section 5.4); other messages wait until it is complete. May be
         called from any thread. Raises `ConnectionClosed` if the connection is not open,
         `TypeError` for anything else, `UnicodeEncodeError` for a lone surrogate.
+
+        Where permessage-deflate was negotiated, a message is compressed if it is at least
+        as long as `Compression.threshold`, or as `compress` says; one that does not shrink
+        is sent as it is, and so are fragments.
         """
         cdef Py_ssize_t size
         cdef const char *text
         if not self._sendable or self.waiting() > self.rules.max_buffered:
-            self._send_otherwise(message)
+            self._send_otherwise(message, compress)
         elif isinstance(message, str):
             text = PyUnicode_AsUTF8AndSize(message, &size)
             self.write_frame(
@@ -166,7 +173,7 @@ cdef class Channel(Pollable):
                 <const uint8_t *>PyBytes_AS_STRING(message),
                 <size_t>PyBytes_GET_SIZE(message), message)
         else:
-            self._send_otherwise(message)
+            self._send_otherwise(message, compress)
 
     @property
     def buffered_amount(self):
@@ -177,6 +184,15 @@ cdef class Channel(Pollable):
     def _blocked(self):
         """Whether the peer is behind: the operating system would not take more."""
         return bool(self.interest & EPOLLOUT)
+
+    def _write_message(self, message, compress):
+        """Send a str or bytes, in any state."""
+        payload = message.encode() if isinstance(message, str) else message
+        self._write_frame(OPCODE_TEXT if isinstance(message, str) else OPCODE_BINARY, payload)
+
+    def _stop_sending(self):
+        """Have `send` leave what is sent to `_send_otherwise`."""
+        self._sendable = False
 
     def _write(self, bytes data not None):
         """Send bytes as they are: the response to the handshake."""

@@ -211,7 +211,7 @@ class Channel:
     # What the engine calls; a WebSocket has them.
     _opened: Callable[[], None]
     _feed: Callable[[bytes], None]
-    _send_otherwise: Callable[[Any], None]
+    _send_otherwise: Callable[[Any, bool | None], None]
     _failed: Callable[[BaseException], None]
     _input_over: Callable[[], None]
     _drained: Callable[[], None]
@@ -233,6 +233,7 @@ class Channel:
         return self
 
     has_codec: ClassVar[bool] = False
+    has_deflate: ClassVar[bool] = False
 
     def _bind(
         self,
@@ -240,6 +241,7 @@ class Channel:
         settings: Settings,
         version: Version,  # noqa: ARG002
         client: bool,
+        foreign: bool,  # noqa: ARG002
     ) -> None:
         self._engine = engine
         self._limits = settings
@@ -247,12 +249,12 @@ class Channel:
 
     # sending
 
-    def send(self, message: Any) -> None:
+    def send(self, message: Any, compress: bool | None = None) -> None:
         """Send a message: text for `str`, binary for bytes-like, fragments for an iterable.
 
         See the native engine's `Channel.send`, whose twin this is.
         """
-        self._send_otherwise(message)
+        self._send_otherwise(message, compress)
 
     @property
     def buffered_amount(self) -> int:
@@ -279,6 +281,12 @@ class Channel:
         elif not self._corked:  # what this turn of the loop sends leaves together
             self._corked = True
             self._engine.loop.call_soon(self._uncork)
+
+    def _write_message(self, message: str | bytes, compress: bool | None) -> None:
+        raise NotImplementedError  # the codec is elsewhere
+
+    def _stop_sending(self) -> None:
+        raise NotImplementedError  # it has never begun
 
     def _write_frame(self, opcode: int, payload: bytes, fin: bool = True) -> None:
         raise NotImplementedError  # the codec is elsewhere

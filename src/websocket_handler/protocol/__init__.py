@@ -9,5 +9,6 @@ go out as return values. The way of a connection through the files:
     frame      the frame header and masking           (RFC 6455 section 5.2, 5.3)
     check      the rules a frame must keep, one sentence of the RFC each
     message    bytes -> frames -> messages and back   (RFC 6455 section 5.4 to 5.6)
+    permessage_deflate, deflate  compressed messages  (RFC 7692)
     state      the life of a connection as a table    (RFC 6455 section 7)
 """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .frame import MAX_CONTROL_PAYLOAD, FrameStart, Opcode
+from .frame import MAX_CONTROL_PAYLOAD, RSV1, FrameStart, Opcode
 
 
 class Violation(NamedTuple):
@@ -31,6 +31,7 @@ INTERNAL_ERROR = 1011
 SERVICE_RESTART = 1012
 
 RESERVED_BIT = Violation(PROTOCOL_ERROR, "reserved bit set without a negotiated extension")
+MISPLACED_RSV1 = Violation(PROTOCOL_ERROR, "RSV1 set on a control or continuation frame")
 RESERVED_OPCODE = Violation(PROTOCOL_ERROR, "reserved opcode")
 NOT_MASKED = Violation(PROTOCOL_ERROR, "frame from a client is not masked")
 MASKED = Violation(PROTOCOL_ERROR, "frame from a server is masked")
@@ -44,15 +45,20 @@ TOO_BIG = Violation(MESSAGE_TOO_BIG, "message is too big")
 TOO_MANY_FRAGMENTS = Violation(POLICY_VIOLATION, "message has too many fragments")
 TOO_MANY_EMPTY = Violation(POLICY_VIOLATION, "message has too many empty fragments")
 INVALID_TEXT = Violation(INVALID_DATA, "text is not valid UTF-8")
+INVALID_DEFLATE = Violation(INVALID_DATA, "compressed data is not valid")
 SHORT_CLOSE = Violation(PROTOCOL_ERROR, "close frame with a body of one byte")
 INVALID_CODE = Violation(PROTOCOL_ERROR, "close frame with an invalid code")
 INVALID_REASON = Violation(INVALID_DATA, "close reason is not valid UTF-8")
 
 
-def check_start(start: FrameStart, expect_masked: bool, in_message: bool) -> Violation | None:
-    """What the first two bytes of a frame can break."""
-    if start.reserved_bits:  # 5.2: MUST be 0 unless an extension defines it
-        return RESERVED_BIT
+def check_start(
+    start: FrameStart, expect_masked: bool, in_message: bool, compression: bool = False
+) -> Violation | None:
+    """What the first two bytes of a frame can break; with `compression` as negotiated."""
+    if start.reserved_bits & ~(RSV1 if compression else 0):
+        return RESERVED_BIT  # 5.2: MUST be 0 unless an extension defines it
+    if start.reserved_bits and (start.is_control or start.opcode == Opcode.CONTINUATION):
+        return MISPLACED_RSV1  # RFC 7692 section 6.1: on the first fragment alone
     if not is_known_opcode(start.opcode):  # 5.2: unknown opcode: MUST fail the connection
         return RESERVED_OPCODE
     if start.masked != expect_masked:  # 5.1: a client masks, a server does not

@@ -186,7 +186,7 @@ class EarlyEncoder:
         self._random_bytes = random_bytes
         self._cookie = b""
 
-    def message(self, data: str | bytes) -> bytes:
+    def message(self, data: str | bytes, _compress: bool | None = None) -> bytes:
         """A whole message in one frame: text for str, binary for bytes."""
         if isinstance(data, str):
             return self.frame(Opcode.TEXT, data.encode())

@@ -23,6 +23,7 @@ class Opcode(IntEnum):
 
 FIN = 0x80
 RESERVED_BITS = 0x70
+RSV1 = 0x40  # the message is compressed (RFC 7692 section 6)
 OPCODE_BITS = 0x0F
 CONTROL_BIT = 0x08
 MASK = 0x80
@@ -73,7 +74,10 @@ class FrameStart(NamedTuple):
 
 
 def write_frame(opcode: int, payload: bytes, fin: bool = True, key: bytes | None = None) -> bytes:
-    """One frame; with a 4-byte masking `key` as a client must send it (section 5.3)."""
+    """One frame; with a 4-byte masking `key` as a client must send it (section 5.3).
+
+    `opcode` may carry RSV1.
+    """
     length = len(payload)
     masked = MASK if key else 0
     if length < LENGTH_IN_2_BYTES:

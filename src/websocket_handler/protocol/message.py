@@ -23,18 +23,23 @@ from .assembly import (
     StreamDecoder,
     enforce,
 )
-from .frame import FrameStart, Opcode, apply_mask, write_frame
+from .deflate import CompressedAssembly, Deflater, Inflater
+from .frame import RSV1, FrameStart, Opcode, apply_mask, write_frame
 
 
 class Decoder(StreamDecoder):
     """Turns the bytes of one peer into events.
 
-    `expect_masked` is True in a server, whose peer must mask, and False in a client.
+    `expect_masked` is True in a server, whose peer must mask, and False in a client. The
+    `inflater` is there if permessage-deflate was negotiated (RFC 7692).
     """
 
-    def __init__(self, limits: Limits, expect_masked: bool) -> None:
+    def __init__(
+        self, limits: Limits, expect_masked: bool, inflater: Inflater | None = None
+    ) -> None:
         super().__init__(limits)
         self._expect_masked = expect_masked
+        self.inflater = inflater
         self._start: FrameStart | None = None  # of the data frame whose payload is arriving
         self._key = b""
         self._length = 0
@@ -48,7 +53,8 @@ class Decoder(StreamDecoder):
         if len(unread) < 2:
             return STARVED
         start = FrameStart.read(unread[0], unread[1])
-        enforce(check.check_start(start, self._expect_masked, self._assembly is not None))
+        in_message, compression = self._assembly is not None, self.inflater is not None
+        enforce(check.check_start(start, self._expect_masked, in_message, compression))
         if len(unread) < start.header_size:
             return STARVED
         length = start.payload_length(unread)
@@ -58,10 +64,16 @@ class Decoder(StreamDecoder):
             return self._read_control(start, length, key)
         del unread[: start.header_size]
         if self._assembly is None:
-            self._assembly = Assembly(start.opcode == Opcode.TEXT, self._limits)
+            self._assembly = self._begin_message(start)
         self._assembly.announce(length, start.fin)
         self._start, self._key, self._length, self._received = start, key, length, 0
         return None
+
+    def _begin_message(self, start: FrameStart) -> Assembly:
+        is_text = start.opcode == Opcode.TEXT
+        if self.inflater is not None and start.reserved_bits & RSV1:
+            return CompressedAssembly(is_text, self._limits, self.inflater)
+        return Assembly(is_text, self._limits)
 
     def _read_control(self, start: FrameStart, length: int, key: bytes) -> Event | Starved:
         end = start.header_size + length
@@ -118,23 +130,38 @@ class Encoder:
     """Turns messages into frames.
 
     With `mask` (a client) every frame gets a fresh masking key from `random_bytes`, which
-    must be unpredictable (section 10.3); a server sends unmasked frames.
+    must be unpredictable (section 10.3); a server sends unmasked frames. The `deflater` is
+    there if permessage-deflate was negotiated (RFC 7692).
     """
 
-    def __init__(self, mask: bool, random_bytes: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(
+        self,
+        mask: bool,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+        deflater: Deflater | None = None,
+    ) -> None:
         self._mask = mask
         self._random_bytes = random_bytes
+        self.deflater = deflater
 
     def frame(self, opcode: int, payload: bytes, fin: bool = True) -> bytes:
         """One frame of any kind."""
         key = self._random_bytes(4) if self._mask else None
         return write_frame(opcode, payload, fin, key)
 
-    def message(self, data: str | bytes) -> bytes:
-        """A whole message in one frame: text for str, binary for bytes."""
-        if isinstance(data, str):
-            return self.frame(Opcode.TEXT, data.encode())
-        return self.frame(Opcode.BINARY, data)
+    def message(self, data: str | bytes, compress: bool | None = None) -> bytes:
+        """A whole message in one frame: text for str, binary for bytes.
+
+        Compressed where that was negotiated, if `compress` says so; None leaves it to the
+        threshold.
+        """
+        opcode, payload = Opcode.BINARY, data
+        if isinstance(payload, str):
+            opcode, payload = Opcode.TEXT, payload.encode()
+        deflated = self.deflater.deflate(payload, compress) if self.deflater else None
+        if deflated is None:
+            return self.frame(opcode, payload)
+        return self.frame(opcode | RSV1, deflated)
 
     def close(self, code: int | None = None, reason: str = "") -> bytes:
         """A close frame; None for one without a code (section 5.5.1)."""

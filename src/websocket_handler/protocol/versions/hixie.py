@@ -151,7 +151,7 @@ class HixieEncoder:
         self._name = name
         self._close_frame = close_frame
 
-    def message(self, data: str | bytes) -> bytes:
+    def message(self, data: str | bytes, _compress: bool | None = None) -> bytes:
         if isinstance(data, str):
             return bytes((TEXT_BEGINS,)) + data.encode() + bytes((TEXT_ENDS,))
         raise UnsupportedByVersion(f"{self._name} has no binary messages")
