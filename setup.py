@@ -6,6 +6,7 @@ says so and the package falls back on its engine in plain Python.
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -19,10 +20,25 @@ FLAGS = os.environ.get("WEBSOCKET_HANDLER_CFLAGS", "-O3 -Wall -Wextra").split()
 REQUIRED = bool(os.environ.get("WEBSOCKET_HANDLER_REQUIRE_NATIVE"))
 
 
+ZLIB_TEST = "#include <zlib.h>\nint main(void) { return zlibVersion() == 0; }\n"
+
+
 class BuildIfPossible(build_ext):
-    """An extension that cannot be built is left out (`optional=True` fails without a compiler)."""
+    """An extension that cannot be built is left out (`optional=True` fails without a compiler).
+
+    Without zlib's header file the engine is built without compression, for which the codec in
+    plain Python serves then. WEBSOCKET_HANDLER_WITHOUT_ZLIB=1 has that tested.
+    """
 
     def build_extensions(self):
+        has_zlib = self.has_zlib()
+        for one in self.extensions:
+            if has_zlib:
+                one.libraries.append("z")
+            else:
+                one.define_macros.append(("WITHOUT_ZLIB", "1"))
+        if not has_zlib:
+            self.warn("zlib.h was not found: messages are compressed in plain Python")
         try:
             super().build_extensions()
         except Exception as error:
@@ -30,6 +46,19 @@ class BuildIfPossible(build_ext):
                 raise
             self.warn(f"the native engine was not built, the one in plain Python serves: {error}")
             self.extensions = []
+
+    def has_zlib(self):
+        if os.environ.get("WEBSOCKET_HANDLER_WITHOUT_ZLIB"):
+            return False
+        with tempfile.TemporaryDirectory() as place:
+            source = Path(place, "zlib_test.c")
+            source.write_text(ZLIB_TEST)
+            try:
+                objects = self.compiler.compile([str(source)], output_dir=place)
+                self.compiler.link_executable(objects, "zlib_test", place, ["z"])
+            except Exception:
+                return False
+        return True
 
 
 def extension(name, source, *others):

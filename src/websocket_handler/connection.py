@@ -125,7 +125,7 @@ class Connection(Channel):
             )
             if agreed is not None:
                 self._codec.compress(agreed)
-        self._bind(engine, settings, version, client, self._codec is not None)
+        self._bind(engine, settings, version, client, self._codec is not None, agreed)
 
     @property
     def _version(self) -> Version:

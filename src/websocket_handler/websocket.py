@@ -586,9 +586,9 @@ class WebSocket(Connection):
                 self.close(INTERNAL_ERROR, "message broken off")
             raise
         finally:
-            held, self._held = self._held, None
             is_open = self._state in (State.CONNECTING, State.OPEN)
             self._sendable = is_open and self._codec is None
+            held, self._held = self._held, None
         for message, compress in held or ():
             self.send(message, compress)
 

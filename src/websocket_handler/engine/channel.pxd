@@ -4,7 +4,7 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from .codec cimport Rules, decoder, decoder_event, decoder_kind
+from .codec cimport DeflateContext, Rules, decoder, decoder_event, decoder_kind
 from .engine cimport EpollEngine, Pollable, wheel_timer
 
 
@@ -25,6 +25,7 @@ cdef class Channel(Pollable):
     cdef Rules rules
     cdef decoder decoder
     cdef object layer                  # what the bytes go through: TLS, an asyncio transport
+    cdef DeflateContext context        # kept for the next message, once one was compressed
     cdef object large                  # a payload that is being sent from where it lies,
     cdef size_t large_sent             # up to here; it precedes what is in `out`
     cdef outgoing out
@@ -51,6 +52,13 @@ cdef class Channel(Pollable):
     cdef size_t waiting(self) noexcept
     cdef bint write_frame(
         self, uint8_t first, const uint8_t *data, size_t size, object owner) except -1
+    cdef bint write_message(
+        self, uint8_t first, const uint8_t *data, size_t size,
+        object message, object compress) except -1
+    cdef bint send_deflated(
+        self, uint8_t first, const uint8_t *data, size_t size, object message) except -1
+    cdef size_t deflate(
+        self, DeflateContext context, const uint8_t *data, size_t size, uint8_t *out) noexcept
     cdef bint send_through(
         self, const uint8_t *header, size_t header_size,
         const uint8_t *data, size_t size, object owner) except -1

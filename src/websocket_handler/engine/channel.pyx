@@ -15,7 +15,7 @@ leaves in one `flush` per read.
 from functools import partial
 from os import strerror
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc cimport errno as libc_errno
 from libc.errno cimport EAGAIN, EINTR, EPIPE, errno
@@ -23,6 +23,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove, memset
 from posix.unistd cimport close
 
+from .codec import HAS_DEFLATE
 from .codec cimport (
     DECODER_CLOSE,
     DECODER_MESSAGE,
@@ -33,8 +34,10 @@ from .codec cimport (
     DECODER_VIOLATION,
     FRAME_FIN,
     FRAME_MAX_HEADER,
+    FRAME_RSV1,
     OPCODE_BINARY,
     OPCODE_TEXT,
+    DeflateContext,
     Rules,
     decoder_event,
     decoder_free,
@@ -42,9 +45,14 @@ from .codec cimport (
     decoder_next,
     decoder_received,
     decoder_want,
+    deflater,
+    deflater_give,
+    deflater_run,
+    deflater_take,
     frame_header_write,
     mask_apply,
     masking_key,
+    spare_streams,
     take_bytes,
     take_message,
     take_reason,
@@ -67,6 +75,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     LARGE = 16384             # payloads from here on are not copied if that can be helped
+    MUCH_TO_DEFLATE = 65536   # from this size on, other threads run meanwhile
     CORKED_AT_MOST = 65536    # bytes that wait for the end of a turn
     BUSY_DEADLINE = 1         # seconds until the timer looks again, while a listener blocks
     LAYER_SEND_SIZE = 1 << 18 # what a layer gets at once
@@ -103,16 +112,18 @@ cdef class Channel(Pollable):
     has_codec = True
     """Whether the codec of RFC 6455 is here, and not with who derives from this."""
 
-    has_deflate = False
+    has_deflate = HAS_DEFLATE
     """Whether it can compress."""
 
-    def _bind(self, engine, settings, version, bint client, bint foreign):
+    def _bind(self, engine, settings, version, bint client, bint foreign, agreed):
         """Choose limits, codec and role, before the first byte. If it is `foreign` the codec is
-        not here: what arrives goes through `_feed`, and frames come through `_write`."""
+        not here: what arrives goes through `_feed`, and frames come through `_write`. `agreed`
+        are the `Terms` of permessage-deflate, if it was negotiated."""
         cdef EpollEngine home = engine
-        rules = home.rules_by_settings.get(settings)
+        key = settings if agreed is None else (settings, agreed)
+        rules = home.rules_by_settings.get(key)
         if rules is None:
-            rules = home.rules_by_settings[settings] = Rules(settings)
+            rules = home.rules_by_settings[key] = Rules(settings, agreed)
         self._engine = home
         self.rules = rules
         self.decoder.rules = &self.rules.rules
@@ -159,21 +170,23 @@ cdef class Channel(Pollable):
         as long as `Compression.threshold`, or as `compress` says; one that does not shrink
         is sent as it is, and so are fragments.
         """
-        cdef Py_ssize_t size
-        cdef const char *text
-        if not self._sendable or self.waiting() > self.rules.max_buffered:
+        cdef Py_ssize_t size = 0
+        cdef const char *data = NULL
+        cdef uint8_t first = 0
+        if self._sendable and self.waiting() <= self.rules.max_buffered:
+            if isinstance(message, str):
+                data = PyUnicode_AsUTF8AndSize(message, &size)
+                first = FRAME_FIN | OPCODE_TEXT
+            elif isinstance(message, bytes):
+                data = PyBytes_AS_STRING(message)
+                size = PyBytes_GET_SIZE(message)
+                first = FRAME_FIN | OPCODE_BINARY
+        if not first:
             self._send_otherwise(message, compress)
-        elif isinstance(message, str):
-            text = PyUnicode_AsUTF8AndSize(message, &size)
-            self.write_frame(
-                FRAME_FIN | OPCODE_TEXT, <const uint8_t *>text, <size_t>size, message)
-        elif isinstance(message, bytes):
-            self.write_frame(
-                FRAME_FIN | OPCODE_BINARY,
-                <const uint8_t *>PyBytes_AS_STRING(message),
-                <size_t>PyBytes_GET_SIZE(message), message)
+        elif compress is None and <size_t>size < self.rules.compress_from:
+            self.write_frame(first, <const uint8_t *>data, <size_t>size, message)
         else:
-            self._send_otherwise(message, compress)
+            self.write_message(first, <const uint8_t *>data, <size_t>size, message, compress)
 
     @property
     def buffered_amount(self):
@@ -186,13 +199,34 @@ cdef class Channel(Pollable):
         return bool(self.interest & EPOLLOUT)
 
     def _write_message(self, message, compress):
-        """Send a str or bytes, in any state."""
-        payload = message.encode() if isinstance(message, str) else message
-        self._write_frame(OPCODE_TEXT if isinstance(message, str) else OPCODE_BINARY, payload)
+        """Send a str or bytes on a connection that is open."""
+        cdef Py_ssize_t size
+        cdef iovec payload
+        is_text = isinstance(message, str)
+        if is_text:
+            PyUnicode_AsUTF8AndSize(message, &size)
+        payload = payload_of(message)
+        self.write_message(
+            FRAME_FIN | (OPCODE_TEXT if is_text else OPCODE_BINARY),
+            <const uint8_t *>payload.iov_base, payload.iov_len, message, compress)
+
+    cdef bint write_message(
+        self, uint8_t first, const uint8_t *data, size_t size, object message, object compress
+    ) except -1:
+        """Send the frame of a message, compressed or not."""
+        cdef bint wanted = size >= self.rules.compress_from if compress is None else compress
+        if wanted and size and self.rules.deflate_window_bits:
+            return self.send_deflated(first, data, size, message)
+        return self.write_frame(first, data, size, message)
 
     def _stop_sending(self):
-        """Have `send` leave what is sent to `_send_otherwise`."""
+        """Have `send` leave what is sent to `_send_otherwise`; what another thread is just
+        compressing in this connection's context leaves first."""
+        if self.context is not None:
+            self.context.acquire()
         self._sendable = False
+        if self.context is not None:
+            self.context.release()
 
     def _write(self, bytes data not None):
         """Send bytes as they are: the response to the handshake."""
@@ -205,6 +239,68 @@ cdef class Channel(Pollable):
             opcode | (FRAME_FIN if fin else 0),
             <const uint8_t *>PyBytes_AS_STRING(payload),
             <size_t>PyBytes_GET_SIZE(payload), payload)
+
+    cdef bint send_deflated(
+        self, uint8_t first, const uint8_t *data, size_t size, object message
+    ) except -1:
+        """Send a message compressed, or as it is if it does not shrink (RFC 7692 section
+        7.2.1). While a large one is compressed, other threads run, and may send."""
+        cdef uint8_t small[LARGE + 4]
+        cdef uint8_t *out = small
+        cdef size_t deflated_size = 0
+        cdef bint is_sendable
+        cdef DeflateContext context = None
+        deflated = None
+        if self.rules.deflate_takeover:
+            if self.context is None:
+                self.context = DeflateContext()
+            context = self.context
+            context.acquire()
+        try:
+            if size > LARGE:
+                deflated = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size + 4)
+                out = <uint8_t *>PyBytes_AS_STRING(deflated)
+            if self._sendable:
+                deflated_size = self.deflate(context, data, size, out)
+            is_sendable = self._sendable  # still
+        finally:
+            if context is not None:  # no other thread runs until the frame is written
+                context.release()
+        if not is_sendable:
+            self._send_otherwise(message, True)
+        elif deflated_size == 0:
+            self.write_frame(first, data, size, message)
+        else:
+            if deflated_size >= LARGE:
+                deflated = PyBytes_FromStringAndSize(<char *>out, <Py_ssize_t>deflated_size)
+                out = <uint8_t *>PyBytes_AS_STRING(deflated)
+            self.write_frame(first | FRAME_RSV1, out, deflated_size, deflated)
+        return True
+
+    cdef size_t deflate(
+        self, DeflateContext context, const uint8_t *data, size_t size, uint8_t *out
+    ) noexcept:
+        """The size of what is in `out` then; 0 if the message is to be sent as it is."""
+        cdef Rules rules = self.rules
+        cdef deflater *stream = NULL
+        cdef size_t deflated_size
+        if context is not None:
+            stream = context.deflater
+        if stream is NULL:
+            stream = deflater_take(
+                &spare_streams, rules.deflate_window_bits, rules.level, rules.memory_level)
+        if stream is NULL:
+            return 0
+        if size < MUCH_TO_DEFLATE:
+            deflated_size = deflater_run(stream, data, size, out)
+        else:
+            with nogil:
+                deflated_size = deflater_run(stream, data, size, out)
+        if context is not None:
+            context.deflater = stream
+        else:
+            deflater_give(&spare_streams, stream)
+        return deflated_size
 
     cdef size_t waiting(self) noexcept:
         cdef size_t waiting = self.out.end - self.out.start
@@ -717,6 +813,7 @@ cdef class Channel(Pollable):
         self._deaf = True
         if not self.busy:  # or it is still in use
             decoder_free(&self.decoder)
+        self.context = None
         self.drop_output()
         self._engine.unlink(self)
         self._connection_lost(reason)

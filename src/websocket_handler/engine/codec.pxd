@@ -1,8 +1,24 @@
 # cython: language_level=3
 """What the engine takes from the codec: `core/` as it is, and its events as objects."""
 
+from cpython.pythread cimport PyThread_type_lock
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+
+cdef extern from "core/deflate.h" nogil:
+    ctypedef struct deflater:
+        pass
+
+    ctypedef struct deflate_pool:
+        pass
+
+    int deflate_is_available()
+    deflater *deflater_take(
+        deflate_pool *pool, int window_bits, int level, int memory_level)
+    void deflater_give(deflate_pool *pool, deflater *f)
+    void deflater_free(deflater *f)
+    size_t deflater_run(deflater *f, const uint8_t *data, size_t size, uint8_t *out)
 
 
 cdef extern from "core/frame.h" nogil:
@@ -10,6 +26,7 @@ cdef extern from "core/frame.h" nogil:
         OPCODE_TEXT
         OPCODE_BINARY
         FRAME_FIN
+        FRAME_RSV1
         FRAME_MAX_HEADER
     size_t frame_header_write(uint8_t *out, uint8_t first, uint64_t length, const uint8_t *key)
 
@@ -31,6 +48,11 @@ cdef extern from "core/decoder.h" nogil:
         uint32_t max_empty_fragments
         int (*reserve)(decoder_storage *storage, uint64_t capacity) noexcept
         void (*release)(decoder_storage *storage) noexcept
+        uint8_t inflate_window_bits
+        uint8_t inflate_takeover
+        deflate_pool *pool
+        void *(*step_aside)() noexcept nogil
+        void (*step_back)(void *) noexcept nogil
 
     ctypedef enum decoder_kind:
         DECODER_STARVED
@@ -68,11 +90,30 @@ cdef str take_reason(decoder_event *event)
 cdef bint masking_key(uint8_t *key) except -1
 
 
+cdef deflate_pool spare_streams   # of the whole process; the GIL guards it
+
+
 cdef class Rules:
-    """The limits of `Settings` in the form the C code reads."""
+    """The limits of `Settings`, and what was agreed about compression, as C code reads them."""
     cdef decoder_rules rules
     cdef size_t high_water
     cdef size_t max_buffered
+    cdef size_t compress_from      # the size from which messages are compressed
+    cdef int deflate_window_bits   # 0 for not at all
+    cdef bint deflate_takeover
+    cdef int level
+    cdef int memory_level
+
+
+cdef class DeflateContext:
+    """What a connection remembers of the messages it has compressed, with context takeover.
+
+    One thread at a time may use it, from compressing a message to sending it.
+    """
+    cdef deflater *deflater
+    cdef PyThread_type_lock lock
+    cdef void acquire(self) noexcept
+    cdef void release(self) noexcept
 
 
 cdef class Decoder:

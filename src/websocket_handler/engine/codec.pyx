@@ -11,6 +11,14 @@ from os import strerror
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_Clear
 from cpython.object cimport PyObject
+from cpython.pythread cimport (
+    NOWAIT_LOCK,
+    WAIT_LOCK,
+    PyThread_acquire_lock,
+    PyThread_allocate_lock,
+    PyThread_free_lock,
+    PyThread_release_lock,
+)
 from cpython.ref cimport Py_DECREF
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.errno cimport errno
@@ -23,6 +31,10 @@ from ..protocol.check import Violation
 
 
 cdef extern from "Python.h":
+    ctypedef struct PyThreadState:
+        pass
+    PyThreadState *PyEval_SaveThread() noexcept nogil
+    void PyEval_RestoreThread(PyThreadState *state) noexcept nogil
     object PyUnicode_New(Py_ssize_t size, Py_UCS4 maxchar)
     void *PyUnicode_DATA(object text)
     int _PyBytes_Resize(PyObject **string, Py_ssize_t size) except -1
@@ -32,6 +44,9 @@ cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject *o)
     PyObject *PyList_GET_ITEM(list items, Py_ssize_t i)
     const Py_ssize_t PY_SSIZE_T_MAX
+
+
+HAS_DEFLATE = bool(deflate_is_available())
 
 
 cdef enum:
@@ -143,8 +158,17 @@ cdef str take_reason(decoder_event *event):
     return PyUnicode_DecodeUTF8(<char *>event.data, <Py_ssize_t>event.size, NULL)
 
 
+cdef void *step_aside() noexcept nogil:
+    """Let other threads run Python meanwhile."""
+    return <void *>PyEval_SaveThread()
+
+
+cdef void step_back(void *state) noexcept nogil:
+    PyEval_RestoreThread(<PyThreadState *>state)
+
+
 cdef class Rules:
-    def __cinit__(self, limits):
+    def __cinit__(self, limits, agreed=None):
         self.rules.max_message_size = limits.max_message_size
         self.rules.max_fragments = min(limits.max_fragments, 0xFFFFFFFF)
         self.rules.max_empty_fragments = min(limits.max_empty_fragments, 0xFFFFFFFF)
@@ -152,6 +176,39 @@ cdef class Rules:
         self.rules.release = release_bytes
         self.high_water = getattr(limits, "high_water", 0)
         self.max_buffered = getattr(limits, "max_buffered", 0)
+        self.compress_from = <size_t>PY_SSIZE_T_MAX
+        self.rules.pool = &spare_streams
+        self.rules.step_aside = step_aside
+        self.rules.step_back = step_back
+        if agreed is not None:
+            self.rules.inflate_window_bits = agreed.inflate_window_bits
+            self.rules.inflate_takeover = agreed.inflate_takeover
+            self.compress_from = agreed.threshold
+            self.deflate_window_bits = agreed.deflate_window_bits
+            self.deflate_takeover = agreed.deflate_takeover
+            self.level = agreed.level
+            self.memory_level = agreed.memory_level
+
+
+cdef class DeflateContext:
+    def __cinit__(self):
+        self.lock = PyThread_allocate_lock()
+        if self.lock is NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        if self.deflater is not NULL:
+            deflater_free(self.deflater)
+        if self.lock is not NULL:
+            PyThread_free_lock(self.lock)
+
+    cdef void acquire(self) noexcept:
+        if not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
+            with nogil:
+                PyThread_acquire_lock(self.lock, WAIT_LOCK)
+
+    cdef void release(self) noexcept:
+        PyThread_release_lock(self.lock)
 
 
 # --- masking keys -------------------------------------------------------------------------
@@ -181,10 +238,11 @@ def forget_random_bytes():
 # --- the codec by itself ------------------------------------------------------------------
 
 cdef class Decoder:
-    """The native decoder with the interface of `protocol.message.Decoder`, its twin."""
+    """The native decoder with the interface of `protocol.message.Decoder`, its twin; with
+    `agreed`, the `Terms` of permessage-deflate, for compressed messages."""
 
-    def __cinit__(self, limits, bint expect_masked):
-        self.rules = Rules(limits)
+    def __cinit__(self, limits, bint expect_masked, agreed=None):
+        self.rules = Rules(limits, agreed)
         self.decoder.rules = &self.rules.rules
         self.decoder.expect_masked = expect_masked
 

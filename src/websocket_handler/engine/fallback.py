@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from ..protocol.permessage_deflate import Terms
 from ..protocol.versions import Version
 from ..settings import Settings
 
@@ -242,6 +243,7 @@ class Channel:
         version: Version,  # noqa: ARG002
         client: bool,
         foreign: bool,  # noqa: ARG002
+        agreed: Terms | None,  # noqa: ARG002
     ) -> None:
         self._engine = engine
         self._limits = settings

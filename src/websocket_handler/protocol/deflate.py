@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 TAIL = b"\x00\x00\xff\xff"
 """What a flush ends with, and what is left out of the payload (section 7.2.1)."""
 
+LAST_BLOCK = b"\x01\x00\x00\xff\xff"
+"""With BFINAL, without compression, and empty."""
+
 LEAST_WINDOW_BITS = 9
 """zlib has no window of 256 bytes to compress with. But it looks back over 262 bytes less
 than its window has, which for 9 bits is 250: such a stream needs no more than 8 bits."""
@@ -56,29 +59,31 @@ class Inflater:
                     self._stream, self._begun = None, False
         return bytes(output)
 
-    def finish(self, room: int) -> bytes:
+    def flush(self, room: int) -> bytes:
         """What is left when the payload of a message is complete.
 
         A payload that is empty stands for an empty message, as some peers send it.
         """
-        output = self.inflate(TAIL, room) if self._begun else b""
+        return self.inflate(TAIL, room) if self._begun else b""
+
+    def finish(self) -> None:
+        """Get ready for the next message; ends with 1007 if this one was broken off."""
         if self._begun and not self._is_between_blocks():
             raise Broken(check.INVALID_DEFLATE)
         self._begun = False
         if not self._takeover:
             self._stream = None
-        return output
 
     def _is_between_blocks(self) -> bool:
-        """Whether the message ended where its last block did, on a byte boundary: whether
-        an empty last block could follow."""
+        """Whether the message ended where a block did, on a byte boundary: whether nothing
+        but an empty last block is missing."""
         assert self._stream is not None
         probe = self._stream.copy() if self._takeover else self._stream
         try:
-            probe.decompress(b"\x03\x00")
+            output = probe.decompress(LAST_BLOCK)
         except zlib.error:
             return False
-        return probe.eof and not probe.unused_data
+        return probe.eof and not output and not probe.unused_data
 
 
 class Deflater:
@@ -137,7 +142,8 @@ class CompressedAssembly(Assembly):
         super().append(self._inflater.inflate(part, self._room()))
 
     def finish(self) -> Message:
-        super().append(self._inflater.finish(self._room()))
+        super().append(self._inflater.flush(self._room()))
+        self._inflater.finish()
         return super().finish()
 
     def _room(self) -> int:

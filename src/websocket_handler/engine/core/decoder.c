@@ -14,6 +14,7 @@ typedef struct decoder_assembly {
     uint32_t empty;
     utf8_state text;
     uint8_t opcode;
+    uint8_t compressed;
 } assembly;
 
 /* What can be cut by the end of a read and must be whole before it can be read. */
@@ -26,6 +27,9 @@ typedef struct decoder_carry {
 /* Memory for a message grows by this much at once: a peer that sends a few bytes of a huge
  * frame costs a few hundred, one that means it costs one or two reallocations. */
 enum { LEAST_RESERVE = 512, RESERVE_FACTOR = 8 };
+
+/* From these sizes on, others may run while a piece of a message is inflated. */
+enum { MUCH_TO_INFLATE = 16384, MUCH_ROOM = 131072 };
 
 enum { PROTOCOL_ERROR = 1002, NO_CODE = 1005, INVALID_DATA = 1007, POLICY = 1008, TOO_BIG = 1009 };
 
@@ -48,9 +52,21 @@ int decoder_is_valid_close_code(unsigned code)
            (code >= 3000 && code <= 4999);
 }
 
+static const char too_big[] = "message is too big";
+static const char invalid_deflate[] = "compressed data is not valid";
+
 static int is_known_opcode(uint8_t opcode)
 {
     return opcode <= OPCODE_BINARY || (opcode >= OPCODE_CLOSE && opcode <= OPCODE_PONG);
+}
+
+static const char *check_reserved_bits(const decoder *d, uint8_t first)
+{
+    if ((first & FRAME_RESERVED_BITS) != FRAME_RSV1 || !d->rules->inflate_window_bits)
+        return "reserved bit set without a negotiated extension";
+    if (first & FRAME_CONTROL_BIT || (first & FRAME_OPCODE_BITS) == OPCODE_CONTINUATION)
+        return "RSV1 set on a control or continuation frame";
+    return NULL;
 }
 
 /* check.check_start of the specification: what the first two bytes can break. */
@@ -58,8 +74,11 @@ static const char *check_start(const decoder *d, uint8_t first, uint8_t second)
 {
     uint8_t opcode = first & FRAME_OPCODE_BITS;
 
-    if (first & FRAME_RESERVED_BITS)
-        return "reserved bit set without a negotiated extension";
+    if (first & FRAME_RESERVED_BITS) {
+        const char *broken = check_reserved_bits(d, first);
+        if (broken)
+            return broken;
+    }
     if (!is_known_opcode(opcode))
         return "reserved opcode";
     if (!(second & FRAME_MASK) != !d->expect_masked)
@@ -130,13 +149,18 @@ static decoder_kind read_control(decoder *d, uint8_t *header, size_t header_size
     }
 }
 
-/* The limits, at the frame header, before memory is taken for the payload. */
+/* The limits, at the frame header, before memory is taken for the payload. A compressed message
+ * is measured as it comes out; what goes in is bounded by what the greatest can need. */
 static const char *announce(assembly *a, const decoder_rules *rules, uint64_t length, int fin,
                             uint16_t *code)
 {
+    uint64_t most = rules->max_message_size;
+
+    if (a->compressed)
+        most += (most >> 3) + 64;
     *code = TOO_BIG;
-    if (length > rules->max_message_size - a->announced)
-        return "message is too big";
+    if (length > most - a->announced)
+        return too_big;
     a->announced += length;
     *code = POLICY;
     if (a->fragments == rules->max_fragments)
@@ -183,26 +207,120 @@ static int make_room(decoder *d, uint64_t more)
     return d->rules->reserve(&a->storage, capacity);
 }
 
-/* `size` bytes of payload lie at the end of the assembly: unmask, check, and see if it is whole. */
-static decoder_kind take_in(decoder *d, size_t size, decoder_event *event)
+/* Unmasks the next bytes of payload where they lie. */
+static void unmask(decoder *d, uint8_t *bytes, size_t size)
+{
+    if (d->expect_masked)
+        mask_apply(bytes, bytes, size, d->key, d->key_position);
+    d->key_position = (uint8_t)((d->key_position + size) & 3);
+    d->remaining -= size;
+}
+
+static int make_room_to_inflate(decoder *d, size_t size)
 {
     assembly *a = d->assembly;
-    uint8_t *bytes = a->storage.data ? a->storage.data + a->size : NULL;
+    uint64_t capacity = (uint64_t)size * RESERVE_FACTOR;
 
-    if (size) {
-        if (d->expect_masked)
-            mask_apply(bytes, bytes, size, d->key, d->key_position);
-        d->key_position = (uint8_t)((d->key_position + size) & 3);
-        if (a->opcode == OPCODE_TEXT && !utf8_feed(&a->text, bytes, size))
-            return invalid_text(d, event);
-        a->size += size;
-        d->remaining -= size;
+    if (a->size < a->storage.capacity)
+        return 1;
+    if (capacity < 2 * a->storage.capacity)
+        capacity = 2 * a->storage.capacity;
+    if (capacity < LEAST_RESERVE)
+        capacity = LEAST_RESERVE;
+    if (capacity > d->rules->max_message_size)
+        capacity = d->rules->max_message_size;
+    return d->rules->reserve(&a->storage, capacity);
+}
+
+static inflate_status inflate_some(const decoder *d, const uint8_t **in, size_t *size,
+                                   uint8_t *out, size_t *room)
+{
+    inflate_status status;
+    void *aside = NULL;
+    int much = *size >= MUCH_TO_INFLATE || *room >= MUCH_ROOM;
+
+    if (much)
+        aside = d->rules->step_aside();
+    status = inflater_feed(d->inflater, in, size, out, room);
+    if (much)
+        d->rules->step_back(aside);
+    return status;
+}
+
+/* Inflates `size` bytes of payload to the end of the assembly, no further than the limit. */
+static decoder_kind inflate_piece(decoder *d, const uint8_t *in, size_t size,
+                                  decoder_event *event)
+{
+    assembly *a = d->assembly;
+    uint64_t before = a->size;
+    inflate_status status = size ? INFLATE_FULL : INFLATE_DONE;
+
+    while (status == INFLATE_FULL) {
+        uint64_t limit = d->rules->max_message_size;
+        uint8_t beyond;
+        size_t room = 1, left;
+
+        if (a->size == limit) { /* is there a byte more? */
+            status = inflate_some(d, &in, &size, &beyond, &room);
+            if (room == 0 && status != INFLATE_BAD)
+                return violation(d, event, TOO_BIG, too_big);
+        } else {
+            if (!make_room_to_inflate(d, size))
+                return DECODER_NO_MEMORY;
+            if (limit > a->storage.capacity)
+                limit = a->storage.capacity;
+            room = left = (size_t)(limit - a->size);
+            status = inflate_some(d, &in, &size, a->storage.data + a->size, &left);
+            a->size += room - left;
+        }
     }
+    if (status == INFLATE_NO_MEMORY)
+        return DECODER_NO_MEMORY;
+    if (status == INFLATE_BAD)
+        return violation(d, event, INVALID_DATA, invalid_deflate);
+    if (a->opcode == OPCODE_TEXT && a->size > before &&
+        !utf8_feed(&a->text, a->storage.data + before, a->size - before))
+        return invalid_text(d, event);
+    return DECODER_STARVED;
+}
+
+static void end_inflating(decoder *d)
+{
+    if (!d->rules->inflate_takeover) {
+        inflater_give(d->rules->pool, d->inflater);
+        d->inflater = NULL;
+    }
+}
+
+/* The payload of a compressed message is here: it must end where a message may. */
+static decoder_kind finish_inflating(decoder *d, decoder_event *event)
+{
+    if (inflater_needs_tail(d->inflater)) {
+        decoder_kind kind = inflate_piece(d, deflate_tail, sizeof deflate_tail, event);
+        if (kind != DECODER_STARVED)
+            return kind;
+    }
+    if (!inflater_finish(d->inflater))
+        return violation(d, event, INVALID_DATA, invalid_deflate);
+    end_inflating(d);
+    return DECODER_STARVED;
+}
+
+/* What has come of the payload is in the assembly: see if the message is whole. */
+static decoder_kind go_on(decoder *d, decoder_event *event)
+{
+    assembly *a = d->assembly;
+
     if (d->remaining)
         return DECODER_STARVED;
     d->in_payload = 0;
     if (!d->fin)
         return DECODER_STARVED;
+    if (a->compressed) {
+        decoder_kind kind = finish_inflating(d, event);
+        if (kind != DECODER_STARVED)
+            return kind;
+    }
     if (a->opcode == OPCODE_TEXT && !utf8_is_complete(&a->text))
         return invalid_text(d, event);
     event->opcode = a->opcode;
@@ -215,6 +333,33 @@ static decoder_kind take_in(decoder *d, size_t size, decoder_event *event)
     return DECODER_MESSAGE;
 }
 
+/* `size` bytes of payload lie at the end of the assembly. */
+static decoder_kind take_in(decoder *d, size_t size, decoder_event *event)
+{
+    assembly *a = d->assembly;
+
+    if (size) {
+        uint8_t *bytes = a->storage.data + a->size;
+        unmask(d, bytes, size);
+        if (a->opcode == OPCODE_TEXT && !utf8_feed(&a->text, bytes, size))
+            return invalid_text(d, event);
+        a->size += size;
+    }
+    return go_on(d, event);
+}
+
+static decoder_kind read_compressed(decoder *d, uint8_t **cursor, size_t size,
+                                    decoder_event *event)
+{
+    uint8_t *bytes = *cursor;
+    decoder_kind kind;
+
+    *cursor += size;
+    unmask(d, bytes, size);
+    kind = inflate_piece(d, bytes, size, event);
+    return kind == DECODER_STARVED ? go_on(d, event) : kind;
+}
+
 static decoder_kind read_payload(decoder *d, uint8_t **cursor, const uint8_t *end,
                                  decoder_event *event)
 {
@@ -222,6 +367,8 @@ static decoder_kind read_payload(decoder *d, uint8_t **cursor, const uint8_t *en
 
     if (size > d->remaining)
         size = (size_t)d->remaining;
+    if (d->assembly->compressed)
+        return read_compressed(d, cursor, size, event);
     if (size) {
         if (!make_room(d, size))
             return DECODER_NO_MEMORY;
@@ -236,7 +383,8 @@ static decoder_kind begin_data(decoder *d, const uint8_t *header, size_t header_
                                uint64_t length, uint8_t **cursor, uint8_t *end,
                                decoder_event *event)
 {
-    assembly fresh = {.opcode = header[0] & FRAME_OPCODE_BITS};
+    assembly fresh = {.opcode = header[0] & FRAME_OPCODE_BITS,
+                      .compressed = !!(header[0] & FRAME_RSV1)};
     assembly *a = d->assembly ? d->assembly : &fresh;
     const char *broken;
     uint16_t code;
@@ -247,12 +395,17 @@ static decoder_kind begin_data(decoder *d, const uint8_t *header, size_t header_
         return violation(d, event, code, broken);
     if (d->expect_masked)
         memcpy(d->key, header + header_size - 4, 4);
-    if (a == &fresh && d->fin && length <= (uint64_t)(end - *cursor)) {
+    if (a == &fresh && d->fin && !fresh.compressed && length <= (uint64_t)(end - *cursor)) {
         uint8_t *payload = *cursor;
         *cursor += length;
         return read_whole(d, fresh.opcode, payload, length, event);
     }
     if (a == &fresh) {
+        if (fresh.compressed && !d->inflater) {
+            d->inflater = inflater_take(d->rules->pool, d->rules->inflate_window_bits);
+            if (!d->inflater)
+                return DECODER_NO_MEMORY;
+        }
         d->assembly = malloc(sizeof *a);
         if (!d->assembly)
             return DECODER_NO_MEMORY;
@@ -368,8 +521,10 @@ decoder_kind decoder_next(decoder *d, uint8_t **cursor, uint8_t *end, decoder_ev
             free(d->carry);
             d->carry = NULL;
         }
-        if (d->finished)
+        if (d->finished) {
             *cursor = end;
+            break;
+        }
         if (*cursor == end && !(d->in_payload && d->remaining == 0))
             break;
         kind = d->in_payload ? read_payload(d, cursor, end, event)
@@ -383,7 +538,7 @@ size_t decoder_want(decoder *d, uint64_t least, uint8_t **into)
     assembly *a = d->assembly;
     uint64_t room;
 
-    if (!d->in_payload || d->finished || d->remaining < least)
+    if (!d->in_payload || d->finished || d->remaining < least || a->compressed)
         return 0;
     if (a->size == a->storage.capacity && !make_room(d, 1))
         return 0;
@@ -404,6 +559,10 @@ void decoder_free(decoder *d)
 {
     free(d->carry);
     d->carry = NULL;
+    if (d->inflater) {
+        inflater_free(d->inflater);
+        d->inflater = NULL;
+    }
     if (d->assembly) {
         if (d->assembly->storage.owner)
             d->rules->release(&d->assembly->storage);

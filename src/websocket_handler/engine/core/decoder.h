@@ -1,15 +1,17 @@
-/* Bytes to messages for RFC 6455 framing (sections 5.4 to 5.6, 8.1), both roles.
+/* Bytes to messages for RFC 6455 framing (sections 5.4 to 5.6, 8.1), both roles, and for
+ * messages that are compressed (RFC 7692).
  *
  * Knows bytes and limits: no socket, no Python. Memory for a message that does not arrive
  * in one piece comes from the caller's `reserve`, so that it can be the very object the
- * application gets. The specification of this file is protocol/message.py and check.py;
- * for the same bytes, cut anywhere, both give the same events. */
+ * application gets. The specification of this file is protocol/message.py, check.py and
+ * deflate.py; for the same bytes, cut anywhere, both give the same events. */
 #ifndef WEBSOCKET_HANDLER_DECODER_H
 #define WEBSOCKET_HANDLER_DECODER_H
 
 #include <stddef.h>
 #include <stdint.h>
 
+#include "deflate.h"
 #include "frame.h"
 #include "utf8.h"
 
@@ -27,6 +29,11 @@ typedef struct {
     /* Makes room for `capacity` bytes, keeping what is there; returns 0 if it cannot. */
     int (*reserve)(decoder_storage *storage, uint64_t capacity);
     void (*release)(decoder_storage *storage);
+    uint8_t inflate_window_bits; /* 8 to 15 if messages may be compressed, else 0 */
+    uint8_t inflate_takeover;    /* whether their context is kept from one to the next */
+    deflate_pool *pool;
+    void *(*step_aside)(void); /* lets others run while much is inflated */
+    void (*step_back)(void *);
 } decoder_rules;
 
 typedef enum {
@@ -59,6 +66,7 @@ typedef struct {
     const decoder_rules *rules;
     struct decoder_assembly *assembly; /* the message under way, if it is not whole yet */
     struct decoder_carry *carry;       /* a header or control frame cut by the end of a read */
+    inflater *inflater;                /* of a compressed message, or kept for the next */
     uint64_t remaining;                /* payload bytes of the data frame still to come */
     uint8_t key[4];
     uint8_t key_position;

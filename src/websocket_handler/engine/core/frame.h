@@ -18,6 +18,7 @@ enum {
 enum {
     FRAME_FIN = 0x80,
     FRAME_RESERVED_BITS = 0x70,
+    FRAME_RSV1 = 0x40,
     FRAME_OPCODE_BITS = 0x0F,
     FRAME_CONTROL_BIT = 0x08,
     FRAME_MASK = 0x80,
