@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo test test-all lint format sanitize bench bench-quick bench-guard dist clean
+.PHONY: demo test test-all autobahn-compression lint format sanitize bench bench-quick bench-guard dist clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
@@ -15,6 +15,10 @@ test: $(VENV)/.test-ready
 # The suite on every Python from 3.10 on that is here, with and without the native engine.
 test-all:
 	scripts/test-all
+
+# Autobahn's cases about permessage-deflate, all of them, in every home: half an hour.
+autobahn-compression: $(VENV)/.test-ready
+	AUTOBAHN_COMPRESSION=all $(BIN)/python -m pytest tests/end_to_end/test_autobahn.py -k compression
 
 lint: $(VENV)/.test-ready
 	$(BIN)/ruff check .

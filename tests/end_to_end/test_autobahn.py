@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,12 @@ from .programs import Program, running
 
 SECTIONS = {"1": 16, "2": 11, "3": 7, "4": 10, "5": 20, "6": 145, "7": 37, "9": 54, "10": 1}
 """How many cases each has; 12 and 13 are about permessage-deflate."""
+
+COMPRESSION = {"12": 90, "13": 126}
+SOME_OF_THEM = ["12.1.2", "12.2.4", "12.3.5", "12.5.11", *(f"13.{n}.{n}" for n in range(1, 8))]
+"""All take minutes: `make autobahn-compression`."""
+
+ALL = os.environ.get("AUTOBAHN_COMPRESSION") == "all"
 
 FRAMEWORKS = {
     "Flask, gunicorn": [
@@ -28,38 +37,78 @@ FRAMEWORKS = {
     ],
 }
 
+KOSOKU = [str(Path(sys.executable).with_name("kosoku"))]
 GOOD = {"OK", "INFORMATIONAL"}
 
 
 @pytest.mark.timeout(300)
 def test_every_case_is_passed(program: Program, tmp_path: Path) -> None:
-    pass_all(program.url("/echo"), tmp_path)
+    pass_sections(program.url("/echo"), SECTIONS, tmp_path)
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_every_case_is_passed_in_a_framework(framework: str, tmp_path: Path) -> None:
+    with in_framework(framework) as url:
+        pass_sections(url, SECTIONS, tmp_path)
+
+
+@pytest.mark.timeout(1300)
+def test_compression(program: Program, tmp_path: Path) -> None:
+    pass_compression(program.url("/echo?compression=true"), tmp_path)
+
+
+@pytest.mark.timeout(1300)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_compression_in_a_framework(framework: str, tmp_path: Path) -> None:
+    with in_framework(framework) as url:
+        pass_compression(url, tmp_path)
+
+
+@contextmanager
+def in_framework(framework: str) -> Iterator[str]:
     ready = r"(?:Uvicorn running on|Listening at:) http://127\.0\.0\.1:(\d+)"
     with running(Program(FRAMEWORKS[framework], ready, not IS_NATIVE)) as program:
-        pass_all(program.url("/either" if "Starlette" in framework else "/echo"), tmp_path)
+        yield program.url("/either" if "Starlette" in framework else "/echo")
 
 
-def pass_all(url: str, tmp_path: Path) -> None:
-    include = [argument for section in SECTIONS for argument in ("-i", f"{section}.*")]
+def pass_compression(url: str, tmp_path: Path) -> None:
+    module = ["-m", "tests.end_to_end.kosoku_compression"]
+    if ALL:
+        pass_sections(url, COMPRESSION, tmp_path, module)
+    else:
+        cases = pass_cases(url, SOME_OF_THEM, tmp_path, module)
+        assert sorted(cases) == sorted(SOME_OF_THEM)
+
+
+def pass_sections(
+    url: str, sections: dict[str, int], tmp_path: Path, module: Sequence[str] = KOSOKU
+) -> None:
+    cases = pass_cases(url, [f"{section}.*" for section in sections], tmp_path, module)
+    assert {
+        section: sum(case.startswith(f"{section}.") for case in cases) for section in sections
+    } == sections
+
+
+def pass_cases(
+    url: str, wanted: list[str], tmp_path: Path, module: Sequence[str]
+) -> dict[str, dict[str, str]]:
+    include = [argument for cases in wanted for argument in ("-i", cases)]
     command = ["-m", "fuzzingclient", url, "-p", "2", "-o", str(tmp_path)]
-    kosoku = Path(sys.executable).with_name("kosoku")
     run = subprocess.run(
-        [kosoku, *command, *include], capture_output=True, text=True, timeout=280, check=False
+        [sys.executable, *module, *command, *include],
+        capture_output=True,
+        text=True,
+        timeout=1200 if ALL else 280,
+        check=False,
     )
     assert (tmp_path / "index.json").exists(), run.stdout + run.stderr
+    cases: dict[str, dict[str, str]]
     (cases,) = json.loads((tmp_path / "index.json").read_text()).values()
-    counted = {
-        section: sum(case.startswith(f"{section}.") for case in cases) for section in SECTIONS
-    }
-    assert counted == SECTIONS
     bad = {
         case: result
         for case, result in cases.items()
         if not {result["behavior"], result["behaviorClose"]} <= GOOD
     }
     assert bad == {}
+    return cases

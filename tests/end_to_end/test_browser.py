@@ -64,7 +64,9 @@ def test_the_page_echoes_text_and_a_file_and_closes(
     page: Page, program: Program, tmp_path: Path
 ) -> None:
     expect_state(page, "open")  # by itself
-    expect(page.locator('#log [data-kind="open"]')).to_contain_text("open: RFC 6455")
+    opened = page.locator('#log [data-kind="open"]')
+    expect(opened).to_contain_text("open: RFC 6455")
+    expect(opened).to_contain_text("extensions permessage-deflate")
     verified = page.locator('#log [data-kind="received"][data-verified="true"]')
     page.locator("#text").fill("Gr\u00fc\u00dfe \u20ac")
     page.locator("#send").click()

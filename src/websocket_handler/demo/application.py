@@ -23,6 +23,7 @@ SETTINGS: dict[str, Any] = {
     "max_message_size": 64 * MIB,
     "max_buffered": 128 * MIB,
     "versions": ALL_VERSIONS,
+    "compression": True,
 }
 
 STATIC_FILES = {
@@ -102,7 +103,7 @@ def version_cookie(ws: WebSocket) -> str:
 
 
 def announce(ws: WebSocket) -> None:
-    logging.info("%r speaks %s", ws, ws.version)
+    logging.info("%r speaks %s", ws, ", ".join(filter(None, [str(ws.version), ws.extensions])))
 
 
 class DemoServer(ThreadingHTTPServer):

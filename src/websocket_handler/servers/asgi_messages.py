@@ -52,7 +52,7 @@ async def converse(
     hand_over = TransportHandOver(transport, loop_engine())
     websocket = WebSocket(
         with_handshake(request_of(scope)),
-        replace(settings, versions=(ASGI,), ping_interval=None),
+        replace(settings, versions=(ASGI,), ping_interval=None, compression=False),
         engine=hand_over.engine,
         server=transport,
         when_connecting=hand_over.secure,

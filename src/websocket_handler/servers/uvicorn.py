@@ -36,10 +36,10 @@ logger = logging.getLogger("uvicorn.error")
 class WebSocketProtocol(asyncio.Protocol):
     """What uvicorn gives a connection to whose request asks for a WebSocket.
 
-    Size and pings are as uvicorn's own options say (`--ws-max-size`, `--ws-ping-interval`,
-    `--ws-ping-timeout`), everything else as `Settings`. For other settings, derive a class
-    with another `settings` and give that to `--ws`. At shutdown, WebSockets are closed with
-    1012.
+    Size, pings and compression are as uvicorn's own options say (`--ws-max-size`,
+    `--ws-ping-interval`, `--ws-ping-timeout`, `--ws-per-message-deflate`), everything else as
+    `Settings`. For other settings, derive a class with another `settings` and give that to
+    `--ws`. At shutdown, WebSockets are closed with 1012.
     """
 
     settings: ClassVar[dict[str, Any]] = {}
@@ -96,6 +96,7 @@ class WebSocketProtocol(asyncio.Protocol):
         chosen: dict[str, Any] = {
             "max_message_size": config.ws_max_size,
             "ping_interval": config.ws_ping_interval or None,
+            "compression": bool(config.ws_per_message_deflate),
         }
         if config.ws_ping_timeout:
             chosen["ping_timeout"] = config.ws_ping_timeout

@@ -37,4 +37,4 @@ def threads() -> Any:
 
 
 app = flask_app
-flask_app.wsgi_app = WSGIMiddleware(flask_app.wsgi_app)  # type: ignore[method-assign]
+flask_app.wsgi_app = WSGIMiddleware(flask_app.wsgi_app, compression=True)  # type: ignore[method-assign]

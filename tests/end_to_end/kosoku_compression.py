@@ -1,0 +1,30 @@
+"""kosoku's command line, for the Autobahn cases about permessage-deflate (sections 12 and 13).
+
+They are written for the bytes of a message. Where the answer was not compressed, as it need
+not be if it is short or does not shrink, kosoku 0.1.0 hands them a str, one character a byte.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from kosoku._caseindex import initialize_shims
+from kosoku._cli import main
+
+
+def with_bytes(on_message: Callable[..., None]) -> Callable[..., None]:
+    def on_bytes(case: Any, message: str | bytes, is_binary: bool) -> None:
+        data = message.encode("latin-1") if isinstance(message, str) else message
+        on_message(case, data, is_binary)
+
+    return on_bytes
+
+
+if __name__ == "__main__":
+    initialize_shims()
+    cases = importlib.import_module("case12_x_x")
+    for case in (*cases.Case12_X_X, *cases.Case13_X_X):
+        case.onMessage = with_bytes(case.onMessage)
+    main()
