@@ -1,7 +1,8 @@
 """kosoku's command line, for the Autobahn cases about permessage-deflate (sections 12 and 13).
 
 They are written for the bytes of a message. Where the answer was not compressed, as it need
-not be if it is short or does not shrink, kosoku 0.1.0 hands them a str, one character a byte.
+not be if it is short or does not shrink, kosoku 0.1.0 hands them a str: the text, or one
+character a byte of a binary message.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from kosoku._cli import main
 
 def with_bytes(on_message: Callable[..., None]) -> Callable[..., None]:
     def on_bytes(case: Any, message: str | bytes, is_binary: bool) -> None:
-        data = message.encode("latin-1") if isinstance(message, str) else message
-        on_message(case, data, is_binary)
+        if isinstance(message, str):
+            message = message.encode("latin-1" if is_binary else "utf-8")
+        on_message(case, message, is_binary)
 
     return on_bytes
 
