@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo test test-all autobahn-compression lint format sanitize bench bench-quick bench-guard dist clean
+.PHONY: demo test test-all autobahn-compression lint format sanitize bench bench-quick bench-compression bench-guard dist clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
@@ -42,6 +42,10 @@ bench-quick: benchmarks/build/ready
 	$(BIN)/python benchmarks/run.py --quick
 	$(BIN)/python benchmarks/report.py
 
+# The same for compressed messages.
+bench-compression: benchmarks/build/ready
+	$(BIN)/python benchmarks/compression.py
+
 # Instructions of fixed work, against those recorded in benchmarks/instructions.json.
 bench-guard: $(VENV)/.test-ready
 	command -v valgrind || apt-get install -y --no-install-recommends valgrind
@@ -71,6 +75,6 @@ benchmarks/build/ready: $(VENV)/.test-ready benchmarks/requirements.txt benchmar
 	benchmarks/.venv/bin/python -m pip install --quiet --requirement benchmarks/requirements.txt
 	npm install --prefix benchmarks --silent --no-audit --no-fund
 	mkdir -p benchmarks/build
-	$(CC) -O3 -Wall -Wextra -o benchmarks/build/limit benchmarks/programs/limit.c
+	$(CC) -O3 -Wall -Wextra -o benchmarks/build/limit benchmarks/programs/limit.c -lz
 	$(CC) -O3 -Wall -Wextra -o benchmarks/build/load benchmarks/programs/load.c
 	touch $@

@@ -2,6 +2,8 @@
  *
  *     limit PORT tcp        copies whatever arrives back: the floor, with no WebSocket in it
  *     limit PORT websocket  the least a WebSocket echo can do: handshake, unmask, frame
+ *     limit PORT deflate    the same for messages that are all compressed, with zlib's level 1
+ *                           and no context takeover
  *
  * One thread, level-triggered, one recv and one send a wake-up. The WebSocket echo trusts its
  * peer (ours): it checks nothing and understands whole messages only. Ends on SIGTERM. */
@@ -16,8 +18,9 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <zlib.h>
 
-enum { BUFFER = 1 << 16, EVENTS = 256, LARGEST_HEADER = 14 };
+enum { BUFFER = 1 << 16, EVENTS = 256, LARGEST_HEADER = 14, LARGEST_MESSAGE = 1 << 18 };
 
 typedef struct {
     int fd;
@@ -30,6 +33,8 @@ typedef struct {
 
 static int epoll;
 static int is_websocket;
+static z_stream inflater, deflater; /* if messages are compressed */
+static uint8_t message[LARGEST_MESSAGE], compressed[LARGEST_MESSAGE];
 static uint8_t input[BUFFER], *output;
 static size_t output_capacity;
 
@@ -102,9 +107,19 @@ static uint8_t *make_room(uint8_t *memory, size_t *capacity, size_t size)
 }
 
 /* Our load generator sends a fixed key, so the answer is fixed too. */
-static const char RESPONSE[] = "HTTP/1.1 101 Switching Protocols\r\n"
-                               "Upgrade: websocket\r\nConnection: Upgrade\r\n"
-                               "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+#define RESPONSE                                                                             \
+    "HTTP/1.1 101 Switching Protocols\r\n"                                                   \
+    "Upgrade: websocket\r\nConnection: Upgrade\r\n"                                          \
+    "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"
+static const char *response = RESPONSE "\r\n";
+
+static void begin_compression(void)
+{
+    if (inflateInit2(&inflater, -15) || deflateInit2(&deflater, 1, Z_DEFLATED, -15, 8, 0))
+        die("zlib");
+    response = RESPONSE "Sec-WebSocket-Extensions: permessage-deflate; "
+                        "server_no_context_takeover; client_no_context_takeover\r\n\r\n";
+}
 
 /* The size of the frame at `data` if it is whole, else 0. */
 static size_t frame_size(const uint8_t *data, size_t size, size_t *header, uint64_t *length)
@@ -150,14 +165,56 @@ static size_t write_echo(uint8_t *out, const uint8_t *frame, size_t header, uint
     return written + (size_t)length;
 }
 
+static size_t write_server_header(uint8_t *out, uint8_t first, size_t length)
+{
+    out[0] = first;
+    if (length < 126) {
+        out[1] = (uint8_t)length;
+        return 2;
+    }
+    if (length >> 16)
+        exit(3); /* no case has such */
+    out[1] = 126;
+    out[2] = (uint8_t)(length >> 8);
+    out[3] = (uint8_t)length;
+    return 4;
+}
+
+/* In place of a frame that was echoed: its message inflated, deflated and framed. */
+static size_t compress_echo(uint8_t *frame, size_t size)
+{
+    size_t header = (frame[1] & 127) < 126 ? 2 : (frame[1] & 127) == 126 ? 4 : 10, length;
+
+    memcpy(frame + size, "\0\0\377\377", 4);
+    inflateReset(&inflater);
+    inflater.next_in = frame + header;
+    inflater.avail_in = (uInt)(size - header + 4);
+    inflater.next_out = message;
+    inflater.avail_out = LARGEST_MESSAGE;
+    if (inflate(&inflater, Z_SYNC_FLUSH) != Z_OK)
+        exit(3);
+    deflateReset(&deflater);
+    deflater.next_in = message;
+    deflater.avail_in = LARGEST_MESSAGE - inflater.avail_out;
+    deflater.next_out = compressed;
+    deflater.avail_out = LARGEST_MESSAGE;
+    if (deflate(&deflater, Z_SYNC_FLUSH) != Z_OK)
+        exit(3);
+    length = LARGEST_MESSAGE - deflater.avail_out - 4;
+    header = write_server_header(frame, frame[0], length);
+    memcpy(frame + header, compressed, length);
+    return header + length;
+}
+
 static void echo_frames(connection *c, uint8_t *data, size_t size)
 {
     size_t header, whole, used = 0, out = 0;
     uint64_t length;
 
-    output = make_room(output, &output_capacity, size + LARGEST_HEADER);
+    output = make_room(output, &output_capacity, 2 * size + LARGEST_HEADER);
     while ((whole = frame_size(data + used, size - used, &header, &length))) {
-        out += write_echo(output + out, data + used, header, length);
+        size_t echo = write_echo(output + out, data + used, header, length);
+        out += data[used] & 0x40 ? compress_echo(output + out, echo) : echo;
         used += whole;
     }
     if (data == c->kept) {
@@ -189,7 +246,7 @@ static void receive(connection *c)
         send_or_keep(c, input, (size_t)size);
     } else if (!c->is_open) {
         c->is_open = 1; /* the request fits one segment */
-        send_or_keep(c, (const uint8_t *)RESPONSE, sizeof RESPONSE - 1);
+        send_or_keep(c, (const uint8_t *)response, strlen(response));
     } else if (c->kept) {
         c->kept = make_room(c->kept, &c->kept_capacity, c->kept_size + (size_t)size);
         memcpy(c->kept + c->kept_size, input, (size_t)size);
@@ -232,10 +289,12 @@ int main(int count, char **words)
     connection *listener;
 
     if (count != 3) {
-        fprintf(stderr, "usage: limit PORT tcp|websocket\n");
+        fprintf(stderr, "usage: limit PORT tcp|websocket|deflate\n");
         return 2;
     }
-    is_websocket = strcmp(words[2], "websocket") == 0;
+    is_websocket = strcmp(words[2], "tcp") != 0;
+    if (strcmp(words[2], "deflate") == 0)
+        begin_compression();
     epoll = epoll_create1(0);
     listener = need(calloc(1, sizeof *listener));
     listener->fd = listen_on(words[1]);

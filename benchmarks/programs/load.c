@@ -9,6 +9,8 @@
  * for a server that copies bytes and speaks no WebSocket. `handshakes` opens and closes one
  * connection after the other. `idle` opens connections (with `message`, exchanges one on
  * each), says "ready" and holds them until its input ends. `slow` sends and never reads.
+ * `payload=FILE`, in place of `size`, is the payload of a compressed message: permessage-deflate
+ * without context takeover is asked for, and an echo is any one frame.
  * `cpu=PID`, for as many processes as the server has, adds the CPU time they used.
  * Prints one line of JSON. Talks to 127.0.0.1 alone. */
 #define _GNU_SOURCE
@@ -27,7 +29,8 @@
 enum { BUFFER = 1 << 18, EVENTS = 256, PROCESSES = 16, BUCKETS = 64 * 16 };
 
 typedef struct {
-    const char *mode, *path;
+    const char *mode, *path, *extensions;
+    uint8_t *payload;
     int port, connections, in_flight, is_text, is_raw, with_message;
     size_t size;
     double seconds, warm_up;
@@ -41,11 +44,14 @@ typedef struct {
     size_t to_send;       /* bytes of messages still to be sent */
     size_t send_position; /* where in the message the next of them is */
     size_t received;      /* bytes of the echo under way */
+    size_t frame_size;    /* of it, once its header is here, where that differs */
+    uint8_t header[10];   /* what is here of that */
     double *sent_at;      /* a ring: when each message under way was sent */
     int oldest, newest;
 } connection;
 
-static options opt = {.connections = 100, .in_flight = 1, .size = 32, .seconds = 2, .warm_up = 1};
+static options opt = {
+    .extensions = "", .connections = 100, .in_flight = 1, .size = 32, .seconds = 2, .warm_up = 1};
 static uint8_t *message; /* `in_flight` copies of the frame, so that many leave in one call */
 static uint8_t *expected;
 static size_t message_size, expected_size, block_size;
@@ -115,7 +121,7 @@ static double percentile_us(double part)
 
 static size_t write_header(uint8_t *out, uint8_t second_bits)
 {
-    out[0] = 0x80 | (opt.is_text ? 1 : 2);
+    out[0] = 0x80 | (opt.payload ? 0x40 : 0) | (opt.is_text ? 1 : 2);
     if (opt.size < 126) {
         out[1] = (uint8_t)opt.size | second_bits;
         return 2;
@@ -141,7 +147,7 @@ static void build_message(void)
         expected_size = write_header(expected, 0);
     }
     for (size_t i = 0; i < opt.size; i++) {
-        uint8_t byte = (uint8_t)('a' + i % 26);
+        uint8_t byte = opt.payload ? opt.payload[i] : (uint8_t)('a' + i % 26);
         frame[header + i] = opt.is_raw ? byte : byte ^ key[i & 3];
         expected[expected_size++] = byte;
     }
@@ -183,8 +189,8 @@ static void open_websocket(int fd)
     int length = snprintf(request, sizeof request,
                           "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\n"
                           "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-                          "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-                          opt.path, opt.port);
+                          "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%s\r\n",
+                          opt.path, opt.port, opt.extensions);
 
     if (send(fd, request, (size_t)length, MSG_NOSIGNAL) != length)
         die("handshake");
@@ -197,6 +203,8 @@ static void open_websocket(int fd)
     } while (!strstr(response, "\r\n\r\n"));
     if (!strstr(response, " 101 "))
         fail("the server did not answer the handshake with 101");
+    if (opt.payload && !strstr(response, "permessage-deflate"))
+        fail("the server did not agree to permessage-deflate");
 }
 
 static void send_more(connection *c)
@@ -228,6 +236,59 @@ static void check_echo(const uint8_t *bytes, size_t size, size_t position)
         fail("the echo is not what was sent");
 }
 
+/* How much of `bytes` belongs to the echo under way, of a size that is known. */
+static size_t same_echo(connection *c, const uint8_t *bytes, size_t size)
+{
+    size_t part = expected_size - c->received;
+    if (part > size)
+        part = size;
+    if (!is_measuring)
+        check_echo(bytes, part, c->received);
+    c->received += part;
+    return part;
+}
+
+/* The same where it is one frame, whatever its size. */
+static size_t any_frame(connection *c, const uint8_t *bytes, size_t size)
+{
+    size_t used = 0, header = 2, length;
+
+    while (!c->frame_size && used < size) {
+        c->header[c->received++] = bytes[used++];
+        length = c->received < 2 ? 0 : c->header[1];
+        header = length == 126 ? 4 : length == 127 ? 10 : 2;
+        if (c->received < header)
+            continue;
+        if (!(c->header[0] & 0x80) || (c->header[0] & 15) > 2)
+            fail("the echo is not one frame");
+        if (header > 2) {
+            length = 0;
+            for (size_t i = 2; i < header; i++)
+                length = length << 8 | c->header[i];
+        }
+        c->frame_size = header + length;
+    }
+    if (c->frame_size) {
+        size_t part = c->frame_size - c->received;
+        if (part > size - used)
+            part = size - used;
+        c->received += part;
+        used += part;
+    }
+    return used;
+}
+
+/* Takes what belongs to the echo under way, and says whether it is complete. */
+static int take_echo(connection *c, const uint8_t *bytes, size_t size, size_t *used)
+{
+    if (!opt.payload) {
+        *used += same_echo(c, bytes + *used, size - *used);
+        return c->received == expected_size;
+    }
+    *used += any_frame(c, bytes + *used, size - *used);
+    return c->frame_size && c->received == c->frame_size;
+}
+
 static void receive(connection *c)
 {
     ssize_t size = recv(c->fd, input, BUFFER, MSG_DONTWAIT);
@@ -239,17 +300,8 @@ static void receive(connection *c)
     if (size <= 0)
         fail("the server ended a connection");
     time = now();
-    while (used < (size_t)size) {
-        size_t part = expected_size - c->received;
-        if (part > (size_t)size - used)
-            part = (size_t)size - used;
-        if (!is_measuring)
-            check_echo(input + used, part, c->received);
-        used += part;
-        c->received += part;
-        if (c->received < expected_size)
-            break;
-        c->received = 0;
+    while (used < (size_t)size && take_echo(c, input, (size_t)size, &used)) {
+        c->received = c->frame_size = 0;
         if (is_measuring) {
             echoes++;
             histogram[bucket_of(time - c->sent_at[c->oldest % opt.in_flight])]++;
@@ -335,16 +387,16 @@ static void run_idle(void)
     connection *all = open_connections();
 
     for (int i = 0; opt.with_message && i < opt.connections; i++) {
-        size_t size = 0;
+        size_t used = 0;
+        ssize_t more;
         if (send(all[i].fd, message, message_size, 0) != (ssize_t)message_size)
             die("send");
-        while (size < expected_size) {
-            ssize_t more = recv(all[i].fd, input, BUFFER, 0);
+        do {
+            more = recv(all[i].fd, input, BUFFER, 0);
             if (more <= 0)
                 die("echo");
-            check_echo(input, (size_t)more, size);
-            size += (size_t)more;
-        }
+            used = 0;
+        } while (!take_echo(&all[i], input, (size_t)more, &used));
     }
     printf("{\"ready\": %d}\n", opt.connections);
     fflush(stdout);
@@ -376,6 +428,19 @@ static void run_slow(void)
     printf("{\"bytes\": %llu}\n", sent);
 }
 
+static void read_payload(const char *name)
+{
+    FILE *file = fopen(name, "rb");
+
+    if (!file)
+        die(name);
+    opt.payload = need(malloc(BUFFER));
+    opt.size = fread(opt.payload, 1, BUFFER, file);
+    fclose(file);
+    opt.extensions = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; "
+                     "client_no_context_takeover\r\n";
+}
+
 static void add_process(const char *pid)
 {
     if (opt.processes == PROCESSES)
@@ -405,6 +470,8 @@ static void parse(char *word)
         opt.in_flight = atoi(value);
     else if (!strcmp(word, "size"))
         opt.size = strtoul(value, NULL, 10);
+    else if (!strcmp(word, "payload"))
+        read_payload(value);
     else if (!strcmp(word, "seconds"))
         opt.seconds = atof(value);
     else if (!strcmp(word, "warm-up"))

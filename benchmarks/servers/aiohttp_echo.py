@@ -1,12 +1,14 @@
-"""aiohttp: aiohttp_echo.py PORT."""
+"""aiohttp: aiohttp_echo.py PORT [compressed]. It compresses with zlib's level 1."""
 
 import sys
 
 from aiohttp import WSMsgType, web
 
+COMPRESSED = sys.argv[2:] == ["compressed"]
+
 
 async def echo(request):
-    ws = web.WebSocketResponse(compress=False, max_msg_size=1 << 24)
+    ws = web.WebSocketResponse(compress=COMPRESSED, max_msg_size=1 << 24)
     await ws.prepare(request)
     async for message in ws:
         if message.type == WSMsgType.TEXT:

@@ -1,5 +1,5 @@
-"""Ours, on http.server: ours.py PORT thread|asyncio|uvloop [coroutine]. Plain Python with
-WEBSOCKET_HANDLER_PURE_PYTHON=1."""
+"""Ours, on http.server: ours.py PORT thread|asyncio|uvloop [coroutine|compressed]. Plain
+Python with WEBSOCKET_HANDLER_PURE_PYTHON=1."""
 
 import asyncio
 import sys
@@ -13,6 +13,7 @@ TASKS = set()
 
 class Handler(BaseHTTPRequestHandler):
     loop = None  # the one that runs the coroutines, if there are to be any
+    compression = False
 
     def do_GET(self):
         ws = self.websocket
@@ -22,7 +23,7 @@ class Handler(BaseHTTPRequestHandler):
             def echo(message):
                 ws.send(message)
 
-        ws.connect(max_message_size=1 << 24)
+        ws.connect(max_message_size=1 << 24, compression=self.compression)
         if self.loop is not None:
             self.loop.call_soon_threadsafe(start, ws)
 
@@ -56,6 +57,8 @@ async def serve_in_loop(server, style):
 
 def main():
     port, home, *style = sys.argv[1:]
+    if style == ["compressed"]:
+        Handler.compression = websocket_handler.Compression(threshold=0)
     server = Server(("127.0.0.1", int(port)), Handler)
     if home == "thread":
         websocket_handler.configure_server(server)

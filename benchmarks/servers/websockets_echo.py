@@ -1,5 +1,5 @@
-"""websockets, its asyncio server without compression, or picows behind the same API:
-websockets_echo.py PORT websockets|picows."""
+"""websockets, its asyncio server, or picows behind the same API: websockets_echo.py PORT
+websockets|picows [compressed]. Compressed is with zlib's level 1 and no context takeover."""
 
 import asyncio
 import sys
@@ -8,6 +8,18 @@ if sys.argv[2] == "picows":
     from picows.websockets import serve
 else:
     from websockets.asyncio.server import serve
+
+EXTENSIONS = None
+if sys.argv[3:] == ["compressed"]:
+    from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+
+    EXTENSIONS = [
+        ServerPerMessageDeflateFactory(
+            server_no_context_takeover=True,
+            client_no_context_takeover=True,
+            compress_settings={"level": 1, "memLevel": 8},
+        )
+    ]
 
 
 async def echo(websocket):
@@ -18,7 +30,13 @@ async def echo(websocket):
 async def main():
     port = int(sys.argv[1])
     async with serve(
-        echo, "127.0.0.1", port, compression=None, max_size=1 << 24, backlog=4096
+        echo,
+        "127.0.0.1",
+        port,
+        compression=None,
+        extensions=EXTENSIONS,
+        max_size=1 << 24,
+        backlog=4096,
     ) as server:
         await server.serve_forever()
 
