@@ -13,7 +13,8 @@ class Handler(BaseHTTPRequestHandler):
 """
 
 from .client import aconnect, connect
-from .engine import IS_NATIVE, Engine, close_all
+from .engine import IS_NATIVE, Engine, close_all, default_engine, drain
+from .engine.ledger import Stats, Traffic
 from .errors import (
     ConnectionClosed,
     HandshakeFailed,
@@ -47,6 +48,8 @@ __all__ = [
     "Settings",
     "SocketHandOver",
     "State",
+    "Stats",
+    "Traffic",
     "TransportHandOver",
     "UnsupportedByVersion",
     "Version",
@@ -57,5 +60,7 @@ __all__ = [
     "close_all",
     "configure_server",
     "connect",
+    "default_engine",
+    "drain",
     "is_websocket_request",
 ]

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .engine import Channel, Engine
+from .engine.ledger import Traffic
 from .errors import ConnectionClosed, ProtocolError, WebSocketError
 from .inbox import Backlog, LoopInbox, ThreadInbox
 from .protocol import handshake
@@ -26,6 +27,7 @@ from .protocol.check import (
     INTERNAL_ERROR,
     NO_CODE_RECEIVED,
     NORMAL_CLOSURE,
+    POLICY_VIOLATION,
 )
 from .protocol.deflate import Deflater, Inflater
 from .protocol.frame import Opcode
@@ -36,6 +38,9 @@ from .protocol.versions.version import Decoder, Encoder
 from .settings import Settings
 
 logger = logging.getLogger("websocket_handler")
+
+CLOCK_STEP = 0.001
+"""Seconds: how coarse the clock is by which an engine notes when a peer was heard."""
 
 KEEPALIVE = b"keepalive"
 """The payload of the pings that only see whether the peer is alive; their pongs are no event."""
@@ -80,14 +85,17 @@ class Connection(Channel):
         "_close_code",
         "_close_reason",
         "_codec",
-        "_heard_at_ping",
         "_inbox",
+        "_latency",
         "_listeners",
         "_outcome",
+        "_paused",
+        "_pinged",
         "_pong",
         "_settings",
         "_state",
         "_taken_over",
+        "_waiting_for_room",
     )
 
     def __init__(self, settings: Settings) -> None:
@@ -102,7 +110,10 @@ class Connection(Channel):
         self._backlog: Backlog | None = None
         self._inbox: LoopInbox | ThreadInbox | None = None
         self._pong: bytes | None = None  # the newest ping's, while the peer is not reading
-        self._heard_at_ping: float | None = None
+        self._pinged: tuple[float, bytes] | None = None  # when, and the payload, until its pong
+        self._latency: float | None = None
+        self._paused = False  # by the application
+        self._waiting_for_room: list[tuple[Callable[[], object], bool]] | None = None
 
     def _speak(
         self,
@@ -132,6 +143,19 @@ class Connection(Channel):
         if isinstance(self._outcome, handshake.Accepted):
             return self._outcome.version
         return self._settings.versions[0]
+
+    @property
+    def _counted_address(self) -> str | None:
+        """Where the connection comes from, if connections from there are limited."""
+        raise NotImplementedError
+
+    @property
+    def traffic(self) -> Traffic:
+        """What went over the connection so far."""
+        counts = Traffic(*self._counts())
+        if self._codec is None:
+            return counts
+        return counts._replace(frames_received=self._codec.decoder.frames)
 
     def _in_engine(self, call: Callable[[], object]) -> None:
         """Change the state in one thread only: the handler's before the hand-over, the
@@ -203,9 +227,45 @@ class Connection(Channel):
     def _hold_back(self) -> None:
         """Read no more: too much waits for the application."""
         self._pause_reading(True)
+        self._tell_of_room(full=True)
 
     def _go_on(self) -> None:
-        self._pause_reading(False)
+        self._pause_reading(self._paused)
+
+    def _pause(self, paused: bool) -> None:
+        """The application wants no messages for now, or wants them again."""
+        if self._state in (State.CONNECTING, State.OPEN):
+            self._paused = paused
+            self._pause_reading(self._takes_nothing())
+            if paused:
+                self._tell_of_room(full=True)
+
+    def _takes_nothing(self) -> bool:
+        """Whether the application is to take messages first, or wants none."""
+        waiting = self._inbox or self._backlog
+        return self._paused or (waiting is not None and waiting.held_back)
+
+    # Room for more to be sent
+
+    def _when_drained(self, notice: Callable[[], object], or_full: bool = False) -> None:
+        """Have `notice` called when the peer has caught up, at the end, or now; also when we
+        read nothing, and the peer may be waiting for us, if that matters."""
+        if (
+            not self._above_water
+            or self._state is State.CLOSED
+            or (or_full and self._takes_nothing())
+        ):
+            notice()
+        else:
+            self._waiting_for_room = [*(self._waiting_for_room or ()), (notice, or_full)]
+
+    def _tell_of_room(self, full: bool = False) -> None:
+        waiting, self._waiting_for_room = self._waiting_for_room, None
+        if waiting and full:
+            self._waiting_for_room = [pair for pair in waiting if not pair[1]] or None
+        for notice, or_full in waiting or ():
+            if or_full or not full:
+                notice()
 
     # Frames
 
@@ -226,6 +286,7 @@ class Connection(Channel):
             self._write_frame(Opcode.CLOSE, code.to_bytes(2, "big") + reason.encode())
 
     def _write_coded(self, data: bytes) -> None:
+        self._count(frames_sent=bool(data))
         if self._codec is None or self._codec.withheld is None:
             self._write(data)
         else:
@@ -258,11 +319,16 @@ class Connection(Channel):
         return True
 
     def _announce_close(self) -> None:
+        if self._engine is not None and isinstance(self._outcome, handshake.Accepted):
+            self._engine.ledger.count_closed(self._close_code)
+            if not self._taken_over:  # and never will be
+                self._engine.ledger.leave(self._counted_address)
         level = logging.DEBUG if self._close_code in ORDINARY_CODES else logging.INFO
         logger.log(level, "%r: %d %s", self, self._close_code, self._close_reason)
         self._emit_last("close", self._close_code, self._close_reason)
         self._listeners = ()
         self._message_listener = self._after_messages = None
+        self._tell_of_room()
         if self._inbox is not None:
             self._inbox.end(self._close_code, self._close_reason)
 
@@ -319,6 +385,7 @@ class Connection(Channel):
 
     def _take_event(self, event: Event) -> None:
         if isinstance(event, Message):
+            self._count(messages_received=1)
             (self._message_listener or self._unheard)(event.data)
         elif isinstance(event, Ping):
             self._ping_received(event.payload)
@@ -332,7 +399,7 @@ class Connection(Channel):
             self._violated(*event)
 
     def _ping_received(self, payload: bytes) -> None:
-        if self._state is not State.OPEN:
+        if self._state is not State.OPEN or self._closes_for_flood():
             return
         if self._blocked:  # only the newest needs an answer (RFC 6455 section 5.5.3)
             self._pong = payload
@@ -342,8 +409,25 @@ class Connection(Channel):
         self._emit("ping", payload)
 
     def _pong_received(self, payload: bytes) -> None:
-        if self._state is State.OPEN and payload != KEEPALIVE:
+        if self._state is not State.OPEN or self._closes_for_flood():
+            return
+        if self._pinged is not None and self._pinged[1] == payload:
+            self._latency, self._pinged = time.monotonic() - self._pinged[0], None
+            assert self._engine is not None
+            self._engine.ledger.count_round_trip(self._latency)
+        if payload != KEEPALIVE:
             self._emit("pong", payload)
+
+    def _closes_for_flood(self) -> bool:
+        if not self._is_flooded():
+            return False
+        self._violated(POLICY_VIOLATION, "too many control frames")
+        return True
+
+    def _send_ping(self, payload: bytes) -> None:
+        if self._pinged is None:  # the pong of one is awaited at a time
+            self._pinged = time.monotonic(), payload
+        self._send_frame(Opcode.PING, payload)
 
     def _flushed(self) -> None:
         """Everything was sent: the pong that had to wait may follow."""
@@ -354,6 +438,8 @@ class Connection(Channel):
     def _drained(self) -> None:
         if self._state is State.OPEN:
             self._emit("drain")
+        if not self._above_water:
+            self._tell_of_room()
 
     def _close_received(self, code: int, reason: str, cookie: bytes = b"") -> None:
         self._let_messages_be_answered()
@@ -422,25 +508,35 @@ class Connection(Channel):
         if self._reading_paused:  # it is we who do not listen
             if self._backlog is not None:
                 logger.warning("%r: messages wait, but there is no listener or iteration", self)
-            self._heard_at_ping = None
+            self._pinged = None
             self._set_deadline(interval)
             return
-        heard = self._heard
-        if heard == self._heard_at_ping:
-            self._give_up("no answer to a ping")
+        now, heard, timeout = time.monotonic(), self._heard, self._settings.ping_timeout
+        if self._pinged is not None and heard + CLOCK_STEP < self._pinged[0]:
+            left = self._pinged[0] + timeout - now
+            if left > 0:
+                self._set_deadline(left)
+            else:
+                self._give_up("no answer to a ping")
             return
-        silence = time.monotonic() - heard
-        if silence < interval:
-            self._set_deadline(interval - silence)
+        if now - heard < interval:
+            self._set_deadline(interval - (now - heard))
             return
-        self._heard_at_ping = heard
+        self._pinged = now, KEEPALIVE
         if not self._blocked:
             self._send_frame(Opcode.PING, KEEPALIVE)
-        self._set_deadline(self._settings.ping_timeout)
+        self._set_deadline(timeout)
 
     def _connection_lost(self, reason: str) -> None:
         if self._settle(Step.LOST, ABNORMAL_CLOSURE, reason):
             self._announce_close()
+
+    def _released(self) -> None:
+        """The engine has closed the socket."""
+        assert self._engine is not None
+        self._engine.ledger.count_past(self.traffic)
+        if isinstance(self._outcome, handshake.Accepted):
+            self._engine.ledger.leave(self._counted_address)
 
 
 def keep_alive_by_tcp(sock: socket.socket, settings: Settings) -> None:

@@ -19,7 +19,7 @@ cdef class _Inbox:
     cdef long long _high_water
     cdef long long _came
     cdef long long _taken
-    cdef bint _held_back
+    cdef readonly bint held_back
 
     @cython.locals(size=Py_ssize_t)
     cdef _count_arrival(self, message)

@@ -62,13 +62,13 @@ class _Inbox:
         self._high_water = high_water
         self._came = 0
         self._taken = 0
-        self._held_back = False
+        self.held_back = False
 
     def _count_arrival(self, message: Any) -> None:
         size = len(message)
         self._came += size + MESSAGE_OVERHEAD
-        if self._came - self._taken > self._high_water and not self._held_back:
-            self._held_back = True
+        if self._came - self._taken > self._high_water and not self.held_back:
+            self.held_back = True
             if self._source is not None:
                 self._source._hold_back()
             self._go_on_if_taken()  # perhaps it was taken meanwhile
@@ -76,12 +76,12 @@ class _Inbox:
     def _count_taken(self, message: Any) -> None:
         size = len(message)
         self._taken += size + MESSAGE_OVERHEAD
-        if self._held_back:
+        if self.held_back:
             self._go_on_if_taken()
 
     def _go_on_if_taken(self) -> None:
         if self._came - self._taken <= self._high_water // 4:
-            self._held_back = False
+            self.held_back = False
             if self._source is not None:
                 self._source._in_engine(self._source._go_on)
 

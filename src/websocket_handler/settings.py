@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields
 from .protocol.permessage_deflate import Compression
 from .protocol.versions import DEFAULT_VERSIONS, Version
 
+LIMITS = ("max_message_size", "max_fragments", "max_empty_fragments", "max_control_frames")
+
 KIB, MIB = 1 << 10, 1 << 20
 
 
@@ -28,13 +30,25 @@ class Settings:
     max_empty_fragments: int = 1_024
     """How many of them may be empty; beyond it 1008."""
 
+    max_control_frames: int = 1_000
+    """The most pings and pongs in a second; beyond it 1008."""
+
+    max_connections: int | None = None
+    """The most connections that the engine may have at a time, those included whose handshake
+    is not complete; beyond it the handshake is refused with 503. None for no limit."""
+
+    max_connections_per_address: int | None = None
+    """The most of them from one address, beyond which 429. Behind a proxy all come from its
+    address, unless the HTTP server sets the client's."""
+
     high_water: int = 64 * KIB
     """With more than this waiting to be sent, nothing more is read from that peer until
     a quarter of it is left; then `drain` is emitted. A client goes on reading, or two that
     only send would wait for each other."""
 
     max_buffered: int = 16 * MIB
-    """With more than this already waiting, the next send closes with 1008 "slow consumer"."""
+    """With more than this already waiting, the next send from a listener or an event loop
+    closes with 1008 "slow consumer"; other threads wait in `send` already at high water."""
 
     open_timeout: float = 10.0
     """How long a client has to complete a handshake whose last bytes come later (hixie-76
@@ -61,9 +75,12 @@ class Settings:
     for the defaults of `Compression`, False for not at all."""
 
     def __post_init__(self) -> None:
-        for field in ("max_message_size", "max_fragments", "max_empty_fragments"):
+        for field in LIMITS:
             _require(field, getattr(self, field), getattr(self, field) >= 0)
         _require("max_message_size", self.max_message_size, self.max_message_size < 1 << 62)
+        for field in ("max_connections", "max_connections_per_address"):
+            most = getattr(self, field)
+            _require(field, most, most is None or most >= 0)
         _require("high_water", self.high_water, 0 < self.high_water <= self.max_buffered)
         for field in ("open_timeout", "ping_timeout", "close_timeout"):
             _require(field, getattr(self, field), getattr(self, field) > 0)

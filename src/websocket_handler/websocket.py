@@ -23,7 +23,7 @@ from .inbox import LoopInbox, ThreadInbox
 from .listeners import Awaited, InTurn, Once, Turns, check_event, is_async
 from .protocol import handshake, versions
 from .protocol.check import INTERNAL_ERROR, NORMAL_CLOSURE, POLICY_VIOLATION
-from .protocol.frame import MAX_CONTROL_PAYLOAD, Opcode
+from .protocol.frame import MAX_CONTROL_PAYLOAD
 from .protocol.message import close_payload, fragments
 from .protocol.permessage_deflate import Agreement
 from .protocol.request import Headers, Request
@@ -164,6 +164,12 @@ class WebSocket(Connection):
         """How `connect()` answered the handshake; None before."""
         return self._outcome
 
+    @property
+    def latency(self) -> float | None:
+        """Seconds from the last ping to its pong, whether `ping()` sent it or the engine, to
+        see whether the peer is alive; None before the first pong."""
+        return self._latency
+
     # Connecting
 
     def connect(self, subprotocol: str | None = None, **settings: Any) -> Any:
@@ -197,11 +203,16 @@ class WebSocket(Connection):
             self._when_connecting()
             self._when_connecting = None  # it may hold on to much of the HTTP server
         self._settings, self._subprotocol = _shared(chosen), subprotocol
+        engine = self._home or default_engine()
+        if isinstance(outcome, handshake.Accepted):
+            why_not = engine.ledger.enter(chosen, self._counted_address)
+            outcome = handshake.refuse(*why_not) if why_not else outcome
+        if isinstance(outcome, handshake.Refused):
+            engine.ledger.count_refused(outcome.status)
         self._outcome = handshake.to_be_kept(outcome)
         secret, agreement = b"", None
         if isinstance(outcome, handshake.Accepted):
             secret, agreement = outcome.secret, outcome.agreement
-        engine = self._home or default_engine()
         self._speak(engine, self._version, secret, agreement=agreement)
         self._write(outcome.response)
         if isinstance(outcome, handshake.Refused):
@@ -231,13 +242,16 @@ class WebSocket(Connection):
         self._outcome = handshake.to_be_kept(handshake.Accepted(version, b"", b"", agreement))
         self._subprotocol = subprotocol
         engine = self._home or default_engine()
+        engine.ledger.enter_client()
         self._speak(engine, version, secret, client=True, agreement=agreement)
 
     def respond(self, response: bytes) -> None:
         """Be refused with an HTTP response, of which `write_response` may bring more; for
         integrations that answer by themselves, before `take_over`."""
         self._outcome = handshake.refused_by_application(response)
-        self._speak(self._home or default_engine(), self._version)
+        engine = self._home or default_engine()
+        engine.ledger.count_refused(self._outcome.status)
+        self._speak(engine, self._version)
         self._deaf = True
         self._write(response)
 
@@ -312,6 +326,21 @@ class WebSocket(Connection):
                 left.remove(present)
                 break
         self._set_listeners(event, tuple(left))
+
+    # Receiving less
+
+    def pause(self) -> None:
+        """Read nothing more, until `resume()`; the peer is held back once the buffers of both
+        systems are full.
+
+        Messages that were read already may still come. Meanwhile pings are not answered, and
+        a peer that has died is not noticed. Closing reads on. From any thread.
+        """
+        self._in_engine(partial(self._pause, True))
+
+    def resume(self) -> None:
+        """Read on after `pause()`. From any thread."""
+        self._in_engine(partial(self._pause, False))
 
     # Receiving without listeners
 
@@ -392,7 +421,7 @@ class WebSocket(Connection):
         if len(body) > MAX_CONTROL_PAYLOAD:
             raise ValueError(f"the payload of a ping is at most {MAX_CONTROL_PAYLOAD} bytes")
         self._check_open()
-        self._send_frame(Opcode.PING, body)
+        self._in_engine(partial(self._send_ping, body))
 
     def close(self, code: int = NORMAL_CLOSURE, reason: str = "") -> None:
         """Start the closing handshake (RFC 6455 section 7.1.2); does not wait for its end.
@@ -472,20 +501,19 @@ class WebSocket(Connection):
 
     # Behind the API
 
+    @property
+    def _counted_address(self) -> str | None:
+        if self._settings.max_connections_per_address is None:
+            return None
+        address = self.request.remote_address
+        return str(address[0]) if isinstance(address, tuple) else None
+
     def _when_closed(self, notice: Callable[[], object]) -> None:
         """Have `notice` called at the end, or now if that has come."""
         if self._state is State.CLOSED:
             notice()
         else:
             self.on("close", lambda *_: notice())
-
-    def _when_drained(self, notice: Callable[[], object]) -> None:
-        """Have `notice` called when the peer has caught up, at the end, or now."""
-        if not self._above_water or self._state is State.CLOSED:
-            notice()
-        else:
-            self.once("drain", notice)
-            self._when_closed(notice)
 
     def _check_not_in_engine(self, what: str) -> None:
         if self._engine is not None and self._engine.is_own_thread():
@@ -540,12 +568,9 @@ class WebSocket(Connection):
         """`send` for whatever the channel does not send by itself: a str or bytes, on a
         connection that is open and keeps up, in a version it has a codec for."""
         self._check_open()
+        self._make_room()
         if self._held is not None:
             self._held.append((message, compress))
-        elif self.buffered_amount > self._settings.max_buffered:
-            logger.info("%r: closing, %d bytes were not read", self, self.buffered_amount)
-            self.close(POLICY_VIOLATION, "slow consumer")
-            raise ConnectionClosed(POLICY_VIOLATION, "slow consumer")
         elif isinstance(message, str | bytes | bytearray | memoryview):
             self._send_whole(message if isinstance(message, str) else bytes(message), compress)
         elif isinstance(message, Iterable) and not isinstance(message, Mapping):
@@ -555,6 +580,21 @@ class WebSocket(Connection):
                 "a message is a str, a bytes-like object, or an iterable of either, "
                 f"not {type(message).__name__}"
             )
+
+    def _make_room(self) -> None:
+        """Wait for a peer that is behind, in threads that may, unless it waits for us to take
+        messages; give one up that is hopelessly behind."""
+        if self.buffered_amount <= self._settings.high_water:
+            return
+        if self._taken_over and self._engine is not None and self._engine.may_wait():
+            relieved = threading.Event()
+            self._in_engine(partial(self._when_drained, relieved.set, or_full=True))
+            relieved.wait()
+            self._check_open()
+        if self.buffered_amount > self._settings.max_buffered:
+            logger.info("%r: closing, %d bytes were not read", self, self.buffered_amount)
+            self.close(POLICY_VIOLATION, "slow consumer")
+            raise ConnectionClosed(POLICY_VIOLATION, "slow consumer")
 
     def _send_whole(self, message: str | bytes, compress: bool | None) -> None:
         if self._codec is None:
@@ -566,6 +606,7 @@ class WebSocket(Connection):
                 return
             frame = self._codec.encoder.message(message, compress)
             self._check_open()  # still
+            self._count(messages_sent=1)
             self._write_coded(frame)
 
     def _send_fragments(self, pieces: Iterable[Any]) -> None:
@@ -579,8 +620,10 @@ class WebSocket(Connection):
         try:
             for opcode, payload, fin in fragments(iterator, first):
                 self._check_open()
+                self._make_room()
                 self._send_frame(opcode, payload, fin)
                 begun = True
+            self._count(messages_sent=self._codec is not None)  # else the channel has
         except BaseException:
             if begun and self._state is not State.CLOSED:  # the message can never be completed
                 self.close(INTERNAL_ERROR, "message broken off")

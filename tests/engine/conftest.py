@@ -6,6 +6,8 @@ import pytest
 
 from websocket_handler import Engine
 
+from .connections import Peer
+
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
@@ -13,3 +15,11 @@ def engine() -> Iterator[Engine]:
     engine = Engine()
     yield engine
     engine.stop()
+
+
+@pytest.fixture(autouse=True)
+def _close_peers() -> Iterator[None]:
+    """Peers that a test has left go with it."""
+    yield
+    while Peer.all:
+        Peer.all.pop().sock.close()

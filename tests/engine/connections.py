@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
 from websocket_handler import Engine, Headers, Request, Settings, WebSocket
 from websocket_handler.protocol.assembly import Event
@@ -28,7 +28,10 @@ def make_websocket(engine: Engine, **settings: Any) -> WebSocket:
 class Peer:
     """The other end: sends bytes, and reads events until one of a kind has come."""
 
+    all: ClassVar[list[Peer]] = []
+
     def __init__(self, sock: socket.socket, expect_masked: bool = False) -> None:
+        self.all.append(self)
         self.sock = sock
         self.sock.settimeout(10)
         self._decoder = Decoder(Settings(max_message_size=1 << 26), expect_masked)

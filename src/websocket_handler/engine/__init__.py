@@ -14,7 +14,7 @@ import threading
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from .farewell import close_all
+from .farewell import close_all, drain
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -88,4 +88,12 @@ atexit.register(_say_goodbye)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
-__all__ = ["IS_NATIVE", "Channel", "Engine", "close_all", "default_engine", "loop_engine"]
+__all__ = [
+    "IS_NATIVE",
+    "Channel",
+    "Engine",
+    "close_all",
+    "default_engine",
+    "drain",
+    "loop_engine",
+]

@@ -20,6 +20,15 @@ ctypedef struct outgoing:
     size_t capacity
 
 
+# What went over the connection; the decoder counts the frames that came.
+ctypedef struct traffic:
+    uint64_t messages_received
+    uint64_t messages_sent
+    uint64_t frames_sent
+    uint64_t bytes_received
+    uint64_t bytes_sent
+
+
 cdef class Channel(Pollable):
     cdef readonly EpollEngine _engine
     cdef Rules rules
@@ -29,6 +38,9 @@ cdef class Channel(Pollable):
     cdef object large                  # a payload that is being sent from where it lies,
     cdef size_t large_sent             # up to here; it precedes what is in `out`
     cdef outgoing out
+    cdef traffic traffic
+    cdef uint64_t controls_since       # a second of control frames began here,
+    cdef uint32_t controls             # and so many have come in it
     cdef wheel_timer timer
     cdef uint64_t heard                # when the last byte came, or went out
     cdef public object _message_listener

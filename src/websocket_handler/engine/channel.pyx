@@ -32,6 +32,7 @@ from .codec cimport (
     DECODER_PONG,
     DECODER_STARVED,
     DECODER_VIOLATION,
+    FRAME_CONTROL_BIT,
     FRAME_FIN,
     FRAME_MAX_HEADER,
     FRAME_RSV1,
@@ -144,10 +145,12 @@ cdef class Channel(Pollable):
             reason = strerror(errno)
             self.close_descriptor()
             self._connection_lost(reason)
+            self._released()
             return
         engine.link(self)
         self.begin_service()
         self._opened()
+        self.traffic.bytes_received += <size_t>len(early)
         buffer = bytearray(early)  # unmasked in place
         self.decode(<uint8_t *><char *>buffer, len(buffer))
         if layer is not None:  # it may have read more already
@@ -163,7 +166,10 @@ cdef class Channel(Pollable):
         gives rise to; what the peer does not take is kept (`buffered_amount`). An iterable
         of `str` or of bytes-like is sent as one message, a fragment for each item as it
         comes (RFC 6455 section 5.4); other messages wait until it is complete. May be
-        called from any thread. Raises `ConnectionClosed` if the connection is not open,
+        called from any thread. One that is neither the engine's nor an event loop's waits
+        here while more than high water waits to be sent, until the peer has caught up, but
+        not if high water of messages waits for who receives them, as for it perhaps; the
+        others never wait (see `Settings.max_buffered`). Raises `ConnectionClosed` if the connection is not open,
         `TypeError` for anything else, `UnicodeEncodeError` for a lone surrogate.
 
         Where permessage-deflate was negotiated, a message is compressed if it is at least
@@ -173,7 +179,7 @@ cdef class Channel(Pollable):
         cdef Py_ssize_t size = 0
         cdef const char *data = NULL
         cdef uint8_t first = 0
-        if self._sendable and self.waiting() <= self.rules.max_buffered:
+        if self._sendable and self.waiting() <= self.rules.high_water:
             if isinstance(message, str):
                 data = PyUnicode_AsUTF8AndSize(message, &size)
                 first = FRAME_FIN | OPCODE_TEXT
@@ -218,6 +224,28 @@ cdef class Channel(Pollable):
         if wanted and size and self.rules.deflate_window_bits:
             return self.send_deflated(first, data, size, message)
         return self.write_frame(first, data, size, message)
+
+    def _counts(self):
+        """What went over the connection, in the order of `Traffic`; who brings a codec counts
+        messages and frames by `_count`, but the frames that come."""
+        return (
+            self.traffic.messages_received, self.traffic.messages_sent,
+            self.decoder.frames, self.traffic.frames_sent,
+            self.traffic.bytes_received, self.traffic.bytes_sent,
+        )
+
+    def _count(self, int messages_received=0, int messages_sent=0, int frames_sent=0):
+        self.traffic.messages_received += messages_received
+        self.traffic.messages_sent += messages_sent
+        self.traffic.frames_sent += frames_sent
+
+    def _is_flooded(self):
+        """Count one more control frame; whether there are too many in this second."""
+        if self._engine.now - self.controls_since >= 1000:
+            self.controls_since = self._engine.now
+            self.controls = 0
+        self.controls += 1
+        return self.controls > self.rules.max_control_frames
 
     def _stop_sending(self):
         """Have `send` leave what is sent to `_send_otherwise`; what another thread is just
@@ -316,6 +344,9 @@ cdef class Channel(Pollable):
         cdef uint8_t key[4]
         cdef size_t header_size
         cdef uint8_t *place
+        self.traffic.frames_sent += 1
+        if first & (FRAME_FIN | FRAME_CONTROL_BIT) == FRAME_FIN:
+            self.traffic.messages_sent += 1
         if self.masks:
             masking_key(key)
             header_size = frame_header_write(header, first, size, key)
@@ -356,6 +387,7 @@ cdef class Channel(Pollable):
         message.msg_iov = parts
         message.msg_iovlen = 3
         sent = max(sendmsg(self.fd, &message, MSG_NOSIGNAL), 0)  # `flush` will meet an error
+        self.traffic.bytes_sent += <size_t>sent
         if <size_t>sent >= ahead + header_size:
             self.out.start = self.out.end = 0
             if <size_t>sent < ahead + header_size + size:
@@ -475,10 +507,13 @@ cdef class Channel(Pollable):
         self.flush()
 
     cdef void flush(self) noexcept:
+        cdef ssize_t sent
         if self.fd < 0:
             return
         while self.waiting():
-            if self.send_waiting() >= 0:
+            sent = self.send_waiting()
+            if sent >= 0:
+                self.traffic.bytes_sent += <size_t>sent
                 if self.interest & EPOLLOUT:  # the peer made room, so it is alive
                     self.heard = self._engine.now
             elif errno == EAGAIN:
@@ -637,9 +672,10 @@ cdef class Channel(Pollable):
                 self.release(strerror(errno))
             return
         self.heard = self._engine.now
+        size = <size_t>count
+        self.traffic.bytes_received += size
         if self._deaf:
             return
-        size = <size_t>count
         self.corked = True
         if direct:
             direct = min(direct, size)
@@ -687,6 +723,7 @@ cdef class Channel(Pollable):
                 self._input_over()
                 return
             self.heard = self._engine.now
+            self.traffic.bytes_received += <size_t>len(data)
             if not self._deaf:
                 buffer = bytearray(data)  # unmasked in place
                 self.decode(<uint8_t *><char *>buffer, len(buffer))
@@ -723,6 +760,7 @@ cdef class Channel(Pollable):
         """Hand one event on. Whatever goes wrong here ends this connection alone."""
         try:
             if kind == DECODER_MESSAGE:
+                self.traffic.messages_received += 1
                 self.call_listener(take_message(event))
             elif kind == DECODER_PING:
                 self._ping_received(take_bytes(event))
@@ -817,3 +855,4 @@ cdef class Channel(Pollable):
         self.drop_output()
         self._engine.unlink(self)
         self._connection_lost(reason)
+        self._released()

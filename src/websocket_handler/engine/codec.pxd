@@ -25,6 +25,7 @@ cdef extern from "core/frame.h" nogil:
     enum:
         OPCODE_TEXT
         OPCODE_BINARY
+        FRAME_CONTROL_BIT
         FRAME_FIN
         FRAME_RSV1
         FRAME_MAX_HEADER
@@ -74,6 +75,7 @@ cdef extern from "core/decoder.h" nogil:
 
     ctypedef struct decoder:
         const decoder_rules *rules
+        uint64_t frames
         uint8_t expect_masked
         uint8_t old_codes
 
@@ -98,6 +100,7 @@ cdef class Rules:
     cdef decoder_rules rules
     cdef size_t high_water
     cdef size_t max_buffered
+    cdef uint32_t max_control_frames
     cdef size_t compress_from      # the size from which messages are compressed
     cdef int deflate_window_bits   # 0 for not at all
     cdef bint deflate_takeover

@@ -176,6 +176,7 @@ cdef class Rules:
         self.rules.release = release_bytes
         self.high_water = getattr(limits, "high_water", 0)
         self.max_buffered = getattr(limits, "max_buffered", 0)
+        self.max_control_frames = min(getattr(limits, "max_control_frames", 0), 0xFFFFFFFF)
         self.compress_from = <size_t>PY_SSIZE_T_MAX
         self.rules.pool = &spare_streams
         self.rules.step_aside = step_aside

@@ -65,6 +65,8 @@ cdef class EpollEngine:
     cdef unsigned long turns           # changes also when another thread takes over
     cdef unsigned long served          # events of turns so far
     cdef unsigned long stuck_at        # which of them lasted too long
+    cdef readonly unsigned long take_overs
+    cdef readonly object ledger
     cdef void *current                 # whose event is being served
     cdef Descriptor bell               # an eventfd: wakes the thread that watches the turns
     cdef bint watcher_sleeps

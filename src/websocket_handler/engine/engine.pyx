@@ -10,6 +10,7 @@ may change: where a listener blocks it, another one takes over (`watch_turns`).
 """
 
 import logging
+from asyncio import _get_running_loop
 from collections import deque
 from functools import partial
 from os import strerror
@@ -24,6 +25,7 @@ from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, itimerspec, nanosleep, timespec
 from posix.unistd cimport close, read, write
 
+from .ledger import Ledger
 from .linux cimport *
 from .tls import TlsConnection
 
@@ -121,6 +123,7 @@ cdef class EpollEngine:
         self.retired = []
         self.rules_by_settings = {}
         self.sinks = set()
+        self.ledger = Ledger()
         self.receive_buffer = <uint8_t *>malloc(RECEIVE_SIZE)
         if self.receive_buffer is NULL:
             raise MemoryError
@@ -239,6 +242,7 @@ cdef class EpollEngine:
             return False
         self.receive_buffer = buffer  # what is in the old one, the blocked thread still needs
         self.turns += 1
+        self.take_overs += 1
         self.serving = False
         self.owner = PyThread_get_thread_ident()
         if self.current is not NULL:
@@ -255,6 +259,10 @@ cdef class EpollEngine:
     def is_own_thread(self):
         """Whether the caller runs in the thread that turns the engine."""
         return self.owner == PyThread_get_thread_ident()
+
+    def may_wait(self):
+        """Whether the calling thread may wait for a peer: none that serves others may."""
+        return not self.is_own_thread() and _get_running_loop() is None
 
     def adopt_thread(self):
         """Declare the calling thread the one that turns the engine."""
@@ -291,6 +299,10 @@ cdef class EpollEngine:
             self.sinks.add(sink)
         else:
             close(sink.fd)
+
+    def stats(self):
+        """An account of what happened so far; from any thread."""
+        return self.ledger.stats(self.channels(), self.take_overs)
 
     def channels(self):
         """Every attached channel."""

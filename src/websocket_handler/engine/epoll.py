@@ -20,6 +20,8 @@ from .transport import TransportConnection
 
 logger = logging.getLogger("websocket_handler")
 
+_own_thread = threading.local()
+
 
 class Engine(EpollEngine):
     """Serves WebSockets that were taken over from HTTP servers.
@@ -108,6 +110,11 @@ class Engine(EpollEngine):
                 self._is_turned = True
                 self._add_thread(self._turn_in_greenlet if is_gevent() else self._turn_and_watch)
 
+    def may_wait(self) -> bool:
+        """Whether the calling thread may wait for a peer: none that serves others may."""
+        turns_an_engine = getattr(_own_thread, "turns_an_engine", False)
+        return super().may_wait() and not turns_an_engine
+
     def is_own_thread(self) -> bool:
         """Whether the caller runs in the thread, or greenlet, that turns the engine."""
         return super().is_own_thread() and self._greenlet in (None, threading.get_ident())
@@ -121,6 +128,7 @@ class Engine(EpollEngine):
     def _turn_and_watch(self, first: bool = True) -> None:
         """The life of a thread: it turns the engine, until a listener blocks it and another
         takes over; then it is among those that may take over next."""
+        _own_thread.turns_an_engine = True
         if first:
             self.adopt_thread()
             self._add_thread(self._turn_and_watch, False)
@@ -155,6 +163,7 @@ class Engine(EpollEngine):
                     self._add_thread(self._turn_and_watch, False)
                 else:
                     logger.warning("%d listeners block; the next will be felt", self._most_threads)
+                    self.ledger.count_exhausted()
             self._pool.notify_all()
         return took_over
 

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 from ..protocol.permessage_deflate import Terms
 from ..protocol.versions import Version
 from ..settings import Settings
+from .ledger import Ledger, Stats, Traffic
 
 logger = logging.getLogger("websocket_handler")
 
@@ -40,6 +41,7 @@ class Engine:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._owner: int | None = None
         self._closed = False
+        self.ledger = Ledger()
         if loop is not None:
             loop.call_soon_threadsafe(self.adopt_thread)
 
@@ -59,6 +61,10 @@ class Engine:
         assert self._loop is not None
         return self._loop
 
+    def may_wait(self) -> bool:
+        """Whether the calling thread may wait for a peer: none that serves others may."""
+        return asyncio._get_running_loop() is None
+
     def is_own_thread(self) -> bool:
         """Whether the caller runs in the thread of the event loop."""
         return self._owner == threading.get_ident()
@@ -76,6 +82,10 @@ class Engine:
         """Pass on what is meant for the program and not for us: Ctrl-C, exit."""
         if self._is_guest:
             raise error
+
+    def stats(self) -> Stats:
+        """An account of what happened so far; from any thread."""
+        return self.ledger.stats(self.channels(), take_overs=0)
 
     def attach(self, channel: Channel, sock: socket.socket, early: bytes = b"") -> None:
         """Give a connected socket to the engine, with bytes already read from it."""
@@ -170,6 +180,8 @@ class Channel:
     __slots__ = (
         "_above_water",
         "_after_messages",
+        "_controls",
+        "_controls_since",
         "_corked",
         "_deaf",
         "_drain_due",
@@ -185,6 +197,7 @@ class Channel:
         "_sendable",
         "_tell_when_flushed",
         "_timer",
+        "_traffic",
         "_transport",
         "_unsent",
         "_waiting",
@@ -207,6 +220,9 @@ class Channel:
     _finishing: bool
     _input_ended: bool
     _reading_paused: bool
+    _traffic: Traffic
+    _controls: int  # so many control frames came in the second that began at
+    _controls_since: float
     _is_client: bool  # who goes on reading while its peer is behind: see `is_held_back`
 
     # What the engine calls; a WebSocket has them.
@@ -219,6 +235,7 @@ class Channel:
     _flushed: Callable[[], None]
     _deadline_passed: Callable[[], None]
     _connection_lost: Callable[[str], None]
+    _released: Callable[[], None]
 
     def __new__(cls, *_: object, **__: object) -> Channel:
         self = super().__new__(cls)
@@ -229,6 +246,8 @@ class Channel:
         self._above_water = self._drain_due = self._is_client = False
         self._outgoing = []
         self._waiting = 0
+        self._traffic = Traffic()
+        self._controls, self._controls_since = 0, 0.0
         self._unsent = threading.Lock()
         self._heard = time.monotonic()
         return self
@@ -268,6 +287,19 @@ class Channel:
     def _blocked(self) -> bool:
         return bool(self._transport and self._transport.get_write_buffer_size())
 
+    def _counts(self) -> Traffic:
+        return self._traffic
+
+    def _count(self, **counts: int) -> None:
+        self._traffic = self._traffic.plus(Traffic(**counts))
+
+    def _is_flooded(self) -> bool:
+        """Count one more control frame; whether there are too many in this second."""
+        if self._heard - self._controls_since >= 1:
+            self._controls, self._controls_since = 0, self._heard
+        self._controls += 1
+        return self._controls > self._limits.max_control_frames
+
     def _write(self, data: bytes) -> None:
         with self._unsent:
             self._outgoing.append(data)
@@ -304,7 +336,9 @@ class Channel:
         with self._unsent:
             outgoing, self._outgoing = self._outgoing, []
         if outgoing and not self._transport.is_closing():
-            self._transport.write(b"".join(outgoing))
+            data = b"".join(outgoing)
+            self._count(bytes_sent=len(data))
+            self._transport.write(data)
         with self._unsent:  # only now, or `buffered_amount` would miss it for a moment
             self._waiting -= sum(map(len, outgoing))
         if self._finishing:
@@ -348,6 +382,7 @@ class Channel:
 
     def _receive(self, data: bytes) -> None:
         self._heard = time.monotonic()
+        self._count(bytes_received=len(data))
         self._corked = True
         if not self._deaf:
             self._feed(data)
@@ -440,3 +475,4 @@ class _Carrier(asyncio.Protocol):
         self._engine._channels.discard(channel)
         reason = getattr(error, "strerror", None) or str(error or "the connection was dropped")
         channel._connection_lost(reason)
+        channel._released()

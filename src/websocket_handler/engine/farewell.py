@@ -1,13 +1,16 @@
-"""Closing many WebSockets at once, politely."""
+"""Closing many WebSockets, politely: at once, or spread over a while."""
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..protocol.check import GOING_AWAY
+from ..errors import WebSocketError
+from ..protocol.check import GOING_AWAY, SERVICE_RESTART
 from ..protocol.state import State
 
 if TYPE_CHECKING:
@@ -56,3 +59,38 @@ def close_all(
 
     engine.post(begin)
     return not engine.is_own_thread() and done.wait(timeout)
+
+
+STEP = 0.02
+"""Seconds between the batches that `drain` closes."""
+
+
+def drain(
+    engine: Engine,
+    window: float,
+    code: int = SERVICE_RESTART,
+    reason: str = "",
+    timeout: float | None = None,
+) -> bool:
+    """Close every WebSocket of `engine`, in random order spread over `window` seconds, so that
+    the clients do not all come back at once; meanwhile handshakes are refused with 503.
+
+    For threads, which wait for the window to pass and then up to `timeout` seconds for the
+    peers that are left, as `close_all` does. Returns whether all are closed. Raises
+    `WebSocketError` in the engine's own thread, which has to close them.
+    """
+    if engine.is_running and engine.is_own_thread():
+        raise WebSocketError("drain() would stop the engine, whose thread this is")
+    engine.ledger.is_draining = True
+    left = engine.channels() if engine.is_running else []
+    random.shuffle(left)
+    begin, total = time.monotonic(), len(left)
+    while left:
+        passed = time.monotonic() - begin
+        keep = int(total * (1 - passed / window)) if passed < window else 0
+        batch, left = left[keep:], left[:keep]
+        for websocket in batch:
+            websocket.close(code, reason)
+        if left:
+            time.sleep(STEP)
+    return close_all(engine, code, reason, timeout)

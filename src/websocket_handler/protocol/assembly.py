@@ -85,6 +85,8 @@ class StreamDecoder:
         self._unread = bytearray()
         self._assembly: Assembly | None = None
         self._finished = False
+        self.frames = 0
+        """How many came so far."""
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Event]:
         """The events that `data` completes; an empty list if it completes none."""

@@ -117,6 +117,7 @@ class EarlyDecoder(StreamDecoder):
             del self._unread[: start + size + length]
             return self._read_control(opcode, payload)
         del self._unread[: start + size]
+        self.frames += 1
         if self._assembly is None:
             self._assembly = Assembly(opcode == TEXT, self._limits)
         self._assembly.announce(length, fin)
@@ -128,6 +129,7 @@ class EarlyDecoder(StreamDecoder):
         return apply_mask(data, key, position) if key else data
 
     def _read_control(self, opcode: int, payload: bytes) -> Event:
+        self.frames += 1
         if opcode == PING:
             return Ping(payload)
         if opcode == PONG:

@@ -63,6 +63,7 @@ class Decoder(StreamDecoder):
         if start.is_control:
             return self._read_control(start, length, key)
         del unread[: start.header_size]
+        self.frames += 1
         if self._assembly is None:
             self._assembly = self._begin_message(start)
         self._assembly.announce(length, start.fin)
@@ -81,6 +82,7 @@ class Decoder(StreamDecoder):
             return STARVED
         payload = bytes(self._unread[start.header_size : end])
         del self._unread[:end]
+        self.frames += 1
         if key:
             payload = apply_mask(payload, key)
         if start.opcode == Opcode.PING:

@@ -135,6 +135,7 @@ static decoder_kind read_close(decoder *d, decoder_event *event)
 static decoder_kind read_control(decoder *d, uint8_t *header, size_t header_size,
                                  decoder_event *event)
 {
+    d->frames++;
     event->data = header + header_size;
     event->size = header[1] & FRAME_LENGTH_BITS;
     if (header[1] & FRAME_MASK)
@@ -389,6 +390,7 @@ static decoder_kind begin_data(decoder *d, const uint8_t *header, size_t header_
     const char *broken;
     uint16_t code;
 
+    d->frames++;
     d->fin = !!(header[0] & FRAME_FIN);
     broken = announce(a, d->rules, length, d->fin, &code);
     if (broken)

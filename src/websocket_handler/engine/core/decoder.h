@@ -68,6 +68,7 @@ typedef struct {
     struct decoder_carry *carry;       /* a header or control frame cut by the end of a read */
     inflater *inflater;                /* of a compressed message, or kept for the next */
     uint64_t remaining;                /* payload bytes of the data frame still to come */
+    uint64_t frames;                   /* that came, control frames too */
     uint8_t key[4];
     uint8_t key_position;
     uint8_t expect_masked;

@@ -129,21 +129,25 @@ def location_fields(
 class AwaitingKey3:
     """The decoder of a server: the first eight bytes are the third key, the rest is frames."""
 
-    def __init__(self, secret: bytes, frames: Decoder) -> None:
+    def __init__(self, secret: bytes, rest: Decoder) -> None:
         self._secret = secret
-        self._frames = frames
+        self._rest = rest
         self._key3: bytearray | None = bytearray()
+
+    @property
+    def frames(self) -> int:
+        return self._rest.frames
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Event]:
         if self._key3 is None:
-            return self._frames.feed(data)
+            return self._rest.feed(data)
         missing = KEY3_SIZE - len(self._key3)
         self._key3 += data[:missing]
         if len(self._key3) < KEY3_SIZE:
             return []
         completed = Completed(challenge_answer(self._secret, bytes(self._key3)))
         self._key3 = None
-        return [completed, *self._frames.feed(data[missing:])]
+        return [completed, *self._rest.feed(data[missing:])]
 
 
 def greeter(draft: str | None) -> Callable[[Offer], Hello]:

@@ -56,6 +56,7 @@ class HixieDecoder(StreamDecoder):
         if self._unread[0] == TEXT_BEGINS:
             del self._unread[0]
             self._assembly = Assembly(True, self._limits, self.mends_text)
+            self.frames += 1
             return None
         return self._read_other()
 

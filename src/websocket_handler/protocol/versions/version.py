@@ -13,6 +13,11 @@ from ..request import Headers, Request
 class Decoder(Protocol):
     """Turns the bytes of one peer into events."""
 
+    @property
+    def frames(self) -> int:
+        """How many came so far."""
+        ...
+
     def feed(self, data: bytes | bytearray | memoryview, /) -> list[Event]: ...
 
 

@@ -1,0 +1,105 @@
+"""Closing everybody: at once, or spread over a while."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from websocket_handler import Engine, WebSocketError, drain
+from websocket_handler.protocol.assembly import Close, Message
+
+from .connections import Peer, connect, make_websocket
+from .test_stats import echoing, frame
+
+
+class Client(threading.Thread):
+    """Answers the close frame, and notes when it came."""
+
+    def __init__(self, peer: Peer) -> None:
+        super().__init__(daemon=True)
+        self.peer = peer
+        self.closed_at = 0.0
+        self.close: Close | None = None
+        self.before: list[object] = []
+
+    def run(self) -> None:
+        while self.close is None:
+            event = self.peer.read()
+            if isinstance(event, Close):
+                self.close, self.closed_at = event, time.monotonic()
+            else:
+                self.before.append(event)
+        self.peer.sock.sendall(frame(8, self.close.code.to_bytes(2, "big")))
+        self.peer.sock.close()
+
+
+def test_drained_over_a_window(engine: Engine) -> None:
+    clients = [Client(echoing(engine)[1]) for _ in range(40)]
+    for client in clients:
+        client.start()
+    begin = time.monotonic()
+    assert drain(engine, window=1.0, reason="new version")
+    for client in clients:
+        client.join(10)
+    assert {client.close for client in clients} == {Close(1012, "new version")}
+    times = sorted(client.closed_at - begin for client in clients)
+    assert times[5] < 0.6 < 0.9 < times[-1] + 0.1  # some early, the last at the end
+    assert sum(time < 0.5 for time in times) < 35  # not all at once
+
+
+def test_nobody_comes_in_while_draining(engine: Engine) -> None:
+    client = Client(echoing(engine)[1])
+    client.start()
+    assert drain(engine, window=0.1)
+    late = make_websocket(engine)
+    late.connect()
+    assert late.outcome is not None
+    assert late.outcome.status == 503
+
+
+def test_what_was_sent_before_arrives(engine: Engine) -> None:
+    websocket, peer = echoing(engine)
+    client = Client(peer)
+    websocket.send(b"x" * 50_000)
+    client.start()
+    assert drain(engine, window=0.05)
+    client.join(10)
+    assert client.before == [Message(b"x" * 50_000)]
+
+
+def test_peers_that_do_not_answer_are_waited_for_no_longer_than_said(engine: Engine) -> None:
+    _, peer = echoing(engine)
+    assert not drain(engine, window=0.05, timeout=0.1)
+    assert peer.read() == Close(1012, "")
+
+
+def test_an_engine_with_nobody(engine: Engine) -> None:
+    assert drain(engine, window=10)
+
+
+def test_in_the_engines_own_thread_it_would_wait_for_itself(engine: Engine) -> None:
+    websocket = make_websocket(engine)
+    raised: list[Exception] = []
+    done = threading.Event()
+
+    def listener(_: object) -> None:
+        try:
+            drain(engine, window=1)
+        except WebSocketError as error:
+            raised.append(error)
+        done.set()
+
+    websocket.on("message", listener)
+    peer = connect(websocket)
+    peer.sock.sendall(frame(1, b"go"))
+    assert done.wait(10)
+    assert str(raised[0]) == "drain() would stop the engine, whose thread this is"
+
+
+@pytest.mark.parametrize("code", [1005, 999])
+def test_codes_that_may_not_be_sent(engine: Engine, code: int) -> None:
+    echoing(engine)
+    with pytest.raises(ValueError, match=str(code)):
+        drain(engine, window=0.05, code=code)

@@ -1,0 +1,169 @@
+"""What an engine and a connection say of themselves."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+import pytest
+
+from websocket_handler import Engine, Headers, Request, Settings, Traffic, WebSocket
+from websocket_handler.protocol.assembly import Close, Message
+from websocket_handler.protocol.frame import Opcode, write_frame
+from websocket_handler.protocol.versions import ALL_VERSIONS
+
+from .connections import HANDSHAKE, Peer, client_role, connect, make_websocket
+
+KEY = b"\x01\x02\x03\x04"
+RESPONSE_SIZE = len(
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+)
+
+
+def echoing(engine: Engine) -> tuple[WebSocket, Peer]:
+    websocket = make_websocket(engine)
+    websocket.on("message", websocket.send)
+    return websocket, connect(websocket)
+
+
+def frame(opcode: int, payload: bytes, fin: bool = True) -> bytes:
+    return write_frame(opcode, payload, fin, KEY)
+
+
+def test_the_traffic_of_a_connection(engine: Engine) -> None:
+    websocket, peer = echoing(engine)
+    sent = (
+        frame(Opcode.TEXT, b"whole")
+        + frame(Opcode.BINARY, b"in ", fin=False)
+        + frame(Opcode.PING, b"")
+        + frame(Opcode.CONTINUATION, b"parts")
+    )
+    peer.sock.sendall(sent)
+    for _ in range(3):
+        peer.read()
+    answers = len(b"whole") + len(b"in parts") + 3 * 2
+    expected = Traffic(
+        messages_received=2,
+        messages_sent=2,
+        frames_received=4,
+        frames_sent=3,
+        bytes_received=len(sent),
+        bytes_sent=RESPONSE_SIZE + answers,
+    )
+    assert websocket.traffic == expected
+    assert engine.stats().traffic == expected
+    leave(websocket, peer)
+    assert engine.stats().traffic.messages_received == 2  # it is not forgotten
+    assert engine.stats().traffic.bytes_received == len(sent) + 8  # the close frame
+
+
+def test_large_messages_count_once(engine: Engine) -> None:
+    data = bytes(3_000_000)
+    websocket = make_websocket(engine, max_message_size=1 << 22)
+    websocket.on("message", websocket.send)
+    peer = connect(websocket)
+    threading.Thread(
+        target=peer.sock.sendall, args=(frame(Opcode.BINARY, data),), daemon=True
+    ).start()
+    assert peer.read() == Message(data)
+    assert websocket.traffic.messages_received == websocket.traffic.messages_sent == 1
+    assert websocket.traffic.bytes_received == len(data) + 14
+    assert websocket.traffic.bytes_sent == RESPONSE_SIZE + len(data) + 10
+
+
+def test_fragments_are_one_message(engine: Engine) -> None:
+    websocket, peer = echoing(engine)
+    websocket.send(iter(["a", "b", "c"]))
+    assert peer.read() == Message("abc")
+    assert websocket.traffic[:4] == (0, 1, 0, 3)
+
+
+@pytest.mark.parametrize("version", ALL_VERSIONS, ids=str)
+def test_every_version_counts(engine: Engine, version: object) -> None:
+    from websocket_handler.protocol.versions.version import Offer, Version
+
+    assert isinstance(version, Version)
+    hello = version.hello(Offer("localhost", "/", origin="http://localhost"))
+    head, _, body = hello.request.partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")[1:]
+    headers = Headers([tuple(line.split(": ", 1)) for line in lines])  # type: ignore[misc]
+    request = Request("GET", "/", headers, remote_address="a pair")
+    websocket = WebSocket(request, Settings(versions=ALL_VERSIONS), engine=engine)
+    said = threading.Event()
+    websocket.on("message", lambda _: said.set())
+    ours, theirs = socket.socketpair()
+    websocket.connect()
+    websocket.take_over(ours, body)
+    peer = Peer(theirs)
+    response = peer.read_head()
+    answer = peer.sock.recv(hello.body_size, socket.MSG_WAITALL)
+    fields = [line.split(": ", 1) for line in response.decode().split("\r\n")[1:-2]]
+    secret = hello.verify(Headers([tuple(field) for field in fields]), answer)  # type: ignore[misc]
+    encoder = version.encoder(True, secret)
+    data = encoder.message("hello")
+    theirs.sendall(data)
+    assert said.wait(10)
+    websocket.send("and you")
+    assert theirs.recv(100)
+    assert websocket.traffic[:4] == (1, 1, 1, 1)
+    assert websocket.traffic.bytes_received == len(body) + len(data)
+
+
+def leave(websocket: WebSocket, peer: Peer, code: int = 1000) -> None:
+    peer.sock.sendall(frame(Opcode.CLOSE, code.to_bytes(2, "big")))
+    while not isinstance(peer.read(), Close):
+        pass
+    peer.sock.close()
+    assert websocket.wait_closed(10)
+
+
+def test_an_engine_keeps_account(engine: Engine) -> None:
+    connections = [echoing(engine) for _ in range(4)]
+    stats = engine.stats()
+    assert (stats.open, stats.accepted, stats.closed, stats.refused) == (4, 4, {}, {})
+    for connection, code in zip(connections[:3], (1000, 1000, 4001), strict=True):
+        leave(*connection, code=code)
+    end = time.monotonic() + 10
+    while engine.stats().open != 1:
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    stats = engine.stats()
+    assert (stats.open, stats.accepted, stats.closed) == (1, 4, {1000: 2, 4001: 1})
+
+
+def test_what_is_refused_is_counted_by_status(engine: Engine) -> None:
+    for headers in ({}, {"Origin": "http://elsewhere"}):
+        request = Request(
+            "GET",
+            "/",
+            Headers([*HANDSHAKE.items(), *headers.items()]),
+            remote_address="a pair",
+            http_version="1.1" if headers else "1.0",
+        )
+        ours, theirs = socket.socketpair()
+        refused = WebSocket(request, engine=engine)
+        refused.connect()
+        refused.take_over(ours)
+        assert b"refused" in Peer(theirs).read_head() + theirs.recv(1000)
+    stats = engine.stats()
+    assert stats.refused == {400: 1, 403: 1}
+    assert (stats.open, stats.accepted, stats.closed) == (0, 0, {})
+
+
+def test_what_waits_is_counted(engine: Engine) -> None:
+    websocket, peer = echoing(engine)
+    threading.Thread(target=websocket.send, args=(bytes(4_000_000),), daemon=True).start()
+    end = time.monotonic() + 10
+    while not engine.stats().buffered > 1_000_000:
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    peer.sock.close()
+
+
+def test_connections_as_a_client_count(engine: Engine) -> None:
+    websocket, peer = client_role(engine)
+    assert engine.stats().open == engine.stats().accepted == 1
+    peer.sock.close()
+    assert websocket.wait_closed(10)
