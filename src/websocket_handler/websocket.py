@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, TypeVar, overload
 from .connection import ORDINARY_CODES, Connection, keep_alive_by_tcp
 from .engine import Engine, default_engine
 from .engine.tls import close_socket
-from .errors import ConnectionClosed, WebSocketError
+from .errors import ConnectionClosed, UnsupportedByVersion, WebSocketError
 from .inbox import LoopInbox, ThreadInbox
 from .listeners import Awaited, InTurn, Once, Turns, check_event, is_async
 from .protocol import handshake, versions
@@ -415,12 +415,15 @@ class WebSocket(Connection):
         """Ping the peer; its `pong` event brings the same payload, at most 125 bytes.
 
         Pings that find dead peers are sent without this (`Settings.ping_interval`). Raises
-        `ValueError` for a longer payload, `ConnectionClosed` if the connection is not open.
+        `ValueError` for a longer payload, `ConnectionClosed` if the connection is not open,
+        `UnsupportedByVersion` where there are no pings.
         """
         body = payload.encode() if isinstance(payload, str) else bytes(payload)
         if len(body) > MAX_CONTROL_PAYLOAD:
             raise ValueError(f"the payload of a ping is at most {MAX_CONTROL_PAYLOAD} bytes")
         self._check_open()
+        if not self._version.has_pings:
+            raise UnsupportedByVersion(f"{self._version} has no pings")
         self._in_engine(partial(self._send_ping, body))
 
     def close(self, code: int = NORMAL_CLOSURE, reason: str = "") -> None:
