@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import ConsoleMessage, Page, expect, sync_playwright
+
+from websocket_handler import connect
 
 from .programs import Program, demo
 
@@ -107,3 +110,20 @@ def test_the_page_sees_the_server_go(page: Page, program: Program) -> None:
     assert program.end() == 0
     expect_state(page, "closed")
     expect(page.locator('#log [data-kind="close"]')).to_contain_text("closed: 1001")
+
+
+def test_the_page_of_stats(page: Page, program: Program) -> None:
+    expect_state(page, "open")
+    page.get_by_role("link", name="Engine stats").click()
+    expect_state(page, "open")
+    messages = page.locator('[data-figure="messages received"]')
+    expect(messages).to_have_text("0")
+    with connect(program.url("/echoserver")) as echo:
+        expect(page.locator('[data-figure="open"]')).to_have_text("2")
+        echo.send("hello")
+        expect(messages).to_have_text("1")
+        expect(page.locator('[data-chart="messages"] path.sent')).to_have_attribute(
+            "d", re.compile(r"^M[\d.]+,[\d.]+L")
+        )
+    expect(page.locator("#closed td").first).to_have_text("1000")
+    expect(page.locator('[data-chart="round-trips"] rect')).to_have_count(14)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import resource
 import signal
 import subprocess
@@ -38,6 +39,8 @@ def fetch(program: Program, target: str, method: str = "GET") -> tuple[Response,
     ("target", "content_type"),
     [
         ("/echotest.html", "text/html; charset=utf-8"),
+        ("/stats", "text/html; charset=utf-8"),
+        ("/style.css", "text/css; charset=utf-8"),
         ("/favicon.svg", "image/svg+xml"),
         ("/favicon.ico", "image/svg+xml"),
         ("/echotest.html?query", "text/html; charset=utf-8"),
@@ -178,3 +181,18 @@ def test_the_demo_speaks_every_version(program: Program, version: str) -> None:
         websocket.send("hello")
         assert websocket.receive(timeout=10) == "hello"
     assert f"speaks {version}" in program.log()
+
+
+def test_the_stats_come_once_a_second_on_the_url_of_their_page(program: Program) -> None:
+    with connect(program.url("/stats")) as watcher, connect(program.url("/echoserver")) as echo:
+        before = json.loads(watcher.receive(10))
+        echo.send("one more")
+        assert echo.receive(10) == "one more"
+        after = json.loads(watcher.receive(10))
+        assert 0.5 < after["time"] - before["time"] < 5
+        received = [stats["traffic"]["messages_received"] for stats in (before, after)]
+        assert received[1] == received[0] + 1
+        assert after["open"] >= 2
+    program.wait_for_log("1000")
+    with connect(program.url("/stats")) as watcher:
+        assert json.loads(watcher.receive(10))["closed"]["1000"] >= 1

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from urllib.parse import quote, urlsplit
 
 from .. import ALL_VERSIONS, WebSocket, configure_server
+from .feed import StatsFeed
 
 MIB = 1 << 20
 
@@ -26,8 +27,11 @@ SETTINGS: dict[str, Any] = {
     "compression": True,
 }
 
+FEED = StatsFeed()
+
 STATIC_FILES = {
     "/echotest.html": ("echotest.html", "text/html; charset=utf-8"),
+    "/style.css": ("style.css", "text/css; charset=utf-8"),
     "/favicon.svg": ("favicon.svg", "image/svg+xml"),
     "/favicon.ico": ("favicon.svg", "image/svg+xml"),
 }
@@ -68,11 +72,22 @@ class DemoHandler(BaseHTTPRequestHandler):
         ws.on("message", ws.send)
         ws.connect(next(iter(ws.subprotocols), None))
 
+    def stats(self) -> None:
+        """A page, and the WebSocket that brings it its figures: one URL for both."""
+        if self.websocket is None:
+            self.send_file("stats.html", "text/html; charset=utf-8")
+        else:
+            FEED.add(self.websocket)
+            self.websocket.connect()
+
     def static_file(self) -> None:
         name, content_type = STATIC_FILES.get(urlsplit(self.path).path, (None, ""))
         if name is None:
             self.send_error(HTTPStatus.NOT_FOUND)
-            return
+        else:
+            self.send_file(name, content_type)
+
+    def send_file(self, name: str, content_type: str) -> None:
         body = (files(__package__) / "static" / name).read_bytes()
         self.answer(HTTPStatus.OK, body, content_type, Cache_Control="no-cache")
 
@@ -95,6 +110,7 @@ class DemoHandler(BaseHTTPRequestHandler):
     routes: ClassVar[dict[str, Callable[[DemoHandler], None]]] = {
         "/": index,
         "/echoserver": echo,
+        "/stats": stats,
     }
 
 
