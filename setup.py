@@ -77,6 +77,7 @@ native = [
     extension("engine.codec", ENGINE / "codec.pyx", *core),
     extension("engine.engine", ENGINE / "engine.pyx", *core),
     extension("engine.channel", ENGINE / "channel.pyx", *core),
+    extension("engine.fanout", ENGINE / "fanout.pyx", *core),
     extension("inbox", PACKAGE / "inbox.py"),  # Python, compiled as it is
 ]
 setup(

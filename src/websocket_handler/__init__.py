@@ -26,6 +26,7 @@ from .protocol.permessage_deflate import Compression
 from .protocol.request import Headers, Request, is_websocket_request
 from .protocol.state import State
 from .protocol.versions import ALL_VERSIONS, Version
+from .rooms import Delivery, Room, Rooms, RoomsStats, SlowConsumers
 from .servers.asgi_middleware import ASGIMiddleware
 from .servers.handover import SocketHandOver
 from .servers.http_server import configure_server
@@ -40,12 +41,17 @@ __all__ = [
     "ASGIMiddleware",
     "Compression",
     "ConnectionClosed",
+    "Delivery",
     "Engine",
     "HandshakeFailed",
     "Headers",
     "ProtocolError",
     "Request",
+    "Room",
+    "Rooms",
+    "RoomsStats",
     "Settings",
+    "SlowConsumers",
     "SocketHandOver",
     "State",
     "Stats",

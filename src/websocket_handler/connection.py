@@ -88,6 +88,7 @@ class Connection(Channel):
         "_inbox",
         "_latency",
         "_listeners",
+        "_memberships",
         "_outcome",
         "_paused",
         "_pinged",
@@ -114,6 +115,7 @@ class Connection(Channel):
         self._latency: float | None = None
         self._paused = False  # by the application
         self._waiting_for_room: list[tuple[Callable[[], object], bool]] | None = None
+        self._memberships: tuple[Callable[[Connection], object], ...] = ()  # in rooms
 
     def _speak(
         self,
@@ -190,6 +192,19 @@ class Connection(Channel):
                     listener(*arguments)
                 except BaseException:
                     logger.exception("%r: a listener of %r raised", self, event)
+
+    # Rooms
+
+    def _become_member(self, leave: Callable[[Connection], object]) -> None:
+        """Have `leave` called with this connection at its end, before the listeners of that,
+        or now if it has come."""
+        if self._state is State.CLOSED or isinstance(self._outcome, handshake.Refused):
+            leave(self)
+        else:
+            self._memberships = (*self._memberships, leave)
+
+    def _end_membership(self, leave: Callable[[Connection], object]) -> None:
+        self._memberships = tuple(other for other in self._memberships if other != leave)
 
     # Messages
 
@@ -325,6 +340,9 @@ class Connection(Channel):
                 self._engine.ledger.leave(self._counted_address)
         level = logging.DEBUG if self._close_code in ORDINARY_CODES else logging.INFO
         logger.log(level, "%r: %d %s", self, self._close_code, self._close_reason)
+        memberships, self._memberships = self._memberships, ()
+        for leave in memberships:
+            leave(self)
         self._emit_last("close", self._close_code, self._close_reason)
         self._listeners = ()
         self._message_listener = self._after_messages = None

@@ -26,6 +26,7 @@ from .protocol.check import INTERNAL_ERROR, NORMAL_CLOSURE, POLICY_VIOLATION
 from .protocol.frame import MAX_CONTROL_PAYLOAD
 from .protocol.message import close_payload, fragments
 from .protocol.permessage_deflate import Agreement
+from .protocol.prepared import PreparedMessage
 from .protocol.request import Headers, Request
 from .protocol.state import State
 from .protocol.versions import Version
@@ -599,7 +600,9 @@ class WebSocket(Connection):
             self.close(POLICY_VIOLATION, "slow consumer")
             raise ConnectionClosed(POLICY_VIOLATION, "slow consumer")
 
-    def _send_whole(self, message: str | bytes, compress: bool | None) -> None:
+    def _send_whole(
+        self, message: str | bytes, compress: bool | None, prepared: PreparedMessage | None = None
+    ) -> None:
         if self._codec is None:
             self._write_message(message, compress)
             return
@@ -607,10 +610,23 @@ class WebSocket(Connection):
             if self._held is not None:  # a fragmented message has begun meanwhile
                 self._held.append((message, compress))
                 return
-            frame = self._codec.encoder.message(message, compress)
+            encoder = self._codec.encoder
+            frame = prepared.frame_for(encoder) if prepared else encoder.message(message, compress)
             self._check_open()  # still
             self._count(messages_sent=1)
             self._write_coded(frame)
+
+    def _send_prepared(self, message: PreparedMessage) -> bool:
+        """As `send`, which it does for what `fan_out` leaves. Never waits: returns False if the
+        peer is behind, and sends nothing then."""
+        self._check_open()
+        if self.buffered_amount > self._settings.high_water:
+            return False
+        if self._held is not None:
+            self._held.append((message.data, None))
+        else:
+            self._send_whole(message.data, None, message)
+        return True
 
     def _send_fragments(self, pieces: Iterable[Any]) -> None:
         """One message, a frame a piece; what others send meanwhile waits for its end."""

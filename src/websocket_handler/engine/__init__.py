@@ -19,20 +19,22 @@ from .farewell import close_all, drain
 if TYPE_CHECKING:
     from .channel import Channel
     from .epoll import Engine
+    from .fanout import fan_out
 
     IS_NATIVE: bool
 elif os.environ.get("WEBSOCKET_HANDLER_PURE_PYTHON", "0") not in ("", "0"):
-    from .fallback import Channel, Engine
+    from .fallback import Channel, Engine, fan_out
 
     IS_NATIVE = False
 else:
     try:
         from .channel import Channel
         from .epoll import Engine
+        from .fanout import fan_out
 
         IS_NATIVE = True
     except ImportError:
-        from .fallback import Channel, Engine
+        from .fallback import Channel, Engine, fan_out
 
         IS_NATIVE = False
 
@@ -95,5 +97,6 @@ __all__ = [
     "close_all",
     "default_engine",
     "drain",
+    "fan_out",
     "loop_engine",
 ]

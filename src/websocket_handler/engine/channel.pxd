@@ -71,6 +71,8 @@ cdef class Channel(Pollable):
         self, uint8_t first, const uint8_t *data, size_t size, object message) except -1
     cdef size_t deflate(
         self, DeflateContext context, const uint8_t *data, size_t size, uint8_t *out) noexcept
+    cdef bint write_prepared(self, bytes frame) except -1
+    cdef bint can_send_through(self) noexcept
     cdef bint send_through(
         self, const uint8_t *header, size_t header_size,
         const uint8_t *data, size_t size, object owner) except -1

@@ -356,8 +356,7 @@ cdef class Channel(Pollable):
             self.out.end += header_size + size
         else:
             header_size = frame_header_write(header, first, size, NULL)
-            if (size >= LARGE and self.large is None and self.layer is None
-                    and self.fd >= 0 and not self.interest & EPOLLOUT):
+            if size >= LARGE and self.can_send_through():
                 self.send_through(header, header_size, data, size, owner)
             else:
                 place = self.grow(header_size + size)
@@ -366,6 +365,31 @@ cdef class Channel(Pollable):
                 self.out.end += header_size + size
         self.flush_or_cork()
         return True
+
+    cdef bint write_prepared(self, bytes frame) except -1:
+        """Send the frame of a whole message, made for many connections (`fanout`); returns
+        False if that may not be now, or the peer is behind."""
+        cdef const uint8_t *data = <const uint8_t *>PyBytes_AS_STRING(frame)
+        cdef size_t size = <size_t>PyBytes_GET_SIZE(frame)
+        cdef DeflateContext context = self.context if data[0] & FRAME_RSV1 else None
+        if context is not None:  # the peer will have seen what this connection does not remember
+            context.acquire()
+            context.forget()
+            context.release()  # no other thread runs until the frame is written
+        if not self._sendable or self.waiting() > self.rules.high_water:
+            return False
+        self.traffic.frames_sent += 1
+        self.traffic.messages_sent += 1
+        if size >= LARGE and self.can_send_through():
+            self.send_through(NULL, 0, data, size, frame)
+        else:
+            self.append(data, size)
+        self.flush_or_cork()
+        return True
+
+    cdef bint can_send_through(self) noexcept:
+        return (self.large is None and self.layer is None
+                and self.fd >= 0 and not self.interest & EPOLLOUT)
 
     cdef bint send_through(
         self, const uint8_t *header, size_t header_size,

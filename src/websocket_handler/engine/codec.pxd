@@ -117,6 +117,7 @@ cdef class DeflateContext:
     cdef PyThread_type_lock lock
     cdef void acquire(self) noexcept
     cdef void release(self) noexcept
+    cdef void forget(self) noexcept
 
 
 cdef class Decoder:

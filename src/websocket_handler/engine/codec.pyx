@@ -211,6 +211,12 @@ cdef class DeflateContext:
     cdef void release(self) noexcept:
         PyThread_release_lock(self.lock)
 
+    cdef void forget(self) noexcept:
+        """What is compressed next refers to no message before it."""
+        if self.deflater is not NULL:
+            deflater_give(&spare_streams, self.deflater)
+            self.deflater = NULL
+
 
 # --- masking keys -------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ POLICY_VIOLATION = 1008
 MESSAGE_TOO_BIG = 1009
 INTERNAL_ERROR = 1011
 SERVICE_RESTART = 1012
+TRY_AGAIN_LATER = 1013
 
 RESERVED_BIT = Violation(PROTOCOL_ERROR, "reserved bit set without a negotiated extension")
 MISPLACED_RSV1 = Violation(PROTOCOL_ERROR, "RSV1 set on a control or continuation frame")

@@ -7,7 +7,7 @@ what the messages before were made of. The native twin is engine/core/deflate.c.
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from . import check
 from .assembly import Assembly, Broken, Limits, Message
@@ -24,6 +24,12 @@ LAST_BLOCK = b"\x01\x00\x00\xff\xff"
 LEAST_WINDOW_BITS = 9
 """zlib has no window of 256 bytes to compress with. But it looks back over 262 bytes less
 than its window has, which for 9 bits is 250: such a stream needs no more than 8 bits."""
+
+WireFormat: TypeAlias = tuple[int, int, int]
+"""Window bits, level and memory level: by these, two compressed frames are the same."""
+
+PLAIN: WireFormat = (0, 0, 0)
+"""Not compressed."""
 
 PIECE = 1024  # bytes inflated at once: what follows the end of a stream is copied
 
@@ -119,6 +125,16 @@ class Deflater:
         if self._takeover:
             self._stream = stream
         return payload
+
+    def wire_format(self, size: int) -> WireFormat:
+        """Of a message of `size` bytes, if it refers to none before."""
+        if size < self._threshold:
+            return PLAIN
+        return self._window_bits, self._level, self._memory_level
+
+    def forget(self) -> None:
+        """What comes next refers to no message before it."""
+        self._stream = None
 
 
 class CompressedAssembly(Assembly):

@@ -194,6 +194,13 @@ class EarlyEncoder:
             return self.frame(Opcode.TEXT, data.encode())
         return self.frame(Opcode.BINARY, data)
 
+    def wire_format(self, _size: int) -> tuple[str, bool] | None:
+        is_masked = self._is_client and self._format.keystream is not None
+        return None if is_masked else ("early", self._format.has_fin)
+
+    def forget_context(self) -> None:
+        """There is none."""
+
     def frame(self, opcode: int, payload: bytes, fin: bool = True) -> bytes:
         """One frame of any kind."""
         bit = FIRST_BIT if fin == self._format.has_fin else 0

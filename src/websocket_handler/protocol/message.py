@@ -23,7 +23,7 @@ from .assembly import (
     StreamDecoder,
     enforce,
 )
-from .deflate import CompressedAssembly, Deflater, Inflater
+from .deflate import PLAIN, CompressedAssembly, Deflater, Inflater, WireFormat
 from .frame import RSV1, FrameStart, Opcode, apply_mask, write_frame
 
 
@@ -164,6 +164,17 @@ class Encoder:
         if deflated is None:
             return self.frame(opcode, payload)
         return self.frame(opcode | RSV1, deflated)
+
+    def wire_format(self, size: int) -> WireFormat | None:
+        """See `versions.version.Encoder`."""
+        if self._mask:
+            return None
+        return self.deflater.wire_format(size) if self.deflater else PLAIN
+
+    def forget_context(self) -> None:
+        """What is compressed next refers to no message before it."""
+        if self.deflater is not None:
+            self.deflater.forget()
 
     def close(self, code: int | None = None, reason: str = "") -> bytes:
         """A close frame; None for one without a code (section 5.5.1)."""

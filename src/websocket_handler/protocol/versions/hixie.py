@@ -157,6 +157,12 @@ class HixieEncoder:
             return bytes((TEXT_BEGINS,)) + data.encode() + bytes((TEXT_ENDS,))
         raise UnsupportedByVersion(f"{self._name} has no binary messages")
 
+    def wire_format(self, _size: int) -> str:
+        return "hixie"
+
+    def forget_context(self) -> None:
+        """There is none."""
+
     def frame(self, opcode: int, payload: bytes, fin: bool = True) -> bytes:
         if opcode in (Opcode.PING, Opcode.PONG):
             raise UnsupportedByVersion(f"{self._name} has no pings")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -29,6 +29,15 @@ class Encoder(Protocol):
 
     def message(self, data: str | bytes, compress: bool | None = None, /) -> bytes:
         """`compress` is as in `WebSocket.send`; it means nothing where no compression is."""
+        ...
+
+    def wire_format(self, size: int, /) -> Hashable | None:
+        """Encoders with the same one make the same frame of a message of `size` bytes, as long
+        as it refers to none before; None where no two frames are the same, because of masks."""
+        ...
+
+    def forget_context(self) -> None:
+        """What is compressed next refers to no message before it."""
         ...
 
     def frame(self, opcode: int, payload: bytes, fin: bool = True, /) -> bytes: ...

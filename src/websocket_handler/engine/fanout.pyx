@@ -1,0 +1,103 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, embedsignature=True
+"""One message to many connections: its frame is made once, and written without Python."""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t
+from libc.string cimport memcpy
+
+from .channel cimport Channel
+from .codec cimport (
+    FRAME_FIN,
+    FRAME_MAX_HEADER,
+    FRAME_RSV1,
+    OPCODE_BINARY,
+    OPCODE_TEXT,
+    Rules,
+    deflater,
+    deflater_give,
+    deflater_run,
+    deflater_take,
+    frame_header_write,
+    spare_streams,
+)
+
+from ..protocol.deflate import LEAST_WINDOW_BITS, PLAIN
+
+
+def fan_out(tuple members, message, excluded=()):
+    """Send a `PreparedMessage` to every member that is open, keeps up, and has a codec here.
+
+    Returns how many these were, and a list of the others, but for those `excluded`. From any
+    thread; never waits.
+    """
+    cdef Channel channel
+    cdef Rules known = None
+    cdef bytes frame = None
+    cdef size_t count = 0
+    cdef bint anyone = bool(excluded)
+    cdef list others = []
+    for member in members:
+        if anyone and member in excluded:
+            continue
+        channel = <Channel?>member
+        if channel._sendable and not channel.masks:
+            if channel.rules is not known:
+                frame = frame_for(channel.rules, message)
+                known = channel.rules
+            if channel.write_prepared(frame):
+                count += 1
+                continue
+        others.append(member)
+    return count, others
+
+
+cdef bytes frame_for(Rules rules, message):
+    """The frame as it is on a connection with these rules that has sent nothing yet."""
+    cdef dict frames = message.frames
+    cdef bint compressed = rules.deflate_window_bits and message.size >= rules.compress_from
+    cdef tuple wire_format = PLAIN
+    if compressed:
+        bits = max(rules.deflate_window_bits, LEAST_WINDOW_BITS)
+        wire_format = (bits, rules.level, rules.memory_level)
+    frame = frames.get(wire_format)
+    if frame is None:
+        frame = frames[wire_format] = make_frame(rules, message.data, compressed)
+    return frame
+
+
+cdef bytes make_frame(Rules rules, object data, bint compressed):
+    cdef uint8_t first = FRAME_FIN | (OPCODE_TEXT if isinstance(data, str) else OPCODE_BINARY)
+    cdef bytes payload = data.encode() if isinstance(data, str) else data
+    cdef bytes deflated = deflate(rules, payload) if compressed else None
+    if deflated is None:
+        return frame_of(first, payload)
+    return frame_of(first | FRAME_RSV1, deflated)
+
+
+cdef bytes frame_of(uint8_t first, bytes payload):
+    cdef uint8_t header[FRAME_MAX_HEADER]
+    cdef size_t size = <size_t>PyBytes_GET_SIZE(payload)
+    cdef size_t header_size = frame_header_write(header, first, size, NULL)
+    cdef bytes frame = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(header_size + size))
+    cdef char *place = PyBytes_AS_STRING(frame)
+    memcpy(place, header, header_size)
+    memcpy(place + header_size, PyBytes_AS_STRING(payload), size)
+    return frame
+
+
+cdef bytes deflate(Rules rules, bytes payload):
+    """None if it does not shrink. Other threads run meanwhile."""
+    cdef size_t size = <size_t>PyBytes_GET_SIZE(payload)
+    cdef size_t deflated_size
+    cdef const uint8_t *data = <const uint8_t *>PyBytes_AS_STRING(payload)
+    cdef bytes deflated = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size + 4)
+    cdef uint8_t *out = <uint8_t *>PyBytes_AS_STRING(deflated)
+    cdef deflater *stream = deflater_take(
+        &spare_streams, rules.deflate_window_bits, rules.level, rules.memory_level)
+    if stream is NULL:
+        return None
+    with nogil:
+        deflated_size = deflater_run(stream, data, size, out)
+    deflater_give(&spare_streams, stream)
+    return deflated[:deflated_size] if deflated_size else None

@@ -1,0 +1,59 @@
+"""The messages that wait for one member that is behind."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from ..protocol.prepared import PreparedMessage
+from .delivery import Delivery
+from .policy import SlowConsumers
+
+MESSAGE_OVERHEAD = 64
+"""What a waiting message counts beside its size, so that empty ones are bounded too."""
+
+
+class SlowMember:
+    """Keeps them in order, and drops as the policy says."""
+
+    def __init__(self, policy: SlowConsumers) -> None:
+        self._policy = policy
+        self._waiting: OrderedDict[object, PreparedMessage] = OrderedDict()
+        self._size = 0
+        self.dropped = 0
+        """How many messages, as long as this member was behind."""
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def first(self) -> PreparedMessage | None:
+        return next(iter(self._waiting.values()), None)
+
+    def remove_first(self) -> None:
+        self._size -= _cost(self._waiting.popitem(last=False)[1])
+
+    def keep(self, message: PreparedMessage, key: str | None) -> Delivery | None:
+        """One more, with its `key`; None if there is no place for it and the member is to be
+        closed for that."""
+        before, place = self.dropped, object() if self._policy.when_full != "latest" else key
+        if place in self._waiting:
+            self._drop(place)
+        most = self._policy.max_backlog - _cost(message)
+        if self._size > most and self._policy.when_full == "close":
+            return None
+        while self._waiting and self._size > most and self._policy.when_full != "drop_newest":
+            self._drop(next(iter(self._waiting)))
+        if self._size > most:
+            self.dropped += 1
+            return Delivery(dropped=self.dropped - before)
+        self._waiting[place] = message
+        self._size += _cost(message)
+        return Delivery(queued=1, dropped=self.dropped - before)
+
+    def _drop(self, place: object) -> None:
+        self._size -= _cost(self._waiting.pop(place))
+        self.dropped += 1
+
+
+def _cost(message: PreparedMessage) -> int:
+    return message.size + MESSAGE_OVERHEAD

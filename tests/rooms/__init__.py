@@ -1,0 +1,1 @@
+"""Rooms: in one process, and over brokers."""

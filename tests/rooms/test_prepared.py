@@ -1,0 +1,126 @@
+"""A message for many connections: one frame for each wire format, and contexts that hold."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from websocket_handler import Compression, Engine
+from websocket_handler.engine import fan_out
+from websocket_handler.protocol.assembly import Message
+from websocket_handler.protocol.deflate import PLAIN
+from websocket_handler.protocol.prepared import PreparedMessage
+
+from ..engine import test_compression as compressed
+from ..engine.connections import client_role, connect, make_websocket
+
+WORDS = " ".join(["the same words again and again"] * 100)
+KEEPING = Compression(False, False, threshold=1000)
+FORGETTING = Compression(threshold=1000)
+
+
+def everyone(*members: object, message: str | bytes) -> PreparedMessage:
+    """Send to all, whoever has the codec."""
+    prepared = PreparedMessage(message)
+    count, others = fan_out(members, prepared)
+    for other in others:
+        assert other._send_prepared(prepared)
+    assert count + len(others) == len(members)
+    return prepared
+
+
+@pytest.mark.parametrize(
+    "message", ["", "h\xe9llo", b"", bytes(range(256)), "x" * 126, b"y" * 70_000]
+)
+def test_every_member_gets_the_same_frame(engine: Engine, message: str | bytes) -> None:
+    websockets = [make_websocket(engine) for _ in range(3)]
+    peers = [connect(websocket) for websocket in websockets]
+    prepared = everyone(*websockets, message=message)
+    assert [peer.read() for peer in peers] == [Message(message)] * 3
+    assert list(prepared.frames) == [PLAIN]
+    assert [websocket.traffic.messages_sent for websocket in websockets] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("size", [10, 2000, 100_000])
+def test_a_message_is_compressed_once_for_all_with_the_same_settings(
+    engine: Engine, size: int
+) -> None:
+    message = (WORDS * 40)[:size]
+    choices = [KEEPING, FORGETTING, FORGETTING, Compression(threshold=1000, level=9)]
+    pairs = [compressed.connect(engine, compression) for compression in choices]
+    plain = make_websocket(engine)
+    peers = [*(peer for _, peer in pairs), connect(plain)]
+    prepared = everyone(*(websocket for websocket, _ in pairs), plain, message=message)
+    assert [peer.read() for peer in peers] == [Message(message)] * 5
+    ways = {(15, 1, 8), (15, 9, 8)} if size >= 1000 else set()
+    assert set(prepared.frames) == {PLAIN, *ways}
+    assert all(len(prepared.frames[way]) < size / 2 for way in ways)
+
+
+def test_what_does_not_shrink_is_sent_as_it_is(engine: Engine) -> None:
+    noise = random.Random(1).randbytes(5000)
+    websocket, peer = compressed.connect(engine, FORGETTING)
+    everyone(websocket, message=noise)
+    assert peer.read() == Message(noise)
+    assert websocket.traffic.bytes_sent > 5000
+
+
+def test_messages_for_many_and_for_one_in_the_same_context(engine: Engine) -> None:
+    """What many get refers to nothing, and what follows must not refer to before it."""
+    one, its_peer = compressed.connect(engine, KEEPING)
+    other, other_peer = compressed.connect(engine, KEEPING)
+    other.send(WORDS + "only the other has this in its context")
+    for number in range(5):
+        one.send(f"{number} for one {WORDS}")
+        everyone(one, other, message=f"{number} for both {WORDS}")
+        one.send(f"{number} again {WORDS}")
+    expected = [
+        f"{number} {what} {WORDS}"
+        for number in range(5)
+        for what in ("for one", "for both", "again")
+    ]
+    assert its_peer.read_many(15) == [Message(text) for text in expected]
+    assert other_peer.read_many(6)[1:] == [Message(text) for text in expected if "both" in text]
+
+
+def test_a_client_masks_each_frame_anew(engine: Engine) -> None:
+    clients = [client_role(engine) for _ in range(2)]
+    prepared = everyone(*(websocket for websocket, _ in clients), message="masked")
+    assert [peer.read() for _, peer in clients] == [Message("masked")] * 2
+    assert not prepared.frames
+
+
+def test_who_is_behind_or_in_the_middle_of_a_message_is_left_to_others(engine: Engine) -> None:
+    websocket = make_websocket(engine, high_water=1000)
+    peer = connect(websocket)
+    prepared = PreparedMessage("whole")
+
+    def pieces() -> Iterator[str]:
+        yield "a "
+        assert fan_out((websocket,), prepared) == (0, [websocket])
+        assert websocket._send_prepared(prepared)
+        yield "fragmented one"
+
+    websocket.send(pieces())
+    assert [peer.read(), peer.read()] == [Message("a fragmented one"), Message("whole")]
+    while websocket.buffered_amount <= 1000:
+        assert websocket._send_prepared(PreparedMessage(b"x" * 100_000))
+    assert fan_out((websocket,), prepared) == (0, [websocket])
+    assert not websocket._send_prepared(prepared)
+
+
+def test_the_excluded_are_left_out(engine: Engine) -> None:
+    websockets = tuple(make_websocket(engine) for _ in range(3))
+    for websocket in websockets:
+        connect(websocket)
+    count, others = fan_out(websockets, PreparedMessage("x"), {websockets[1]})
+    assert websockets[1] not in others
+    assert count + len(others) == 2
+
+
+@pytest.mark.parametrize("message", [None, 1, ["a"], {"a": 1}])
+def test_only_whole_messages(message: object) -> None:
+    with pytest.raises(TypeError, match="a message is a str or bytes-like"):
+        PreparedMessage(message)  # type: ignore[arg-type]

@@ -1,0 +1,79 @@
+"""What is kept for a member that is behind, and what is dropped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from websocket_handler import Delivery, SlowConsumers
+from websocket_handler.protocol.prepared import PreparedMessage
+from websocket_handler.rooms.policy import WhenFull
+from websocket_handler.rooms.slow_member import MESSAGE_OVERHEAD, SlowMember
+
+FOUR = 4 * (1 + MESSAGE_OVERHEAD)  # room for four messages of one byte
+
+
+def keep(member: SlowMember, message: str, key: str | None = None) -> Delivery | None:
+    return member.keep(PreparedMessage(message), key)
+
+
+def left(member: SlowMember) -> str:
+    """All that is kept, in order."""
+    found = ""
+    while (message := member.first) is not None:
+        found += str(message.data)
+        member.remove_first()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("when_full", "kept", "dropped"),
+    [("drop_oldest", "cdef", 2), ("drop_newest", "abcd", 2), ("latest", "f", 5)],
+)
+def test_policies(when_full: WhenFull, kept: str, dropped: int) -> None:
+    member = SlowMember(SlowConsumers(when_full, FOUR))
+    deliveries = [keep(member, letter) for letter in "abcdef"]
+    total = Delivery()
+    for delivery in deliveries:
+        assert delivery is not None
+        total = total.plus(delivery)
+    assert total.dropped == member.dropped == dropped
+    assert total.queued == (4 if when_full == "drop_newest" else 6)
+    assert left(member) == kept
+
+
+def test_close_keeps_what_there_is_place_for() -> None:
+    member = SlowMember(SlowConsumers("close", FOUR))
+    assert [keep(member, letter) for letter in "abcd"] == [Delivery(queued=1)] * 4
+    assert keep(member, "e") is None
+    assert left(member) == "abcd"
+    assert keep(member, "f") == Delivery(queued=1)
+
+
+def test_latest_by_key() -> None:
+    member = SlowMember(SlowConsumers("latest", FOUR))
+    for message, key in [("a", "x"), ("b", "y"), ("c", "x"), ("d", "z"), ("e", "y")]:
+        assert keep(member, message, key) is not None
+    assert left(member) == "cde"
+    assert member.dropped == 2
+    for message in "abcdef":
+        keep(member, message, key=message)
+    assert left(member) == "cdef"
+
+
+def test_one_that_is_too_large_for_all_of_the_place() -> None:
+    for when_full in ("drop_oldest", "drop_newest", "latest"):
+        member = SlowMember(SlowConsumers(when_full, FOUR))
+        keep(member, "a")
+        assert keep(member, "x" * FOUR) in (Delivery(dropped=1), Delivery(dropped=2))
+        keep(member, "b")
+        assert left(member) in ("ab", "b")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"when_full": "block"}, {"max_backlog": -1}, {"close_code": 1006}]
+)
+def test_bad_policies(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"block|max_backlog|1006"):
+        SlowConsumers(**settings)
