@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo test test-all autobahn-compression lint format sanitize bench bench-quick bench-compression bench-guard dist clean
+.PHONY: demo test test-all autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-compression bench-guard dist clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
@@ -46,6 +46,10 @@ bench-quick: benchmarks/build/ready
 bench-compression: benchmarks/build/ready
 	$(BIN)/python benchmarks/compression.py
 
+# One message to many: rooms beside a loop of send() in C and websockets' broadcast().
+bench-broadcast: benchmarks/build/ready
+	$(BIN)/python benchmarks/broadcast.py
+
 # Instructions of fixed work, against those recorded in benchmarks/instructions.json.
 bench-guard: $(VENV)/.test-ready
 	command -v valgrind || apt-get install -y --no-install-recommends valgrind
@@ -77,4 +81,5 @@ benchmarks/build/ready: $(VENV)/.test-ready benchmarks/requirements.txt benchmar
 	mkdir -p benchmarks/build
 	$(CC) -O3 -Wall -Wextra -o benchmarks/build/limit benchmarks/programs/limit.c -lz
 	$(CC) -O3 -Wall -Wextra -o benchmarks/build/load benchmarks/programs/load.c
+	$(CC) -O3 -Wall -Wextra -o benchmarks/build/send_all benchmarks/programs/send_all.c
 	touch $@

@@ -16,6 +16,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 BUILD = HERE / "build"
@@ -121,6 +122,17 @@ OTHERS = [
 ]
 
 
+def wait_until_it_listens(process: subprocess.Popen[Any], port: int, name: str) -> None:
+    end = time.monotonic() + 20
+    while time.monotonic() < end and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    process.kill()
+    raise RuntimeError(f"{name} does not start")
+
+
 class Running:
     """A contestant's server, on core 0, until `stop`."""
 
@@ -134,17 +146,7 @@ class Running:
             stderr=subprocess.DEVNULL,
             preexec_fn=lambda: os.sched_setaffinity(0, SERVER_CORE),
         )
-        self._wait_until_it_listens()
-
-    def _wait_until_it_listens(self) -> None:
-        end = time.monotonic() + 20
-        while time.monotonic() < end and self._process.poll() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.05)
-        self.stop()
-        raise RuntimeError(f"{self.contestant.name} does not start")
+        wait_until_it_listens(self._process, port, contestant.name)
 
     def processes(self) -> list[int]:
         """The server's process and its children: gunicorn's workers do the work."""

@@ -11,15 +11,7 @@ else:
 
 EXTENSIONS = None
 if sys.argv[3:] == ["compressed"]:
-    from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
-
-    EXTENSIONS = [
-        ServerPerMessageDeflateFactory(
-            server_no_context_takeover=True,
-            client_no_context_takeover=True,
-            compress_settings={"level": 1, "memLevel": 8},
-        )
-    ]
+    from websockets_settings import COMPRESSED as EXTENSIONS
 
 
 async def echo(websocket):

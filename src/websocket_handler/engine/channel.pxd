@@ -82,6 +82,7 @@ cdef class Channel(Pollable):
     cdef bint append(self, const uint8_t *data, size_t size) except -1
     cdef uint8_t *grow(self, size_t size) except NULL
     cdef void flush_or_cork(self) noexcept
+    cdef void flush_or_leave(self) noexcept
     cdef void flush_here(self) noexcept
     cdef void flush(self) noexcept
     cdef void after_flush(self) noexcept

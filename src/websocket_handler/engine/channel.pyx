@@ -78,6 +78,7 @@ cdef enum:
     LARGE = 16384             # payloads from here on are not copied if that can be helped
     MUCH_TO_DEFLATE = 65536   # from this size on, other threads run meanwhile
     CORKED_AT_MOST = 65536    # bytes that wait for the end of a turn
+    LEFT_AT_MOST = 16384      # bytes that another thread leaves to the engine's
     BUSY_DEADLINE = 1         # seconds until the timer looks again, while a listener blocks
     LAYER_SEND_SIZE = 1 << 18 # what a layer gets at once
     READING = EPOLLIN | EPOLLRDHUP
@@ -384,7 +385,7 @@ cdef class Channel(Pollable):
             self.send_through(NULL, 0, data, size, frame)
         else:
             self.append(data, size)
-        self.flush_or_cork()
+        self.flush_or_leave()
         return True
 
     cdef bint can_send_through(self) noexcept:
@@ -517,6 +518,16 @@ cdef class Channel(Pollable):
             if self.corked and self.waiting() < CORKED_AT_MOST:
                 return
         self.flush_here()
+
+    cdef void flush_or_leave(self) noexcept:
+        """As `flush_or_cork`, but threads that are not the engine's leave sending to it, and
+        have to wake it: what they write meanwhile leaves together."""
+        if (self.fd < 0 or self._engine.owner == PyThread_get_thread_ident()
+                or self.waiting() > min(self.rules.high_water, <size_t>LEFT_AT_MOST)):
+            self.flush_or_cork()
+        elif not self.corked and not self.interest & EPOLLOUT:
+            self.corked = True
+            self._engine.corked.append(self)
 
     cdef void flush_here(self) noexcept:
         """Send now; a layer bears but one thread, the engine's."""

@@ -3,6 +3,7 @@
 """One message to many connections: its frame is made once, and written without Python."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy
 
@@ -21,6 +22,7 @@ from .codec cimport (
     frame_header_write,
     spare_streams,
 )
+from .engine cimport EpollEngine
 
 from ..protocol.deflate import LEAST_WINDOW_BITS, PLAIN
 
@@ -34,6 +36,7 @@ def fan_out(tuple members, message, excluded=()):
     cdef Channel channel
     cdef Rules known = None
     cdef bytes frame = None
+    cdef EpollEngine engine = None
     cdef size_t count = 0
     cdef bint anyone = bool(excluded)
     cdef list others = []
@@ -45,11 +48,21 @@ def fan_out(tuple members, message, excluded=()):
             if channel.rules is not known:
                 frame = frame_for(channel.rules, message)
                 known = channel.rules
+            if channel._engine is not engine:
+                wake(engine)
+                engine = channel._engine
             if channel.write_prepared(frame):
                 count += 1
                 continue
         others.append(member)
+    wake(engine)
     return count, others
+
+
+cdef void wake(EpollEngine engine) noexcept:
+    """Have the engine send, if this is not its own thread, which does so at its turn's end."""
+    if engine is not None and engine.owner != PyThread_get_thread_ident():
+        engine.wake()
 
 
 cdef bytes frame_for(Rules rules, message):
