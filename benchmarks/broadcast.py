@@ -3,9 +3,9 @@
 Ours beside a C program that calls send() for each, and websockets' broadcast(), plain and with
 permessage-deflate (zlib's level 1, no context takeover, every message compressed), each in a
 process of its own on core 0. Messages leave apart, or together: one right after the other, as
-when many members write at the same time. The limit sends as many bytes as are left of the message. The
-members read nothing meanwhile; what is sent fits their sockets. Figures are medians of
-alternating rounds, each with new connections.
+when many members write at the same time. The limit sends as many bytes as are left of the
+message. The members read nothing meanwhile; what is sent fits their sockets. Figures are
+medians of alternating rounds, each with new connections.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def main() -> None:
                     [spent[number][what] / spent[1][what] for spent in rounds]
                     for what in ("seconds", "cpu")
                 )
-                print(f"{one.name:24} {cpu:7.2f} µs of CPU a delivery, {median(costs):5.2f} × ours; "
+                print(f"{one.name:23} {cpu:7.2f} µs of CPU a delivery, {median(costs):5.2f} × ours, "
                       f"{1 / median(rates):6.3f} × our deliveries a second")  # fmt: skip
 
 
