@@ -193,7 +193,7 @@ def test_who_waits_in_send_is_told_of_the_end(engine: Engine) -> None:
 
 def test_a_listener_never_waits_in_send(engine: Engine) -> None:
     """It is given up where it is hopelessly behind."""
-    websocket = make_websocket(engine, max_buffered=1 << 20, close_timeout=3)
+    websocket = make_websocket(engine, max_buffered=1 << 20, close_timeout=1.0)
     ended: list[ConnectionClosed] = []
 
     def flood(_: object) -> None:
