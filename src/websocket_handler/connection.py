@@ -186,10 +186,15 @@ class Connection(Channel):
 
     def _emit_last(self, event: str, *arguments: object) -> None:
         """As `_emit`, where a listener that raises changes nothing any more."""
-        for name, listener in self._listeners:
+        self._call_last(self._listeners, event, *arguments)
+
+    def _call_last(
+        self, listeners: tuple[tuple[str, Callable[..., object]], ...], event: str, *args: object
+    ) -> None:
+        for name, listener in listeners:
             if name == event:
                 try:
-                    listener(*arguments)
+                    listener(*args)
                 except BaseException:
                     logger.exception("%r: a listener of %r raised", self, event)
 
@@ -220,19 +225,24 @@ class Connection(Channel):
             self._backlog.put(message)
 
     def _hear(self, listener: Callable[[Any], object] | None) -> None:
-        """Messages go to `listener` from now on, those that waited first."""
+        """Messages go to `listener` from now on, those that waited first; unless it takes itself
+        off, or ends the connection."""
         backlog, self._backlog = self._backlog, None
-        if self._state in (State.CONNECTING, State.OPEN):
-            self._message_listener = listener
-        for message in backlog.messages if backlog and listener else ():
+        self._message_listener = listener if self._takes_messages() else None
+        for message in backlog.messages if backlog else ():
             try:
-                listener(message)  # type: ignore[misc]
+                (self._message_listener or self._unheard)(message)
             except BaseException as error:
                 self._failed(error)
         if backlog and backlog.held_back:
             self._go_on()
 
     def _hear_inbox(self, inbox: LoopInbox | ThreadInbox) -> None:
+        backlog = self._backlog
+        if backlog is not None and not self._takes_messages():  # they can still be taken
+            self._backlog = None
+            for message in backlog.messages:
+                inbox.put(message)
         self._hear(inbox.put)
         if isinstance(inbox, LoopInbox) and inbox.is_home:
             self._after_messages = inbox.wake
@@ -245,15 +255,19 @@ class Connection(Channel):
         self._tell_of_room(full=True)
 
     def _go_on(self) -> None:
-        self._pause_reading(self._paused)
+        self._pause_reading(self._takes_messages() and self._takes_nothing())
 
     def _pause(self, paused: bool) -> None:
         """The application wants no messages for now, or wants them again."""
-        if self._state in (State.CONNECTING, State.OPEN):
+        if self._takes_messages():
             self._paused = paused
             self._pause_reading(self._takes_nothing())
             if paused:
                 self._tell_of_room(full=True)
+
+    def _takes_messages(self) -> bool:
+        """Whether messages are still wanted: once it is closing, they are dropped."""
+        return self._state in (State.CONNECTING, State.OPEN)
 
     def _takes_nothing(self) -> bool:
         """Whether the application is to take messages first, or wants none."""
@@ -343,9 +357,9 @@ class Connection(Channel):
         memberships, self._memberships = self._memberships, ()
         for leave in memberships:
             leave(self)
-        self._emit_last("close", self._close_code, self._close_reason)
-        self._listeners = ()
+        listeners, self._listeners = self._listeners, ()  # nothing comes after it
         self._message_listener = self._after_messages = None
+        self._call_last(listeners, "close", self._close_code, self._close_reason)
         self._tell_of_room()
         if self._inbox is not None:
             self._inbox.end(self._close_code, self._close_reason)

@@ -552,7 +552,8 @@ class WebSocket(Connection):
             raise WebSocketError("messages go to who receives them; there can be no listener")
         chosen = InTurn(listeners) if listeners[1:] else next(iter(listeners), None)
         if self._backlog is None:
-            self._message_listener = chosen
+            if self._takes_messages():
+                self._message_listener = chosen
         else:
             self._in_engine(partial(self._hear, chosen))
 

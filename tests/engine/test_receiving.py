@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 import uvloop
 
 from websocket_handler import ConnectionClosed, Engine, State, WebSocket, WebSocketError
-from websocket_handler.protocol.assembly import Close, Message
+from websocket_handler.protocol.assembly import Close, Message, Pong
 from websocket_handler.protocol.frame import Opcode, write_frame
 from websocket_handler.protocol.message import close_payload
 
@@ -359,6 +360,107 @@ def test_a_late_listener_gets_what_came_before(engine: Engine) -> None:
     peer.sock.sendall(text("three"))
     assert peer.read()  # the pong
     assert [peer.read() for _ in range(3)] == [Message(word) for word in ("one", "two", "three")]
+    peer.sock.close()
+
+
+def leave_waiting(websocket: WebSocket, peer: Peer, *messages: str) -> None:
+    """Have messages that nobody has asked for."""
+    pinged = threading.Event()
+    websocket.once("ping", lambda _: pinged.set())
+    peer.sock.sendall(b"".join(map(text, messages)) + write_frame(Opcode.PING, b"", key=KEY))
+    assert pinged.wait(10)
+    assert peer.read() == Pong(b"")
+
+
+def test_a_late_listener_for_one_message_gets_one(engine: Engine) -> None:
+    """The others wait for the next, and none is lost when a listener is taken off."""
+    websocket = make_websocket(engine)
+    peer = connect(websocket)
+    leave_waiting(websocket, peer, "one", "two", "three")
+    websocket.off("message", print)
+    websocket.once("message", websocket.send)
+    assert peer.read() == Message("one")
+    websocket.once("message", websocket.send)
+    assert peer.read() == Message("two")
+    assert websocket.receive(timeout=10) == "three"
+    peer.sock.close()
+
+
+@pytest.mark.parametrize("end", [WebSocket.close, WebSocket.abort])
+def test_a_late_listener_that_ends_the_connection_gets_no_more(
+    engine: Engine, end: Callable[[WebSocket], None]
+) -> None:
+    websocket = make_websocket(engine)
+    peer = connect(websocket)
+    heard: list[object] = []
+    begun, over = threading.Event(), threading.Event()
+    leave_waiting(websocket, peer, "one", "two", "three")
+    websocket.on("error", heard.append)
+    websocket.on("close", lambda code, _: heard.append(code))
+    websocket.on("close", lambda *_: over.set())
+
+    @websocket.on("message")
+    def end_it(message: str) -> None:
+        heard.append(message)
+        end(websocket)
+        begun.set()
+        websocket.send("too late")  # raises
+
+    assert begun.wait(10)
+    with suppress(BrokenPipeError):  # after `abort`
+        peer.sock.sendall(close(1000))
+    assert over.wait(10)
+    assert heard[0] == "one"
+    assert [type(event) for event in heard[1:]] in ([int], [ConnectionClosed, int])
+    peer.sock.close()
+
+
+@pytest.mark.parametrize("event", ["error", "close"])
+def test_a_listener_that_comes_with_the_end_gets_nothing(engine: Engine, event: str) -> None:
+    """`close` is the last event."""
+    websocket = make_websocket(engine)
+    peer = connect(websocket)
+    heard: list[object] = []
+    over = threading.Event()
+    leave_waiting(websocket, peer, "one", "two")
+    websocket.on(event, lambda *_: websocket.on("message", heard.append))
+    websocket.on("close", lambda *_: over.set())
+    peer.sock.sendall(b"\xff\xff")
+    assert over.wait(10)
+    engine.post(over.clear)  # comes after what the listener may have caused
+    while over.is_set():
+        time.sleep(0.001)
+    assert heard == []
+    peer.sock.close()
+
+
+def test_what_waited_can_be_taken_after_the_end(engine: Engine) -> None:
+    websocket = make_websocket(engine)
+    peer = connect(websocket)
+    leave_waiting(websocket, peer, "one", "two")
+    peer.sock.sendall(close(1000))
+    assert websocket.wait_closed(10)
+    assert list(websocket) == ["one", "two"]
+    peer.sock.close()
+
+
+def test_an_inbox_that_is_full_from_the_start_holds_the_peer_back(engine: Engine) -> None:
+    """What waited before is more than high water: no more is read until some is taken."""
+    websocket = make_websocket(engine, high_water=10_000)
+    peer = connect(websocket)
+    leave_waiting(websocket, peer, *["x" * 1000] * 9)
+    peer.sock.sendall(text("x" * 1000) * 9)
+    peer.sock.settimeout(0.5)
+    assert len(websocket.receive(timeout=10)) == 1000
+    data = text("x" * 1000) * 100
+
+    def send_much() -> None:
+        sent = 0
+        for _ in range(1000):
+            sent += peer.sock.send(data[sent % len(data) :])
+
+    with pytest.raises(TimeoutError):  # 100 MB are not read and kept
+        send_much()
     peer.sock.close()
 
 
