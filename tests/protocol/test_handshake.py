@@ -160,6 +160,8 @@ ORIGINS = [
     ("http://example.com:8000@evil.com", False),
     ("http://example.com:8000/", False),
     ("http://example.com:8000?x", False),
+    ("http://example.com:8000#x", False),
+    ("http://example.com:8000?", False),
     ("http://example.com:99999", False),
     ("http://[example.com:8000", False),
     ("ftp://example.com:8000", False),

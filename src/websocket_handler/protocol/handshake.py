@@ -198,7 +198,7 @@ def _split_origin(origin: str) -> tuple[str, str, int | None] | None:
         port = parts.port
     except ValueError:
         return None
-    if not parts.hostname or parts.username is not None or parts.path or parts.query:
+    if not parts.hostname or set("/?#@") & set(origin.partition("://")[2]):  # not even empty
         return None
     default = {"http": 80, "https": 443}.get(parts.scheme)
     return parts.scheme, parts.hostname, port if port is not None else default
