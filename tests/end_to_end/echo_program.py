@@ -116,6 +116,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--home", choices=["thread", "asyncio", "uvloop"], default="thread")
     parser.add_argument("--application", default="routes")
+    parser.add_argument(
+        "--defaults", action="store_true", help="the limits of Settings; and every version"
+    )
     parser.add_argument("--close-timeout", type=float, default=10.0)
     parser.add_argument("--certificate", help="a PEM file with key and certificate, for https")
     options = parser.parse_args()
@@ -126,7 +129,8 @@ def main() -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(options.certificate)
         server.socket = context.wrap_socket(server.socket, server_side=True)
-    settings = {**LIMITS, "close_timeout": options.close_timeout}
+    settings = {"versions": websocket_handler.ALL_VERSIONS} if options.defaults else LIMITS
+    settings = {**settings, "close_timeout": options.close_timeout}
     if options.home == "thread":
         serve_beside_thread(server, settings)
     elif options.home == "asyncio":

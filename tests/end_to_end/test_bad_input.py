@@ -8,14 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import threading
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from websocket_handler.protocol.frame import Opcode, write_frame
 
+from .canary import singing
 from .programs import Journal, Program, wait_for
 from .raw_client import Frame, RawClient, binary, close, masked, more, request, text
 
@@ -24,50 +23,10 @@ HELLO = text("hello")
 KEY = b"\1\2\3\4"
 
 
-class Canary:
-    """A connection that echoes all the time, in a thread."""
-
-    def __init__(self, program: Program) -> None:
-        self.echoes = 0
-        self.slowest = 0.0
-        self.failure: BaseException | None = None
-        self._stop = threading.Event()
-        self._client = RawClient(program.address).open()
-        self._thread = threading.Thread(target=self._sing)
-        self._thread.start()
-
-    def _sing(self) -> None:
-        try:
-            while not self._stop.wait(0.002):
-                begun = time.monotonic()
-                self._client.echo(text(str(self.echoes)))
-                self.slowest = max(self.slowest, time.monotonic() - begun)
-                self.echoes += 1
-        except BaseException as error:
-            self.failure = error
-
-    def end(self) -> None:
-        self._stop.set()
-        self._thread.join(20)
-        with self._client as client:
-            if self.failure is None:
-                client.send(close(1000))
-                client.expect_closed(1000)
-
-
 @pytest.fixture(autouse=True)
 def canary(program: Program) -> Iterator[None]:
-    """Fails the test if the canary does, or if descriptors or threads are left over."""
-    wait_for(lambda: "process_request" not in str(program.get("/threads")[:-1]), "a quiet start")
-    descriptors, threads = program.descriptors(), program.threads()
-    bird = Canary(program)
-    yield
-    wait_for(lambda: bird.echoes > 3 or bird.failure, "the canary to sing")
-    bird.end()
-    assert bird.failure is None
-    assert bird.slowest < 2
-    wait_for(lambda: program.descriptors() <= descriptors, "descriptors to be given back")
-    wait_for(lambda: program.threads() <= threads, "threads to end")
+    with singing(program):
+        yield
 
 
 def raw(header: bytes, payload: bytes = b"") -> bytes:

@@ -10,9 +10,12 @@ engine gets it when the handler has returned.
 from __future__ import annotations
 
 import functools
+import re
 import socketserver
 import ssl
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
+from io import BufferedIOBase
 from typing import Any, ClassVar, TypeVar, cast
 
 from ..engine import Engine, close_all, default_engine
@@ -22,6 +25,10 @@ from ..websocket import WebSocket
 from .handover import Reader, SocketHandOver
 
 Server = TypeVar("Server", bound=socketserver.BaseServer)
+
+FIELD_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n")
+"""RFC 9112 section 5, and RFC 9110 section 5.5. The standard library takes much else for the
+end of a line, or of the head."""
 
 
 def configure_server(server: Server, *, engine: Engine | None = None, **settings: Any) -> Server:
@@ -62,6 +69,27 @@ def _with_layer(handler: Any, layer: dict[str, Any]) -> Any:
     return type(handler.__name__, (WebSocketRequests, handler), layer)
 
 
+class HeadReader:
+    """A handler's reader while it reads the head of a request; keeps the lines as they came."""
+
+    def __init__(self, reader: BufferedIOBase) -> None:
+        self.reader = reader
+        self.lines: list[bytes] = []
+
+    def readline(self, limit: int = -1) -> bytes:
+        line = self.reader.readline(limit)
+        self.lines.append(line)
+        return line
+
+    def is_sound(self) -> bool:
+        """Whether each line is a header field, or the end of the head."""
+        return all(FIELD_LINE.fullmatch(line) or line in (b"\r\n", b"") for line in self.lines)
+
+    def may_ask(self) -> bool:
+        """Whether the head asks for a WebSocket, or would but for a bad line."""
+        return b"websocket" in b"".join(self.lines).lower()
+
+
 class WebSocketRequests(BaseHTTPRequestHandler):
     """The layer over a request handler class; `websocket` is None for ordinary requests."""
 
@@ -73,7 +101,15 @@ class WebSocketRequests(BaseHTTPRequestHandler):
 
     def parse_request(self) -> bool:
         self.websocket = None
-        if not super().parse_request():
+        head = HeadReader(self.rfile)
+        self.rfile = cast(BufferedIOBase, head)
+        try:
+            if not super().parse_request():
+                return False
+        finally:
+            self.rfile = head.reader
+        if head.may_ask() and not head.is_sound():
+            self.send_error(HTTPStatus.BAD_REQUEST, "Bad header line")  # and reads nothing more
             return False
         if is_websocket_request(self.command, self.headers):
             # Every answer but a 101 ends the connection, in words any client understands.

@@ -1,0 +1,41 @@
+"""One server a row, and the canary that must not notice the attack."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+
+import pytest
+
+from ..end_to_end.canary import singing
+from ..end_to_end.programs import ROWS, Program, Row, echo_program
+from ..end_to_end.raw_client import RawClient, close
+from .rig import note
+
+ATTACKED = [row for row in ROWS if row.name in ("native-thread", "native-asyncio", "pure-thread")]
+
+
+@pytest.fixture(scope="session", params=ATTACKED, ids=[row.name for row in ATTACKED])
+def row(request: pytest.FixtureRequest) -> Row:
+    """Which engine, living where."""
+    found: Row = request.param
+    return found
+
+
+@pytest.fixture(scope="session")
+def shared_program(row: Row) -> Iterator[Program]:
+    with echo_program(row, "--defaults", "--close-timeout", "1", descriptors=20_000) as program:
+        with RawClient(program.address) as client:  # the engine starts with the first
+            client.open().send(close())
+            client.expect_closed(None)
+        yield program
+
+
+@pytest.fixture
+def program(shared_program: Program, request: pytest.FixtureRequest) -> Iterator[Program]:
+    """The server under attack; it must outlive each, and its canary hear of none."""
+    with singing(shared_program) as canary:
+        yield shared_program
+    assert shared_program.get("/journal?id=alive") == []
+    p99 = statistics.quantiles(canary.round_trips, n=100)[98] * 1000
+    note("canary", f"p99 during {request.node.name}", p99, "ms", "< 50")

@@ -1,0 +1,153 @@
+"""What attacks are made with: a scale, figures, and a client that speaks every version."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from websocket_handler import ALL_VERSIONS, Headers, Settings, Version
+from websocket_handler.protocol.assembly import Event
+from websocket_handler.protocol.message import Decoder
+from websocket_handler.protocol.versions import by_name
+from websocket_handler.protocol.versions.version import Offer
+
+from ..end_to_end.programs import Program
+from ..end_to_end.raw_client import RawClient
+
+FULL = os.environ.get("ATTACKS") == "full"
+FIGURES = os.environ.get("FIGURES")
+
+KIB, MIB = 1 << 10, 1 << 20
+KEY = b"\1\2\3\4"
+
+SPOKEN = [by_name(name) for name in ("RFC 6455", "hybi-12", "hybi-07", "hixie-76", "hixie-75")]
+"""The versions that browsers had, newest first."""
+OTHERS = [version for version in ALL_VERSIONS if version not in SPOKEN]
+
+
+def at_scale(usual: int, full: int) -> int:
+    """How often, in the suite and at full scale."""
+    return full if FULL else usual
+
+
+def note(row: str, what: str, value: float, unit: str, goal: str) -> None:
+    """A figure for the scorecard: of its `row`, with what it is to be."""
+    if FIGURES:
+        figure = {"row": row, "what": what, "value": value, "unit": unit, "goal": goal}
+        with Path(FIGURES).open("a") as file:
+            file.write(json.dumps(figure) + "\n")
+
+
+def raw(header: bytes, payload: bytes = b"") -> bytes:
+    """A masked frame whose header, up to the key, is as wrong as it is wanted."""
+    return header + KEY + bytes(byte ^ KEY[i % 4] for i, byte in enumerate(payload))
+
+
+class Costs:
+    """What happened to a server's memory and processor time since this was made."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._memory, self._cpu = program.memory(), program.cpu_seconds()
+
+    def memory(self) -> int:
+        return self._program.memory() - self._memory
+
+    def cpu(self) -> float:
+        return self._program.cpu_seconds() - self._cpu
+
+
+class Flooded(NamedTuple):
+    """How a flood ended."""
+
+    sent: int
+    ended: bool
+    """Whether the server has ended the connection; else it no longer reads, or all was sent."""
+
+
+class Attacker(RawClient):
+    """One TCP connection, and perhaps a WebSocket of some version on it."""
+
+    def open_as(self, version: Version, target: str = "/echo") -> Attacker:
+        """Open a WebSocket as an honest client of that version would."""
+        host = "{}:{}".format(*self.sock.getpeername())
+        hello = version.hello(Offer(host, target))
+        self.sock.sendall(hello.request)
+        response = self.read_response()
+        assert response.status == 101, response
+        fields = [(name, value) for name, values in response.headers.items() for value in values]
+        secret = hello.verify(Headers(fields), self.read(hello.body_size))
+        self.encoder = version.encoder(True, secret)
+        roomy = Settings(max_message_size=64 * MIB)
+        self.decoder = version.decoder(roomy, False, secret)
+        self._events: list[Event] = []
+        return self
+
+    def say(self, message: str | bytes) -> None:
+        self.sock.sendall(self.encoder.message(message))
+
+    def hear(self) -> Event:
+        """The next event of the version's decoder."""
+        while not self._events:
+            if not self._unread:
+                self._unread += self._receive()
+            self._events += self.decoder.feed(bytes(self._unread))
+            self._unread.clear()
+        return self._events.pop(0)
+
+    def _receive(self) -> bytes:
+        data = self.sock.recv(1 << 16)
+        assert data, "the connection has ended"
+        return data
+
+    def flood(
+        self, data: bytes, total: int, reading: bool = False, patience: float = 0.5
+    ) -> Flooded:
+        """Send `data` over and over, up to `total` bytes, until the server ends the connection
+        or has not read for `patience` seconds. What comes is read meanwhile, or is not."""
+        self.sock.setblocking(False)
+        view, sent, offset, ended = memoryview(data), 0, 0, False
+        try:
+            while sent < total and not ended:
+                wanted = [self.sock] if reading else []
+                readable, writable, _ = select.select(wanted, [self.sock], [], patience)
+                if not readable and not writable:
+                    break
+                if readable:
+                    part = self.sock.recv(1 << 16)
+                    self._unread += part
+                    ended = not part
+                elif writable:
+                    count = self.sock.send(view[offset : offset + MIB])
+                    sent, offset = sent + count, (offset + count) % len(data)
+        except OSError:
+            ended = True
+        self.sock.setblocking(True)
+        self.sock.settimeout(10)
+        return Flooded(sent, ended)
+
+    def drip(self, data: bytes) -> None:
+        """Send a byte a segment."""
+        for i in range(len(data)):
+            self.sock.sendall(data[i : i + 1])
+
+
+def strict_decoder() -> Decoder:
+    return Decoder(Settings(max_message_size=64 * MIB), False)
+
+
+def settled_memory(program: Program, still: float = 0.15) -> int:
+    """Its memory once that has not changed for a while."""
+    seen = program.memory()
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        time.sleep(still)
+        now = program.memory()
+        if now == seen:
+            break
+        seen = now
+    return seen
