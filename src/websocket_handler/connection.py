@@ -520,7 +520,7 @@ class Connection(Channel):
         logger.error("%r: a listener raised", self, exc_info=error)
         self._emit_last("error", error)
         self._start_closing(INTERNAL_ERROR, "internal error")
-        if not isinstance(error, Exception) and self._engine is not None:
+        if isinstance(error, KeyboardInterrupt | SystemExit) and self._engine is not None:
             self._engine.interrupt(error)
 
     def _deadline_passed(self) -> None:

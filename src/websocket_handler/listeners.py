@@ -113,14 +113,26 @@ class Turns:
                 listener, arguments = self._waiting.popleft()
                 try:
                     await listener(*arguments)
-                except Exception as error:
+                except asyncio.CancelledError as error:
+                    if not _is_cancelled():
+                        self._source._failed(error)
+                    raise  # what still waits comes with the next event: the close is one
+                except BaseException as error:
                     self._source._failed(error)
-                self._size -= _size_of(arguments)
+                finally:
+                    self._size -= _size_of(arguments)
                 if self._held_back and self._size <= self._high_water // 4:
                     self._held_back = False
                     self._source._go_on()
         finally:
             self._task = None
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody cancelled this task, as the end of its loop does; False where Python
+    cannot tell (3.10)."""
+    cancelling = getattr(asyncio.current_task(), "cancelling", None)
+    return cancelling is not None and cancelling() > 0
 
 
 def _size_of(arguments: tuple[Any, ...]) -> int:

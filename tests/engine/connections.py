@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from typing import Any, ClassVar
 
 from websocket_handler import Engine, Headers, Request, Settings, WebSocket
-from websocket_handler.protocol.assembly import Event
+from websocket_handler.protocol.assembly import Close, Event
 from websocket_handler.protocol.message import Decoder
 from websocket_handler.protocol.versions import rfc6455
 
@@ -52,19 +53,31 @@ class Peer:
             self._events += self._decoder.feed(data)
         return self._events.pop(0)
 
+    def read_to_end_or_close(self) -> list[Event]:
+        """What comes until a close frame, or until the connection ends, however."""
+        with contextlib.suppress(ConnectionResetError):
+            while not any(isinstance(event, Close) for event in self._events):
+                data = self.sock.recv(1 << 16)
+                if not data:
+                    break
+                self._events += self._decoder.feed(data)
+        return self._events
+
     def read_to_end(self) -> list[Event]:
         while data := self.sock.recv(1 << 16):
             self._events += self._decoder.feed(data)
         return self._events
 
 
-def connect(websocket: WebSocket, early: bytes = b"") -> Peer:
-    """`websocket` connected over a socket pair; returns its peer, after the 101."""
+def connect(websocket: WebSocket, early: bytes = b"", is_aborted: bool = False) -> Peer:
+    """`websocket` connected over a socket pair; returns its peer, after the 101. If it
+    `is_aborted` meanwhile, that may not come."""
     ours, theirs = socket.socketpair()
     websocket.connect()
     websocket.take_over(ours, early)
     peer = Peer(theirs)
-    assert peer.read_head().startswith(b"HTTP/1.1 101 ")
+    if not is_aborted or theirs.recv(1, socket.MSG_PEEK):
+        assert peer.read_head().startswith(b"HTTP/1.1 101 ")
     return peer
 
 

@@ -255,6 +255,7 @@ cdef class EpollEngine:
     def interrupt(self, error):
         """Have `poll` raise what is meant for the program and not for us: Ctrl-C, exit."""
         self.interruption = error
+        self.wake()  # it may be a coroutine's, outside of `poll`
 
     def is_own_thread(self):
         """Whether the caller runs in the thread that turns the engine."""

@@ -1,0 +1,215 @@
+"""Listeners of every kind that raise, or end their connection: it is that one which ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from websocket_handler import Engine, WebSocket
+from websocket_handler.listeners import EVENTS
+from websocket_handler.protocol.assembly import Close, Message
+from websocket_handler.protocol.frame import Opcode, write_frame
+
+from ..end_to_end.programs import wait_for
+from .connections import Peer, connect, make_websocket
+
+KEY = b"\x01\x02\x03\x04"
+
+
+@pytest.fixture(params=["thread", "loop"])
+def home(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """An engine in a thread of its own, and one in an event loop, which has a thread."""
+    if request.param == "thread":
+        engine = Engine()
+        yield engine
+        engine.stop()
+        return
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    engine = Engine(loop)
+    yield engine
+    engine.stop()
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0.01), loop).result(10)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+    loop.close()
+
+
+class Victim:
+    """A connection whose listener of one event does what it should not."""
+
+    def __init__(self, engine: Engine, event: str, act: Callable[[WebSocket], object], kind: str):
+        self.event = event
+        self.called = threading.Event()
+        self.ends: list[int] = []
+        self.over = threading.Event()
+        self.websocket = make_websocket(engine, close_timeout=1)
+        if event == "drain":
+            self.websocket.on("message", lambda _: self.websocket.send(bytes(1 << 20)))
+        else:
+            self.websocket.on("message", lambda _: None)
+
+        def listen(*_: object) -> None:
+            self.called.set()
+            act(self.websocket)
+
+        async def listen_async(*_: object) -> None:
+            await asyncio.sleep(0)
+            listen()
+
+        self.websocket.on(event, listen if kind == "plain" else listen_async)
+        self.websocket.on("close", self._end)
+        self.peer = connect(self.websocket, is_aborted=event == "open")
+        self._provoke()
+        assert self.called.wait(10)
+
+    def _end(self, code: int, _: str) -> None:
+        self.ends.append(code)
+        self.over.set()
+
+    def _provoke(self) -> None:
+        frames = {
+            "message": write_frame(Opcode.TEXT, b"x", key=KEY),
+            "ping": write_frame(Opcode.PING, b"x", key=KEY),
+            "pong": write_frame(Opcode.PONG, b"x", key=KEY),
+            "drain": write_frame(Opcode.TEXT, b"x", key=KEY),
+            "error": b"\xff\xff",
+            "close": write_frame(Opcode.CLOSE, b"\x03\xe8", key=KEY),
+        }
+        if self.event != "open":
+            self.peer.sock.sendall(frames[self.event])
+        if self.event == "drain":
+            assert self.peer.read() == Message(bytes(1 << 20))
+
+    def read_close(self) -> int | None:
+        """The code of the close frame, None if there was none; then goes, too."""
+        for event in self.peer.read_to_end_or_close():
+            if isinstance(event, Close):
+                with contextlib.suppress(BrokenPipeError):
+                    self.peer.sock.sendall(write_frame(Opcode.CLOSE, b"\x03\xe8", key=KEY))
+                return event.code
+        return None
+
+
+def kinds_of(home: Engine) -> list[str]:
+    return ["plain"] if home.home_loop is None else ["plain", "async"]
+
+
+def echoing(engine: Engine) -> Peer:
+    websocket = make_websocket(engine)
+    websocket.on("message", websocket.send)
+    return connect(websocket)
+
+
+def assert_it_echoes(peer: Peer) -> None:
+    peer.sock.sendall(write_frame(Opcode.TEXT, b"well?", key=KEY))
+    assert peer.read() == Message("well?")
+
+
+def raise_error(_: WebSocket) -> None:
+    raise LookupError("on purpose")
+
+
+def raise_cancelled(_: WebSocket) -> None:
+    raise asyncio.CancelledError
+
+
+def raise_generator_exit(_: WebSocket) -> None:
+    raise GeneratorExit
+
+
+@pytest.mark.parametrize("act", [raise_error, raise_cancelled, raise_generator_exit])
+@pytest.mark.parametrize("event", EVENTS)
+def test_one_that_raises(
+    home: Engine, event: str, act: Callable[[WebSocket], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    bystander = echoing(home)
+    for kind in kinds_of(home):
+        caplog.clear()
+        with caplog.at_level(logging.ERROR, "websocket_handler"):
+            victim = Victim(home, event, act, kind)
+            code = victim.read_close()
+            assert code == {"error": 1002, "close": 1000}.get(event, 1011)
+            victim.peer.sock.close()
+            assert victim.over.wait(10)
+        assert len(victim.ends) == 1
+        wait_for(lambda: "raised" in caplog.text, "the log to tell")
+        assert_it_echoes(bystander)
+
+
+def close(websocket: WebSocket) -> None:
+    websocket.close(4001)
+
+
+def abort(websocket: WebSocket) -> None:
+    websocket.abort()
+
+
+def close_and_abort(websocket: WebSocket) -> None:
+    websocket.close(4001)
+    websocket.abort()
+    websocket.close(4002)
+
+
+@pytest.mark.parametrize("act", [close, abort, close_and_abort])
+@pytest.mark.parametrize("event", EVENTS)
+def test_one_that_ends_its_connection(
+    home: Engine, event: str, act: Callable[[WebSocket], object]
+) -> None:
+    bystander = echoing(home)
+    for kind in kinds_of(home):
+        victim = Victim(home, event, act, kind)
+        code = victim.read_close()
+        if event not in ("error", "close"):
+            assert code == 4001 if act is close else code in (4001, None)
+        victim.peer.sock.close()
+        assert victim.over.wait(10)
+        assert len(victim.ends) == 1
+        assert_it_echoes(bystander)
+
+
+def pause(websocket: WebSocket) -> None:
+    websocket.pause()
+
+
+def pause_and_resume(websocket: WebSocket) -> None:
+    websocket.pause()
+    websocket.resume()
+
+
+@pytest.mark.parametrize("act", [pause, pause_and_resume])
+@pytest.mark.parametrize("event", EVENTS)
+def test_one_that_pauses(home: Engine, event: str, act: Callable[[WebSocket], object]) -> None:
+    """Whoever is paused can be closed all the same."""
+    bystander = echoing(home)
+    for kind in kinds_of(home):
+        victim = Victim(home, event, act, kind)
+        victim.websocket.close(4001)
+        assert victim.read_close() == {"error": 1002, "close": 1000}.get(event, 4001)
+        victim.peer.sock.close()
+        assert victim.over.wait(10)
+        assert len(victim.ends) == 1
+        assert_it_echoes(bystander)
+
+
+def test_a_crowd_of_them(home: Engine) -> None:
+    """A37: raising again and again leaves nothing behind, and nobody else notices."""
+    logging.getLogger("websocket_handler").setLevel(logging.CRITICAL)
+    try:
+        bystander = echoing(home)
+        for _ in range(100):
+            victim = Victim(home, "message", raise_error, kinds_of(home)[-1])
+            assert victim.read_close() == 1011
+            victim.peer.sock.close()
+            assert victim.over.wait(10)
+        assert_it_echoes(bystander)
+    finally:
+        logging.getLogger("websocket_handler").setLevel(logging.NOTSET)
+    assert home.stats().closed == {1000: 100}  # which is what the peer answers to 1011
+    assert [type(channel) for channel in home.channels()] == [WebSocket]
