@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
+import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -16,10 +18,20 @@ from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from websocket_handler import Compression, ConnectionClosed, Engine, WebSocket, configure_server
+from websocket_handler import (
+    Compression,
+    ConnectionClosed,
+    Engine,
+    WebSocket,
+    configure_server,
+    default_engine,
+)
 from websocket_handler.listeners import EVENTS
+from websocket_handler.protocol.assembly import Message
 from websocket_handler.protocol.versions import by_name
 from websocket_handler.settings import SETTING_NAMES
+
+from ..engine.connections import connect, make_websocket
 
 Query = dict[str, str]
 JOURNAL: defaultdict[str, list[list[object]]] = defaultdict(list)
@@ -135,6 +147,35 @@ def journal(handler: Handler, query: Query) -> None:
 @http("/threads")
 def threads(handler: Handler, _: Query) -> None:
     handler.answer(200, json.dumps([thread.name for thread in threading.enumerate()]).encode())
+
+
+@http("/fork")
+def fork(handler: Handler, _: Query) -> None:
+    """Whether a child of this process has WebSockets of its own, and ends well."""
+    handler.answer(200, json.dumps(in_a_child(echo_in_a_new_engine)).encode())
+
+
+def in_a_child(check: Callable[[], object]) -> int:
+    """Make the call in a forked child; its exit code is 0 if that worked."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+        child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            check()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def echo_in_a_new_engine() -> None:
+    websocket = make_websocket(default_engine())
+    websocket.on("message", websocket.send)
+    peer = connect(websocket)
+    websocket.send("from the child")
+    assert peer.read() == Message("from the child")
 
 
 @http("/broadcast")

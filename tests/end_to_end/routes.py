@@ -6,13 +6,23 @@ import contextlib
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 from websocket_handler import ConnectionClosed, WebSocket, WebSocketError
 
-from .handler import MEMBERS, Handler, Query, note, settings, websocket
+from .handler import (
+    MEMBERS,
+    Handler,
+    Query,
+    echo_in_a_new_engine,
+    in_a_child,
+    note,
+    settings,
+    websocket,
+)
 
 
 @websocket("/echo")
@@ -308,3 +318,22 @@ def greet(_: Handler, ws: WebSocket, query: Query) -> None:
     ws.on("message", ws.send)
     ws.connect(**settings(query))
     ws.send("hello")
+
+
+@websocket("/forks")
+def forks(_: Handler, ws: WebSocket, query: Query) -> None:
+    """Forks in a listener, and says how the child ended."""
+    ws.on("message", lambda _: ws.send(str(in_a_child(echo_in_a_new_engine))))
+    ws.connect(**settings(query))
+
+
+@websocket("/sleeps")
+def sleeps(_: Handler, ws: WebSocket, query: Query) -> None:
+    """Sleeps for as many seconds as the message says, and answers."""
+
+    def sleep(message: str) -> None:
+        time.sleep(float(message))
+        ws.send(message)
+
+    ws.on("message", sleep)
+    ws.connect(**settings(query))

@@ -9,10 +9,12 @@ engine gets it when the handler has returned.
 
 from __future__ import annotations
 
+import errno
 import functools
 import re
 import socketserver
 import ssl
+import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from io import BufferedIOBase
@@ -44,6 +46,7 @@ def configure_server(server: Server, *, engine: Engine | None = None, **settings
     chosen = Settings(**settings)
     layer = {"websocket_settings": chosen, "websocket_engine": engine}
     server.RequestHandlerClass = _with_layer(server.RequestHandlerClass, layer)
+    _pause_when_full(server)
     close = server.server_close
 
     def server_close() -> None:
@@ -67,6 +70,27 @@ def _with_layer(handler: Any, layer: dict[str, Any]) -> Any:
     if issubclass(handler, WebSocketRequests):
         raise TypeError("configure_server() was called for this server before")
     return type(handler.__name__, (WebSocketRequests, handler), layer)
+
+
+NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+ACCEPT_PAUSE = 0.05
+"""Seconds until a server with no descriptors left tries again to accept who is waiting."""
+
+
+def _pause_when_full(server: Any) -> None:
+    """Have the server wait a little where `accept` fails for want of room: the listening socket
+    stays readable, and `serve_forever` would try without pause."""
+    accept = server.get_request
+
+    def get_request() -> Any:
+        try:
+            return accept()
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                time.sleep(ACCEPT_PAUSE)
+            raise
+
+    server.get_request = get_request
 
 
 class HeadReader:

@@ -1,0 +1,147 @@
+/* Preloaded into a server: makes the system calls of the native engine fail now and then.
+ *
+ * Of every FAULTS_EVERY calls that the engine's own libraries make, one fails as a kernel may
+ * have it fail: EINTR, EAGAIN, less than asked for, an error of the connection, no memory.
+ * FAULTS_CLOCK has the wall clock jump by an hour, back and forth, for everybody.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/uio.h>
+#include <time.h>
+
+static atomic_uint calls;
+static unsigned every;
+static int jumps;
+
+__attribute__((constructor)) static void start(void) {
+    const char *text = getenv("FAULTS_EVERY");
+    every = text ? (unsigned)atoi(text) : 0;
+    jumps = getenv("FAULTS_CLOCK") != NULL;
+}
+
+static int is_the_engine_s(void *caller) {
+    static _Thread_local void *last;
+    static _Thread_local int known;
+    Dl_info info;
+    if (caller != last) {
+        last = caller;
+        known = dladdr(caller, &info) && info.dli_fname && strstr(info.dli_fname, "websocket_handler");
+    }
+    return known;
+}
+
+/* Which fault this call is to have, of so many kinds; -1 for none. */
+static int fault(void *caller, unsigned kinds) {
+    unsigned number;
+    if (!every || !is_the_engine_s(caller))
+        return -1;
+    number = atomic_fetch_add(&calls, 1);
+    return number % every == every - 1 ? (int)(number / every % kinds) : -1;
+}
+
+#define CALLER __builtin_return_address(0)
+#define NEXT(name) \
+    static __typeof__(&name) next; \
+    if (!next) \
+        next = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
+#define FAIL(code) \
+    do { \
+        errno = (code); \
+        return -1; \
+    } while (0)
+
+ssize_t recv(int fd, void *buffer, size_t size, int flags) {
+    NEXT(recv);
+    switch (fault(CALLER, 4)) {
+    case 0: FAIL(EINTR);
+    case 1: FAIL(EAGAIN);
+    case 2: return next(fd, buffer, size ? 1 : 0, flags);
+    case 3: FAIL(ECONNRESET);
+    default: return next(fd, buffer, size, flags);
+    }
+}
+
+ssize_t readv(int fd, const struct iovec *parts, int count) {
+    NEXT(readv);
+    switch (fault(CALLER, 3)) {
+    case 0: FAIL(EINTR);
+    case 1: FAIL(EAGAIN);
+    case 2: return next(fd, parts, 1);
+    default: return next(fd, parts, count);
+    }
+}
+
+ssize_t send(int fd, const void *data, size_t size, int flags) {
+    NEXT(send);
+    switch (fault(CALLER, 4)) {
+    case 0: FAIL(EINTR);
+    case 1: FAIL(EAGAIN);
+    case 2: return next(fd, data, size ? 1 : 0, flags);
+    case 3: FAIL(EPIPE);
+    default: return next(fd, data, size, flags);
+    }
+}
+
+ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
+    struct msghdr less = *message;
+    NEXT(sendmsg);
+    switch (fault(CALLER, 3)) {
+    case 0: FAIL(EINTR);
+    case 1: FAIL(EAGAIN);
+    case 2: less.msg_iovlen = 1; return next(fd, &less, flags);
+    default: return next(fd, message, flags);
+    }
+}
+
+int epoll_wait(int fd, struct epoll_event *events, int most, int timeout) {
+    NEXT(epoll_wait);
+    switch (fault(CALLER, 2)) {
+    case 0: FAIL(EINTR);
+    case 1: return next(fd, events, 1, timeout);
+    default: return next(fd, events, most, timeout);
+    }
+}
+
+int epoll_ctl(int fd, int operation, int other, struct epoll_event *event) {
+    NEXT(epoll_ctl);
+    if (operation == EPOLL_CTL_ADD && fault(CALLER, 1) == 0)
+        FAIL(ENOMEM);
+    return next(fd, operation, other, event);
+}
+
+void *realloc(void *old, size_t size) {
+    NEXT(realloc);
+    if (size > 64 && fault(CALLER, 1) == 0) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    return next(old, size);
+}
+
+static time_t jump(void) {
+    static atomic_int times;
+    return jumps ? (atomic_fetch_add(&times, 1) / 7 % 3 - 1) * (time_t)3600 : 0;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *time) {
+    NEXT(clock_gettime);
+    int result = next(clock, time);
+    if (clock == CLOCK_REALTIME)
+        time->tv_sec += jump();
+    return result;
+}
+
+int gettimeofday(struct timeval *time, void *zone) {
+    NEXT(gettimeofday);
+    int result = next(time, zone);
+    time->tv_sec += jump();
+    return result;
+}

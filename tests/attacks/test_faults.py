@@ -1,0 +1,251 @@
+"""What the system does to a server: no descriptors, forks, signals, failing calls, the end."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from websocket_handler import IS_NATIVE
+from websocket_handler.protocol.frame import Opcode
+
+from ..conftest import ROOT, require
+from ..end_to_end.programs import Program, Row, echo_program, running, wait_for
+from ..end_to_end.raw_client import RawClient, binary, close, text
+from ..end_to_end.wsgi.serve import free_port
+from .rig import Costs, at_scale, note
+
+HELLO = text("hello")
+SYS_TGKILL = 234  # on x86-64
+
+
+# No descriptors
+
+
+def test_no_descriptors_are_left(row: Row) -> None:
+    """A32. Who is connected goes on, nobody spins, and all is well once there are some again."""
+    with (
+        echo_program(row, "--defaults", descriptors=64) as program,
+        contextlib.ExitStack() as stack,
+    ):
+        canary = stack.enter_context(RawClient(program.address)).open()
+        wait_for(lambda: program.descriptors() < 40, "a quiet start")
+        waiting = [
+            stack.enter_context(socket.create_connection(program.address)) for _ in range(200)
+        ]
+        wait_for(lambda: program.descriptors() >= 63, "them to be used up")
+        costs, seconds = Costs(program), at_scale(1, 10)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            canary.echo(HELLO)
+            time.sleep(0.02)
+        share = costs.cpu() / seconds
+        assert share < 0.3
+        note("17", f"no descriptors left, {row.name}: processor", share * 100, "%", "< 5")
+        for sock in waiting:
+            sock.close()
+        begun = time.monotonic()
+        stack.enter_context(RawClient(program.address)).open().echo(HELLO)
+        recovery = time.monotonic() - begun
+        note("17", f"until connections are accepted again, {row.name}", recovery, "s", "≤ 1")
+        canary.echo(HELLO)
+
+
+# Forks
+
+
+def test_forks_while_others_talk(program: Program) -> None:
+    """A43. From a handler's thread, and from the engine's own; the canary sings meanwhile."""
+    count = at_scale(3, 100)
+    for _ in range(count):
+        assert program.get("/fork") == 0
+    with RawClient(program.address) as client:
+        client.open("/forks")
+        for _ in range(count):
+            client.send(text("fork"))
+            client.expect(text("0"))
+    note("23", f"{2 * count} forks beside a running engine: children that failed", 0, "", "0")
+
+
+def test_gunicorn_with_preload() -> None:
+    """A43. The engine runs in the master before it forks, again and again."""
+    port, requests = free_port(), at_scale(24, 600)
+    command = ["-m", "gunicorn", "-k", "gthread", "--threads", "2", "--workers", "2", "--preload"]
+    command += ["--max-requests", "3", "--bind", f"127.0.0.1:{port}", "tests.attacks.preloaded:app"]
+    gunicorn = Program(command, r"Listening at: http://127\.0\.0\.1:(\d+)", not IS_NATIVE)
+    with running(gunicorn) as server:
+        pids = set()
+        for _ in range(requests):
+            with RawClient(server.address) as client:
+                client.open("/").send(text("pid"))
+                frame = client.read_frame()
+                if frame.opcode == Opcode.TEXT:  # else the worker has just had its three
+                    pids.add(frame.payload)
+                client.send(close())
+        assert len(pids) > requests / 8
+        assert "Traceback" not in server.log()
+        assert "WORKER TIMEOUT" not in server.log()
+        assert server.end(signal.SIGTERM) == 0
+        note("23", f"gunicorn --preload, {len(pids)} workers: that hung", 0, "", "0")
+
+
+# Signals
+
+
+def test_a_storm_of_signals(program: Program) -> None:
+    """A42. To every thread, so that every system call is interrupted some time."""
+    tgkill = ctypes.CDLL(None).syscall
+    count = at_scale(1500, 10_000)
+    with RawClient(program.address) as client:
+        client.open()
+        for number in range(count):
+            for task in Path(f"/proc/{program.pid}/task").iterdir():
+                tgkill(SYS_TGKILL, program.pid, int(task.name), signal.SIGUSR1)
+            if number % 50 == 0:
+                client.echo(binary(bytes(200_000)))
+        client.echo(HELLO)
+
+
+def test_ctrl_c_while_listeners_block(row: Row) -> None:
+    """A42. It reaches the main thread, the others are told, and the program ends."""
+    arguments = ("--defaults", "--close-timeout", "1")
+    with echo_program(row, *arguments) as program, contextlib.ExitStack() as stack:
+        blocked, other = (stack.enter_context(RawClient(program.address)) for _ in range(2))
+        blocked.open("/sleeps")
+        other.open().echo(HELLO)
+        blocked.send(text("0.4"))
+        time.sleep(0.1)
+        program.end_soon(signal.SIGINT)
+        other.expect_closed(1001)
+        if (frame := blocked.read_frame()).opcode == Opcode.TEXT:  # a loop gets to it only now
+            frame = blocked.read_frame()
+        assert frame == close(1001)
+        blocked.send(close(1001))
+        assert program.wait() == 0
+        raised = re.findall(r"^[\w.]+(?:Error|Closed|Interrupt)\b", program.log(), re.M)
+        assert set(raised) <= {"websocket_handler.errors.ConnectionClosed"}  # the listener's
+
+
+# The end of the interpreter
+
+ENDING = """
+import asyncio, sys, threading, time
+from tests.engine.connections import connect, make_websocket
+from websocket_handler import Engine, default_engine
+from websocket_handler.protocol.frame import Opcode, write_frame
+
+def open_some(engine):
+    for number in range(20):
+        websocket = make_websocket(engine)
+        websocket.on("message", lambda _: time.sleep({blocked}))
+        peer = connect(websocket)
+        peer.sock.sendall(write_frame(Opcode.TEXT, b"x", key=b"1234"))
+        websocket.send(bytes(500_000))  # more than the pair takes
+
+async def in_loop():
+    engine = Engine(asyncio.get_running_loop())
+    await asyncio.to_thread(open_some, engine)
+    {last}
+"""
+IN_THREAD = "\nopen_some(default_engine())\n{last}\n"
+LAST = {"falls off its end": "pass", "sys.exit": "sys.exit(0)"}
+
+
+@pytest.mark.parametrize("home", ["thread", "loop"])
+@pytest.mark.parametrize("last", LAST)
+@pytest.mark.parametrize("blocked", [0, 60])
+def test_the_end_with_open_sockets(home: str, last: str, blocked: int) -> None:
+    """No crash, no complaint, and no waiting for peers that do not answer, nor for listeners."""
+    if home == "loop" and blocked:
+        blocked = 0  # whoever blocks a loop has it blocked
+    program = ENDING.format(last=LAST[last], blocked=blocked)
+    program += (
+        IN_THREAD.format(last=LAST[last]) if home == "thread" else "\nasyncio.run(in_loop())\n"
+    )
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "ignore::ResourceWarning", "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.decode(), done.stdout) == (0, "", b"")
+    assert time.monotonic() - begun < 20
+
+
+# Calls that fail
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """faults.c, to be preloaded."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    require(compiler, "a C compiler")
+    assert compiler is not None
+    library = tmp_path_factory.mktemp("faults") / "faults.so"
+    source = Path(__file__).parent / "faults.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    return library
+
+
+@contextlib.contextmanager
+def preloaded(library: Path, row: Row, **environment: str) -> Iterator[Program]:
+    """An echo program with the library before all others."""
+    added = {"LD_PRELOAD": f"{os.environ.get('LD_PRELOAD', '')} {library}".strip(), **environment}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in added.items():
+            patch.setenv(name, value)
+        context = echo_program(row, "--defaults", "--close-timeout", "1")
+    with context as program:
+        yield program
+
+
+@pytest.mark.skipif(not IS_NATIVE, reason="asyncio makes the calls of the plain Python engine")
+@pytest.mark.parametrize("every", [7, 101])
+def test_system_calls_that_fail(faults: Path, row: Row, every: int) -> None:
+    """A33. Some connections end; none hangs, no other notices, and nothing is left over."""
+    if row.pure:
+        return
+    with preloaded(faults, row, FAULTS_EVERY=str(every)) as program:
+        whole = broken = 0
+        for _ in range(at_scale(60, 5000)):
+            with RawClient(program.address) as client, contextlib.suppress(AssertionError, OSError):
+                broken += 1
+                client.open()
+                for size in (0, 1, 100, 5000, 20_000, 200_000) * 3:
+                    client.echo(binary(os.urandom(size)))
+                client.send(close(1000))
+                client.expect_closed(1000)
+                broken -= 1
+                whole += 1
+        assert broken > 3
+        assert whole + broken == at_scale(60, 5000)
+        assert set(re.findall(r"^\w+(?:Error|Exception)\b", program.log(), re.M)) <= {"MemoryError"}
+        wait_for(lambda: program.descriptors() < 14, "descriptors to be given back")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="LD_PRELOAD")
+def test_a_clock_that_jumps(faults: Path, row: Row) -> None:
+    """A48. Only the monotonic clock counts: nobody is pinged, or dropped, or kept too long."""
+    with preloaded(faults, row, FAULTS_CLOCK="1") as program, contextlib.ExitStack() as stack:
+        client, silent = (stack.enter_context(RawClient(program.address)) for _ in range(2))
+        client.open()
+        silent.open("/echo?ping_interval=0.3&ping_timeout=0.2")
+        for _ in range(100):
+            client.echo(HELLO)
+            time.sleep(0.005)
+        assert silent.read_frame().payload == b"keepalive"
+        silent.expect_end()
+        client.echo(HELLO)
