@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from ..end_to_end.canary import singing
-from ..end_to_end.programs import ROWS, Program, Row, echo_program
+from ..end_to_end.programs import ROWS, Journal, Program, Row, echo_program
 from ..end_to_end.raw_client import RawClient, close
 from .rig import note
 
@@ -39,3 +39,9 @@ def program(shared_program: Program, request: pytest.FixtureRequest) -> Iterator
     assert shared_program.get("/journal?id=alive") == []
     p99 = statistics.quantiles(canary.round_trips, n=100)[98] * 1000
     note("canary", f"p99 during {request.node.name}", p99, "ms", "< 50")
+
+
+@pytest.fixture
+def journal(program: Program) -> Journal:
+    """A journal for a WebSocket: its name goes into the target as `id`."""
+    return Journal(program)

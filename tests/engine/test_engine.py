@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -261,6 +262,21 @@ def test_a_forked_child_does_not_touch_the_connections_of_its_parent() -> None:
     sock.close()
     assert process.communicate(timeout=20)[1] == b""
     assert process.returncode == 0
+
+
+def test_settings_of_its_own_for_each_connection_are_not_kept(engine: Engine) -> None:
+    def connect_many(first: int) -> None:
+        for number in range(first, first + 5000):
+            make_websocket(engine, ping_interval=20 + number / 1e6).connect()
+
+    connect_many(0)
+    gc.collect()
+    tracemalloc.start()
+    connect_many(5000)
+    gc.collect()
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 500_000
 
 
 def open_descriptors() -> int:

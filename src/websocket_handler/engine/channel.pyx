@@ -80,6 +80,7 @@ cdef enum:
     CORKED_AT_MOST = 65536    # bytes that wait for the end of a turn
     LEFT_AT_MOST = 16384      # bytes that another thread leaves to the engine's
     BUSY_DEADLINE = 1         # seconds until the timer looks again, while a listener blocks
+    RULES_KEPT = 256          # to be shared by connections with the same settings
     LAYER_SEND_SIZE = 1 << 18 # what a layer gets at once
     READING = EPOLLIN | EPOLLRDHUP
 
@@ -125,6 +126,8 @@ cdef class Channel(Pollable):
         key = settings if agreed is None else (settings, agreed)
         rules = home.rules_by_settings.get(key)
         if rules is None:
+            if len(home.rules_by_settings) >= RULES_KEPT:
+                home.rules_by_settings.clear()
             rules = home.rules_by_settings[key] = Rules(settings, agreed)
         self._engine = home
         self.rules = rules
