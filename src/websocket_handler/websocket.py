@@ -416,10 +416,11 @@ class WebSocket(Connection):
         """Ping the peer; its `pong` event brings the same payload, at most 125 bytes.
 
         Pings that find dead peers are sent without this (`Settings.ping_interval`). Raises
-        `ValueError` for a longer payload, `ConnectionClosed` if the connection is not open,
-        `UnsupportedByVersion` where there are no pings.
+        `ValueError` for a longer payload, `TypeError` for anything but str and bytes-like,
+        `ConnectionClosed` if the connection is not open, `UnsupportedByVersion` where there are
+        no pings.
         """
-        body = payload.encode() if isinstance(payload, str) else bytes(payload)
+        body = payload.encode() if isinstance(payload, str) else bytes(memoryview(payload))
         if len(body) > MAX_CONTROL_PAYLOAD:
             raise ValueError(f"the payload of a ping is at most {MAX_CONTROL_PAYLOAD} bytes")
         self._check_open()
@@ -632,8 +633,8 @@ class WebSocket(Connection):
     def _send_fragments(self, pieces: Iterable[Any]) -> None:
         """One message, a frame a piece; what others send meanwhile waits for its end."""
         iterator = iter(pieces)
-        first = next(iterator, None)
-        if first is None:
+        first: Any = next(iterator, iterator)
+        if first is iterator:  # there is none
             return
         self._hold_messages()
         begun = False
