@@ -1,0 +1,151 @@
+"""Peers that take their time: to ask, to read, to answer, to go."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import pytest
+
+from websocket_handler import Version
+from websocket_handler.protocol.assembly import Close, Message, Ping
+from websocket_handler.protocol.versions import by_name
+
+from ..end_to_end.programs import Journal, Program, wait_for
+from ..end_to_end.raw_client import RawClient, binary, close, text
+from .rig import FULL, KIB, MIB, SPOKEN, Attacker, Costs, at_scale, note, settled_memory
+
+HELLO = text("hello")
+
+
+@pytest.mark.parametrize("version", SPOKEN, ids=str)
+def test_an_echo_that_nobody_reads(program: Program, version: Version) -> None:
+    """A21. Once high water waits for the peer, nothing more is read from it."""
+    with Attacker(program.address, receive_buffer=4 * KIB) as attacker:
+        attacker.open_as(version)
+        message = attacker.encoder.message("x" * (64 * KIB))
+        costs = Costs(program)
+        flooded = attacker.flood(message, 192 * MIB, patience=0.3)
+        grown = costs.memory()
+        assert not flooded.ended
+        assert flooded.sent < 64 * MIB  # what fits into the system's buffers, and no more
+        assert grown < 2 * MIB
+        note("15", f"an echo that nobody reads, {version}: memory", grown / KIB, "KiB", "≤ 307")
+
+
+def test_many_that_never_read(program: Program) -> None:
+    """What a crowd of them takes is what each may have waiting."""
+    count = at_scale(20, 1000)
+    with contextlib.ExitStack() as stack:
+        costs = Costs(program)
+        for _ in range(count):
+            client = stack.enter_context(Attacker(program.address, receive_buffer=4 * KIB))
+            client.open("/floods?size=65536&count=3")
+            client.send(HELLO)
+        each = costs.memory() / count
+        assert each < 400 * KIB
+        note("15", "one of many that never read: memory", each / KIB, "KiB", "")
+        with RawClient(program.address) as other:
+            other.open().echo(HELLO)
+
+
+def test_a_slow_consumer_is_given_up(program: Program, journal: Journal) -> None:
+    """Where the application goes on sending: 1008 once the hard limit waits."""
+    with Attacker(program.address, receive_buffer=4 * KIB) as attacker:
+        attacker.open(f"/floods?size=65536&count=1000&id={journal.name}").send(HELLO)
+        events = journal.wait_for("ConnectionClosed", 1008, "slow consumer")
+        assert events[-1][0] in ("ConnectionClosed", "close")
+
+
+@pytest.mark.parametrize("name", ["RFC 6455", "hybi-06"])
+def test_a_dead_peer_is_found(program: Program, journal: Journal, name: str) -> None:
+    """A31. One that answers nothing; at full scale with the default settings."""
+    settings = "" if FULL else "&ping_interval=0.2&ping_timeout=0.2"
+    with Attacker(program.address) as attacker:
+        attacker.open_as(by_name(name), f"/silent?id={journal.name}{settings}")
+        begun = time.monotonic()
+        attacker.sock.settimeout(60)
+        assert isinstance(attacker.hear(), Ping)
+        attacker.read_to_end()
+        seconds = time.monotonic() - begun
+        if FULL:
+            assert seconds < 45
+            note("7", f"a dead peer found, {name}, default settings", seconds, "s", "≤ 45")
+        event = wait_for(lambda: [e for e in journal.read() if e[0] == "close"], "its close")[0]
+        assert event[1:] == [1006, "no answer to a ping"]
+
+
+def test_a_dead_peer_that_does_not_read_either(program: Program, journal: Journal) -> None:
+    """It cannot even be pinged."""
+    settings = "&ping_interval=0.2&ping_timeout=0.2"
+    with Attacker(program.address, receive_buffer=4 * KIB) as attacker:
+        attacker.open(f"/floods?size=65536&count=100&id={journal.name}{settings}").send(HELLO)
+        journal.wait_for("close", 1006)
+
+
+def test_a_third_key_byte_by_byte(program: Program) -> None:
+    """A2, A8. The deadline is one for all of it, and not for each byte."""
+    target = "/echo?open_timeout=0.4"
+    with Attacker(program.address) as attacker:
+        offer = {"Upgrade": "WebSocket", "Sec-WebSocket-Version": None, "Sec-WebSocket-Key": None}
+        keys = {"Sec-WebSocket-Key1": "1 2", "Sec-WebSocket-Key2": "3 3"}
+        attacker.sock.sendall(attacker.handshake(target, {**offer, **keys}))
+        assert attacker.read_response().status == 101
+        begun = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            for _ in range(7):
+                attacker.sock.sendall(b"k")
+                time.sleep(0.1)
+        attacker.read_to_end()
+        assert 0.3 < time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("version", SPOKEN, ids=str)
+def test_a_close_that_is_not_answered(program: Program, journal: Journal, version: Version) -> None:
+    """After the close time-out the socket is dropped, whatever the peer goes on to say."""
+    with Attacker(program.address) as attacker:
+        attacker.open_as(version, f"/closes?id={journal.name}&close_timeout=0.3")
+        attacker.say("4001 enough")
+        assert attacker.hear() == Message("before")
+        if version.has_close:
+            assert isinstance(attacker.hear(), Close)
+        begun = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() - begun < 5:
+                attacker.say("and another thing")
+                time.sleep(0.02)
+        assert time.monotonic() - begun < 5
+        journal.wait_for("close")
+
+
+def test_messages_that_are_begun_and_never_ended(program: Program) -> None:
+    """Kept as long as the peer lives, and take no more than what has come."""
+    count = at_scale(100, 2000)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(program.address)).open() for _ in range(count)]
+        before = settled_memory(program)
+        for client in clients:
+            client.send(binary(bytes(20_000), fin=False))
+        each = (settled_memory(program) - before) / count
+        assert each < 64 * KIB
+        for client in clients:
+            client.send(close(1000))
+            client.expect_closed(1000)
+
+
+def test_silent_connections_cost_nothing(program: Program) -> None:
+    """Row 8 and 9 of the scorecard, at full scale."""
+    count = at_scale(200, 5000)
+    with contextlib.ExitStack() as stack:
+        warm = [stack.enter_context(RawClient(program.address)).open() for _ in range(50)]
+        before = settled_memory(program)
+        clients = [stack.enter_context(RawClient(program.address)).open() for _ in range(count)]
+        for client in clients:
+            client.echo(HELLO)
+        each = (settled_memory(program) - before) / count
+        assert each < 16 * KIB
+        note("8", "an idle connection, no compression: memory", each / KIB, "KiB", "≤ 4")
+        costs = Costs(program)
+        time.sleep(0.3)
+        assert costs.cpu() < 0.15
+        del warm
