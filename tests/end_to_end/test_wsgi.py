@@ -22,6 +22,7 @@ from websocket_handler import (
     WSGIMiddleware,
     connect,
 )
+from websocket_handler.servers.wsgi import refuse_to_connect
 
 from .programs import PATIENCE, Program, running, wait_for
 from .raw_client import RawClient, binary, close, masked, text
@@ -296,6 +297,28 @@ def test_a_server_that_hides_its_socket() -> None:
     assert ask_without_a_server(refuse) == ("403 Forbidden", b"not you\n")
     with pytest.raises(WebSocketError, match=r"Unheard/1\.0 does not show the socket"):
         ask_without_a_server(connect_it)
+
+
+def test_granian_hides_its_socket() -> None:
+    port = free_port()
+    command = ["-m", "granian", "--interface", "wsgi", "--port", str(port), f"{HERE}.bare:app"]
+    with running(Program(command, f"Listening at.*?:({port})", not IS_NATIVE)) as program:
+        wait_until_it_serves(program)
+        with pytest.raises(HandshakeFailed) as caught:
+            connect(program.url("/forbidden"))
+        assert (caught.value.status, caught.value.body) == (403, b"not you\n")
+        with pytest.raises(HandshakeFailed) as caught:
+            connect(program.url("/echo"))
+        assert caught.value.status == 500
+        program.wait_for_log("Granian does not show the socket of a request")
+        wait_until_it_serves(program)
+
+
+def test_uwsgi_hides_its_socket() -> None:
+    """It does not even name itself."""
+    request: dict[str, Any] = {"wsgi.websocket": None, "uwsgi.version": b"2.0.31"}
+    with pytest.raises(WebSocketError, match=r"^uWSGI does not show the socket"):
+        refuse_to_connect(request)
 
 
 def test_an_ordinary_request_has_no_websocket() -> None:

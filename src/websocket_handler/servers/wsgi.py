@@ -20,6 +20,7 @@ from ..protocol.request import Headers, Request, is_websocket_request
 from ..settings import Settings
 from ..websocket import WebSocket
 from .handover import HandOver, SocketHandOver
+from .waitress import prepare
 from .wsgi_sockets import Environ, Found, find
 
 KEY = "wsgi.websocket"
@@ -42,8 +43,11 @@ class WSGIMiddleware:
         self._application = application
         self._engine = engine
         self._settings = Settings(**settings)
+        prepare()
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        if "waitress.client_disconnected" in environ:  # it may have been imported later
+            prepare()
         headers = headers_of(environ)
         if not is_websocket_request(environ["REQUEST_METHOD"], headers):
             environ.setdefault(KEY, None)
@@ -178,8 +182,10 @@ def request_of(environ: Environ, headers: Headers) -> Request:
 
 
 def refuse_to_connect(environ: Environ) -> None:
-    server = environ.get("SERVER_SOFTWARE", "this server")
+    unnamed = "uWSGI" if "uwsgi.version" in environ else "this server"
+    server = environ.get("SERVER_SOFTWARE", unnamed)
     raise WebSocketError(
-        f"{server} does not show the socket of a request, so no WebSocket can be connected: "
-        "see docs/servers.md for servers that do"
+        f"{server} does not show the socket of a request (or other middleware around "
+        "WSGIMiddleware hides it), so no WebSocket can be connected: see docs/servers.md for "
+        "servers that do"
     )

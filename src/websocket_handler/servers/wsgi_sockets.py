@@ -2,16 +2,21 @@
 
 A finder looks into the WSGI environment, or at the object behind `start_response`, for what
 only its own server has there. To support another server: a finder, and its name in FINDERS.
+Middleware between the server and ours may wrap `start_response`; the object behind it is
+looked for in the wrappers.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import socket
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from .handover import Reader
+from .waitress import early_bytes
 
 Environ = dict[str, Any]
 
@@ -38,18 +43,53 @@ class TakenAhead:
         return data
 
 
+MOST_WRAPPERS = 100
+
+
+def behind(start_response: Any, attribute: str) -> Any:
+    """The server's object whose method `start_response` is, known by its `attribute`; None
+    if there is none.
+
+    A wrapper is a closure, a partial, or an object that has what it wraps in an attribute.
+    """
+    to_look_at, left = deque([start_response]), MOST_WRAPPERS
+    while to_look_at and left:
+        found, left = to_look_at.popleft(), left - 1
+        owner = getattr(found, "__self__", None)
+        if hasattr(owner, attribute):
+            return owner
+        to_look_at += filter(callable, _wrapped_by(found))
+    return None
+
+
+def _wrapped_by(wrapper: Any) -> Iterable[Any]:
+    if isinstance(wrapper, functools.partial):
+        return (wrapper.func, *wrapper.args, *wrapper.keywords.values())
+    closure = getattr(wrapper, "__closure__", None)
+    if closure:
+        return [cell.cell_contents for cell in closure]
+    return list(getattr(getattr(wrapper, "__self__", wrapper), "__dict__", {}).values())
+
+
 def gunicorn(environ: Environ, start_response: Any) -> Found | None:
     sock = environ.get("gunicorn.socket")
-    unreader = getattr(getattr(environ.get("wsgi.input"), "reader", None), "unreader", None)
-    if sock is None or unreader is None:
+    if sock is None:
         return None
-    ahead = unreader.take_buffered()
-    return Found(sock, TakenAhead(ahead), start_response.__self__.force_close)
+    response = behind(start_response, "force_close")
+    if response is None:
+        return None
+    if "HTTP_TRANSFER_ENCODING" in environ:  # it has a body, and will be refused for that
+        return Found(sock, TakenAhead(b""), response.force_close)
+    unreader = getattr(getattr(environ.get("wsgi.input"), "reader", None), "unreader", None)
+    if unreader is None:
+        return None
+    return Found(sock, TakenAhead(unreader.take_buffered()), response.force_close)
 
 
 def werkzeug(environ: Environ, _: Any) -> Found | None:
     sock = environ.get("werkzeug.socket")
     stream = environ.get("wsgi.input")
+    stream = getattr(stream, "_rfile", stream)  # it takes chunks apart
     if sock is None or not isinstance(stream, io.BufferedReader):
         return None
     return Found(sock, stream, _nothing)  # it serves one request a connection
@@ -58,7 +98,10 @@ def werkzeug(environ: Environ, _: Any) -> Found | None:
 def cheroot(environ: Environ, start_response: Any) -> Found | None:
     if not str(environ.get("SERVER_SOFTWARE", "")).startswith("Cheroot/"):
         return None
-    request = start_response.__self__.req
+    gateway = behind(start_response, "req")
+    if gateway is None:
+        return None
+    request = gateway.req
     return Found(
         request.conn.socket,
         request.conn.rfile,
@@ -66,31 +109,38 @@ def cheroot(environ: Environ, start_response: Any) -> Found | None:
     )
 
 
-def http_server(environ: Environ, _: Any) -> Found | None:
+def http_server(environ: Environ, start_response: Any) -> Found | None:
     """wsgiref, bottle's server and Django's runserver, whose input is that of http.server."""
     stream = environ.get("wsgi.input")
     stream = getattr(getattr(stream, "_read", None), "__self__", stream)  # Django limits it
     sock = getattr(getattr(stream, "raw", None), "_sock", None)
     if not isinstance(stream, io.BufferedReader) or not isinstance(sock, socket.socket):
         return None
-    return Found(sock, stream, _nothing)
+    handler = behind(start_response, "request_handler")
+    if handler is None:
+        return None
+    return Found(  # Django's serves several requests a connection
+        sock, stream, lambda: setattr(handler.request_handler, "close_connection", True)
+    )
 
 
 def waitress(environ: Environ, _: Any) -> Found | None:
     channel = getattr(environ.get("waitress.client_disconnected"), "__self__", None)
     if channel is None:
         return None
-    following = channel.request if channel.request is not None else None
-    ahead = getattr(following, "header_plus", b"") if following is not None else b""
-    return Found(channel.socket, TakenAhead(bytes(ahead)), _nothing)
+    request = channel.requests[0]
+    return Found(
+        channel.socket,
+        TakenAhead(early_bytes(channel)),
+        lambda: request.headers.update(CONNECTION="close"),
+    )
 
 
 def pywsgi(_: Environ, start_response: Any) -> Found | None:
     """gevent.pywsgi, and gunicorn's worker of that name."""
-    handler = getattr(start_response, "__self__", None)
+    handler = behind(start_response, "rfile")
     if "gevent.pywsgi" not in (kind.__module__ for kind in type(handler).__mro__):
-        return None
-    assert handler is not None
+        return None  # of another server, or None
     return Found(
         handler.socket,
         handler.rfile,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import threading
@@ -76,3 +77,73 @@ class Closing:
 
 
 app = WSGIMiddleware(application, versions=ALL_VERSIONS)
+
+
+# Middleware around it, and within
+
+
+class Counting:
+    """Has the server's `start_response` in an attribute."""
+
+    def __init__(self, start_response: Any) -> None:
+        self._wrapped = start_response
+        self.calls = 0
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.calls += 1
+        return self._wrapped(*arguments)
+
+
+def call(function: Any, *arguments: Any) -> Any:
+    return function(*arguments)
+
+
+def with_a_header(start_response: Any) -> Any:
+    def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+        return start_response(status, [*headers, ("X-Middleware", "outer")], *error)
+
+    return start
+
+
+def buffering(application: Any) -> Any:
+    """Responds when all of the response is there."""
+
+    def buffer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        started: list[tuple[Any, ...]] = []
+        result = application(environ, lambda *arguments: started.append(arguments))
+        body = b"".join(result)
+        for arguments in started:
+            start_response(*arguments)
+        return [body]
+
+    return buffer
+
+
+def wrapped(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    start = with_a_header(functools.partial(call, Counting(start_response)))
+    return app(environ, start)
+
+
+buffered_within = WSGIMiddleware(buffering(application), versions=ALL_VERSIONS)
+
+
+def buffered_around(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    """As `buffering`, but the server's `start_response` can be found behind this one's."""
+    started: list[tuple[Any, ...]] = []
+
+    def start(*arguments: Any) -> None:
+        started.append((start_response, arguments))
+
+    body = b"".join(app(environ, start))
+    for begin, arguments in started:
+        begin(*arguments)
+    return [body]
+
+
+def hidden(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    """Nothing of the server is left to be found behind `start_response`."""
+    started: list[tuple[Any, ...]] = []
+    result = app(environ, lambda *arguments: started.append(arguments))
+    for arguments in started:
+        start_response(*arguments)
+    return result
