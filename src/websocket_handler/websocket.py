@@ -179,7 +179,8 @@ class WebSocket(Connection):
         `subprotocol` must be one of `subprotocols`. `settings` override those of the server
         for this connection (see `Settings`). What is sent from now on waits for the
         hand-over. If the request turns out to be no sound handshake, or its origin is not
-        allowed, the client gets the HTTP error instead, and `close` is emitted with 1006.
+        allowed, the client gets the HTTP error instead, and nothing of what the handler
+        sends; `close` is emitted with 1006.
 
         Returns something that the server's handlers may return: "" under most, a response
         under aiohttp. Whatever the handler returns, the client does not see it.
@@ -217,6 +218,7 @@ class WebSocket(Connection):
         self._speak(engine, self._version, secret, agreement=agreement)
         self._write(outcome.response)
         if isinstance(outcome, handshake.Refused):
+            self._sendable = False
             self._finish()
         answer, self._answer = self._answer, None
         return "" if answer is None else answer(int(outcome.status))
@@ -424,6 +426,8 @@ class WebSocket(Connection):
         if len(body) > MAX_CONTROL_PAYLOAD:
             raise ValueError(f"the payload of a ping is at most {MAX_CONTROL_PAYLOAD} bytes")
         self._check_open()
+        if isinstance(self._outcome, handshake.Refused):
+            return
         if not self._version.has_pings:
             raise UnsupportedByVersion(f"{self._version} has no pings")
         self._in_engine(partial(self._send_ping, body))
@@ -574,6 +578,8 @@ class WebSocket(Connection):
         """`send` for whatever the channel does not send by itself: a str or bytes, on a
         connection that is open and keeps up, in a version it has a codec for."""
         self._check_open()
+        if isinstance(self._outcome, handshake.Refused):  # the handler does not know it yet
+            return
         self._make_room()
         if self._held is not None:
             self._held.append((message, compress))

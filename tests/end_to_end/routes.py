@@ -337,3 +337,14 @@ def sleeps(_: Handler, ws: WebSocket, query: Query) -> None:
 
     ws.on("message", sleep)
     ws.connect(**settings(query))
+
+
+@websocket("/sends-all")
+def sends_all(_: Handler, ws: WebSocket, query: Query) -> None:
+    """Everything that can be sent, right after `connect()`."""
+    ws.connect(**settings(query))
+    ws.send("text")
+    ws.send(b"bytes", compress=True)
+    ws.send(["frag", "ments"])
+    ws.ping()
+    ws.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .programs import Program
+from .programs import Journal, Program
 from .raw_client import RawClient, masked, request, text
 
 HELLO = text("hello")
@@ -68,6 +68,22 @@ def test_a_bad_handshake_gets_its_refusal_in_full(
     log = program.wait_for_log(f"handshake refused with {status}", seen)
     assert reason in log
     assert f'"GET /echo HTTP/1.1" {status}' in log
+
+
+@pytest.mark.parametrize(
+    "fields", [{"Origin": "http://evil.example"}, {"Sec-WebSocket-Version": "9"}], ids=str
+)
+def test_who_is_refused_sees_nothing_of_what_the_handler_sends(
+    program: Program, journal: Journal, fields: dict[str, str | None]
+) -> None:
+    seen = len(program.log())
+    for route in ("greet", "sends-all"):
+        with RawClient(program.address) as client:
+            client.sock.sendall(client.handshake(f"/{route}?id={journal.name}", fields))
+            client.read_body(client.read_response())
+            client.expect_end()
+    assert journal.wait_for("close")[-1][:2] == ["close", 1006]
+    assert "Traceback" not in program.log()[seen:]
 
 
 @pytest.mark.parametrize("origin", ["http://127.0.0.1", "https://127.0.0.1:443"])
