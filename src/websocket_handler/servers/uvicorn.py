@@ -57,7 +57,9 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: Any = transport
-        self._early = early_bytes(self._transport.get_protocol())
+        former: Any = self._transport.get_protocol()
+        self._early = early_bytes(former)
+        self._http_version: str = former.scope["http_version"]
 
     def data_received(self, data: bytes) -> None:
         """The head of the request, as uvicorn has put it together again."""
@@ -111,7 +113,7 @@ class WebSocketProtocol(asyncio.Protocol):
         return {
             "type": "websocket",
             "asgi": {"version": self._config.asgi_version, "spec_version": "2.4"},
-            "http_version": "1.1",
+            "http_version": self._http_version,
             "scheme": "wss" if is_ssl(self._transport) else "ws",
             "server": get_local_addr(self._transport),
             "client": get_remote_addr(self._transport),

@@ -1,0 +1,119 @@
+"""ASGI servers and aiohttp: requests and clients that make it hard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from .programs import Program
+from .raw_client import RawClient, masked, request, text
+from .test_asgi import SERVERS, UNWANTED, serve
+from .test_asgi_servers import AIOHTTP
+from .test_asgi_servers import serve as serve_aiohttp
+from .test_versions import hixie_76
+from .test_wsgi_bad_input import OF_HIXIE, unmasked_by_zeros
+
+HELLO = text("hello")
+ORDINARY = request("/plain")
+
+
+class Served:
+    """A server, and where in it a WebSocket says hello and echoes."""
+
+    def __init__(self, program: Program, paths: list[str], refusing: str) -> None:
+        self.program = program
+        self.address = program.address
+        self.paths = paths
+        self.refusing = refusing
+
+    def client(self) -> RawClient:
+        return RawClient(self.address)
+
+
+@pytest.fixture(scope="module", params=[*SERVERS, *(f"aiohttp {loop}" for loop in AIOHTTP)])
+def shared(request: pytest.FixtureRequest) -> Iterator[Served]:
+    name: str = request.param
+    if name in SERVERS:
+        with serve(SERVERS[name]) as program:
+            yield Served(program, ["/asked/echo", "/asked/conversation"], "/asked/forbidden")
+    else:
+        with serve_aiohttp(AIOHTTP[name.removeprefix("aiohttp ")], "Running on") as program:
+            yield Served(program, ["/echo", "/conversation"], "/forbidden")
+
+
+@pytest.fixture
+def served(shared: Served) -> Iterator[Served]:
+    seen = len(shared.program.log())
+    yield shared
+    assert shared.program.get("/plain") == "plain\n"
+    unwanted = UNWANTED.findall(shared.program.log()[seen:])
+    assert not unwanted, shared.program.log()[seen:]
+
+
+@pytest.mark.parametrize("payload", ["\r\n\r\n", ORDINARY.decode(), "\r\n" * 40])
+def test_early_frames_that_look_like_http(served: Served, payload: str) -> None:
+    for path in served.paths:
+        with served.client() as client:
+            early = unmasked_by_zeros(payload.encode()) * 5 + masked(HELLO)
+            client.open(path, early=early)
+            client.expect(HELLO, *[text(payload)] * 5, HELLO)
+
+
+@pytest.mark.parametrize("shared", SERVERS, indirect=True)  # aiohttp refuses these keys
+@pytest.mark.parametrize("key3", [b"^n:ds[4U", b"\r\n\r\n\r\n\r\n"])
+@pytest.mark.parametrize("with_head", [0, 3, 8], ids=["later", "in two", "at once"])
+def test_the_third_key_of_hixie_76(served: Served, key3: bytes, with_head: int) -> None:
+    for path in served.paths:
+        with served.client() as client:
+            head = client.handshake(path, hixie_76())
+            rest = key3[with_head:] + b"\x00hello\xff"
+            client.sock.sendall(head + key3[:with_head] + (rest if with_head == 8 else b""))
+            if with_head == 3:
+                time.sleep(0.02)
+                client.sock.sendall(rest)
+            response = client.read_response()
+            assert (response.status, response.reason) == (101, "WebSocket Protocol Handshake")
+            if with_head == 0:
+                client.sock.sendall(rest)
+            answer = client.read(16)
+            assert (answer == OF_HIXIE[0]) == (key3 == b"^n:ds[4U")
+            assert client.read(14) == OF_HIXIE[1] * 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "body"),
+    [
+        ({"Content-Length": "5"}, b"hello"),
+        ({"Transfer-Encoding": "chunked"}, b"5\r\nhello\r\n0\r\n\r\n"),
+    ],
+    ids=["length", "chunked"],
+)
+def test_a_handshake_with_a_body(
+    served: Served, fields: dict[str, str | None], body: bytes
+) -> None:
+    for path in served.paths:
+        with served.client() as client:
+            client.sock.sendall(client.handshake(path, fields) + body + ORDINARY)
+            response = client.read_response()
+            assert response.status == 400
+            client.read_body(response)
+            client.expect_end()
+
+
+def test_http_1_0(served: Served) -> None:
+    for path in served.paths:
+        with served.client() as client:
+            client.sock.sendall(client.handshake(path).replace(b"HTTP/1.1", b"HTTP/1.0"))
+            assert client.read_response().status in (400, 426)
+            client.read_to_end()
+
+
+def test_nothing_after_a_handshake_is_taken_for_http(served: Served) -> None:
+    with served.client() as client:
+        fields: dict[str, str | None] = {"Connection": "keep-alive, Upgrade"}
+        client.sock.sendall(client.handshake(served.refusing, fields) + ORDINARY * 3)
+        response = client.read_response()
+        assert (response.status, client.read_body(response)) == (403, b"not you\n")
+        client.expect_end()
