@@ -1,4 +1,4 @@
-"""ASGI servers and aiohttp: requests and clients that make it hard."""
+"""ASGI servers, aiohttp and Tornado: requests and clients that make it hard."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from .programs import Program
 from .raw_client import RawClient, masked, request, text
 from .test_asgi import SERVERS, UNWANTED, serve
 from .test_asgi_servers import AIOHTTP
-from .test_asgi_servers import serve as serve_aiohttp
+from .test_asgi_servers import serve as serve_other
+from .test_tornado import TORNADO
 from .test_versions import hixie_76
 from .test_wsgi_bad_input import OF_HIXIE, unmasked_by_zeros
 
@@ -32,14 +33,22 @@ class Served:
         return RawClient(self.address)
 
 
-@pytest.fixture(scope="module", params=[*SERVERS, *(f"aiohttp {loop}" for loop in AIOHTTP)])
+OTHERS = {
+    **{f"aiohttp {loop}": command for loop, command in AIOHTTP.items()},
+    **{f"tornado {loop}": command for loop, command in TORNADO.items()},
+}
+WITH_HIXIE = [*SERVERS, *(name for name in OTHERS if name.startswith("tornado"))]
+"""aiohttp refuses the keys of hixie-76."""
+
+
+@pytest.fixture(scope="module", params=[*SERVERS, *OTHERS])
 def shared(request: pytest.FixtureRequest) -> Iterator[Served]:
     name: str = request.param
     if name in SERVERS:
         with serve(SERVERS[name]) as program:
             yield Served(program, ["/asked/echo", "/asked/conversation"], "/asked/forbidden")
     else:
-        with serve_aiohttp(AIOHTTP[name.removeprefix("aiohttp ")], "Running on") as program:
+        with serve_other(OTHERS[name], "Running on") as program:
             yield Served(program, ["/echo", "/conversation"], "/forbidden")
 
 
@@ -61,7 +70,7 @@ def test_early_frames_that_look_like_http(served: Served, payload: str) -> None:
             client.expect(HELLO, *[text(payload)] * 5, HELLO)
 
 
-@pytest.mark.parametrize("shared", SERVERS, indirect=True)  # aiohttp refuses these keys
+@pytest.mark.parametrize("shared", WITH_HIXIE, indirect=True)
 @pytest.mark.parametrize("key3", [b"^n:ds[4U", b"\r\n\r\n\r\n\r\n"])
 @pytest.mark.parametrize("with_head", [0, 3, 8], ids=["later", "in two", "at once"])
 def test_the_third_key_of_hixie_76(served: Served, key3: bytes, with_head: int) -> None:

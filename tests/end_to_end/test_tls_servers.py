@@ -46,6 +46,10 @@ def aiohttp(loop: str) -> Callable[[str, int], list[str]]:
     return lambda pem, port: ["-m", f"{ASGI}.with_aiohttp", str(port), loop, pem]
 
 
+def tornado(loop: str) -> Callable[[str, int], list[str]]:
+    return lambda pem, port: ["-m", f"{ASGI}.with_tornado", str(port), loop, pem]
+
+
 SERVERS = {
     "uvicorn": (uvicorn("--http", "httptools"), "/asked/echo", 1012),
     "uvicorn, websocket scope": (uvicorn("--http", "h11"), "/echo", 1012),
@@ -53,6 +57,8 @@ SERVERS = {
     "uvicorn uvloop, websocket scope": (uvicorn("--loop", "uvloop"), "/echo", 1012),
     "aiohttp": (aiohttp("asyncio"), "/echo", 1001),
     "aiohttp uvloop": (aiohttp("uvloop"), "/conversation", 1001),
+    "tornado": (tornado("asyncio"), "/echo", 1001),
+    "tornado uvloop": (tornado("uvloop"), "/conversation", 1001),
     "gunicorn sync": (gunicorn("-k", "sync"), "/greet", 1001),
     "gunicorn gthread": (gunicorn("-k", "gthread", "--threads", "4"), "/greet", 1001),
     "gunicorn gevent": (gunicorn("-k", "gevent"), "/greet", 1001),
