@@ -65,3 +65,8 @@ class HandshakeFailed(WebSocketError):
 
     def __str__(self) -> str:
         return self.reason
+
+
+class BusUnavailable(WebSocketError):
+    """The rooms' broker cannot be told: it is away, and so much waits for it that no more may
+    (or nothing may, as the settings of the bus say), or the bus is closed."""

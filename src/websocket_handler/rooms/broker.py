@@ -1,0 +1,165 @@
+"""What the bus wants of a broker: one connection to it, that lives until it breaks.
+
+A broker knows channels, bytes and offsets; nothing of rooms' members, and it never reconnects:
+the bus makes a new one. All of it runs in the bus's thread, in its event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from .bus_settings import BusSettings, History
+
+Offset = tuple[int, ...]
+"""Where a message lies in the history of its room. () is before the first."""
+
+Receive = Callable[[str, bytes, "Offset | None", "Offset | None"], None]
+"""Called with channel, data, offset and the offset of the message before it in that channel;
+None for what is not in the history."""
+
+
+class BrokerError(Exception):
+    """The connection cannot be made, or is of no use any more; the text says why to a person."""
+
+
+class Entry(NamedTuple):
+    """What is to be kept in the history."""
+
+    channel: str
+    node: bytes
+    number: int
+    data: bytes
+
+
+class Page(NamedTuple):
+    """A piece of a channel's history."""
+
+    entries: list[tuple[Offset, bytes]]
+    missing: int | None
+    """How many between where it was asked to begin and its first entry are not kept any more;
+    None if that cannot be known."""
+
+
+class Broker(ABC):
+    """One connection to a broker. Every method raises `BrokerError` when it breaks."""
+
+    limit: int
+    """The most bytes of one message."""
+
+    def __init__(
+        self, url: str, settings: BusSettings, history: History | None, receive: Receive
+    ) -> None:
+        self.url = url
+        self.settings = settings
+        self.history = history
+        self.receive = receive
+        self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def has_broken(self, reason: str) -> None:
+        """Let the bus know that the connection is gone."""
+        if not self.broken.done():
+            self.broken.set_exception(BrokerError(reason))
+            self.broken.exception()  # it is not always asked for
+
+    @abstractmethod
+    async def connect(self) -> None:
+        """Connect, authenticate, and find out `limit`."""
+
+    @abstractmethod
+    async def subscribe(self, channels: Sequence[str]) -> None:
+        """Returns once whatever is published to them from now on will be received."""
+
+    @abstractmethod
+    async def unsubscribe(self, channels: Sequence[str]) -> None: ...
+
+    @abstractmethod
+    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Send (channel, data), in order, all at once; returns once the broker has them."""
+
+    @abstractmethod
+    async def append(self, entries: Sequence[Entry]) -> None:
+        """Keep them in the history and publish them. An entry that is there already is not
+        kept again."""
+
+    @abstractmethod
+    async def tips(self, channels: Sequence[str]) -> list[Offset]:
+        """The offset of the last message of each."""
+
+    @abstractmethod
+    async def read(self, channel: str, after: Offset, count: int) -> Page:
+        """Up to `count` messages that came after an offset; fewer only if there are no more."""
+
+    @abstractmethod
+    def parse_offset(self, text: str) -> Offset:
+        """ValueError for what is none."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Disconnect; raises nothing."""
+
+
+class Kind(NamedTuple):
+    """Where the class for a scheme is, and what it needs."""
+
+    module: str
+    name: str
+    library: str
+    extra: str
+    assumed_limit: int
+
+
+REDIS = Kind("redis", "RedisBroker", "redis", "redis", 1 << 24)
+NATS = Kind("nats", "NatsBroker", "nats", "nats", 1 << 20)
+
+SCHEMES = {
+    "redis": REDIS,
+    "rediss": REDIS,
+    "unix": REDIS,
+    "redis+cluster": REDIS._replace(module="redis_cluster", name="RedisClusterBroker"),
+    "rediss+cluster": REDIS._replace(module="redis_cluster", name="RedisClusterBroker"),
+    "nats": NATS,
+    "tls": NATS,
+}
+
+
+def kind_of(url: str) -> Kind:
+    """ValueError for a URL that no broker has."""
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme not in SCHEMES:
+        schemes = ", ".join(f"{name}://" for name in SCHEMES)
+        raise ValueError(f"a broker's URL begins with one of {schemes}; this one does not: {url!r}")
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"not a URL: {without_password(url)!r}: {error}") from None
+    if scheme != "unix" and not parts.hostname:
+        raise ValueError(f"a broker's URL names its host: {without_password(url)!r}")
+    return SCHEMES[scheme]
+
+
+def broker_class(kind: Kind) -> type[Broker]:
+    """ImportError that names the extra where the library is missing."""
+    try:
+        import_module(kind.library)
+    except ImportError:
+        raise ImportError(
+            f"rooms over this broker need the library of the extra [{kind.extra}]: "
+            f"pip install 'websocket-handler[{kind.extra}]'"
+        ) from None
+    found: type[Broker] = getattr(import_module(f".{kind.module}", __package__), kind.name)
+    return found
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be logged."""
+    scheme, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    _, at, host = authority.rpartition("@")
+    path = path.partition("?")[0]
+    return f"{scheme}{separator}{'***@' if at else ''}{host}{slash}{path}"

@@ -1,0 +1,217 @@
+"""The bus: carries what is sent to rooms from process to process, through a broker.
+
+This file is what other threads see of it; `Endpoint` does the work, in a thread of its own.
+Knows rooms by name and messages as text or bytes, nothing of WebSockets.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import weakref
+from collections.abc import Mapping
+
+from ..errors import BusUnavailable
+from .broker import broker_class, kind_of
+from .bus_settings import BusSettings, BusState, BusStats, History
+from .bus_thread import BusThread, real_lock, wait_until
+from .endpoint import Endpoint, RoomsOfThisProcess
+from .envelope import encode_content
+from .names import room_channel
+from .outbox import Outbox, Prepared
+from .presence import check_identities
+from .recall import Admit, Failed, Give
+
+
+class Bus:
+    """Carries what is sent to rooms from process to process, through a broker.
+
+    Everything here may be called from any thread, and never waits unless it says so. The
+    connection is made at the first use, and made again whenever it is lost. A forked child
+    begins anew at its first use: it has joined no room, and what waits is its parent's to send.
+
+    Without a history the caller delivers its own messages itself, before it publishes them.
+    With one they come back to it by `deliver`, in the order that all processes see.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        node: RoomsOfThisProcess,
+        *,
+        history: History | None = None,
+        settings: BusSettings = BusSettings(),  # noqa: B008  (it is frozen)
+    ) -> None:
+        """`url`: redis://, rediss://, unix://, redis+cluster://, rediss+cluster://, nats:// or
+        tls://. Raises ValueError for any other, and ImportError that names the extra where the
+        broker's library is missing."""
+        self._url = url
+        self._kind = kind_of(url)
+        self._broker_class = broker_class(self._kind)
+        self._rooms = node
+        self._history = history
+        self._settings = settings
+        self._begin()
+        _buses.add(self)
+
+    def _begin(self) -> None:
+        self._lock = real_lock()
+        self._node = os.urandom(8)
+        self._outbox = Outbox(self._node, self._settings.queue_size, self._settings.queue_bytes)
+        self._joined: set[str] = set()
+        self._thread: BusThread | None = None
+        self._is_closed = False
+        self._endpoint = Endpoint(
+            self._url,
+            self._broker_class,
+            self._node,
+            self._rooms,
+            self._outbox,
+            self._history,
+            self._settings,
+        )
+
+    @property
+    def state(self) -> BusState:
+        return self._endpoint.state if not self._is_closed else BusState.CLOSED
+
+    # Messages
+
+    def prepare(self, room: str, message: str | bytes, key: str | None = None) -> Prepared:
+        """Check and encode a message for `publish`. Raises ValueError if it is over the
+        broker's limit, or it, the key or the room's name is text that UTF-8 cannot write."""
+        channel = room_channel(room)
+        prepared = Prepared(room, channel, message, key, encode_content(message, key))
+        limit = self._endpoint.limit or self._kind.assumed_limit
+        if prepared.size > limit:
+            raise ValueError(
+                f"a message of {prepared.size} bytes is over the broker's limit of {limit}"
+            )
+        return prepared
+
+    def publish(self, prepared: Prepared, context: object = None) -> None:
+        """Send to all processes that have joined the room. Raises `BusUnavailable` if too much
+        waits already, if the broker is away and the settings say so, or after `close`."""
+        if self._is_closed:
+            raise BusUnavailable("the bus is closed")
+        endpoint = self._endpoint
+        if self._settings.when_away == "raise" and endpoint.state is BusState.DOWN:
+            raise BusUnavailable("the broker is away")
+        is_local = self._history is not None and prepared.room in self._joined
+        item = self._outbox.put(prepared, context, is_local)
+        if len(self._outbox) == 1 or self._thread is None:
+            self._post(endpoint.wake)
+        if is_local and endpoint.state is BusState.DOWN:
+            self._post(endpoint.deliver_early, item)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until what was published so far is with the broker, at most `timeout` seconds;
+        whether it is. Not in the bus's thread, which cannot wait for itself: False."""
+        if self._thread is not None and self._thread.is_current():
+            return len(self._outbox) == 0
+        return self._outbox.flush(timeout)
+
+    # Rooms
+
+    def join(self, room: str) -> None:
+        """This process wants what is sent to the room."""
+        room_channel(room)  # ValueError here rather than there
+        self._joined.add(room)
+        self._post(self._endpoint.join, room)
+
+    def leave(self, room: str) -> None:
+        """It does not any more, and nobody is there in this process."""
+        if room in self._joined:
+            self._joined.discard(room)
+            self._post(self._endpoint.leave, room)
+
+    def announce(self, room: str, who: Mapping[str, int]) -> None:
+        """Who is in a joined room in this process now: identity -> connections. Raises
+        ValueError for an identity of more than 1,024 characters."""
+        check_identities(who)
+        self._post(self._endpoint.announce, room, dict(who))
+
+    def present(self, room: str) -> dict[str, int]:
+        """Who is in a joined room in the other processes: identity -> connections there."""
+        return self._endpoint.presence.known.present(room)
+
+    def replay(self, room: str, since: str, give: Give, admit: Admit, failed: Failed) -> None:
+        """With a history: tell what came to a joined room after the offset `since`.
+
+        In the bus's thread, `give(message, offset)` is called for each message up to the last
+        one that was delivered here, and then `admit(offset of that one)`, so that the next
+        `deliver` goes on exactly there. If some are not kept any more, `lost(room, None)` is
+        told before. `failed(error)` instead of `admit`: ValueError for a `since` that is no
+        offset or a room that is not joined, `BusUnavailable` if the broker is away.
+        """
+        if self._history is None:
+            raise ValueError("there is no history to replay")
+        self._post(self._endpoint.recall.replay, room, since, give, admit, failed)
+
+    # The end
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Wait as `flush` does, tell the others that everyone here is gone, and disconnect.
+        Whether all that was published is with the broker."""
+        with self._lock:
+            self._is_closed = True
+            thread = self._thread
+        if thread is None:
+            return len(self._outbox) == 0
+        is_flushed = self.flush(timeout)
+        thread.post(self._endpoint.close)
+        if not thread.is_current():
+            wait_until(lambda: thread.has_ended, 3.0)
+        return is_flushed
+
+    def stats(self) -> BusStats:
+        numbers = vars(self._endpoint.counters)
+        return BusStats(
+            state=self.state,
+            queued=len(self._outbox),
+            queued_bytes=self._outbox.size,
+            **numbers,
+        )
+
+    def _post(self, call: object, *arguments: object) -> None:
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None and not self._is_closed:
+                    thread = BusThread("websocket-handler bus")
+                    thread.start(self._endpoint.run)
+                    self._thread = thread
+        if self._thread is not None:
+            self._thread.post(call, *arguments)  # type: ignore[arg-type]
+
+    # Fork and exit
+
+    def _after_fork_in_child(self) -> None:
+        if self._thread is not None:
+            _parents.append((self._thread, self._endpoint))
+            self._thread.abandon()
+        self._begin()
+
+    def _at_exit(self) -> None:
+        if self._thread is not None and not self._is_closed:
+            self.close(self._settings.exit_timeout)
+
+
+_buses: weakref.WeakSet[Bus] = weakref.WeakSet()
+
+_parents: list[object] = []
+"""What a forked child has of its parent: kept, so that nobody closes what is the parent's."""
+
+
+def _after_fork_in_child() -> None:
+    for bus in list(_buses):
+        bus._after_fork_in_child()
+
+
+def _at_exit() -> None:
+    for bus in list(_buses):
+        bus._at_exit()
+
+
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,100 @@
+"""A real thread with an asyncio loop of its own, also where gevent has made greenlets of
+threads: the broker must be heard while greenlets compute, and they must not wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from selectors import BaseSelector
+from typing import Any
+
+
+def original(module: str, name: str) -> Any:
+    """What gevent has replaced, or would have."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        return monkey.get_original(module, name)
+    return getattr(importlib.import_module(module), name)
+
+
+def real_lock() -> threading.Lock:
+    """A lock between real threads. A greenlet must not be switched away while it has it."""
+    lock: threading.Lock = original("_thread", "allocate_lock")()
+    return lock
+
+
+def wait_until(is_so: Callable[[], bool], timeout: float | None) -> bool:
+    """Wait in a thread or a greenlet for what happens in a real thread; whether it did. By
+    looking: there is no event that a real thread can set for every kind of greenlet."""
+    end = None if timeout is None else time.monotonic() + timeout
+    pause = 0.0005
+    while not is_so():
+        now = time.monotonic()
+        if end is not None and now >= end:
+            return False
+        time.sleep(pause if end is None else min(pause, end - now))
+        pause = min(2 * pause, 0.01)
+    return True
+
+
+class _Inline(ThreadPoolExecutor):
+    """Looks up host names in the bus's thread itself: there it harms nobody, and the threads of
+    a pool might be greenlets."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class BusThread:
+    """Runs one coroutine to its end."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._selector: BaseSelector = original("selectors", "DefaultSelector")()
+        self.loop: asyncio.AbstractEventLoop = asyncio.SelectorEventLoop(self._selector)
+        self.loop.set_default_executor(_Inline(1))
+        self.has_ended = False
+        self._ident: int | None = None
+
+    def start(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        original("_thread", "start_new_thread")(self._run, (main,))
+
+    def is_current(self) -> bool:
+        """Whether this is called in the thread itself."""
+        return bool(self._ident == original("_thread", "get_ident")())
+
+    def post(self, call: Callable[..., object], *arguments: Any) -> bool:
+        """Have it called in the thread, soon; False if that has ended."""
+        try:
+            self.loop.call_soon_threadsafe(call, *arguments)
+        except RuntimeError:  # the loop is closed
+            return False
+        return True
+
+    def abandon(self) -> None:
+        """In a forked child: the parent's sockets must not stay open because of this process.
+        Their numbers remain taken, so that what is still to be closed harms nobody."""
+        with open(os.devnull) as nothing:  # noqa: PTH123
+            for key in list(self._selector.get_map().values()):
+                os.dup2(nothing.fileno(), key.fd)
+
+    def _run(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._ident = original("_thread", "get_ident")()
+        try:
+            asyncio.set_event_loop(self.loop)
+            self.loop.run_until_complete(main())
+        finally:
+            asyncio.set_event_loop(None)
+            self.loop.close()
+            self.has_ended = True

@@ -1,0 +1,447 @@
+"""This process's end of the bus: keeps a connection to the broker alive, and moves messages.
+
+All of it runs in the bus's thread; `Bus` posts to it. A session is one connection: it
+subscribes, catches up, is UP, and ends with the first thing that goes wrong; then the next is
+tried, for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol
+
+from .broker import Broker, BrokerError, Entry, Offset, without_password
+from .bus_settings import BusSettings, BusState, History
+from .envelope import Envelope, Kind, encode_content, open_envelope, seal
+from .joined import Joined
+from .names import EVERYONE, node_channel
+from .outbox import Outbox, Outgoing
+from .presence_wire import PresenceWire
+from .recall import Recall
+
+logger = logging.getLogger("websocket_handler")
+
+BATCH, BATCH_BYTES = 1000, 1 << 20
+"""What is sent to the broker before its answers are waited for."""
+
+CHANNELS = 1000
+"""Subscribed at a time."""
+
+
+class RoomsOfThisProcess(Protocol):
+    """What the bus tells; called in the bus's thread, which must not be made to wait."""
+
+    def deliver(
+        self,
+        room: str,
+        message: str | bytes,
+        key: str | None,
+        offset: str | None,
+        context: object,
+    ) -> None:
+        """A message for the members that are in this process. `offset` is where it lies in the
+        history, None if it is not there (yet); `context` what was given to `publish`, None if
+        that was in another process."""
+
+    def bus_changed(self, state: BusState, reason: str) -> None:
+        """The bus is up, or it is down and why."""
+
+    def lost(self, room: str, count: int | None) -> None:
+        """Messages to the room have not come here; None if how many, or whether any, cannot be
+        known."""
+
+    def presence_changed(self, room: str) -> None:
+        """Others are in the room now, in the other processes."""
+
+
+class Counters:
+    """The numbers of `BusStats`."""
+
+    def __init__(self) -> None:
+        self.published = self.received = self.own = self.duplicates = 0
+        self.malformed = self.lost = self.refused = self.connects = 0
+
+
+class Endpoint:
+    """Subscribes, publishes, receives."""
+
+    def __init__(
+        self,
+        url: str,
+        broker_class: type[Broker],
+        node: bytes,
+        rooms: RoomsOfThisProcess,
+        outbox: Outbox,
+        history: History | None,
+        settings: BusSettings,
+    ) -> None:
+        self.url = url
+        self.node = node
+        self.rooms = rooms
+        self.outbox = outbox
+        self.history = history
+        self.settings = settings
+        self.counters = Counters()
+        self.state = BusState.CONNECTING
+        self.limit: int | None = None
+        self.joined: dict[str, Joined] = {}
+        self.broker: Broker | None = None
+        self.presence = PresenceWire(self)
+        self.recall = Recall(self)
+        self._broker_class = broker_class
+        self._by_channel: dict[str, Joined] = {}
+        self._subscribed: dict[str, str] = {}  # room -> channel, in this session
+        self._changed: set[str] = set()
+        self._control: list[tuple[str, bytes]] = []
+        self._wake = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._heard = 0.0
+        self._sending_since: float | None = None
+        self._reason = ""
+
+    # What the bus posts
+
+    def wake(self) -> None:
+        """There is something to publish."""
+        self._wake.set()
+
+    def deliver_early(self, item: Outgoing) -> None:
+        """While the broker is away, what would have come back is delivered here at once."""
+        if self.state is not BusState.UP and not item.is_early and not item.is_back:
+            item.is_early = True
+            what = item.prepared
+            self.call(self.rooms.deliver, what.room, what.message, what.key, None, item.context)
+
+    def join(self, name: str) -> None:
+        if name not in self.joined:
+            room = self.joined[name] = Joined(name)
+            self._by_channel[room.channel] = room
+            self._change(name)
+
+    def leave(self, name: str) -> None:
+        room = self.joined.pop(name, None)
+        if room is not None:
+            del self._by_channel[room.channel]
+            self.presence.left(room)
+            self.outbox.forget(name)
+            room.tell_ready(False)
+            self._change(name)
+
+    def announce(self, name: str, who: Mapping[str, int]) -> None:
+        if name in self.joined:
+            self.presence.announce(self.joined[name], who)
+
+    def close(self) -> None:
+        self._closing.set()
+
+    # What the parts of it call
+
+    def tell(self, channel: str, kind: Kind, content: str) -> None:
+        """Say something to other processes, if the broker is there."""
+        if self.state is BusState.UP:
+            data = seal(kind, self.node, 0, True, encode_content(content, None))
+            self._control.append((channel, data))
+            self._wake.set()
+
+    def call(self, what: Callable[..., object], *arguments: Any) -> None:
+        """Call what is not ours, and survive it."""
+        try:
+            what(*arguments)
+        except Exception:
+            logger.exception("a room's %s failed", getattr(what, "__name__", what))
+
+    def has_lost(self, room: Joined, count: int | None, is_news: bool = True) -> None:
+        self.counters.lost += count or 0
+        if is_news:
+            self.call(self.rooms.lost, room.name, count)
+
+    def deliver(self, room: Joined, envelope: Envelope, offset: Offset | None) -> None:
+        """Hand over what has come from the broker."""
+        arrived = room.sequences.arrived(envelope.node, envelope.number, envelope.starts)
+        context = None
+        if envelope.node == self.node:
+            item = self.outbox.back(room.name, envelope.number)
+            self.counters.own += 1
+            if item is not None:
+                if item.is_early:
+                    return
+                context = item.context
+        if arrived is None:
+            self.counters.duplicates += 1
+            return
+        gap, is_news = arrived
+        if gap and offset is None:
+            self.has_lost(room, gap, is_news)
+        if envelope.node != self.node:
+            self.counters.received += 1
+        text = None if offset is None else "-".join(map(str, offset))
+        self.call(self.rooms.deliver, room.name, envelope.message, envelope.key, text, context)
+
+    def has_heard(self) -> None:
+        """The broker is alive."""
+        self._heard = self._loop.time()
+
+    def open(self, channel: str, data: bytes) -> Envelope | None:
+        """None for what makes no sense; the first is logged."""
+        try:
+            return open_envelope(data)
+        except ValueError as error:
+            self.counters.malformed += 1
+            if self.counters.malformed == 1:
+                logger.warning(
+                    "a malformed message on the bus, in %s: %s (further ones are only counted)",
+                    channel,
+                    error,
+                )
+            return None
+
+    # Sessions
+
+    async def run(self) -> None:
+        """Until `close`."""
+        self._loop = asyncio.get_running_loop()
+        attempt = 0
+        while not self._closing.is_set():
+            began = self._loop.time()
+            reason = await self._one_session()
+            if self._closing.is_set():
+                break
+            if self.state is BusState.UP and self._loop.time() - began > self.settings.backoff_max:
+                attempt = 0
+            self._has_gone_down(reason)
+            longest = self.settings.backoff_min * 2 ** min(attempt, 30)
+            pause = min(longest, self.settings.backoff_max) * random.uniform(0.5, 1)  # noqa: S311
+            attempt += 1
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), pause)
+        self._set_state(BusState.CLOSED, "")
+        for room in self.joined.values():
+            room.tell_ready(False)
+
+    async def _one_session(self) -> str:
+        """Why it ended."""
+        self.broker = broker = self._broker_class(
+            self.url, self.settings, self.history, self._received
+        )
+        try:
+            await self._connect(broker)
+            await self._while_up(broker)
+        except BrokerError as error:
+            return str(error)
+        except Exception as error:
+            logger.exception("the bus to %s failed", without_password(self.url))
+            return repr(error)
+        finally:
+            self.broker = None
+            self._subscribed = {}
+            self._control = []
+            for room in self.joined.values():
+                room.is_ready = room.is_catching_up = False
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(broker.close(), 1)
+        return "closed"
+
+    async def _connect(self, broker: Broker) -> None:
+        timeout = self.settings.connect_timeout
+        try:
+            await asyncio.wait_for(broker.connect(), timeout)
+            self.limit = broker.limit
+            self.has_heard()
+            self._sending_since = None
+            await asyncio.wait_for(broker.subscribe([node_channel(self.node), EVERYONE]), timeout)
+        except (asyncio.TimeoutError, TimeoutError):
+            raise BrokerError(f"the broker has not answered within {timeout} s") from None
+        self._changed = set(self.joined)
+
+    async def _while_up(self, broker: Broker) -> None:
+        tasks = [
+            asyncio.ensure_future(task)
+            for task in (self._pump(broker), self._watch(), self._wait_for_close())
+        ]
+        try:
+            await asyncio.wait([broker.broken, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            if self._closing.is_set() and self.state is BusState.UP:
+                self.presence.say_goodbye()
+                await asyncio.wait_for(broker.publish(self._control), 1)
+            for future in (broker.broken, *tasks):
+                if future.done():
+                    future.result()
+        except (asyncio.TimeoutError, TimeoutError):
+            pass
+        finally:
+            for task in tasks:
+                task.cancel()
+            self.recall.stop()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _wait_for_close(self) -> None:
+        await self._closing.wait()
+
+    def _is_up(self) -> None:
+        self.counters.connects += 1
+        self._set_state(BusState.UP, "")
+        self.presence.begin()
+
+    def _has_gone_down(self, reason: str) -> None:
+        self._set_state(BusState.DOWN, reason)
+        for room in self.joined.values():
+            room.tell_ready(False)
+        if self.history is not None:
+            for item in self.outbox.not_back():
+                self.deliver_early(item)
+
+    def _set_state(self, state: BusState, reason: str) -> None:
+        if (state, reason) == (self.state, self._reason):
+            return
+        self.state, self._reason = state, reason
+        where = without_password(self.url)
+        if state is BusState.DOWN:
+            logger.warning("the bus to %s is down: %s", where, reason)
+        else:
+            logger.info("the bus to %s is %s", where, state.value)
+        self.call(self.rooms.bus_changed, state, reason)
+
+    # The tasks of a session
+
+    async def _pump(self, broker: Broker) -> None:
+        """Subscribe and publish, whenever there is something to."""
+        await self._follow(broker)
+        self._is_up()
+        while True:
+            self._wake.clear()
+            if self._changed:
+                await self._follow(broker)
+            if self._control or len(self.outbox):
+                self._sending_since = self._loop.time()
+                await self._publish(broker)
+                self._sending_since = None
+            else:
+                await self._wake.wait()
+
+    async def _watch(self) -> None:
+        """A heartbeat, to notice that the broker has fallen silent."""
+        settings = self.settings
+        pause = min(settings.heartbeat, settings.silence - settings.heartbeat)
+        beats = 0.0
+        before = self._loop.time()
+        while True:
+            await asyncio.sleep(pause)
+            now = self._loop.time()
+            if now - before > pause + settings.silence / 2:
+                self._heard = now  # it is this process that was held up
+            before = now
+            since = min(self._heard, self._sending_since or now)
+            if now - since > settings.silence:
+                raise BrokerError(f"the broker has been silent for {settings.silence} s")
+            if now - beats >= settings.heartbeat:
+                beats = now
+                self.tell(node_channel(self.node), Kind.HEARTBEAT, "")
+            self.presence.tick()
+
+    def _change(self, name: str) -> None:
+        self._changed.add(name)
+        self._wake.set()
+
+    async def _follow(self, broker: Broker) -> None:
+        """Subscribe to what was joined, unsubscribe from what was left."""
+        changed, self._changed = self._changed, set()
+        left = [name for name in changed if name in self._subscribed and name not in self.joined]
+        new = [self.joined[name] for name in changed if name in self.joined]
+        new = [room for room in new if not room.is_ready]
+        for begin in range(0, len(new), CHANNELS):
+            some = new[begin : begin + CHANNELS]
+            channels = {
+                room.name: room.channel for room in some if room.name not in self._subscribed
+            }
+            await self._soon(broker.subscribe(list(channels.values())))
+            self._subscribed.update(channels)
+            await self._have_ready(broker, [room for room in some if self._is_here(room)])
+        if left:
+            await self._soon(broker.unsubscribe([self._subscribed.pop(name) for name in left]))
+
+    def _is_here(self, room: Joined) -> bool:
+        return self.joined.get(room.name) is room
+
+    async def _have_ready(self, broker: Broker, rooms: list[Joined]) -> None:
+        if self.history is not None:
+            await self.recall.find_cursors(broker, rooms, self._soon)
+        for room in rooms:
+            if not self._is_here(room):
+                continue
+            room.is_ready = True
+            if room.has_been_ready and self.history is None:
+                room.sequences.reconnected()
+                self.has_lost(room, None)
+            room.has_been_ready = True
+            room.tell_ready(True)
+            self.presence.ask(room)
+
+    async def _soon(self, what: Coroutine[Any, Any, Any]) -> Any:
+        """What the broker has to answer before it is taken for silent."""
+        try:
+            return await asyncio.wait_for(what, self.settings.silence)
+        except (asyncio.TimeoutError, TimeoutError):
+            raise BrokerError(
+                f"the broker has not answered within {self.settings.silence} s"
+            ) from None
+
+    async def _publish(self, broker: Broker) -> None:
+        """One batch."""
+        control, self._control = self._control, []
+        batch = self.outbox.head(BATCH, BATCH_BYTES)
+        count = len(batch)
+        wanted = [item for item in batch if not item.is_back]
+        if any(len(item.data) > broker.limit for item in wanted):
+            for item in [item for item in wanted if len(item.data) > broker.limit]:
+                wanted.remove(item)
+                self.counters.refused += 1
+                logger.warning(
+                    "a message of %d bytes to room %r is over the broker's limit of %d",
+                    len(item.data),
+                    item.prepared.room,
+                    broker.limit,
+                )
+        messages = [(item.prepared.channel, item.data) for item in wanted]
+        if self.history is None:
+            await broker.publish([*control, *messages])
+        else:
+            if control:
+                await broker.publish(control)
+            entries = zip(messages, wanted, strict=True)
+            if wanted:
+                await broker.append(
+                    [
+                        Entry(channel, self.node, item.number, data)
+                        for (channel, data), item in entries
+                    ]
+                )
+        self.counters.published += len(wanted)
+        self.outbox.done(count)
+
+    # Receiving
+
+    def _received(
+        self, channel: str, data: bytes, offset: Offset | None, previous: Offset | None
+    ) -> None:
+        self.has_heard()
+        room = self._by_channel.get(channel)
+        if room is None and not channel.startswith("node"):
+            return  # it has just been left
+        envelope = self.open(channel, data)
+        if envelope is None:
+            return
+        if envelope.kind is not Kind.MESSAGE:
+            if envelope.node != self.node:
+                self.presence.heard(room, envelope)
+        elif room is None:
+            return
+        elif offset is not None and previous is not None and self.history is not None:
+            self.recall.received(room, envelope, offset, previous)
+        elif envelope.node == self.node:
+            self.counters.own += 1  # it was delivered when it was sent
+        else:
+            self.deliver(room, envelope, None)

@@ -1,0 +1,97 @@
+"""Presence on the bus: when to tell, whom to ask, what to make of what is heard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from .envelope import Envelope, Kind
+from .joined import Joined
+from .names import EVERYONE, node_channel
+from .presence import Announcement, Presence, decode_announcement
+
+if TYPE_CHECKING:
+    from .endpoint import Endpoint
+
+
+class PresenceWire:
+    """Between `Presence`, which knows, and the endpoint, which speaks."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._ttl = endpoint.settings.presence_ttl
+        self.known = Presence(self._ttl, time.monotonic)
+        self._told_alive = time.monotonic()
+
+    def announce(self, room: Joined, who: Mapping[str, int]) -> None:
+        self._tell(room.channel, self.known.announce(room.name, who))
+
+    def left(self, room: Joined) -> None:
+        self._tell(room.channel, self.known.leave(room.name))
+
+    def begin(self) -> None:
+        """The broker is there (again): others may have missed anything."""
+        self._told_alive = time.monotonic()
+        for name in self.known.own_rooms():
+            self._tell(self._endpoint.joined[name].channel, self.known.whole(name))
+        for room in self._endpoint.joined.values():
+            self.ask(room)
+
+    def ask(self, room: Joined) -> None:
+        """Ask everyone who is in the room."""
+        self._endpoint.tell(room.channel, Kind.ASK, room.name)
+
+    def say_goodbye(self) -> None:
+        self._endpoint.tell(EVERYONE, Kind.GOODBYE, "")
+
+    def tick(self) -> None:
+        """To be called several times in a `presence_ttl`."""
+        now = time.monotonic()
+        if now - self._told_alive >= self._ttl / 3:
+            if now - self._told_alive > self._ttl * 0.8:
+                self.begin()  # this process was held up, and may be taken for dead
+            self._told_alive = now
+            if self.known.has_someone:
+                self._endpoint.tell(EVERYONE, Kind.ALIVE, "")
+        self._changed(self.known.expire())
+
+    def heard(self, room: Joined | None, envelope: Envelope) -> None:
+        """Something that another process says of presence."""
+        node = envelope.node
+        if envelope.kind is Kind.ALIVE:
+            self.known.hear_alive(node)
+        elif envelope.kind is Kind.GOODBYE:
+            self._changed(self.known.hear_goodbye(node))
+        elif envelope.kind is Kind.ASK:
+            self._answer(room, str(envelope.message), node)
+        elif envelope.kind is Kind.PRESENT:
+            self._hear(node, envelope.message)
+
+    def _answer(self, room: Joined | None, name: str, node: bytes) -> None:
+        is_for_us = room is None  # it came by this process's own channel
+        if is_for_us or self.known.is_in(name):
+            self._tell(node_channel(node), self.known.whole(name))
+
+    def _hear(self, node: bytes, text: str | bytes) -> None:
+        endpoint = self._endpoint
+        try:
+            announcement = decode_announcement(text)
+        except ValueError:
+            endpoint.counters.malformed += 1
+            return
+        if announcement.room not in endpoint.joined:
+            return
+        is_changed, must_ask = self.known.hear(node, announcement)
+        if must_ask:
+            endpoint.tell(node_channel(node), Kind.ASK, announcement.room)
+        if is_changed:
+            self._changed([announcement.room])
+
+    def _tell(self, channel: str, announcements: Iterable[Announcement]) -> None:
+        for announcement in announcements:
+            self._endpoint.tell(channel, Kind.PRESENT, announcement.encode())
+
+    def _changed(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._endpoint.call(self._endpoint.rooms.presence_changed, name)

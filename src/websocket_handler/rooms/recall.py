@@ -1,0 +1,200 @@
+"""The history of rooms: follow it without a gap, and tell it to those who come back.
+
+The cursor of a room is the last message that was delivered in this process. A message that
+follows on it is delivered at once; one that does not lets everything after the cursor be read
+from the broker. So nothing is delivered twice, and nothing is left out that is still kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BusUnavailable
+from .broker import Broker, BrokerError, Offset
+from .envelope import Envelope, Kind
+from .joined import Joined
+
+if TYPE_CHECKING:
+    from .endpoint import Endpoint
+
+PAGE = 500
+"""Messages read at a time."""
+
+Give = Callable[[str | bytes, str], object]
+Admit = Callable[[str | None], object]
+Failed = Callable[[Exception], object]
+
+
+def offset_text(offset: Offset) -> str:
+    return "-".join(map(str, offset))
+
+
+class Recall:
+    """In the bus's thread."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def stop(self) -> None:
+        """The session is over."""
+        for task in list(self._tasks):
+            task.cancel()
+
+    # Following
+
+    async def find_cursors(
+        self,
+        broker: Broker,
+        rooms: list[Joined],
+        soon: Callable[[Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]],
+    ) -> None:
+        """A room just joined begins at its end; one that was followed before catches up."""
+        tips: list[Offset] = await soon(broker.tips([room.channel for room in rooms]))
+        for room, tip in zip(rooms, tips, strict=True):
+            if not room.has_been_ready:
+                room.cursor = tip
+            if tip != room.cursor or room.seen > room.cursor:
+                await self._catch_up(broker, room)
+
+    def received(self, room: Joined, envelope: Envelope, offset: Offset, previous: Offset) -> None:
+        """A message that was kept has just been published."""
+        if not room.is_ready or room.is_catching_up:
+            room.seen = max(room.seen, offset)
+        elif previous == room.cursor and offset > room.cursor:
+            room.cursor = offset
+            self._endpoint.deliver(room, envelope, offset)
+        elif offset > room.cursor:
+            room.seen = max(room.seen, offset)
+            broker = self._endpoint.broker
+            assert broker is not None
+            self._start(self._catch_up_or_break(broker, room))
+
+    async def _catch_up_or_break(self, broker: Broker, room: Joined) -> None:
+        try:
+            await self._catch_up(broker, room)
+        except BrokerError as error:
+            broker.has_broken(str(error))
+
+    async def _catch_up(self, broker: Broker, room: Joined) -> None:
+        """Deliver what was kept after the cursor."""
+        room.is_catching_up = True
+        endpoint = self._endpoint
+        try:
+            while True:
+                page = await broker.read(room.channel, room.cursor, PAGE)
+                endpoint.has_heard()
+                if endpoint.joined.get(room.name) is not room:
+                    return
+                if page.missing != 0:
+                    endpoint.has_lost(room, page.missing)
+                for offset, data in page.entries:
+                    if offset > room.cursor:
+                        room.cursor = offset
+                        self._deliver(room, offset, data)
+                if page.missing != 0:
+                    self._give_up(room)
+                if len(page.entries) < PAGE:
+                    if room.seen <= room.cursor:
+                        return
+                    if not page.entries:  # what was heard of is not kept any more
+                        room.cursor = room.seen
+                        endpoint.has_lost(room, None)
+        finally:
+            room.is_catching_up = False
+
+    def _deliver(self, room: Joined, offset: Offset, data: bytes) -> None:
+        envelope = self._endpoint.open(room.channel, data)
+        if envelope is not None and envelope.kind is Kind.MESSAGE:
+            self._endpoint.deliver(room, envelope, offset)
+
+    def _give_up(self, room: Joined) -> None:
+        """Own messages among those that are not kept any more: they are delivered all the same."""
+        for item in self._endpoint.outbox.not_back(room.name, acknowledged=True):
+            self._endpoint.outbox.back(room.name, item.number)
+            what = item.prepared
+            if not item.is_early:
+                self._endpoint.call(
+                    self._endpoint.rooms.deliver,
+                    *(what.room, what.message, what.key, None, item.context),
+                )
+
+    # Telling
+
+    def replay(self, name: str, since: str, give: Give, admit: Admit, failed: Failed) -> None:
+        """See `Bus.replay`."""
+        endpoint = self._endpoint
+        room = endpoint.joined.get(name)
+        broker = endpoint.broker
+        if room is None:
+            endpoint.call(failed, ValueError(f"room {name!r} is not joined in this process"))
+        elif room.is_ready and broker is not None:
+            self._start(self._replay(broker, room, since, give, admit, failed))
+        elif endpoint.state.value in ("down", "closed"):
+            endpoint.call(failed, BusUnavailable("the broker is away, and with it the history"))
+        else:
+
+            def go_on(is_ready: bool) -> None:
+                if is_ready:
+                    self.replay(name, since, give, admit, failed)
+                else:
+                    why = BusUnavailable("the broker is away, and with it the history")
+                    endpoint.call(failed, why)
+
+            room.when_ready.append(go_on)
+
+    async def _replay(
+        self, broker: Broker, room: Joined, since: str, give: Give, admit: Admit, failed: Failed
+    ) -> None:
+        try:
+            position = broker.parse_offset(since)
+            await self._reach(broker, room, position)
+            await self._read_on(broker, room, position, give)
+        except ValueError as error:
+            self._endpoint.call(failed, error)
+        except BrokerError as error:
+            broker.has_broken(str(error))
+            self._endpoint.call(failed, BusUnavailable(str(error)))
+        except asyncio.CancelledError:
+            self._endpoint.call(failed, BusUnavailable("the connection to the broker has ended"))
+            raise
+        else:
+            self._endpoint.call(admit, offset_text(room.cursor) if room.cursor else None)
+
+    async def _reach(self, broker: Broker, room: Joined, position: Offset) -> None:
+        """Someone has seen in another process what has not come here yet."""
+        if position <= room.cursor:
+            return
+        (tip,) = await broker.tips([room.channel])
+        if position > tip:  # of a history that the broker has lost
+            self._endpoint.call(self._endpoint.rooms.lost, room.name, None)
+            return
+        while room.is_catching_up:
+            await asyncio.sleep(0.001)
+        if position > room.cursor:
+            room.seen = max(room.seen, position)
+            await self._catch_up(broker, room)
+
+    async def _read_on(self, broker: Broker, room: Joined, position: Offset, give: Give) -> None:
+        """From `position` to the cursor, wherever that has come meanwhile. Returns without
+        having waited for anything since it looked at the cursor."""
+        while position < room.cursor:
+            page = await broker.read(room.channel, position, PAGE)
+            if page.missing != 0:
+                self._endpoint.call(self._endpoint.rooms.lost, room.name, None)
+            for offset, data in page.entries:
+                if offset > room.cursor:
+                    return
+                position = offset
+                envelope = self._endpoint.open(room.channel, data)
+                if envelope is not None and envelope.kind is Kind.MESSAGE:
+                    self._endpoint.call(give, envelope.message, offset_text(offset))
+            if len(page.entries) < PAGE:
+                return
+
+    def _start(self, what: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(what)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

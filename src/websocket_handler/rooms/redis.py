@@ -1,0 +1,358 @@
+"""Redis: pub/sub, and for the history one stream a room.
+
+Two connections: one receives, one sends commands, many at a time. `append` is a script: it
+stores a message once, counts the messages of its room, and publishes it with its offset.
+Offsets are ids of stream entries whose first part is the time of the server in milliseconds
+and whose second part counts the messages of the room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    InvalidResponse,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
+
+from .broker import Broker, BrokerError, Entry, Offset, Page
+
+REMEMBERED = 24 * 60 * 60
+"""Seconds for which the last number of a process is kept: a retry after them stores twice."""
+
+LARGEST = 1 << 24
+"""Bytes; beyond it, or half of what Redis keeps for a subscriber that is behind, a message
+might cost all subscribers their connections."""
+
+APPEND = """
+local last = tonumber(redis.call('GET', KEYS[3]) or '0')
+local number = tonumber(ARGV[1])
+if last > 0 and number <= last then return 0 end
+if ARGV[2] == '0' and number ~= last + 1 then return redis.error_reply('OUT OF ORDER') end
+local tip = redis.call('HMGET', KEYS[2], 'time', 'count')
+local time, count = tonumber(tip[1] or '0'), tonumber(tip[2] or '0')
+local now = redis.call('TIME')
+local new = math.max(now[1] * 1000 + math.floor(now[2] / 1000), time)
+local id = string.format('%.0f-%.0f', new, count + 1)
+if ARGV[4] ~= '' then
+    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], id, 'e', ARGV[3])
+else
+    redis.call('XADD', KEYS[1], id, 'e', ARGV[3])
+end
+redis.call('HSET', KEYS[2], 'time', string.format('%.0f', new), 'count',
+    string.format('%.0f', count + 1))
+redis.call('SET', KEYS[3], ARGV[1], 'EX', ARGV[7])
+if ARGV[5] ~= '' then
+    local age = tonumber(ARGV[5])
+    redis.call('XTRIM', KEYS[1], 'MINID', '~', string.format('%.0f', new - age))
+    redis.call('PEXPIRE', KEYS[1], string.format('%.0f', age + 1000))
+    redis.call('PEXPIRE', KEYS[2], string.format('%.0f', 2 * age + 86400000))
+end
+redis.call(ARGV[6], KEYS[4], '@' .. string.format('%.0f-%.0f', time, count) .. ',' .. id .. ';'
+    .. ARGV[3])
+return 1
+"""
+# KEYS: stream, tip, last number of the process, channel.
+# ARGV: number, 1 if any number may come next, envelope, length, age in ms, command, seconds
+
+
+class Pair:
+    """Two connections to one server."""
+
+    def __init__(self, make: Callable[[], AbstractConnection], broker: RedisBroker) -> None:
+        self.commands = make()
+        self.subscriber = make()
+        self._broker = broker
+        self._unconfirmed: dict[tuple[bytes, bytes], asyncio.Future[None]] = {}
+        self._reader: asyncio.Task[None] | None = None
+        self._lock = asyncio.Lock()
+
+    async def connect(self) -> None:
+        for connection in (self.commands, self.subscriber):
+            await connection.connect()  # type: ignore[no-untyped-call]
+        await self.call(["PING"])
+        self._reader = asyncio.create_task(self._read())
+
+    async def close(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+        for connection in (self.commands, self.subscriber):
+            with contextlib.suppress(Exception):
+                await connection.disconnect(nowait=True)
+
+    async def call(self, command: Sequence[Any]) -> Any:
+        (reply,) = await self.call_many([command])
+        if isinstance(reply, ResponseError):
+            raise reply
+        return reply
+
+    async def call_many(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """Send all, then read as many replies; those that are errors are among them."""
+        async with self._lock:
+            await self._send(self.commands, self.commands.pack_commands(commands))
+            replies = []
+            for _ in commands:
+                try:
+                    replies.append(await self.commands.read_response())
+                except ResponseError as error:
+                    replies.append(error)
+            return replies
+
+    async def _send(self, connection: AbstractConnection, packed: Iterable[bytes]) -> None:
+        await connection.send_packed_command(packed, check_health=False)
+
+    async def subscribe(self, command: bytes, channels: Sequence[bytes]) -> None:
+        """`command` is (S)SUBSCRIBE or (S)UNSUBSCRIBE; returns once all are confirmed."""
+        loop = asyncio.get_running_loop()
+        waiting = []
+        for channel in channels:
+            future = loop.create_future()
+            self._unconfirmed[command.lower(), channel] = future
+            waiting.append(future)
+        await self._send(self.subscriber, self.subscriber.pack_command(command, *channels))
+        await asyncio.gather(*waiting)
+
+    async def _read(self) -> None:
+        """Receive, for ever; in turns, so that others get theirs."""
+        read = self.subscriber.read_response
+        turns = 0
+        try:
+            while True:
+                kind, channel, data = await read()
+                if kind in (b"message", b"smessage"):
+                    self._broker.received(channel, data)
+                else:
+                    future = self._unconfirmed.pop((kind, channel), None)
+                    if future is not None:
+                        future.set_result(None)
+                    else:  # the slot has moved to another server of the cluster
+                        self._broker.has_broken(f"the broker ended a subscription to {channel!r}")
+                turns = (turns + 1) % 256
+                if not turns:
+                    await asyncio.sleep(0)
+        except Exception as error:
+            self._broker.has_broken(explain(error))
+            for future in self._unconfirmed.values():
+                future.cancel()
+
+
+class RedisBroker(Broker):
+    """One Redis server. The cluster's class derives from this one."""
+
+    publish_command = b"PUBLISH"
+    subscribe_command = b"SUBSCRIBE"
+    unsubscribe_command = b"UNSUBSCRIBE"
+
+    _script = b""
+    _pair: Pair | None = None
+
+    # What differs in a cluster
+
+    async def _connect_pairs(self) -> None:
+        self._pair = Pair(self._pool(self.url).make_connection, self)
+        await self._pair.connect()
+
+    def pairs(self) -> Iterable[Pair]:
+        return [] if self._pair is None else [self._pair]
+
+    def pair_of(self, name: bytes) -> Pair:  # noqa: ARG002
+        """The server that has a key or a channel."""
+        assert self._pair is not None
+        return self._pair
+
+    def _pool(self, url: str, **settings: Any) -> ConnectionPool:
+        # RESP2 works with every Redis, and costs less than RESP3; no retries but ours, and no
+        # time-out for a subscriber that has nothing to hear.
+        return ConnectionPool.from_url(
+            url,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=None,
+            socket_connect_timeout=self.settings.connect_timeout,
+            health_check_interval=0,
+            **settings,
+        )
+
+    # The connection
+
+    async def connect(self) -> None:
+        with _broker_errors():
+            await self._connect_pairs()
+            self.limit = LARGEST
+            for pair in self.pairs():
+                self.limit = min(self.limit, await self._limit_of(pair))
+                if self.history is not None:
+                    self._script = await pair.call(["SCRIPT", "LOAD", APPEND])
+
+    async def _limit_of(self, pair: Pair) -> int:
+        """What one message may have, if this user may ask the server."""
+        limit = LARGEST
+        with contextlib.suppress(ResponseError, NoPermissionError):
+            _, bulk = await pair.call(["CONFIG", "GET", "proto-max-bulk-len"])
+            limit = min(limit, int(bulk) - 1024)
+            _, buffers = await pair.call(["CONFIG", "GET", "client-output-buffer-limit"])
+            fields = buffers.split()
+            hard = int(fields[fields.index(b"pubsub") + 1])
+            limit = min(limit, hard // 2) if hard else limit
+        return limit
+
+    async def close(self) -> None:
+        for pair in self.pairs():
+            await pair.close()
+
+    # Channels
+
+    def name(self, channel: str) -> bytes:
+        return f"{self.settings.prefix}:{channel}".encode()
+
+    def received(self, name: bytes, data: bytes) -> None:
+        channel = name[len(self.settings.prefix) + 1 :].decode()
+        if not data.startswith(b"@"):
+            self.receive(channel, data, None, None)
+            return
+        head, _, envelope = data.partition(b";")
+        try:
+            previous, offset = head[1:].decode().split(",")
+            offsets = self.parse_offset(offset), self.parse_offset(previous)
+        except ValueError:
+            self.receive(channel, b"", None, None)  # malformed; counted there
+            return
+        self.receive(channel, envelope, *offsets)
+
+    async def subscribe(self, channels: Sequence[str]) -> None:
+        await self._on_each(self.subscribe_command, channels)
+
+    async def unsubscribe(self, channels: Sequence[str]) -> None:
+        await self._on_each(self.unsubscribe_command, channels)
+
+    async def _on_each(self, command: bytes, channels: Sequence[str]) -> None:
+        of_pair: dict[Pair, list[bytes]] = {}
+        for channel in channels:
+            name = self.name(channel)
+            of_pair.setdefault(self.pair_of(name), []).append(name)
+        with _broker_errors():
+            await asyncio.gather(
+                *(self._subscribe_on(pair, command, names) for pair, names in of_pair.items())
+            )
+
+    async def _subscribe_on(self, pair: Pair, command: bytes, names: list[bytes]) -> None:
+        await pair.subscribe(command, names)
+
+    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        commands = []
+        for channel, data in messages:
+            name = self.name(channel)
+            commands.append((name, (self.publish_command, name, data)))
+        await self._run(commands)
+
+    async def _run(self, commands: Sequence[tuple[bytes, Sequence[Any]]]) -> list[Any]:
+        """Run (name whose server it is for, command); all replies, in order. Raises
+        `BrokerError` if one is an error."""
+        of_pair: dict[Pair, list[int]] = {}
+        for index, (name, _) in enumerate(commands):
+            of_pair.setdefault(self.pair_of(name), []).append(index)
+        replies: list[Any] = [None] * len(commands)
+        with _broker_errors():
+            results = await asyncio.gather(
+                *(
+                    pair.call_many([commands[index][1] for index in indices])
+                    for pair, indices in of_pair.items()
+                )
+            )
+        for indices, some in zip(of_pair.values(), results, strict=True):
+            for index, reply in zip(indices, some, strict=True):
+                replies[index] = reply
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise BrokerError(f"the broker refuses: {reply}") from reply
+        return replies
+
+    # The history
+
+    def _keys(self, channel: str) -> tuple[bytes, bytes, bytes]:
+        """The channel, its stream and its tip: all in one slot of a cluster."""
+        name = self.name(channel)
+        return name, b"{%b}:stream" % name, b"{%b}:tip" % name
+
+    async def append(self, entries: Sequence[Entry]) -> None:
+        assert self.history is not None
+        length, age = self.history.length, self.history.age
+        limits = (
+            b"" if length is None else b"%d" % length,
+            b"" if age is None else b"%d" % (age * 1000),
+        )
+        commands = []
+        known: set[tuple[str, bytes]] = set()
+        for channel, node, number, data in entries:
+            name, stream, tip = self._keys(channel)
+            last = b"{%b}:last:%b" % (name, node.hex().encode())
+            # The first of a batch may follow on any number: all before it are stored. What
+            # comes after it must not be stored if it was not.
+            trust = (channel, node) not in known
+            known.add((channel, node))
+            call = (b"EVALSHA", self._script, 4, stream, tip, last, name)
+            values = (number, int(trust), data, *limits, self.publish_command, REMEMBERED)
+            commands.append((name, (*call, *values)))
+        await self._run(commands)
+
+    async def tips(self, channels: Sequence[str]) -> list[Offset]:
+        commands = []
+        for channel in channels:
+            name, _, tip = self._keys(channel)
+            commands.append((name, (b"HMGET", tip, b"time", b"count")))
+        return [
+            (int(time), int(count)) if time is not None else ()
+            for time, count in await self._run(commands)
+        ]
+
+    async def read(self, channel: str, after: Offset, count: int) -> Page:
+        name, stream, _ = self._keys(channel)
+        begin = b"(%b" % self.format_offset(after).encode() if after else b"-"
+        (found,) = await self._run([(name, (b"XRANGE", stream, begin, b"+", b"COUNT", count))])
+        entries = [(self.parse_offset(id_.decode()), fields[1]) for id_, fields in found]
+        if not entries:
+            return Page(entries, 0)
+        missing = entries[0][0][1] - (after[1] if after else 0) - 1
+        return Page(entries, missing if missing >= 0 else None)
+
+    @staticmethod
+    def format_offset(offset: Offset) -> str:
+        return "-".join(map(str, offset))
+
+    def parse_offset(self, text: str) -> Offset:
+        time, _, count = text.partition("-")
+        if not (time.isascii() and time.isdigit() and count.isascii() and count.isdigit()):
+            raise ValueError(f"not an offset of a room's history: {text!r}")
+        offset = int(time), int(count)
+        if max(offset) >= 1 << 64:
+            raise ValueError(f"not an offset of a room's history: {text!r}")
+        return offset if offset != (0, 0) else ()
+
+
+@contextlib.contextmanager
+def _broker_errors() -> Any:
+    """What goes wrong with the connection, in words."""
+    try:
+        yield
+    except (RedisError, OSError, asyncio.TimeoutError) as error:
+        raise BrokerError(explain(error)) from error
+
+
+def explain(error: BaseException) -> str:
+    text = str(error) or repr(error)
+    if isinstance(error, AuthenticationError):
+        return f"the broker refuses this user or password: {text}"
+    if isinstance(error, NoPermissionError):
+        return f"the broker refuses this to the user: {text}"
+    if isinstance(error, InvalidResponse):
+        return f"this does not answer like a Redis server: {text}"
+    return text
