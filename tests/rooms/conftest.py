@@ -1,5 +1,78 @@
-"""An engine, and peers that go with the test: as the engine's own tests have them."""
+"""Brokers and buses for the tests of the rooms; an engine and peers as its own tests have them."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from websocket_handler.rooms.bus import Bus
+from websocket_handler.rooms.bus_settings import BusSettings, BusState, History
+
+from ..end_to_end.programs import wait_for
 from ..engine.conftest import _close_peers, engine
+from .brokers import STARTERS, BrokerProcess
+from .recorder import Recorder
 
 __all__ = ["_close_peers", "engine"]
+
+Start = Callable[..., BrokerProcess]
+Connect = Callable[..., tuple[Bus, Recorder]]
+
+
+@pytest.fixture(params=list(STARTERS), scope="session")
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def start(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Starts a broker of this kind, for this test alone: options, `user`, `configuration`."""
+    started = []
+
+    def start_one(*options: str, **settings: str) -> BrokerProcess:
+        folder = tmp_path_factory.mktemp(kind)
+        started.append(STARTERS[kind](folder, *options, **settings))
+        return started[-1]
+
+    yield start_one
+    for broker in started:
+        broker.close()
+
+
+@pytest.fixture(scope="session")
+def shared(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
+    """A broker that no test harms."""
+    broker = STARTERS[kind](tmp_path_factory.mktemp(kind))
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Makes a bus to a broker, with a recorder; waits until it is up."""
+    made: list[Bus] = []
+
+    def connect_one(
+        broker: BrokerProcess | str,
+        *rooms: str,
+        history: History | None = None,
+        wait: bool = True,
+        **settings: Any,
+    ) -> tuple[Bus, Recorder]:
+        recorder = Recorder()
+        url = broker if isinstance(broker, str) else broker.url
+        bus = Bus(url, recorder, history=history, settings=BusSettings(**settings))
+        made.append(bus)
+        for room in rooms:
+            bus.join(room)
+        bus.start()
+        if wait:
+            recorder.wait_for_state(BusState.UP)
+            wait_for(lambda: bus.stats().rooms == len(rooms), "the rooms to be subscribed", 60)
+        return bus, recorder
+
+    yield connect_one
+    for bus in made:
+        bus.close(1)

@@ -75,6 +75,10 @@ class Bus:
     def state(self) -> BusState:
         return self._endpoint.state if not self._is_closed else BusState.CLOSED
 
+    def start(self) -> None:
+        """Connect now, rather than at the first use."""
+        self._post(self._endpoint.wake)
+
     # Messages
 
     def prepare(self, room: str, message: str | bytes, key: str | None = None) -> Prepared:
@@ -168,6 +172,7 @@ class Bus:
         numbers = vars(self._endpoint.counters)
         return BusStats(
             state=self.state,
+            rooms=self._endpoint.ready_rooms,
             queued=len(self._outbox),
             queued_bytes=self._outbox.size,
             **numbers,

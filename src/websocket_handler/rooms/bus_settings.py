@@ -121,6 +121,10 @@ class BusStats:
     queued: int
     """Messages that wait for the broker now."""
     queued_bytes: int
+    rooms: int
+    """Joined rooms whose messages are heard."""
+    attempts: int
+    """How often a connection was tried."""
     connects: int
     """Connections that were established; all but the first are reconnects."""
 

@@ -63,7 +63,7 @@ class Counters:
 
     def __init__(self) -> None:
         self.published = self.received = self.own = self.duplicates = 0
-        self.malformed = self.lost = self.refused = self.connects = 0
+        self.malformed = self.lost = self.refused = self.attempts = self.connects = 0
 
 
 class Endpoint:
@@ -88,6 +88,7 @@ class Endpoint:
         self.counters = Counters()
         self.state = BusState.CONNECTING
         self.limit: int | None = None
+        self.ready_rooms = 0
         self.joined: dict[str, Joined] = {}
         self.broker: Broker | None = None
         self.presence = PresenceWire(self)
@@ -102,6 +103,8 @@ class Endpoint:
         self._heard = 0.0
         self._sending_since: float | None = None
         self._reason = ""
+        self.was_away = 0.0
+        """Seconds for which nothing could be heard before this session."""
 
     # What the bus posts
 
@@ -126,6 +129,7 @@ class Endpoint:
         room = self.joined.pop(name, None)
         if room is not None:
             del self._by_channel[room.channel]
+            self.ready_rooms -= room.is_ready
             self.presence.left(room)
             self.outbox.forget(name)
             room.tell_ready(False)
@@ -224,6 +228,7 @@ class Endpoint:
 
     async def _one_session(self) -> str:
         """Why it ended."""
+        self.counters.attempts += 1
         self.broker = broker = self._broker_class(
             self.url, self.settings, self.history, self._received
         )
@@ -239,6 +244,7 @@ class Endpoint:
             self.broker = None
             self._subscribed = {}
             self._control = []
+            self.ready_rooms = 0
             for room in self.joined.values():
                 room.is_ready = room.is_catching_up = False
             with contextlib.suppress(Exception):
@@ -250,6 +256,7 @@ class Endpoint:
         try:
             await asyncio.wait_for(broker.connect(), timeout)
             self.limit = broker.limit
+            self.was_away = self._loop.time() - self._heard
             self.has_heard()
             self._sending_since = None
             await asyncio.wait_for(broker.subscribe([node_channel(self.node), EVERYONE]), timeout)
@@ -373,6 +380,7 @@ class Endpoint:
             if not self._is_here(room):
                 continue
             room.is_ready = True
+            self.ready_rooms += 1
             if room.has_been_ready and self.history is None:
                 room.sequences.reconnected()
                 self.has_lost(room, None)

@@ -56,21 +56,40 @@ class Recall:
         for room, tip in zip(rooms, tips, strict=True):
             if not room.has_been_ready:
                 room.cursor = tip
-            if tip != room.cursor or room.seen > room.cursor:
+            elif not tip:
+                self._has_expired(room)
+            elif tip < room.cursor:  # another history than the one before
+                room.cursor = room.seen = ()
+                self._endpoint.has_lost(room, None)
+            if tip > room.cursor or room.seen > room.cursor:
                 await self._catch_up(broker, room)
+
+    def _has_expired(self, room: Joined) -> None:
+        """Nothing is kept of the room: if it was for less than messages are kept, none came."""
+        history = self._endpoint.history
+        assert history is not None
+        if room.cursor and history.age is not None and self._endpoint.was_away > history.age:
+            self._endpoint.has_lost(room, None)
 
     def received(self, room: Joined, envelope: Envelope, offset: Offset, previous: Offset) -> None:
         """A message that was kept has just been published."""
         if not room.is_ready or room.is_catching_up:
             room.seen = max(room.seen, offset)
-        elif previous == room.cursor and offset > room.cursor:
+        elif offset <= room.cursor:
+            if not room.sequences.is_known(envelope.node, envelope.number):
+                self._broker.has_broken("the broker has begun another history")
+        elif previous in (room.cursor, ()):  # (): all before it have grown too old
             room.cursor = offset
             self._endpoint.deliver(room, envelope, offset)
-        elif offset > room.cursor:
+        else:
             room.seen = max(room.seen, offset)
-            broker = self._endpoint.broker
-            assert broker is not None
-            self._start(self._catch_up_or_break(broker, room))
+            self._start(self._catch_up_or_break(self._broker, room))
+
+    @property
+    def _broker(self) -> Broker:
+        broker = self._endpoint.broker
+        assert broker is not None
+        return broker
 
     async def _catch_up_or_break(self, broker: Broker, room: Joined) -> None:
         try:

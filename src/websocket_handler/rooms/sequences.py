@@ -53,6 +53,11 @@ class Sequences:
         is_news, known.forgiven = not known.forgiven, False
         return gap, bool(gap) and is_news
 
+    def is_known(self, node: bytes, number: int) -> bool:
+        """Whether `arrived` would take it for one that has been here before."""
+        known = self._nodes.get(node)
+        return known is not None and number <= known.last and number not in known.missing
+
     def reconnected(self) -> None:
         """What went missing until now is known to be unknown: it is not news when it shows."""
         for node in self._nodes.values():

@@ -1,0 +1,307 @@
+"""NATS: core subjects, and for the history one JetStream stream for all rooms.
+
+What is sent to a room with a history goes to a subject of the stream. That stores it and
+republishes it to the room's ordinary subject, with its number in the stream and that of the
+message before it in the same room; so what is heard live is what was stored. Offsets are
+numbers of the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DeliverPolicy,
+    DiscardPolicy,
+    RePublish,
+    StorageType,
+    StreamConfig,
+)
+from nats.js.errors import APIError, NotFoundError
+
+from .broker import Broker, BrokerError, Entry, Offset, Page
+from .bus_settings import History
+
+HEADERS = 200
+"""Bytes that are left for the headers of a stored message."""
+
+DUPLICATES = 600.0
+"""Seconds for which JetStream knows what it has stored: a retry after them stores twice, unless
+this process has heard its message before."""
+
+AT_ONCE = 200
+"""Requests under way at a time."""
+
+
+class NatsBroker(Broker):
+    """One NATS server, or a cluster, of which one server is enough."""
+
+    _client: Client | None = None
+    _acknowledged: dict[str, asyncio.Future[None]]
+
+    # The connection
+
+    async def connect(self) -> None:
+        prefix = self.settings.prefix
+        self._subscriptions: dict[str, Subscription] = {}
+        self._acknowledged = {}
+        self._tokens = itertools.count()
+        self._stream = f"{prefix}-rooms"
+        self._first_error: Exception | None = None
+        with _broker_errors():
+            try:
+                self._client = Client()
+                await self._client.connect(
+                    self.url,
+                    allow_reconnect=False,
+                    max_reconnect_attempts=1,
+                    reconnect_time_wait=0,
+                    connect_timeout=int(self.settings.connect_timeout) + 1,
+                    error_cb=self._on_error,
+                    closed_cb=self._on_closed,
+                    pending_size=16 << 20,
+                )
+            except (NatsError, OSError, asyncio.TimeoutError) as error:
+                raise BrokerError(explain(self._first_error or error)) from error
+            self.limit = self._client.max_payload
+            if self.history is not None:
+                self.limit -= HEADERS
+                self._inbox = self._client.new_inbox()
+                await self._client.subscribe(f"{self._inbox}.*", cb=self._on_acknowledgement)
+                await self._have_stream()
+
+    async def _on_error(self, error: Exception) -> None:
+        self._first_error = self._first_error or error
+
+    async def _on_closed(self) -> None:
+        client = self._client
+        error = client.last_error if client is not None else None
+        self.has_broken(explain(error) if error is not None else "the broker has disconnected")
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+        for future in self._acknowledged.values():
+            future.cancel()
+
+    @property
+    def client(self) -> Client:
+        assert self._client is not None
+        return self._client
+
+    # Channels
+
+    def _subject(self, channel: str) -> str:
+        return f"{self.settings.prefix}.{channel}"
+
+    def _kept_subject(self, channel: str) -> str:
+        return f"{self.settings.prefix}-kept.{channel}"
+
+    async def subscribe(self, channels: Sequence[str]) -> None:
+        with _broker_errors():
+            for channel in channels:
+                self._subscriptions[channel] = await self.client.subscribe(
+                    self._subject(channel),
+                    cb=self._listener(channel),
+                    pending_bytes_limit=self.settings.queue_bytes * 2,
+                )
+            await self.client.flush(int(self.settings.silence) + 1)
+
+    async def unsubscribe(self, channels: Sequence[str]) -> None:
+        with _broker_errors():
+            for channel in channels:
+                await self._subscriptions.pop(channel).unsubscribe()
+
+    def _listener(self, channel: str) -> Callable[[Msg], Awaitable[None]]:
+        receive = self.receive
+
+        async def listen(message: Msg) -> None:
+            offset: Offset | None = None
+            previous: Offset | None = None
+            headers = message.headers
+            if headers and self.history is not None:
+                with contextlib.suppress(KeyError, ValueError):
+                    offset = _offset(int(headers["Nats-Sequence"]))
+                    previous = _offset(int(headers["Nats-Last-Sequence"]))
+            try:
+                receive(channel, message.data, offset, previous)
+            except Exception as error:
+                self.has_broken(repr(error))
+                raise
+
+        return listen
+
+    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        client = self.client
+        with _broker_errors():
+            for channel, data in messages:
+                await client.publish(self._subject(channel), data)
+            await client.flush(int(self.settings.silence) + 1)
+
+    # The history
+
+    async def _have_stream(self) -> None:
+        assert self.history is not None
+        prefix = self.settings.prefix
+        config = stream_config(self._stream, prefix, self.history)
+        manager = self.client.jsm()
+        try:
+            await manager.add_stream(config)
+        except APIError as error:
+            if error.err_code != 10058:  # the name is in use, with other settings
+                raise
+            await manager.update_stream(config)
+
+    async def append(self, entries: Sequence[Entry]) -> None:
+        loop = asyncio.get_running_loop()
+        client = self.client
+        waiting = []
+        try:
+            with _broker_errors():
+                for channel, node, number, data in entries:
+                    token = str(next(self._tokens))
+                    future = self._acknowledged[token] = loop.create_future()
+                    waiting.append(future)
+                    await client.publish(
+                        self._kept_subject(channel),
+                        data,
+                        reply=f"{self._inbox}.{token}",
+                        headers={"Nats-Msg-Id": f"{node.hex()}-{number}-{channel}"},
+                    )
+                await asyncio.gather(*waiting)
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    async def _on_acknowledgement(self, message: Msg) -> None:
+        future = self._acknowledged.pop(message.subject.rpartition(".")[2], None)
+        if future is None or future.done():
+            return
+        if message.headers and message.headers.get("Status") == "503":
+            future.set_exception(BrokerError("the broker's JetStream does not answer"))
+            return
+        try:
+            answer = json.loads(message.data)
+            error = answer.get("error")
+        except (ValueError, AttributeError):
+            error = {"description": "an answer that is none"}
+        if error:
+            text = f"the broker's JetStream refuses: {error.get('description')}"
+            future.set_exception(BrokerError(text))
+        else:
+            future.set_result(None)
+
+    async def tips(self, channels: Sequence[str]) -> list[Offset]:
+        found: list[Offset] = []
+        with _broker_errors():
+            for begin in range(0, len(channels), AT_ONCE):
+                some = channels[begin : begin + AT_ONCE]
+                found += await asyncio.gather(*map(self._tip, some))
+        return found
+
+    async def _tip(self, channel: str) -> Offset:
+        subject = self._kept_subject(channel)
+        try:
+            message = await self.client.jsm().get_msg(self._stream, subject=subject, direct=True)
+        except NotFoundError:
+            return ()
+        return _offset(message.seq or 0)
+
+    async def read(self, channel: str, after: Offset, count: int) -> Page:
+        with _broker_errors():
+            return await self._read(channel, after, count)
+
+    async def _read(self, channel: str, after: Offset, count: int) -> Page:
+        begin = after[0] + 1 if after else 1
+        config = ConsumerConfig(
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=begin,
+            ack_policy=AckPolicy.NONE,
+            filter_subject=self._kept_subject(channel),
+            inactive_threshold=30,
+            mem_storage=True,
+        )
+        stream = self.client.jetstream()
+        subscription = await stream.pull_subscribe(
+            self._kept_subject(channel), stream=self._stream, config=config
+        )
+        try:
+            info = await subscription.consumer_info()
+            wanted = min(count, info.num_pending or 0)
+            entries: list[tuple[Offset, bytes]] = []
+            while len(entries) < wanted:
+                for message in await subscription.fetch(wanted - len(entries), timeout=5):
+                    entries.append((_offset(message.metadata.sequence.stream), message.data))
+        finally:
+            with contextlib.suppress(NatsError):
+                await subscription.unsubscribe()
+                await self.client.jsm().delete_consumer(self._stream, info.name)
+        return Page(entries, await self._missing(after, info.num_pending or 0))
+
+    async def _missing(self, after: Offset, count: int) -> int | None:
+        """None unless it is sure that nothing between `after` and the first that was read has
+        gone: the message `after` is still there, or the room never had as many as are kept."""
+        assert self.history is not None
+        if not count and not after:
+            return 0
+        if after:
+            with contextlib.suppress(NotFoundError):
+                await self.client.jsm().get_msg(self._stream, seq=after[0], direct=True)
+                return 0
+        length, age = self.history.length, self.history.age
+        if age is None and length is not None and count < length:
+            return 0
+        return None
+
+    def parse_offset(self, text: str) -> Offset:
+        if not (text.isascii() and text.isdigit()) or int(text) >= 1 << 64:
+            raise ValueError(f"not an offset of a room's history: {text!r}")
+        return _offset(int(text))
+
+
+def stream_config(name: str, prefix: str, history: History) -> StreamConfig:
+    """One stream for all rooms that share a prefix."""
+    age = history.age or 0.0
+    return StreamConfig(
+        name=name,
+        subjects=[f"{prefix}-kept.>"],
+        storage=StorageType.FILE,
+        max_msgs_per_subject=history.length if history.length is not None else -1,
+        max_age=age,
+        duplicate_window=min(DUPLICATES, age) if age else DUPLICATES,
+        discard=DiscardPolicy.OLD,
+        allow_direct=True,
+        republish=RePublish(src=f"{prefix}-kept.>", dest=f"{prefix}.>"),
+    )
+
+
+def _offset(sequence: int) -> Offset:
+    return (sequence,) if sequence else ()
+
+
+@contextlib.contextmanager
+def _broker_errors() -> Iterator[None]:
+    """What goes wrong with the connection, in words."""
+    try:
+        yield
+    except (NatsError, OSError, asyncio.TimeoutError) as error:
+        raise BrokerError(explain(error)) from error
+
+
+def explain(error: BaseException) -> str:
+    text = str(error) or repr(error)
+    if "Authorization Violation" in text:
+        return f"the broker refuses this user or password: {text}"
+    if "INFO" in text:
+        return f"this does not answer like a NATS server: {text}"
+    return text

@@ -1,0 +1,138 @@
+"""Real brokers for the tests: redis-server and nats-server, on free ports of 127.0.0.1."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.conftest import require
+from tests.end_to_end.programs import wait_for
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class BrokerProcess:
+    """A broker that can be killed, held and started again on the same port and data."""
+
+    def __init__(self, command: list[str], url: str, port: int, folder: Path) -> None:
+        self.url = url
+        self.port = port
+        self.folder = folder
+        self._command = command
+        self._log = (folder / "log").open("ab")
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Returns once it listens."""
+        self._process = subprocess.Popen(
+            self._command,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+        wait_for(self._listens, f"{self._command[0]} to listen:\n{self.log()}")
+
+    def _listens(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"the broker has ended:\n{self.log()}"
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 1).close()
+        except OSError:
+            return False
+        return True
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")[-2000:]
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL; returns once it is gone."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Stopped, so that its port takes connections and nobody answers."""
+        self.signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        if self._process is not None:
+            self.signal(signal.SIGCONT)
+            self.kill()
+        self._log.close()
+
+
+def redis_server(folder: Path, *options: str, user: str = "") -> BrokerProcess:
+    """Keeps what it has in an append-only file."""
+    program = shutil.which("redis-server")
+    require(program, "redis-server")
+    port = free_port()
+    fixed = f"--port {port} --bind 127.0.0.1 --appendonly yes --save".split()
+    command = [str(program), *fixed, "", "--dir", str(folder), *options]
+    return BrokerProcess(command, f"redis://{user}127.0.0.1:{port}", port, folder)
+
+
+def nats_server(
+    folder: Path, *options: str, user: str = "", configuration: str = ""
+) -> BrokerProcess:
+    """Has JetStream. `configuration` is for what no option says."""
+    (folder / "nats.conf").write_text(configuration + "\n")
+    program = shutil.which("nats-server")
+    require(program, "nats-server")
+    port = free_port()
+    fixed = f"-a 127.0.0.1 -p {port} -js -c nats.conf -sd".split()
+    command = [str(program), *fixed, str(folder), *options]
+    return BrokerProcess(command, f"nats://{user}127.0.0.1:{port}", port, folder)
+
+
+STARTERS = {"redis": redis_server, "nats": nats_server}
+
+
+class Silent:
+    """Takes connections and says what it is told to, nothing by default."""
+
+    def __init__(self, says: bytes = b"") -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self._says = says
+        self._taken: list[socket.socket] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                taken, _ = self._socket.accept()
+                self._taken.append(taken)
+                with contextlib.suppress(OSError):
+                    taken.sendall(self._says)
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        for taken in self._taken:
+            taken.close()

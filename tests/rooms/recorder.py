@@ -1,0 +1,66 @@
+"""What a bus tells, written down."""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+from tests.end_to_end.programs import wait_for
+from websocket_handler.rooms.bus_settings import BusState
+
+
+class Delivered(NamedTuple):
+    room: str
+    message: str | bytes
+    key: str | None
+    offset: str | None
+    context: object
+
+
+class Recorder:
+    """Implements `RoomsOfThisProcess`."""
+
+    def __init__(self) -> None:
+        self.delivered: list[Delivered] = []
+        self.states: list[tuple[BusState, str]] = []
+        self.losses: list[tuple[str, int | None]] = []
+        self.presence: list[str] = []
+
+    def deliver(
+        self, room: str, message: str | bytes, key: str | None, offset: str | None, context: object
+    ) -> None:
+        self.delivered.append(Delivered(room, message, key, offset, context))
+
+    def bus_changed(self, state: BusState, reason: str) -> None:
+        self.states.append((state, reason))
+
+    def lost(self, room: str, count: int | None) -> None:
+        self.losses.append((room, count))
+
+    def presence_changed(self, room: str) -> None:
+        self.presence.append(room)
+
+    # What has been told
+
+    def messages(self, room: str | None = None) -> list[str | bytes]:
+        return [what.message for what in self.delivered if room in (None, what.room)]
+
+    def wait_for_messages(self, count: int, patience: float = 10.0) -> list[str | bytes]:
+        """The first `count` messages, in order."""
+        wait_for(lambda: len(self.delivered) >= count, f"{count} messages", patience)
+        return self.messages()[:count]
+
+    def wait_for_state(self, state: BusState, patience: float = 10.0) -> str:
+        """The reason it is in this state now."""
+        wait_for(
+            lambda: self.states and self.states[-1][0] is state, f"{state}: {self.states}", patience
+        )
+        return self.states[-1][1]
+
+
+_names = (f"room-{number}" for number in itertools.count())
+
+
+def new_room() -> str:
+    """A name no test has used."""
+    return next(_names)
