@@ -108,8 +108,8 @@ def main() -> None:
                     [spent[number][what] / spent[1][what] for spent in rounds]
                     for what in ("seconds", "cpu")
                 )
-                print(f"{one.name:23} {cpu:7.2f} µs of CPU a delivery, {median(costs):5.2f} × ours, "
-                      f"{1 / median(rates):6.3f} × our deliveries a second")  # fmt: skip
+                print(f"{one.name:23} {cpu:6.2f} µs CPU a delivery, {median(costs):5.2f} × ours; "
+                      f"{1 / median(rates):6.3f} × our rate")  # fmt: skip
 
 
 main()
