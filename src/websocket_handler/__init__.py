@@ -16,6 +16,7 @@ from .client import aconnect, connect
 from .engine import IS_NATIVE, Engine, close_all, default_engine, drain
 from .engine.ledger import Stats, Traffic
 from .errors import (
+    BusUnavailable,
     ConnectionClosed,
     HandshakeFailed,
     ProtocolError,
@@ -26,7 +27,17 @@ from .protocol.permessage_deflate import Compression
 from .protocol.request import Headers, Request, is_websocket_request
 from .protocol.state import State
 from .protocol.versions import ALL_VERSIONS, Version
-from .rooms import Delivery, Room, Rooms, RoomsStats, SlowConsumers
+from .rooms import (
+    BusSettings,
+    BusState,
+    BusStats,
+    Delivery,
+    History,
+    Room,
+    Rooms,
+    RoomsStats,
+    SlowConsumers,
+)
 from .servers.asgi_middleware import ASGIMiddleware
 from .servers.handover import SocketHandOver
 from .servers.http_server import configure_server
@@ -39,12 +50,17 @@ __all__ = [
     "ALL_VERSIONS",
     "IS_NATIVE",
     "ASGIMiddleware",
+    "BusSettings",
+    "BusState",
+    "BusStats",
+    "BusUnavailable",
     "Compression",
     "ConnectionClosed",
     "Delivery",
     "Engine",
     "HandshakeFailed",
     "Headers",
+    "History",
     "ProtocolError",
     "Request",
     "Room",

@@ -1,8 +1,19 @@
 """One message to many WebSockets: in this process, and in others through a broker."""
 
+from .bus_settings import BusSettings, BusState, BusStats, History
 from .delivery import Delivery
 from .policy import SlowConsumers
 from .room import Room
 from .rooms import Rooms, RoomsStats
 
-__all__ = ["Delivery", "Room", "Rooms", "RoomsStats", "SlowConsumers"]
+__all__ = [
+    "BusSettings",
+    "BusState",
+    "BusStats",
+    "Delivery",
+    "History",
+    "Room",
+    "Rooms",
+    "RoomsStats",
+    "SlowConsumers",
+]

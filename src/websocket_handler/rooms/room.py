@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
-from typing import TypeAlias
+from typing import TYPE_CHECKING
 
 from ..connection import Connection
 from ..engine import fan_out
 from ..errors import ConnectionClosed, UnsupportedByVersion, WebSocketError
+from ..protocol.check import POLICY_VIOLATION, TRY_AGAIN_LATER
 from ..protocol.prepared import PreparedMessage
 from ..protocol.state import State
 from ..websocket import WebSocket
@@ -23,10 +24,10 @@ from .delivery import Delivery
 from .policy import SlowConsumers
 from .slow_member import SlowMember
 
+if TYPE_CHECKING:
+    from .rooms import Rooms
+
 logger = logging.getLogger("websocket_handler")
-
-
-Send: TypeAlias = "Callable[[Room, PreparedMessage, str | None, Collection[WebSocket]], Delivery]"
 
 
 class Room:
@@ -35,18 +36,11 @@ class Room:
     Everything may be called from any thread, listener or coroutine, and nothing waits.
     """
 
-    def __init__(
-        self,
-        name: str,
-        policy: SlowConsumers,
-        send: Send,
-        changed: Callable[[Room], object] = lambda _: None,
-    ) -> None:
-        """For `Rooms`, which sends. `changed` is called when members have come or left."""
+    def __init__(self, name: str, policy: SlowConsumers, rooms: Rooms) -> None:
+        """For `Rooms`."""
         self.name = name
         self._policy = policy
-        self._send = send
-        self._changed = changed
+        self._rooms = rooms
         self.begin_anew()
 
     def begin_anew(self) -> None:
@@ -55,6 +49,8 @@ class Room:
         self._members: dict[WebSocket, str | None] = {}  # and who they are
         self._everyone: tuple[WebSocket, ...] | None = ()  # the same, until it changes
         self._slow: dict[WebSocket, SlowMember] = {}
+        self._joining: dict[WebSocket, str | None] = {}  # those who catch up, before they are in
+        self._identities: Counter[str] = Counter()
 
     def __repr__(self) -> str:
         return f"<Room {self.name!r}: {len(self)} here>"
@@ -77,33 +73,47 @@ class Room:
             return self._everyone
 
     @property
-    def identities(self) -> Counter[str]:
-        """Who is here, as `add` was told, with how many connections; in this process."""
-        with self._lock:
-            return Counter(who for who in self._members.values() if who is not None)
+    def is_needed(self) -> bool:
+        """Whether there is anyone in this process for whom messages should come."""
+        return bool(self._members or self._joining)
 
-    def add(self, websocket: WebSocket, who: str | None = None) -> None:
+    @property
+    def identities(self) -> dict[str, int]:
+        """Who is here, in this process, as `add` was told, with how many connections."""
+        with self._lock:
+            return dict(self._identities)
+
+    def present(self) -> dict[str, int]:
+        """Who is here, in all processes, with how many connections; of the others only what
+        they have told, which takes a moment, and only while there are members in this one."""
+        return Counter(self.identities) + Counter(self._rooms._present_elsewhere(self))
+
+    def add(
+        self, websocket: WebSocket, who: str | None = None, *, since: str | None = None
+    ) -> None:
         """A member more, after its `connect()`; it leaves by itself when it is closed.
 
-        `who` is its identity for `present`: the user's name, perhaps. Adding one again changes
-        that alone, adding one that is closed does nothing. Raises `WebSocketError` before
-        `connect()`.
+        `who` is its identity for `present`: the user's name, perhaps. With `since`, the offset
+        of a message in the history, it first gets all that came after that one; if that offset
+        means nothing it is closed with 1008, if the broker is away with 1013. Adding one again,
+        or one that is closed, does nothing. Raises `WebSocketError` before `connect()`, or for
+        `since` without a history.
         """
         if websocket.outcome is None:
             raise WebSocketError("connect() has not been called")
-        if websocket.state is State.CLOSED:
-            return
         with self._lock:
-            is_new = websocket not in self._members
-            self._members[websocket] = who
-            self._everyone = None
-        if is_new:
-            websocket._in_engine(partial(websocket._become_member, self._leave))
-        self._changed(self)
+            if websocket.state is State.CLOSED or self._knows(websocket):
+                return
+            self._joining[websocket] = who
+        websocket._in_engine(partial(websocket._become_member, self._leave))
+        if since is None:
+            self.admit(websocket)
+        else:
+            self._rooms._replay(self, websocket, since)
 
     def discard(self, websocket: WebSocket) -> None:
         """A member less, or nothing."""
-        if websocket in self._members:
+        if self._knows(websocket):
             websocket._in_engine(partial(websocket._end_membership, self._leave))
             self._leave(websocket)
 
@@ -116,15 +126,20 @@ class Room:
     ) -> Delivery:
         """Send to every member, but to those to `exclude`: text for str, binary for bytes-like.
 
-        Returns what became of it in this process. `key` is for rooms that keep only the latest
+        Returns what became of it in this process; with a history that is not known yet, the
+        message has to get its place there first. `key` is for rooms that keep only the latest
         message with a key for slow members (see `SlowConsumers`). Members whose version has no
-        binary messages miss those. Raises `TypeError` for anything else.
+        binary messages miss those.
+
+        Raises `TypeError` for anything else; with a broker, `ValueError` for a message that is
+        too large for it, and `BusUnavailable` if it is away and that may not wait: then the
+        members in this process have the message all the same.
         """
         if exclude is None:
             excluded: Collection[WebSocket] = ()
         else:
             excluded = (exclude,) if isinstance(exclude, WebSocket) else frozenset(exclude)
-        return self._send(self, PreparedMessage(message), key, excluded)
+        return self._rooms._send(self, PreparedMessage(message), key, excluded)
 
     def deliver(
         self, message: PreparedMessage, key: str | None, excluded: Collection[WebSocket] = ()
@@ -150,7 +165,7 @@ class Room:
                     return Delivery()
                 except UnsupportedByVersion:
                     return Delivery(dropped=1)
-                if member not in self._members:
+                if not self._knows(member):
                     return Delivery()
                 slow = self._slow[member] = SlowMember(self._policy)
                 self._await_reading(member)
@@ -189,12 +204,47 @@ class Room:
         if slow.dropped:
             logger.info("%r: missed %d messages of room %r", member, slow.dropped, self.name)
 
+    # Coming and leaving
+
+    def _knows(self, websocket: Connection) -> bool:
+        return websocket in self._members or websocket in self._joining
+
+    def admit(self, websocket: WebSocket) -> None:
+        """From now on it gets what is sent; for `Rooms`. Not if it has left meanwhile."""
+        with self._lock:
+            if websocket not in self._joining:
+                return
+            who = self._members[websocket] = self._joining.pop(websocket)
+            if who is not None:
+                self._identities[who] += 1
+            self._everyone = None
+        self._rooms._members_changed(self, who)
+
+    def catch_up(self, websocket: WebSocket, message: PreparedMessage) -> None:
+        """Send what it has missed to one who is not admitted yet; for `Rooms`."""
+        if websocket in self._joining:
+            self.deliver_to(websocket, message, None)
+
+    def turn_away(self, websocket: WebSocket, error: Exception) -> None:
+        """It cannot catch up; for `Rooms`."""
+        logger.info("%r: cannot catch up in room %r: %s", websocket, self.name, error)
+        self.discard(websocket)
+        if isinstance(error, ValueError):
+            websocket.close(POLICY_VIOLATION, "no such offset")
+        else:
+            websocket.close(TRY_AGAIN_LATER, "the history is away")
+
     def _leave(self, websocket: Connection) -> None:
         assert isinstance(websocket, WebSocket)
         with self._lock:
-            if websocket not in self._members:
+            if not self._knows(websocket):
                 return
-            del self._members[websocket]
+            self._joining.pop(websocket, None)
+            who = self._members.pop(websocket, None)
+            if who is not None:
+                self._identities[who] -= 1
+                if not self._identities[who]:
+                    del self._identities[who]
             self._slow.pop(websocket, None)
             self._everyone = None
-        self._changed(self)
+        self._rooms._members_changed(self, who)

@@ -1,20 +1,33 @@
-"""All rooms of a process, by their names."""
+"""All rooms of a process, by their names, and what connects them with those of others."""
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar, overload
 from weakref import WeakSet, WeakValueDictionary
 
+from ..errors import WebSocketError
 from ..protocol.prepared import PreparedMessage
 from ..websocket import WebSocket
+from .bus import Bus
+from .bus_settings import BusSettings, BusState, BusStats, History
 from .delivery import Delivery
 from .policy import SlowConsumers
 from .room import Room
 
+logger = logging.getLogger("websocket_handler")
+
+Listener = TypeVar("Listener", bound=Callable[..., object])
+WithOffset = Callable[[str | bytes, str], str | bytes]
+
 CLOSED_WHEN_FULL = SlowConsumers()
+DEFAULT_BUS_SETTINGS = BusSettings()
+EVENTS = ("bus", "lost", "presence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,24 +39,53 @@ class RoomsStats:
     members: int
     """Of all of them; who is in two rooms counts twice."""
     delivered: Delivery
-    """The sum of what became of every message so far."""
+    """The sum of what became of every message so far, here."""
+    bus: BusStats | None
+    """What the bus has done, if there is one."""
 
 
 class Rooms:
     """Named groups of WebSockets: `rooms["lobby"].add(ws)`, `rooms["lobby"].send("hello")`.
 
     A name may be any text. A room exists as long as it has members or somebody holds it.
+    With the URL of a broker, what is sent to a room reaches its members in all processes
+    that use the same broker; sending needs no WebSockets, and no web server.
     """
 
     def __init__(
-        self, *, slow: SlowConsumers | Callable[[str], SlowConsumers] = CLOSED_WHEN_FULL
+        self,
+        url: str | None = None,
+        *,
+        slow: SlowConsumers | Callable[[str], SlowConsumers] = CLOSED_WHEN_FULL,
+        history: History | None = None,
+        with_offset: WithOffset | None = None,
+        bus: BusSettings = DEFAULT_BUS_SETTINGS,
     ) -> None:
-        """`slow` says what becomes of messages to members that are behind: the same in every
-        room, or what it returns for the name of each."""
+        """`url` is that of a Redis (redis://, rediss://, unix://, redis+cluster://) or NATS
+        (nats://, tls://); without it the rooms are those of this process alone.
+
+        `slow` says what becomes of messages to members that are behind: the same in every
+        room, or what it returns for the name of each. With a `history` the broker keeps
+        messages, so that processes and members that were away catch up; `with_offset` makes
+        of a message and its offset in the history what the members get. `bus` are settings.
+
+        Raises `ValueError` for a URL of another kind, or for a history or `with_offset` without
+        what it needs; `ImportError` if the broker's library is missing.
+        """
+        if history is not None and url is None:
+            raise ValueError("a history needs a broker: the url of a Redis or NATS")
+        if with_offset is not None and history is None:
+            raise ValueError("without a history messages have no offset")
         self._policy_of = slow if callable(slow) else lambda _: slow
         self._lock = threading.Lock()  # for what follows
         self._rooms: WeakValueDictionary[str, Room] = WeakValueDictionary()
         self._delivered = Delivery()
+        self._listeners: list[tuple[str, Callable[..., object]]] = []
+        self._joining = threading.Lock()  # for what the bus is told of members, in their order
+        self._joined: set[str] = set()
+        self._history = history
+        self._with_offset = with_offset
+        self._bus = Bus(url, _Receiver(self), history=history, settings=bus) if url else None
         _of_this_process.add(self)
 
     def __getitem__(self, name: str) -> Room:
@@ -53,8 +95,7 @@ class Rooms:
         with self._lock:
             room = self._rooms.get(name)
             if room is None:
-                room = Room(name, self._policy_of(name), self._send)
-                self._rooms[name] = room
+                room = self._rooms[name] = Room(name, self._policy_of(name), self)
             return room
 
     def __iter__(self) -> Iterator[Room]:
@@ -63,12 +104,77 @@ class Rooms:
             rooms = list(self._rooms.values())
         return (room for room in rooms if len(room))
 
+    @overload
+    def on(self, event: str, listener: Listener) -> Listener: ...
+    @overload
+    def on(self, event: str) -> Callable[[Listener], Listener]: ...
+    def on(self, event: str, listener: Any = None) -> Any:
+        """Call `listener` at every `event`; without `listener`, a decorator that does so.
+
+        ======== ====================================================================
+        bus      the `BusState`, and why: the broker is away, or back
+        lost     the `Room`, and how many messages have not come here, None if that
+                 cannot be known
+        presence the `Room`, of which `present` has changed
+        ======== ====================================================================
+
+        They are called in whatever thread notices, and must not block. Raises `ValueError`
+        for an unknown event.
+        """
+        if event not in EVENTS:
+            raise ValueError(f"there is no event {event!r}, only {', '.join(EVENTS)}")
+        if listener is None:
+            return partial(self.on, event)
+        self._listeners.append((event, listener))
+        return listener
+
+    @property
+    def bus_state(self) -> BusState | None:
+        """How the bus stands to its broker; None without one."""
+        return self._bus.state if self._bus is not None else None
+
     def stats(self) -> RoomsStats:
         """An account of what happened so far."""
         sizes = [len(room) for room in self]
-        return RoomsStats(rooms=len(sizes), members=sum(sizes), delivered=self._delivered)
+        bus = self._bus.stats() if self._bus is not None else None
+        return RoomsStats(len(sizes), sum(sizes), self._delivered, bus)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait up to `timeout` seconds until what was sent is with the broker; for threads.
+        Returns whether it is. The end of the process does this for a while by itself."""
+        return self._bus is None or self._bus.flush(timeout)
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Leave the broker, after `flush`, and tell the other processes that nobody is here.
+        Returns what `flush` does. Members stay, and what is sent still reaches those here."""
+        return self._bus is None or self._bus.close(timeout)
+
+    def __enter__(self) -> Rooms:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # What rooms call
 
     def _send(
+        self,
+        room: Room,
+        message: PreparedMessage,
+        key: str | None,
+        excluded: Collection[WebSocket],
+    ) -> Delivery:
+        if self._bus is None:
+            return self._deliver(room, message, key, excluded)
+        outgoing = self._bus.prepare(room.name, message.data, key)
+        if self._history is not None:  # the bus brings it back, in its place
+            self._bus.publish(outgoing, excluded)
+            return Delivery()
+        delivery = self._deliver(room, message, key, excluded)
+        self._bus.publish(outgoing)
+        return delivery
+
+    def _deliver(
         self,
         room: Room,
         message: PreparedMessage,
@@ -80,11 +186,96 @@ class Rooms:
             self._delivered = self._delivered.plus(delivery)
         return delivery
 
+    def _members_changed(self, room: Room, who: str | None) -> None:
+        """One has come or left; `who` is its identity."""
+        self._tell_bus(room, announce=who is not None)
+        if who is not None:
+            self._emit("presence", room)
+
+    def _tell_bus(self, room: Room, announce: bool = False) -> None:
+        if self._bus is None:
+            return
+        with self._joining:
+            if room.is_needed:
+                if room.name not in self._joined:
+                    self._joined.add(room.name)
+                    self._bus.join(room.name)
+                if announce:
+                    self._bus.announce(room.name, room.identities)
+            elif room.name in self._joined:
+                self._joined.discard(room.name)
+                self._bus.leave(room.name)
+
+    def _present_elsewhere(self, room: Room) -> dict[str, int]:
+        return self._bus.present(room.name) if self._bus is not None else {}
+
+    def _replay(self, room: Room, websocket: WebSocket, since: str) -> None:
+        """Have the room given what came after `since`, then the member admitted."""
+        if self._bus is None or self._history is None:
+            raise WebSocketError("since needs a history: Rooms(url, history=History())")
+        self._tell_bus(room)
+
+        def give(message: str | bytes, offset: str) -> None:
+            room.catch_up(websocket, self._prepare(message, offset))
+
+        self._bus.replay(
+            room.name,
+            since,
+            give,
+            lambda _: room.admit(websocket),
+            partial(room.turn_away, websocket),
+        )
+
+    # What the bus calls
+
+    def _prepare(self, message: str | bytes, offset: str | None) -> PreparedMessage:
+        if self._with_offset is not None and offset is not None:
+            message = self._with_offset(message, offset)
+        return PreparedMessage(message)
+
+    def _emit(self, event: str, *arguments: object) -> None:
+        for name, listener in list(self._listeners):
+            if name == event:
+                try:
+                    listener(*arguments)
+                except Exception:
+                    logger.exception("a listener of the rooms' %r raised", event)
+
     def _begin_anew(self) -> None:
         """In a forked child: the parent's connections are not here."""
-        self._lock = threading.Lock()
+        self._lock, self._joining = threading.Lock(), threading.Lock()
+        self._joined.clear()
         for room in list(self._rooms.values()):
             room.begin_anew()
+
+
+class _Receiver:
+    """What the bus tells, in its own thread."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+
+    def deliver(
+        self,
+        room: str,
+        message: str | bytes,
+        key: str | None,
+        offset: str | None,
+        context: object,
+    ) -> None:
+        found = self._rooms._rooms.get(room)
+        if found is not None:
+            prepared = self._rooms._prepare(message, offset)
+            self._rooms._deliver(found, prepared, key, context or ())  # type: ignore[arg-type]
+
+    def bus_changed(self, state: BusState, reason: str) -> None:
+        self._rooms._emit("bus", state, reason)
+
+    def lost(self, room: str, count: int | None) -> None:
+        self._rooms._emit("lost", self._rooms[room], count)
+
+    def presence_changed(self, room: str) -> None:
+        self._rooms._emit("presence", self._rooms[room])
 
 
 _of_this_process: WeakSet[Rooms] = WeakSet()

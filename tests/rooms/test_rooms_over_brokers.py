@@ -1,0 +1,229 @@
+"""Rooms of several processes, which here are several `Rooms` in one: each has a bus of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from websocket_handler import (
+    BusSettings,
+    BusState,
+    BusUnavailable,
+    Delivery,
+    Engine,
+    History,
+    Room,
+    Rooms,
+    WebSocket,
+    WebSocketError,
+)
+from websocket_handler.protocol.assembly import Close, Message
+
+from ..end_to_end.programs import wait_for
+from ..engine.connections import Peer, make_websocket
+from .brokers import BrokerProcess
+from .conftest import Start
+from .test_room import join
+
+Make = Callable[..., Rooms]
+
+PATIENT = {"heartbeat": 0.5, "silence": 5.0}
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Makes `Rooms` over a broker, closed with the test."""
+    made: list[Rooms] = []
+
+    def make_one(broker: BrokerProcess, **options: Any) -> Rooms:
+        settings = BusSettings(**{**PATIENT, **options.pop("bus", {})})
+        made.append(Rooms(broker.url, bus=settings, **options))
+        return made[-1]
+
+    yield make_one
+    for rooms in made:
+        rooms.close(5)
+
+
+def hears(*rooms: Rooms, count: int = 1) -> None:
+    """Wait until each has joined so many rooms."""
+    for one in rooms:
+        wait_for(lambda one=one: heard(one) == count, "the bus to have joined")  # type: ignore[misc]
+
+
+def heard(rooms: Rooms) -> int:
+    bus = rooms.stats().bus
+    assert bus is not None
+    return bus.rooms if bus.state is BusState.UP else -1
+
+
+def test_a_message_reaches_the_members_of_all_processes(
+    engine: Engine, shared: BrokerProcess, make: Make, request: pytest.FixtureRequest
+) -> None:
+    name = request.node.name + " *.> \u20ac"
+    here, there, only_sends = make(shared), make(shared), make(shared)
+    one, its_peer = join(engine, here[name])
+    _, other_peer = join(engine, here[name])
+    _, far_peer = join(engine, there[name])
+    hears(here, there)
+    assert here[name].send("from here", exclude=one) == Delivery(sent=1)
+    assert far_peer.read() == Message("from here")
+    assert there[name].send(b"from there") == Delivery(sent=1)
+    assert [its_peer.read(), far_peer.read()] == [Message(b"from there")] * 2
+    assert only_sends[name].send("from nowhere") == Delivery()
+    assert only_sends.flush(10)
+    assert [its_peer.read(), far_peer.read()] == [Message("from nowhere")] * 2
+    assert [other_peer.read() for _ in range(3)] == [
+        Message("from here"),
+        Message(b"from there"),
+        Message("from nowhere"),
+    ]
+
+
+def test_a_room_without_members_hears_nothing(
+    engine: Engine, shared: BrokerProcess, make: Make, request: pytest.FixtureRequest
+) -> None:
+    rooms = make(shared)
+    websocket, peer = join(engine, rooms[request.node.name])
+    hears(rooms)
+    websocket.abort()
+    hears(rooms, count=0)
+    _, peer = join(engine, rooms[request.node.name])
+    hears(rooms)
+    make(shared)[request.node.name].send("again")
+    assert peer.read() == Message("again")
+
+
+def test_who_is_present(
+    engine: Engine, shared: BrokerProcess, make: Make, request: pytest.FixtureRequest
+) -> None:
+    name = request.node.name
+    here, there = make(shared), make(shared)
+    seen: list[str] = []
+    there.on("presence", lambda room: seen.append(room.name))
+
+    def come(room: Room, who: str | None) -> WebSocket:
+        websocket, _ = join(engine)
+        room.add(websocket, who)
+        return websocket
+
+    alice, _, nobody = (come(here[name], who) for who in ("alice", "bob", None))
+    come(there[name], "alice")
+    for rooms in (here, there):
+        wait_for(lambda rooms=rooms: rooms[name].present() == {"alice": 2, "bob": 1}, "all")  # type: ignore[misc]
+    alice.abort()
+    nobody.abort()
+    wait_for(lambda: there[name].present() == {"alice": 1, "bob": 1}, "one alice to be gone")
+    assert set(seen) == {name}
+    here.close(5)
+    wait_for(lambda: there[name].present() == {"alice": 1}, "those of the other process to be gone")
+    assert len(here[name]) == 1
+
+
+def with_offset(message: str | bytes, offset: str) -> str:
+    return json.dumps([str(message), offset])
+
+
+def read(peer: Peer) -> tuple[str, str]:
+    event = peer.read()
+    assert isinstance(event, Message)
+    message, offset = json.loads(event.data)
+    return message, offset
+
+
+def test_members_catch_up_from_the_history(
+    engine: Engine, shared: BrokerProcess, make: Make, request: pytest.FixtureRequest
+) -> None:
+    name = request.node.name
+    options = {"history": History(length=100), "with_offset": with_offset}
+    here, there = make(shared, **options), make(shared, **options)
+    one, its_peer = join(engine, here[name])
+    hears(here)
+    for number in range(5):
+        assert there[name].send(str(number), key="x") == Delivery()
+    seen = [read(its_peer) for _ in range(5)]
+    assert [message for message, _ in seen] == list("01234")
+    late, late_peer = join(engine)
+    there[name].add(late, since=seen[1][1])
+    assert [read(late_peer) for _ in range(3)] == seen[2:]
+    wait_for(lambda: late in there[name], "it to be admitted")
+    here[name].send("not to one", exclude=one)
+    here[name].send("now")
+    assert [read(late_peer)[0] for _ in range(2)] == ["not to one", "now"]
+    assert read(its_peer)[0] == "now"
+
+
+def test_an_offset_that_means_nothing(
+    engine: Engine, shared: BrokerProcess, make: Make, request: pytest.FixtureRequest
+) -> None:
+    rooms = make(shared, history=History())
+    websocket, peer = join(engine)
+    rooms[request.node.name].add(websocket, since="yesterday")
+    assert peer.read() == Close(1008, "no such offset")
+    assert websocket not in rooms[request.node.name]
+
+
+def test_who_leaves_before_it_is_admitted(
+    engine: Engine, shared: BrokerProcess, make: Make, request: pytest.FixtureRequest
+) -> None:
+    rooms = make(shared, history=History())
+    room = rooms[request.node.name]
+    websocket, _ = join(engine)
+    room.add(websocket, since="0-1" if shared.url.startswith("redis") else "1")
+    websocket.abort()
+    assert websocket.wait_closed(10)
+    wait_for(lambda: not room.is_needed, "it to be forgotten")
+    assert len(room) == 0
+
+
+def test_while_the_broker_is_away(engine: Engine, start: Start, make: Make) -> None:
+    broker = start()
+    queues, raises = make(broker), make(broker, bus={"when_away": "raise"})
+    states: list[BusState] = []
+    queues.on("bus", lambda state, _: states.append(state))
+    _, peer = join(engine, queues["a"])
+    _, other_peer = join(engine, raises["a"])
+    hears(queues, raises)
+    broker.kill()
+    for rooms in (queues, raises):
+        wait_for(lambda rooms=rooms: rooms.bus_state is BusState.DOWN, "it to be noticed")  # type: ignore[misc]
+    assert queues["a"].send("waits") == Delivery(sent=1)
+    assert peer.read() == Message("waits")
+    with pytest.raises(BusUnavailable):
+        raises["a"].send("is lost to others")
+    assert other_peer.read() == Message("is lost to others")
+    broker.start()
+    hears(queues, raises)
+    raises["a"].send("again")
+    assert peer.read() == Message("again")
+    while (event := other_peer.read()) != Message("again"):
+        assert event == Message("waits")  # if it was back before the other was
+    assert states[-2:] == [BusState.DOWN, BusState.UP]
+
+
+def test_what_a_history_needs(engine: Engine, shared: BrokerProcess) -> None:
+    with pytest.raises(ValueError, match="a history needs a broker"):
+        Rooms(history=History())
+    with pytest.raises(ValueError, match="without a history messages have no offset"):
+        Rooms(shared.url, with_offset=with_offset)
+    websocket = make_websocket(engine)
+    websocket.connect()
+    with pytest.raises(WebSocketError, match="since needs a history"):
+        Rooms()["lobby"].add(websocket, since="1-1")
+    assert not Rooms()["lobby"].is_needed
+
+
+@pytest.mark.parametrize("event", ["bus", "lost", "presence"])
+def test_events_by_name(event: str) -> None:
+    rooms = Rooms()
+
+    @rooms.on(event)
+    def listener(*_: object) -> None:
+        """Does nothing."""
+
+    assert rooms.on(event, listener) is listener
+    with pytest.raises(ValueError, match="there is no event 'message'"):
+        rooms.on("message")
