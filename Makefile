@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo test test-all autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-compression bench-guard dist clean
+.PHONY: demo test test-all autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-compression bench-slow-member bench-guard dist clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
@@ -49,6 +49,10 @@ bench-compression: benchmarks/build/ready
 # One message to many: rooms beside a loop of send() in C and websockets' broadcast().
 bench-broadcast: benchmarks/build/ready
 	$(BIN)/python benchmarks/broadcast.py
+
+# What the other members of a room feel of one that never reads.
+bench-slow-member: $(VENV)/.installed
+	$(BIN)/python benchmarks/slow_member.py
 
 # Instructions of fixed work, against those recorded in benchmarks/instructions.json.
 bench-guard: $(VENV)/.test-ready
