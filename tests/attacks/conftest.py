@@ -12,7 +12,7 @@ from ..end_to_end.programs import ROWS, Journal, Program, Row, echo_program
 from ..end_to_end.raw_client import RawClient, close
 from .rig import note
 
-ATTACKED = [row for row in ROWS if row.name in ("native-thread", "native-asyncio", "pure-thread")]
+ATTACKED = [row for row in ROWS if row.home == "thread"]
 
 
 @pytest.fixture(scope="session", params=ATTACKED, ids=[row.name for row in ATTACKED])

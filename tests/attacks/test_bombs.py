@@ -66,7 +66,7 @@ def test_bombs(program: Program, bomb: str) -> None:
             client.expect_close(1009)
         cpu = costs.cpu()
     over = peak(program) - before
-    assert over < 2 * MIB + 512 * KIB
+    assert over < 3 * MIB  # of which the limit is one, and plain Python's copy another
     name = f"bomb, {bomb}, {len(wire)} bytes"
     note("10", f"{name}: peak memory over the limit", (over - MIB) / MIB, "MiB", "≤ 0.5")
     note("10", f"{name}: processor", cpu * 1000, "ms", "≤ 5")
