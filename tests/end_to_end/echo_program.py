@@ -6,6 +6,7 @@
     http10    the same with HTTP/1.0
     single    the same on HTTPServer, which has one thread for all requests
     files     SimpleHTTPRequestHandler with `directory=` by functools.partial, and /echo
+    sending   /, which sends what it is told to: see `sending_messages`
     wsgi      wsgiref, one thread, with /echo, /ignored, /forbidden and /raises-after-connect
 """
 
@@ -20,7 +21,12 @@ import signal
 import ssl
 import threading
 from collections.abc import Callable, Iterable
-from http.server import HTTPServer, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import (
+    BaseHTTPRequestHandler,
+    HTTPServer,
+    SimpleHTTPRequestHandler,
+    ThreadingHTTPServer,
+)
 from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import make_server
@@ -51,6 +57,26 @@ class FilesHandler(SimpleHTTPRequestHandler):
             ws.connect()
 
 
+def sending_messages(order: str) -> list[str]:
+    """As many messages of such a size as "40 30000" says."""
+    count, size = map(int, order.split())
+    return [str(number % 10) * size for number in range(count)]
+
+
+class SendingHandler(BaseHTTPRequestHandler):
+    websocket: websocket_handler.WebSocket
+
+    def do_GET(self) -> None:
+        ws = self.websocket
+
+        @ws.on("message")
+        def send(order: str) -> None:
+            for message in sending_messages(order):
+                ws.send(message)
+
+        ws.connect()
+
+
 def wsgi_application(
     environ: dict[str, Any], start_response: Callable[..., Any]
 ) -> Iterable[bytes]:
@@ -78,6 +104,8 @@ def make(application: str) -> HTTPServer:
     address = ("127.0.0.1", 0)
     if application == "wsgi":
         return make_server(*address, wsgi_application)
+    if application == "sending":
+        return Threads(address, SendingHandler)
     if application == "files":
         return Threads(address, functools.partial(FilesHandler, directory=Path(__file__).parent))
     if application == "single":
