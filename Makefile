@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo test test-all autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-compression bench-slow-member bench-guard dist clean
+.PHONY: demo test test-all autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-guard soak scorecard dist clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
@@ -54,10 +54,22 @@ bench-broadcast: benchmarks/build/ready
 bench-slow-member: $(VENV)/.installed
 	$(BIN)/python benchmarks/slow_member.py
 
+# What others feel of listeners that block.
+bench-blocking: $(VENV)/.installed benchmarks/build/load
+	$(BIN)/python benchmarks/blocking.py
+
 # Instructions of fixed work, against those recorded in benchmarks/instructions.json.
 bench-guard: $(VENV)/.test-ready
 	command -v valgrind || apt-get install -y --no-install-recommends valgrind
 	$(BIN)/python benchmarks/guard.py
+
+# The attacks of tests/attacks at full scale: some hours.
+soak: $(VENV)/.test-ready
+	ATTACKS=full $(BIN)/python -m pytest tests/attacks --timeout=0
+
+# The same, once, with the figures written to docs/scorecard.md, beside those of peers.
+scorecard: $(VENV)/.test-ready benchmarks/build/load
+	$(BIN)/python -m tests.attacks.scorecard
 
 dist: $(VENV)/.test-ready
 	$(BIN)/python -m build
@@ -77,13 +89,15 @@ $(VENV)/.test-ready: $(VENV)/.installed tests/peers/package.json scripts/install
 	scripts/install-test-peers
 	touch $@
 
-benchmarks/build/ready: $(VENV)/.test-ready benchmarks/requirements.txt benchmarks/package.json $(wildcard benchmarks/programs/*.c)
+benchmarks/build/load: benchmarks/programs/load.c
+	mkdir -p benchmarks/build
+	$(CC) -O3 -Wall -Wextra -o $@ $<
+
+benchmarks/build/ready: $(VENV)/.test-ready benchmarks/requirements.txt benchmarks/package.json benchmarks/build/load benchmarks/programs/limit.c
 	$(PYTHON) -m venv benchmarks/.venv
 	benchmarks/.venv/bin/python -m pip install --quiet --upgrade pip
 	benchmarks/.venv/bin/python -m pip install --quiet --requirement benchmarks/requirements.txt
 	npm install --prefix benchmarks --silent --no-audit --no-fund
-	mkdir -p benchmarks/build
 	$(CC) -O3 -Wall -Wextra -o benchmarks/build/limit benchmarks/programs/limit.c -lz
-	$(CC) -O3 -Wall -Wextra -o benchmarks/build/load benchmarks/programs/load.c
 	$(CC) -O3 -Wall -Wextra -o benchmarks/build/send_all benchmarks/programs/send_all.c
 	touch $@

@@ -1,0 +1,155 @@
+"""Writes docs/scorecard.md: `make scorecard`, at the scale of the suite, or of ATTACKS=full.
+
+Runs the attacks with FIGURES set, measures what can be compared beside peers, and puts both
+into tables. Figures of runs made before can be added: `--figures FILE`. Nothing in the file
+that it writes is by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ..conftest import ROOT
+from . import peers
+
+TARGET = ROOT / "docs" / "scorecard.md"
+ROWS = {
+    "4": "bad handshakes",
+    "5": "requests after a failed upgrade",
+    "7": "dead peers",
+    "8": "idle connections",
+    "9": "compression, idle",
+    "10": "bombs",
+    "11": "hostile lengths",
+    "12": "fragments without end",
+    "13": "bytes one at a time",
+    "14": "floods of pings",
+    "15": "slow readers",
+    "17": "no descriptors",
+    "18": "resets",
+    "19": "coming and going",
+    "20": "SIGTERM",
+    "21": "listeners that block",
+    "23": "forks",
+    "herd": "a herd that comes back",
+    "A3": "heads that cost much",
+    "A4": "heads byte by byte",
+    "canary": "an honest connection during the attacks",
+}
+BOUND = re.compile(r"(<|≤)? ?([0-9.]+)(?: per 1e6)?")
+
+Figure = dict[str, Any]
+
+
+def attack(figures: Path) -> None:
+    """Run the attacks against the native engine, and have them keep their figures."""
+    words = ["-m", "pytest", "tests/attacks", "-k", "not pure", "--timeout=0"]
+    environment = {**os.environ, "FIGURES": str(figures)}
+    subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, check=True)
+
+
+def block(figures: Path) -> None:
+    """Row 21, which the benchmark measures."""
+    words = [sys.executable, "benchmarks/blocking.py", "--json"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, check=True)
+    with figures.open("a") as file:
+        for count, medians in json.loads(done.stdout).items():
+            what = f"{count} of 100 listeners sleep for 1 s: p99 of the others"
+            goal = {"0": "", "1": "≤ 25", "16": "≤ 50"}[count]
+            figure = {"row": "21", "what": what, "value": medians["p99_ms"], "unit": "ms"}
+            file.write(json.dumps({**figure, "goal": goal}) + "\n")
+
+
+def is_met(figure: Figure) -> str:
+    bound = BOUND.fullmatch(figure["goal"])
+    if bound is None:
+        return ""
+    value, most = float(figure["value"]), float(bound[2])
+    met = value < most if bound[1] == "<" else value <= most
+    return "yes" if met else "no"
+
+
+def in_words(figure: Figure) -> str:
+    value = float(figure["value"])
+    shown = f"{value:.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.2f}"
+    return f"{shown} {figure['unit']}".strip()
+
+
+def worst(figures: Iterable[Figure]) -> list[Figure]:
+    """The canary in one line: the test during which it had to wait longest."""
+    canaries = [figure for figure in figures if figure["row"] == "canary"]
+    others = [figure for figure in figures if figure["row"] != "canary"]
+    return [*others, *sorted(canaries, key=lambda figure: -float(figure["value"]))[:1]]
+
+
+def as_tables(figures: list[Figure], beside: dict[str, dict[str, str]]) -> str:
+    order = list(ROWS)
+    rows = sorted(worst(figures), key=lambda figure: order.index(figure["row"]))
+    seen: dict[tuple[str, str], Figure] = {(row["row"], row["what"]): row for row in rows}
+    lines = ["| row | figure | ours | to reach | reached |", "|---|---|---|---|---|"]
+    for (row, what), figure in seen.items():
+        name = f"{row}: {ROWS[row]}" if row.isdigit() else ROWS[row]
+        goal = f"{figure['goal']} {figure['unit']}".strip() if figure["goal"] else ""
+        lines.append(f"| {name} | {what} | {in_words(figure)} | {goal} | {is_met(figure)} |")
+    names = list(beside)
+    lines += ["", "## Beside others", "", "Each with its own defaults, the same client, one run."]
+    lines += ["", f"| figure | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for what in next(iter(beside.values()), {}):
+        lines.append(f"| {what} | {' | '.join(beside[name][what] for name in names)} |")
+    return "\n".join(lines)
+
+
+def about() -> str:
+    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    scale = "at full scale" if os.environ.get("ATTACKS") == "full" else "at the suite's scale"
+    ours = importlib.metadata.version("websocket-handler")
+    system = f"{platform.system()} {platform.release()}, {os.cpu_count()} cores"
+    load = os.getloadavg()[2]
+    return (
+        f"Written by `make scorecard` on {today}, {scale}: websocket-handler {ours}, "
+        f"Python {platform.python_version()}, {system}; load average {load:.1f}."
+    )
+
+
+HEAD = """# Scorecard
+
+{about}
+
+What attacks cost the server, as the tests of `tests/attacks` measure it from outside, in
+`/proc`; the server is `http.server` with the native engine, unless a row says otherwise. The
+numbers of the rows are those of our own list of requirements. Times are those of a shared
+machine; counts, codes and memory do not depend on it. [What is promised](security.md).
+
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--figures", type=Path, nargs="*", default=[], help="of earlier runs")
+    parser.add_argument("--target", type=Path, default=TARGET)
+    options = parser.parse_args()
+    with TemporaryDirectory() as folder:
+        fresh = Path(folder) / "figures"
+        attack(fresh)
+        block(fresh)
+        lines = [line for file in (fresh, *options.figures) for line in file.open()]
+    tables = as_tables([json.loads(line) for line in lines], peers.measure())
+    text = HEAD.format(about=about()) + tables + "\n"
+    options.target.write_text(text)
+    sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    main()
