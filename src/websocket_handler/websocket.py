@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar, overload
 
 from .connection import ORDINARY_CODES, Connection, keep_alive_by_tcp
 from .engine import Engine, default_engine
-from .engine.tls import close_socket
+from .engine.tls import Socket, close_socket
 from .errors import ConnectionClosed, UnsupportedByVersion, WebSocketError
 from .inbox import LoopInbox, ThreadInbox
 from .listeners import Awaited, InTurn, Once, Turns, check_event, is_async
@@ -280,7 +280,7 @@ class WebSocket(Connection):
         if isinstance(self._request, Request):
             self._request = self._request.pack()
         engine = self._home or default_engine()
-        if isinstance(connected, socket.socket):
+        if isinstance(connected, (socket.socket, Socket)):
             if not self._version.has_pings:
                 keep_alive_by_tcp(connected, self._settings)
             engine.attach(self, connected, early)
@@ -680,7 +680,7 @@ def _tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
 
 def close_connected(connected: Connected) -> None:
     """Close a connection that was taken from a server, and given to no engine."""
-    if isinstance(connected, socket.socket):
+    if isinstance(connected, (socket.socket, Socket)):
         close_socket(connected)
     else:
         connected.abort()

@@ -87,10 +87,14 @@ class RawClient:
         self.sock.settimeout(PATIENCE)
         if receive_buffer is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.sock.connect(address)
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-        if context is not None:
-            self.sock = context.wrap_socket(self.sock, server_hostname="localhost")
+        try:
+            self.sock.connect(address)
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+            if context is not None:
+                self.sock = context.wrap_socket(self.sock, server_hostname="localhost")
+        except OSError:
+            self.sock.close()
+            raise
         self.key = base64.b64encode(os.urandom(16)).decode()
         self._unread = bytearray()
 

@@ -140,6 +140,8 @@ def other(request: pytest.FixtureRequest) -> Iterator[Program]:
 
         wait_for(is_up, "the server to serve")
         yield program
+        assert program.get("/plain") == "plain\n"
+        assert not UNWANTED.findall(program.log()), program.log()
 
 
 @pytest.mark.parametrize("path", ["/asked/echo", "/asked/thread", "/asked/conversation"])

@@ -38,6 +38,12 @@ def gunicorn(*options: str) -> Callable[[str, int], list[str]]:
     return command
 
 
+def gunicorn_asgi(pem: str, port: int) -> list[str]:
+    secure = ["--certfile", pem, "--keyfile", pem, "-b", f"127.0.0.1:{port}"]
+    worker = ["-k", "websocket_handler.servers.gunicorn.ASGIWorker"]
+    return ["-m", "gunicorn", *secure, *worker, f"{ASGI}.bare:app"]
+
+
 def served(server: str) -> Callable[[str, int], list[str]]:
     return lambda pem, _: ["-m", f"{WSGI}.serve", server, f"{WSGI}.bare:app", pem]
 
@@ -62,6 +68,12 @@ SERVERS = {
     "gunicorn sync": (gunicorn("-k", "sync"), "/greet", 1001),
     "gunicorn gthread": (gunicorn("-k", "gthread", "--threads", "4"), "/greet", 1001),
     "gunicorn gevent": (gunicorn("-k", "gevent"), "/greet", 1001),
+    "gunicorn gevent_pywsgi": (gunicorn("-k", "gevent_pywsgi"), "/greet", 1001),
+    "gunicorn asgi": (gunicorn_asgi, "/asked/echo", 1012),
+    "gunicorn asgi, websocket scope": (gunicorn_asgi, "/echo", 1012),
+    "gevent.pywsgi": (served("pywsgi"), "/greet", 1001),
+    "gevent.pywsgi, patched": (served("patched_pywsgi"), "/greet", 1001),
+    "wsgiref": (served("wsgiref"), "/greet", 1001),
     "werkzeug": (served("werkzeug"), "/greet", 1001),
     "cheroot": (served("cheroot"), "/greet", 1001),
 }
@@ -169,8 +181,47 @@ def test_peers_that_vanish(secure: Secure) -> None:
 def test_the_end_of_the_server(name: str, certificate: Path) -> None:  # noqa: F811
     with serving(name, certificate) as secure, secure.client() as client:
         secure.open(client).echo(HELLO)
+        assert secure.get("/plain")  # so that nobody is in the middle of serving the echo
         secure.program.end_soon(signal.SIGTERM)
         client.expect_close(secure.code_at_end)
         client.send(close(secure.code_at_end))
         client.expect_end()
         secure.program.wait()
+
+
+OVER_MESSAGES: dict[str, Callable[[str, int], list[str]]] = {
+    "hypercorn": lambda pem, port: [
+        *("-m", "hypercorn", "--certfile", pem, "--keyfile", pem, "-b", f"127.0.0.1:{port}"),
+        f"{ASGI}.bare:app",
+    ],
+    "granian": lambda pem, port: [
+        *("-m", "granian", "--interface", "asgi", "--port", str(port)),
+        *("--ssl-certificate", pem, "--ssl-keyfile", pem, f"{ASGI}.bare:app"),
+    ],
+    "daphne": lambda pem, port: [
+        *("-m", "daphne", "-e", f"ssl:{port}:privateKey={pem}:certKey={pem}:interface=127.0.0.1"),
+        f"{ASGI}.bare:app",
+    ],
+    "gunicorn": lambda pem, port: [
+        *("-m", "gunicorn", "--certfile", pem, "--keyfile", pem, "-b", f"127.0.0.1:{port}"),
+        *("-k", "asgi", f"{ASGI}.bare:app"),
+    ],
+}
+
+
+@pytest.mark.parametrize("server", OVER_MESSAGES)
+def test_over_messages(server: str, certificate: Path) -> None:  # noqa: F811
+    port = free_port()
+    program = Program(
+        OVER_MESSAGES[server](str(certificate), port),
+        f"(?:Running|Listening) .*?({port})",
+        not IS_NATIVE,
+    )
+    with running(program):
+        secure = Secure(program, "/asked/echo", 0)
+        with secure.client() as client:
+            secure.open(client).echo(text("one"), binary(b"x" * 1_000_000))
+            assert secure.get("/plain")
+            client.send(close(1000))
+            client.expect_close(1000)
+        assert not any(word in program.log() for word in UNWANTED), program.log()

@@ -192,6 +192,15 @@ def test_the_end_of_the_server(server: str, by: signal.Signals) -> None:
         assert "Traceback" not in program.log()
 
 
+def test_ctrl_c_may_come_in_any_greenlet() -> None:
+    with serve("gevent.pywsgi, patched", "bare:app") as program:
+        with RawClient(program.address) as client, RawClient(program.address) as other:
+            other.open().echo(HELLO)
+            client.open("/interrupts").echo(HELLO)
+            other.expect_closed(1001)
+        assert program.wait() == 0
+
+
 def test_a_worker_that_is_recycled() -> None:
     with serve("gunicorn gthread", "bare:app", "--max-requests", "4") as program:
         wait_until_it_serves(program)

@@ -15,7 +15,6 @@ from collections import deque
 from functools import partial
 from os import strerror
 from socket import AF_UNIX, IPPROTO_TCP, TCP_NODELAY
-from ssl import SSLSocket
 
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -27,7 +26,7 @@ from posix.unistd cimport close, read, write
 
 from .ledger import Ledger
 from .linux cimport *
-from .tls import TlsConnection
+from .tls import TlsConnection, is_tls
 
 
 cdef enum:
@@ -283,7 +282,7 @@ cdef class EpollEngine:
             raise RuntimeError("the engine is closed")
         if sock.family != AF_UNIX:
             sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, True)  # what is sent together leaves together
-        if isinstance(sock, SSLSocket):
+        if is_tls(sock):
             layer = TlsConnection(sock)
             self.post(partial(channel._enter, self, layer.fileno(), early, layer))
         else:

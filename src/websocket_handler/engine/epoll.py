@@ -170,11 +170,16 @@ class Engine(EpollEngine):
     def _turn_in_greenlet(self) -> None:
         self.adopt_thread()
         self._greenlet = threading.get_ident()
+        gevent = importlib.import_module("gevent")
         wait_read: Callable[[int], object] = importlib.import_module("gevent.socket").wait_read
         while not self._stopped:
-            with contextlib.suppress(SystemExit, KeyboardInterrupt):  # a listener's, logged
+            try:
                 wait_read(self.fileno())
                 self.poll(0)
+            except KeyboardInterrupt as interrupt:  # Ctrl-C, which any greenlet may get
+                gevent.get_hub().handle_system_error(KeyboardInterrupt, interrupt)
+            except SystemExit:
+                pass  # a listener's, logged
         with self._pool:
             self._is_turned = False
             self._pool.notify_all()

@@ -1,18 +1,44 @@
 """TLS sockets in the engine: the same connection, with OpenSSL between it and its descriptor.
 
 The socket object stays, because OpenSSL is bound to it and to its descriptor; whoever had
-it before keeps an inert one.
+it before keeps an inert one. gevent has a class of its own for these sockets, and puts it in the
+place of Python's where it patches; what is beneath is the same.
 """
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import os
 import socket
 import ssl
+import sys
 import threading
+from typing import TYPE_CHECKING, Any
 
 RECEIVE_SIZE = 1 << 16
+
+
+def _python_s_own(module: Any, name: str) -> Any:
+    monkey: Any = sys.modules.get("gevent.monkey")
+    return getattr(module, name) if monkey is None else monkey.get_original(module.__name__, name)
+
+
+if TYPE_CHECKING:
+    Socket = socket.socket
+    SSLSocket = ssl.SSLSocket
+else:
+    Socket = _python_s_own(socket, "socket")
+    SSLSocket = _python_s_own(ssl, "SSLSocket")
+
+
+def is_tls(sock: Any) -> bool:
+    """Whether it is a TLS socket of any kind."""
+    return hasattr(sock, "cipher")
+
+
+def is_of_gevent(sock: Any) -> bool:
+    return is_tls(sock) and hasattr(sock, "_sslobj") and hasattr(sock, "_sock")
 
 
 class TlsConnection:
@@ -20,14 +46,14 @@ class TlsConnection:
 
     is_pollable = True
 
-    def __init__(self, sock: ssl.SSLSocket) -> None:
-        ssl.SSLSocket.setblocking(sock, False)
-        self._sock = sock
+    def __init__(self, sock: SSLSocket) -> None:
+        self._sock = take_from_gevent(sock) if is_of_gevent(sock) else sock
+        SSLSocket.setblocking(self._sock, False)
         self.lock = threading.Lock()
         """To be held for every call: OpenSSL bears one thread at a time."""
 
     def fileno(self) -> int:
-        return socket.socket.fileno(self._sock)
+        return Socket.fileno(self._sock)
 
     def receive(self) -> bytes | None:
         """What has arrived; b"" at the end, None if there is nothing now.
@@ -51,25 +77,25 @@ class TlsConnection:
     def end_output(self) -> None:
         """Say with close_notify that nothing more will come, then with FIN."""
         with contextlib.suppress(OSError, ValueError):
-            ssl.SSLSocket.unwrap(self._sock)
+            SSLSocket.unwrap(self._sock)
         with contextlib.suppress(OSError):
-            socket.socket.shutdown(self._sock, socket.SHUT_WR)
+            Socket.shutdown(self._sock, socket.SHUT_WR)
 
     def close(self) -> None:
-        descriptor = socket.socket.detach(self._sock)
+        descriptor = Socket.detach(self._sock)
         if descriptor >= 0:
             os.close(descriptor)
 
 
 def close_socket(sock: socket.socket) -> None:
     """Close a connection of either kind that was taken from a server, and given to no engine."""
-    if isinstance(sock, ssl.SSLSocket):
-        TlsConnection(sock).close()
+    if is_tls(sock):
+        TlsConnection(sock).close()  # type: ignore[arg-type]
     else:
         sock.close()
 
 
-class InertTlsSocket(ssl.SSLSocket):
+class InertTlsSocket(SSLSocket):
     """What an HTTP server is left with: it talks into the void and reads end of file.
 
     A socket becomes one by its `__class__`; `read` and `write` remain, for `TlsConnection`.
@@ -99,7 +125,7 @@ class InertTlsSocket(ssl.SSLSocket):
     def shutdown(self, *_: object) -> None:
         """The engine does that."""
 
-    def unwrap(self) -> socket.socket:
+    def unwrap(self) -> Socket:
         return self
 
     def fileno(self) -> int:
@@ -115,3 +141,35 @@ class InertTlsSocket(ssl.SSLSocket):
         dummy = self.__dict__.pop("dummy", None)
         if dummy is not None:
             dummy.close()
+
+
+def take_from_gevent(sock: Any) -> SSLSocket:
+    """The connection of one of gevent's TLS sockets as one of Python's; gevent's is left with
+    a dummy, and talks into the void."""
+    beneath, connection = sock._sock, sock._sslobj
+    dummy, end = socket.socketpair()
+    end.close()
+    sock._sock = _socket.socket(dummy.family, dummy.type, dummy.proto, dummy.detach())
+    sock._sslobj = _Void()
+    taken = SSLSocket.__new__(SSLSocket)
+    Socket.__init__(taken, beneath.family, beneath.type, beneath.proto, beneath.detach())
+    taken.__dict__.update(_sslobj=connection, _context=connection.context, _connected=True)
+    taken.__dict__.update(suppress_ragged_eofs=True, server_side=connection.server_side)
+    taken.__dict__["_beneath"] = beneath  # to which OpenSSL's object has but a weak reference
+    return taken
+
+
+class _Void:
+    """In place of OpenSSL's object."""
+
+    def read(self, _size: int = 0, buffer: object = None) -> bytes | int:
+        return b"" if buffer is None else 0
+
+    def write(self, data: object) -> int:
+        return memoryview(data).nbytes  # type: ignore[arg-type]
+
+    def pending(self) -> int:
+        return 0
+
+    def shutdown(self) -> None:
+        """The engine does that."""

@@ -26,7 +26,7 @@ import threading
 from typing import Protocol
 
 from ..engine import IS_NATIVE, Engine, default_engine
-from ..engine.tls import InertTlsSocket
+from ..engine.tls import InertTlsSocket, SSLSocket, is_of_gevent, is_tls, take_from_gevent
 from ..errors import WebSocketError
 from ..protocol.check import INTERNAL_ERROR
 from ..websocket import Connected, WebSocket, close_connected
@@ -97,18 +97,20 @@ class SocketHandOver(HandOver):
         """Take the connection away from the server.
 
         Raises `OSError` if there are no descriptors left, `WebSocketError` for a TLS socket
-        that is none of Python's, or where the native engine is missing; then nothing has
-        changed.
+        that is none of Python's or gevent's, or where the native engine is missing; then
+        nothing has changed.
         """
-        is_tls = hasattr(self._sock, "cipher")
-        if is_tls and not IS_NATIVE:
+        secure, of_gevent = is_tls(self._sock), is_of_gevent(self._sock)
+        if secure and not IS_NATIVE:
             raise WebSocketError("without the native engine, no TLS socket can be taken over")
-        if is_tls and not isinstance(self._sock, ssl.SSLSocket):
+        if secure and not (of_gevent or isinstance(self._sock, SSLSocket)):
             raise WebSocketError(f"no {type(self._sock)} can be taken over, only ssl.SSLSocket")
         timeout = self._sock.gettimeout()
         self._sock.setblocking(False)
         self._early = read_early_bytes(self._reader)
-        if is_tls:
+        if of_gevent:
+            self._own = take_from_gevent(self._sock)
+        elif secure:
             self._sock.__class__ = InertTlsSocket
             self._own = self._sock
         else:

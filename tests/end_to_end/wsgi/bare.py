@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import signal
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -42,6 +43,8 @@ def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]
     ws.connect(max_message_size=1 << 24)
     if path == "/greet":
         ws.send("hello")
+    if path == "/interrupts":
+        ws.on("message", lambda _: signal.raise_signal(signal.SIGINT))
     if path == "/twice":
         with contextlib.suppress(Exception):
             ws.connect()

@@ -7,6 +7,7 @@ import importlib
 import logging
 import signal
 import socket
+import ssl
 import sys
 from typing import Any
 
@@ -49,10 +50,14 @@ def with_waitress(app: Any, _: str) -> None:
     server.run()
 
 
-def with_wsgiref(app: Any, _: str) -> None:
+def with_wsgiref(app: Any, certificate: str) -> None:
     from wsgiref.simple_server import make_server
 
     server = make_server("127.0.0.1", 0, app)
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     announce(server.server_port)
     server.serve_forever()
 
@@ -77,10 +82,11 @@ def with_runserver(_: Any, __: str) -> None:
     execute_from_command_line(command)
 
 
-def with_pywsgi(app: Any, _: str) -> None:
+def with_pywsgi(app: Any, certificate: str) -> None:
     from gevent.pywsgi import WSGIServer
 
-    server = WSGIServer(("127.0.0.1", 0), app)
+    secure: Any = {"certfile": certificate, "keyfile": certificate} if certificate else {}
+    server = WSGIServer(("127.0.0.1", 0), app, **secure)
     server.start()
     announce(server.address[1])
     server.serve_forever()
