@@ -58,6 +58,17 @@ class RoomsOfThisProcess(Protocol):
         """Others are in the room now, in the other processes."""
 
 
+async def end(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancel them until they have ended: nats-py swallows a cancellation here and there."""
+    while tasks:
+        for task in tasks:
+            task.cancel()
+        ended, tasks = await asyncio.wait(tasks, timeout=0.05)
+        for task in ended:
+            if not task.cancelled():
+                task.exception()
+
+
 class Counters:
     """The numbers of `BusStats`."""
 
@@ -247,6 +258,7 @@ class Endpoint:
             self.ready_rooms = 0
             for room in self.joined.values():
                 room.is_ready = room.is_catching_up = False
+                room.held.clear()
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(broker.close(), 1)
         return "closed"
@@ -280,10 +292,7 @@ class Endpoint:
         except (asyncio.TimeoutError, TimeoutError):
             pass
         finally:
-            for task in tasks:
-                task.cancel()
-            self.recall.stop()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end({*tasks, *self.recall.tasks})
 
     async def _wait_for_close(self) -> None:
         await self._closing.wait()
@@ -384,6 +393,8 @@ class Endpoint:
             if room.has_been_ready and self.history is None:
                 room.sequences.reconnected()
                 self.has_lost(room, None)
+            elif self.history is not None:
+                self.recall.go_on(room)
             room.has_been_ready = True
             room.tell_ready(True)
             self.presence.ask(room)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from .broker import Offset
+from .envelope import Envelope
 from .names import room_channel
 from .sequences import Sequences
+
+MOST_HELD = 1000
 
 
 class Joined:
@@ -16,6 +20,7 @@ class Joined:
         "channel",
         "cursor",
         "has_been_ready",
+        "held",
         "is_catching_up",
         "is_ready",
         "name",
@@ -36,6 +41,8 @@ class Joined:
         self.seen: Offset = ()
         """The last one that was heard of, and may have to be read."""
         self.is_catching_up = False
+        self.held: deque[tuple[Envelope, Offset, Offset]] = deque(maxlen=MOST_HELD)
+        """The latest of those heard meanwhile, without a gap: with offset and the one before."""
         self.when_ready: list[Callable[[bool], object]] = []
         """Who waits for it to be ready; called with False if that fails."""
 

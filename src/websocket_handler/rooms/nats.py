@@ -231,22 +231,37 @@ class NatsBroker(Broker):
             inactive_threshold=30,
             mem_storage=True,
         )
-        stream = self.client.jetstream()
-        subscription = await stream.pull_subscribe(
-            self._kept_subject(channel), stream=self._stream, config=config
-        )
+        info = await self.client.jsm().add_consumer(self._stream, config)
+        pending = info.num_pending or 0
+        entries = await self._fetch(info.name, min(count, pending)) if pending else []
+        await self.client.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{info.name}")
+        return Page(entries, await self._missing(after, pending))
+
+    async def _fetch(self, consumer: str, count: int) -> list[tuple[Offset, bytes]]:
+        """The next messages of a consumer, all by one request."""
+        entries: list[tuple[Offset, bytes]] = []
+        done = asyncio.get_running_loop().create_future()
+
+        async def take(message: Msg) -> None:
+            if message.headers and "Status" in message.headers:
+                count_is_reached = True  # or there are fewer now
+            else:
+                entries.append((_offset(message.metadata.sequence.stream), message.data))
+                count_is_reached = len(entries) == count
+            if count_is_reached and not done.done():
+                done.set_result(None)
+
+        inbox = self.client.new_inbox()
+        subscription = await self.client.subscribe(inbox, cb=take)
+        request = json.dumps({"batch": count, "no_wait": True}).encode()
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{consumer}"
         try:
-            info = await subscription.consumer_info()
-            wanted = min(count, info.num_pending or 0)
-            entries: list[tuple[Offset, bytes]] = []
-            while len(entries) < wanted:
-                for message in await subscription.fetch(wanted - len(entries), timeout=5):
-                    entries.append((_offset(message.metadata.sequence.stream), message.data))
+            await self.client.publish(subject, request, reply=inbox)
+            await asyncio.wait_for(done, self.settings.silence)
         finally:
             with contextlib.suppress(NatsError):
                 await subscription.unsubscribe()
-                await self.client.jsm().delete_consumer(self._stream, info.name)
-        return Page(entries, await self._missing(after, info.num_pending or 0))
+        return entries
 
     async def _missing(self, after: Offset, count: int) -> int | None:
         """None unless it is sure that nothing between `after` and the first that was read has

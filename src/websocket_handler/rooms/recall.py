@@ -36,12 +36,8 @@ class Recall:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def stop(self) -> None:
-        """The session is over."""
-        for task in list(self._tasks):
-            task.cancel()
+        self.tasks: set[asyncio.Task[None]] = set()
+        """They end with the session."""
 
     # Following
 
@@ -61,8 +57,14 @@ class Recall:
             elif tip < room.cursor:  # another history than the one before
                 room.cursor = room.seen = ()
                 self._endpoint.has_lost(room, None)
-            if tip > room.cursor or room.seen > room.cursor:
-                await self._catch_up(broker, room)
+            if tip > room.cursor:
+                await self._catch_up(broker, room, tip)
+
+    def go_on(self, room: Joined) -> None:
+        """The room is ready: something may have been heard while it was not."""
+        self._go_on_with_held(room)
+        if room.seen > room.cursor:
+            self._start_catching_up(self._broker, room)
 
     def _has_expired(self, room: Joined) -> None:
         """Nothing is kept of the room: if it was for less than messages are kept, none came."""
@@ -74,7 +76,7 @@ class Recall:
     def received(self, room: Joined, envelope: Envelope, offset: Offset, previous: Offset) -> None:
         """A message that was kept has just been published."""
         if not room.is_ready or room.is_catching_up:
-            room.seen = max(room.seen, offset)
+            self._hold(room, envelope, offset, previous)
         elif offset <= room.cursor:
             if not room.sequences.is_known(envelope.node, envelope.number):
                 self._broker.has_broken("the broker has begun another history")
@@ -82,8 +84,8 @@ class Recall:
             room.cursor = offset
             self._endpoint.deliver(room, envelope, offset)
         else:
-            room.seen = max(room.seen, offset)
-            self._start(self._catch_up_or_break(self._broker, room))
+            self._hold(room, envelope, offset, previous)
+            self._start_catching_up(self._broker, room)
 
     @property
     def _broker(self) -> Broker:
@@ -91,18 +93,39 @@ class Recall:
         assert broker is not None
         return broker
 
+    @staticmethod
+    def _hold(room: Joined, envelope: Envelope, offset: Offset, previous: Offset) -> None:
+        """It came before its time: what lies between has to be read first."""
+        if room.held and room.held[-1][1] != previous:
+            room.held.clear()
+        room.held.append((envelope, offset, previous))
+        room.seen = max(room.seen, offset)
+
+    def _go_on_with_held(self, room: Joined) -> None:
+        """Deliver what is held, once it follows on the cursor."""
+        while room.held and room.held[0][1] <= room.cursor:
+            room.held.popleft()
+        while room.held and room.held[0][2] == room.cursor:
+            envelope, room.cursor, _ = room.held.popleft()
+            self._endpoint.deliver(room, envelope, room.cursor)
+
+    def _start_catching_up(self, broker: Broker, room: Joined) -> None:
+        room.is_catching_up = True  # now, so that the next message does not start it again
+        self._start(self._catch_up_or_break(broker, room))
+
     async def _catch_up_or_break(self, broker: Broker, room: Joined) -> None:
         try:
             await self._catch_up(broker, room)
         except BrokerError as error:
             broker.has_broken(str(error))
 
-    async def _catch_up(self, broker: Broker, room: Joined) -> None:
-        """Deliver what was kept after the cursor."""
+    async def _catch_up(self, broker: Broker, room: Joined, tip: Offset = ()) -> None:
+        """Deliver what was kept after the cursor: up to what was last heard of, or to `tip`."""
         room.is_catching_up = True
         endpoint = self._endpoint
         try:
             while True:
+                wanted = max(room.seen, tip)
                 page = await broker.read(room.channel, room.cursor, PAGE)
                 endpoint.has_heard()
                 if endpoint.joined.get(room.name) is not room:
@@ -115,12 +138,12 @@ class Recall:
                         self._deliver(room, offset, data)
                 if page.missing != 0:
                     self._give_up(room)
-                if len(page.entries) < PAGE:
-                    if room.seen <= room.cursor:
-                        return
-                    if not page.entries:  # what was heard of is not kept any more
-                        room.cursor = room.seen
-                        endpoint.has_lost(room, None)
+                self._go_on_with_held(room)
+                if len(page.entries) < PAGE and wanted > room.cursor:
+                    room.cursor = wanted  # what was heard of is not kept any more
+                    endpoint.has_lost(room, None)
+                if room.cursor >= tip if tip else room.seen <= room.cursor:
+                    return
         finally:
             room.is_catching_up = False
 
@@ -200,6 +223,7 @@ class Recall:
         """From `position` to the cursor, wherever that has come meanwhile. Returns without
         having waited for anything since it looked at the cursor."""
         while position < room.cursor:
+            wanted = room.cursor
             page = await broker.read(room.channel, position, PAGE)
             if page.missing != 0:
                 self._endpoint.call(self._endpoint.rooms.lost, room.name, None)
@@ -210,10 +234,10 @@ class Recall:
                 envelope = self._endpoint.open(room.channel, data)
                 if envelope is not None and envelope.kind is Kind.MESSAGE:
                     self._endpoint.call(give, envelope.message, offset_text(offset))
-            if len(page.entries) < PAGE:
-                return
+            if len(page.entries) < PAGE:  # whatever else there was is not kept any more
+                position = max(position, wanted)
 
     def _start(self, what: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(what)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)

@@ -1,0 +1,340 @@
+"""The history of rooms: nothing lost, nothing doubled, and clients that come back."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from tests.end_to_end.programs import wait_for
+from websocket_handler.errors import BusUnavailable
+from websocket_handler.rooms.broker import Entry
+from websocket_handler.rooms.bus import Bus
+from websocket_handler.rooms.bus_settings import BusState, History
+from websocket_handler.rooms.envelope import Kind, encode_content, seal
+from websocket_handler.rooms.names import room_channel
+
+from .brokers import BrokerProcess
+from .conftest import Connect, Start
+from .recorder import Recorder, new_room
+from .test_bus import send
+
+KEPT = History(length=10_000)
+
+
+class Replay:
+    """What `replay` tells, in order, and what was delivered before it admitted."""
+
+    def __init__(self, bus: Bus, recorder: Recorder, room: str, since: str) -> None:
+        self.given: list[tuple[str | bytes, str]] = []
+        self.cursor: str | None = None
+        self.delivered_before = -1
+        self.error: Exception | None = None
+        self._recorder = recorder
+        self._done = threading.Event()
+        bus.replay(room, since, self._give, self._admit, self._fail)
+
+    def _give(self, message: str | bytes, offset: str) -> None:
+        self.given.append((message, offset))
+
+    def _admit(self, cursor: str | None) -> None:
+        self.cursor = cursor
+        self.delivered_before = len(self._recorder.delivered)
+        self._done.set()
+
+    def _fail(self, error: Exception) -> None:
+        self.error = error
+        self._done.set()
+
+    def wait(self) -> Replay:
+        assert self._done.wait(10), "neither admitted nor failed"
+        return self
+
+    def messages(self) -> list[str | bytes]:
+        return [message for message, _ in self.given]
+
+
+def offsets(recorder: Recorder) -> list[str]:
+    return [str(what.offset) for what in recorder.delivered]
+
+
+def test_all_processes_see_one_order(shared: BrokerProcess, connect: Connect) -> None:
+    room = new_room()
+    ends = [connect(shared, room, history=KEPT) for _ in range(3)]
+
+    def work(bus: Bus, name: int) -> None:
+        for number in range(200):
+            send(bus, room, f"{name} {number}")
+
+    threads = [
+        threading.Thread(target=work, args=(bus, name)) for name, (bus, _) in enumerate(ends)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    first, *others = [recorder.wait_for_messages(600) for _, recorder in ends]
+    assert all(other == first for other in others)
+    assert len(set(first)) == 600
+    assert len({tuple(offsets(recorder)) for _, recorder in ends}) == 1
+
+
+def test_coming_back(shared: BrokerProcess, connect: Connect) -> None:
+    room = new_room()
+    bus, recorder = connect(shared, room, history=KEPT)
+    send(bus, room, *map(str, range(1200)))  # more than a page
+    recorder.wait_for_messages(1200)
+    known = offsets(recorder)
+    replay = Replay(bus, recorder, room, known[9]).wait()
+    assert replay.messages() == [str(number) for number in range(10, 1200)]
+    assert [offset for _, offset in replay.given] == known[10:]
+    assert replay.cursor == known[-1]
+    nothing = Replay(bus, recorder, room, known[-1]).wait()
+    assert (nothing.given, nothing.cursor) == ([], known[-1])
+    assert recorder.losses == []
+
+
+def test_coming_back_while_others_send(shared: BrokerProcess, connect: Connect) -> None:
+    room = new_room()
+    sender, _ = connect(shared, history=KEPT)
+    bus, recorder = connect(shared, room, history=KEPT)
+    send(sender, room, *map(str, range(100)))
+    recorder.wait_for_messages(100)
+    since = offsets(recorder)[49]
+    stop = threading.Event()
+
+    def work() -> None:
+        for number in range(100, 5000):
+            send(sender, room, str(number))
+            if stop.is_set():
+                break
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    replays = []
+    for _ in range(20):
+        replays.append(Replay(bus, recorder, room, since).wait())
+    stop.set()
+    thread.join()
+    assert sender.flush(10)
+    total = sender.stats().published
+    everything = recorder.wait_for_messages(total)
+    assert everything == [str(number) for number in range(total)]
+    for replay in replays:
+        assert replay.messages() + everything[replay.delivered_before :] == everything[50:]
+
+
+def test_another_process_takes_over(shared: BrokerProcess, connect: Connect) -> None:
+    room = new_room()
+    first, recorder = connect(shared, room, history=KEPT)
+    send(first, room, "a", "b", "c")
+    recorder.wait_for_messages(3)
+    since = offsets(recorder)[0]
+    second, others = connect(shared, room, history=KEPT)
+    replay = Replay(second, others, room, since).wait()
+    assert replay.messages() == ["b", "c"]
+    assert replay.cursor == offsets(recorder)[-1]
+    assert others.delivered == []
+
+
+def test_a_replay_waits_for_the_room_to_be_there(shared: BrokerProcess, connect: Connect) -> None:
+    room = new_room()
+    first, recorder = connect(shared, room, history=KEPT)
+    send(first, room, "a", "b")
+    recorder.wait_for_messages(2)
+    second, others = connect(shared, room, history=KEPT, wait=False)
+    replay = Replay(second, others, room, offsets(recorder)[0]).wait()
+    assert replay.messages() == ["b"]
+
+
+def test_an_empty_room(shared: BrokerProcess, connect: Connect, kind: str) -> None:
+    room = new_room()
+    bus, recorder = connect(shared, room, history=KEPT)
+    nothing = "0-0" if kind == "redis" else "0"
+    replay = Replay(bus, recorder, room, nothing).wait()
+    assert (replay.error, replay.given, replay.cursor) == (None, [], None)
+    send(bus, room, "first")
+    recorder.wait_for_messages(1)
+    assert Replay(bus, recorder, room, nothing).wait().messages() == ["first"]
+    assert recorder.losses == []
+
+
+def test_an_offset_that_is_too_old(shared: BrokerProcess, connect: Connect, kind: str) -> None:
+    room = new_room()
+    bus, recorder = connect(shared, room, history=History(length=50), prefix=f"short-{kind}")
+    send(bus, room, *map(str, range(1000)))
+    recorder.wait_for_messages(1000)
+    replay = Replay(bus, recorder, room, offsets(recorder)[3]).wait()
+    kept = len(replay.given)
+    assert 50 <= kept < 500
+    assert replay.messages() == [str(number) for number in range(1000 - kept, 1000)]
+    assert recorder.losses == [(room, None)]
+    assert Replay(bus, recorder, room, offsets(recorder)[-10]).wait().messages() == [
+        str(number) for number in range(991, 1000)
+    ]
+    assert recorder.losses == [(room, None)]
+
+
+def test_messages_grow_too_old(shared: BrokerProcess, connect: Connect, kind: str) -> None:
+    room = new_room()
+    history = History(length=None, age=1.0)
+    bus, recorder = connect(shared, room, history=history, prefix=f"brief-{kind}")
+    send(bus, room, "old", "older")
+    recorder.wait_for_messages(2)
+    since = offsets(recorder)[0]
+
+    def is_gone() -> bool:
+        recorder.losses.clear()
+        return Replay(bus, recorder, room, since).wait().messages() == []
+
+    wait_for(is_gone, "the messages to be gone")
+    recorder.losses.clear()
+    send(bus, room, "new")
+    assert recorder.wait_for_messages(3)[2:] == ["new"]
+    send(bus, room, "newer")
+    assert recorder.wait_for_messages(4)[3:] == ["newer"]
+    assert recorder.losses == []
+    assert bus.state is BusState.UP
+
+
+@pytest.mark.parametrize(
+    "since",
+    ["", "x", "-1", "1-", "-", "1.5", "1-2-3", "٣", "9" * 30, "1-" + "9" * 30, "$", "1 OR 1"],
+)
+def test_a_bad_offset(shared: BrokerProcess, connect: Connect, since: str) -> None:
+    bus, recorder = connect(shared, new_room(), history=KEPT)
+    (room,) = bus._joined
+    replay = Replay(bus, recorder, room, since).wait()
+    assert isinstance(replay.error, ValueError)
+    assert bus.state is BusState.UP
+
+
+def test_what_cannot_be_replayed(start: Start, connect: Connect, kind: str) -> None:
+    broker = start()
+    since = "1-1" if kind == "redis" else "1"
+    plain, recorder = connect(broker, "room")
+    with pytest.raises(ValueError, match="no history"):
+        Replay(plain, recorder, "room", since)
+    bus, recorder = connect(broker, "room", history=KEPT)
+    assert isinstance(Replay(bus, recorder, "another", since).wait().error, ValueError)
+    beyond = Replay(bus, recorder, "room", "999999999999999-9" if kind == "redis" else "999").wait()
+    assert (beyond.error, beyond.given) == (None, [])
+    assert recorder.losses == [("room", None)]
+    broker.kill()
+    recorder.wait_for_state(BusState.DOWN)
+    assert isinstance(Replay(bus, recorder, "room", since).wait().error, BusUnavailable)
+
+
+def test_while_the_broker_is_away(start: Start, connect: Connect) -> None:
+    """Local delivery goes on at once, without an offset; and only once."""
+    broker = start()
+    sender, here = connect(broker, "room", history=KEPT)
+    _, there = connect(broker, "room", history=KEPT)
+    sender.publish(sender.prepare("room", "before"), 1)
+    there.wait_for_messages(1)
+    here.wait_for_messages(1)
+    broker.kill()
+    here.wait_for_state(BusState.DOWN)
+    for number in range(100):
+        sender.publish(sender.prepare("room", f"away {number}"), number)
+    away = here.wait_for_messages(101)[1:]
+    assert away == [f"away {number}" for number in range(100)]
+    assert [what.context for what in here.delivered] == [1, *range(100)]
+    assert {what.offset for what in here.delivered[1:]} == {None}
+    broker.start()
+    here.wait_for_state(BusState.UP)
+    sender.publish(sender.prepare("room", "after"), "after")
+    assert there.wait_for_messages(102) == ["before", *away, "after"]
+    assert here.wait_for_messages(102) == ["before", *away, "after"]
+    assert here.delivered[-1].context == "after"
+    assert here.delivered[-1].offset == there.delivered[-1].offset
+    assert (here.losses, there.losses) == ([], [])
+    assert sender.stats().own == 102
+
+
+def break_connection(bus: Bus) -> None:
+    assert bus._thread is not None
+    assert bus._endpoint.broker is not None
+    bus._thread.post(bus._endpoint.broker.has_broken, "the test says so")
+
+
+def test_a_process_that_was_away_catches_up(start: Start, connect: Connect) -> None:
+    """Only its own connection is lost: the others go on meanwhile."""
+    broker = start()
+    rooms = ["room", *(f"quiet {number}" for number in range(50))]
+    bus, recorder = connect(broker, *rooms, history=KEPT)
+    sender, _ = connect(broker, history=KEPT)
+    send(sender, "room", "0")
+    recorder.wait_for_messages(1)
+    stop = threading.Event()
+
+    def work() -> None:
+        number = 1
+        while not stop.is_set():
+            send(sender, "room", str(number))
+            number += 1
+            if number % 500 == 0:
+                sender.flush(10)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    for connects in (2, 3, 4):
+        break_connection(bus)
+        wait_for(lambda: bus.stats().connects == connects, "the next connection")  # noqa: B023
+    stop.set()
+    thread.join()
+    assert sender.flush(10)
+    total = sender.stats().published
+    assert recorder.wait_for_messages(total) == [str(number) for number in range(total)]
+    assert recorder.losses == []
+
+
+def test_appending_again_stores_once(shared: BrokerProcess, connect: Connect) -> None:
+    """As after a reply that was lost."""
+    room = new_room()
+    bus, recorder = connect(shared, room, history=KEPT)
+    thread, broker = bus._thread, bus._endpoint.broker
+    assert thread is not None
+    assert broker is not None
+    node = b"another!"
+    entries = [
+        Entry(room_channel(room), node, number, message(node, number)) for number in range(1, 21)
+    ]
+
+    async def append(*batches: list[Entry]) -> None:
+        for batch in batches:
+            await broker.append(batch)
+
+    appending = append(entries[:10], entries[:10], entries[5:15], entries)
+    asyncio.run_coroutine_threadsafe(appending, thread.loop).result(10)
+    assert recorder.wait_for_messages(20) == [str(number) for number in range(1, 21)]
+    replay = Replay(bus, recorder, room, offsets(recorder)[0]).wait()
+    assert len(replay.given) == 19
+    assert bus.stats().duplicates == 0
+
+
+def message(node: bytes, number: int) -> bytes:
+    return seal(Kind.MESSAGE, node, number, number == 1, encode_content(str(number), None))
+
+
+def test_those_without_a_history_hear_those_with_one(
+    shared: BrokerProcess, connect: Connect
+) -> None:
+    room = new_room()
+    plain, plain_ears = connect(shared, room)
+    kept, kept_ears = connect(shared, room, history=KEPT)
+    send(kept, room, "kept")
+    assert plain_ears.wait_for_messages(1) == ["kept"]
+    send(plain, room, "plain")
+    assert kept_ears.wait_for_messages(2) == ["kept", "plain"]
+    assert kept_ears.delivered[1].offset is None
+
+
+def test_a_history_without_bounds() -> None:
+    with pytest.raises(ValueError, match="for ever"):
+        History(length=None)
+    with pytest.raises(ValueError, match="length"):
+        History(length=0)
+    with pytest.raises(ValueError, match="age"):
+        History(age=-1)
