@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo test test-all autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-guard soak scorecard dist clean
+.PHONY: demo test test-all outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-guard soak scorecard dist clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
@@ -15,6 +15,10 @@ test: $(VENV)/.test-ready
 # The suite on every Python from 3.10 on that is here, with and without the native engine.
 test-all:
 	scripts/test-all
+
+# The brokers of the rooms killed under load, at full scale: some minutes.
+outage: $(VENV)/.test-ready
+	ROOMS_OUTAGE_MESSAGES=100000 $(BIN)/python -m pytest tests/rooms/test_outage.py
 
 # Autobahn's cases about permessage-deflate, all of them, in every home: half an hour.
 autobahn-compression: $(VENV)/.test-ready
@@ -93,7 +97,7 @@ benchmarks/build/load: benchmarks/programs/load.c
 	mkdir -p benchmarks/build
 	$(CC) -O3 -Wall -Wextra -o $@ $<
 
-benchmarks/build/ready: $(VENV)/.test-ready benchmarks/requirements.txt benchmarks/package.json benchmarks/build/load benchmarks/programs/limit.c
+benchmarks/build/ready: $(VENV)/.test-ready benchmarks/requirements.txt benchmarks/package.json benchmarks/build/load $(wildcard benchmarks/programs/*.c)
 	$(PYTHON) -m venv benchmarks/.venv
 	benchmarks/.venv/bin/python -m pip install --quiet --upgrade pip
 	benchmarks/.venv/bin/python -m pip install --quiet --requirement benchmarks/requirements.txt

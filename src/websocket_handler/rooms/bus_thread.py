@@ -94,6 +94,10 @@ class BusThread:
         try:
             asyncio.set_event_loop(self.loop)
             self.loop.run_until_complete(main())
+            left = asyncio.all_tasks(self.loop)
+            for task in left:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         finally:
             asyncio.set_event_loop(None)
             self.loop.close()

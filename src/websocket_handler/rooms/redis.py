@@ -35,34 +35,46 @@ might cost all subscribers their connections."""
 
 APPEND = """
 local last = tonumber(redis.call('GET', KEYS[3]) or '0')
-local number = tonumber(ARGV[1])
-if last > 0 and number <= last then return 0 end
-if ARGV[2] == '0' and number ~= last + 1 then return redis.error_reply('OUT OF ORDER') end
-local tip = redis.call('HMGET', KEYS[2], 'time', 'count')
-local time, count = tonumber(tip[1] or '0'), tonumber(tip[2] or '0')
+if last < tonumber(ARGV[1]) then return redis.error_reply('OUT OF ORDER') end
+local tip = redis.call('GET', KEYS[2]) or '0-0'
+local dash = string.find(tip, '-', 1, true)
+local time, count = tonumber(string.sub(tip, 1, dash - 1)), tonumber(string.sub(tip, dash + 1))
 local now = redis.call('TIME')
-local new = math.max(now[1] * 1000 + math.floor(now[2] / 1000), time)
-local id = string.format('%.0f-%.0f', new, count + 1)
-if ARGV[4] ~= '' then
-    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], id, 'e', ARGV[3])
-else
-    redis.call('XADD', KEYS[1], id, 'e', ARGV[3])
+time = math.max(now[1] * 1000 + math.floor(now[2] / 1000), time)
+local stored = 0
+for i = 6, #ARGV, 2 do
+    local number, envelope = tonumber(ARGV[i]), ARGV[i + 1]
+    if number > last then
+        count = count + 1
+        local id = string.format('%.0f-%.0f', time, count)
+        if ARGV[2] ~= '' then
+            redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], id, 'e', envelope)
+        else
+            redis.call('XADD', KEYS[1], id, 'e', envelope)
+        end
+        redis.call(ARGV[4], KEYS[4], '@' .. tip .. ',' .. id .. ';' .. envelope)
+        tip, last, stored = id, number, stored + 1
+    end
 end
-redis.call('HSET', KEYS[2], 'time', string.format('%.0f', new), 'count',
-    string.format('%.0f', count + 1))
-redis.call('SET', KEYS[3], ARGV[1], 'EX', ARGV[7])
-if ARGV[5] ~= '' then
-    local age = tonumber(ARGV[5])
-    redis.call('XTRIM', KEYS[1], 'MINID', '~', string.format('%.0f', new - age))
-    redis.call('PEXPIRE', KEYS[1], string.format('%.0f', age + 1000))
-    redis.call('PEXPIRE', KEYS[2], string.format('%.0f', 2 * age + 86400000))
+if stored > 0 then
+    redis.call('SET', KEYS[3], string.format('%.0f', last), 'EX', ARGV[5])
+    if ARGV[3] == '' then
+        redis.call('SET', KEYS[2], tip)
+    else
+        local age = tonumber(ARGV[3])
+        redis.call('XTRIM', KEYS[1], 'MINID', '~', string.format('%.0f', time - age))
+        redis.call('PEXPIRE', KEYS[1], string.format('%.0f', age + 1000))
+        redis.call('SET', KEYS[2], tip, 'PX', string.format('%.0f', 2 * age + 86400000))
+    end
 end
-redis.call(ARGV[6], KEYS[4], '@' .. string.format('%.0f-%.0f', time, count) .. ',' .. id .. ';'
-    .. ARGV[3])
-return 1
+return stored
 """
 # KEYS: stream, tip, last number of the process, channel.
-# ARGV: number, 1 if any number may come next, envelope, length, age in ms, command, seconds
+# ARGV: a number that must be stored already, length, age in ms, command, seconds; then pairs
+# of number and envelope.
+
+MOST_TOGETHER = 100
+"""Messages that one call of the script stores; meanwhile Redis serves nobody else."""
 
 
 class Pair:
@@ -290,29 +302,30 @@ class RedisBroker(Broker):
             b"" if length is None else b"%d" % length,
             b"" if age is None else b"%d" % (age * 1000),
         )
+        together: dict[tuple[str, bytes], list[Entry]] = {}
+        for entry in entries:
+            together.setdefault((entry.channel, entry.node), []).append(entry)
         commands = []
-        known: set[tuple[str, bytes]] = set()
-        for channel, node, number, data in entries:
+        for (channel, node), some in together.items():
             name, stream, tip = self._keys(channel)
             last = b"{%b}:last:%b" % (name, node.hex().encode())
-            # The first of a batch may follow on any number: all before it are stored. What
-            # comes after it must not be stored if it was not.
-            trust = (channel, node) not in known
-            known.add((channel, node))
-            call = (b"EVALSHA", self._script, 4, stream, tip, last, name)
-            values = (number, int(trust), data, *limits, self.publish_command, REMEMBERED)
-            commands.append((name, (*call, *values)))
+            # All before this batch is stored. What comes after a call of it must not be, if
+            # that call was refused.
+            required = 0
+            for begin in range(0, len(some), MOST_TOGETHER):
+                piece = some[begin : begin + MOST_TOGETHER]
+                pairs = [value for entry in piece for value in (entry.number, entry.data)]
+                call = (b"EVALSHA", self._script, 4, stream, tip, last, name, required, *limits)
+                commands.append((name, (*call, self.publish_command, REMEMBERED, *pairs)))
+                required = piece[-1].number
         await self._run(commands)
 
     async def tips(self, channels: Sequence[str]) -> list[Offset]:
         commands = []
         for channel in channels:
             name, _, tip = self._keys(channel)
-            commands.append((name, (b"HMGET", tip, b"time", b"count")))
-        return [
-            (int(time), int(count)) if time is not None else ()
-            for time, count in await self._run(commands)
-        ]
+            commands.append((name, (b"GET", tip)))
+        return [self.parse_offset(tip.decode()) if tip else () for tip in await self._run(commands)]
 
     async def read(self, channel: str, after: Offset, count: int) -> Page:
         name, stream, _ = self._keys(channel)

@@ -1,0 +1,111 @@
+"""A process that publishes to a room and writes down what it hears; for test_outage.py.
+
+On its standard input it is told to begin; it says on its standard output, in lines of JSON,
+how far it is, and at the end all that it was told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import threading
+import time
+from collections import Counter
+
+from websocket_handler.errors import BusUnavailable
+from websocket_handler.rooms.bus import Bus
+from websocket_handler.rooms.bus_settings import History
+
+from .recorder import Recorder
+
+ROOM = "the room"
+
+
+class Ears(Recorder):
+    """Writes down when, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+
+    def deliver(
+        self, room: str, message: str | bytes, key: str | None, offset: str | None, context: object
+    ) -> None:
+        super().deliver(room, message, key, offset, context)
+        self.times.append(time.time())
+
+
+def say(what: object) -> None:
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    import logging
+
+    logging.basicConfig(format="%(asctime)s %(process)d %(message)s")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("url")
+    parser.add_argument("name")
+    parser.add_argument("--history", type=int, default=0)
+    parser.add_argument("--messages", type=int)
+    parser.add_argument("--pause", type=float, default=0.0)
+    parser.add_argument("--until", type=int, help="how many to wait for; else end of input")
+    options = parser.parse_args()
+    ears = Ears()
+    history = History(length=options.history) if options.history else None
+    bus = Bus(options.url, ears, history=history)
+    bus.join(ROOM)
+    while bus.stats().rooms != 1:
+        time.sleep(0.01)
+    say("ready")
+    sys.stdin.readline()
+    stop = threading.Event()
+
+    def wait_for_the_end() -> None:
+        sys.stdin.readline()
+        stop.set()
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
+    for number in range(options.messages):
+        if stop.is_set():
+            break
+        text = f"{options.name} {number} {time.time():.6f}"
+        while True:
+            try:
+                bus.publish(bus.prepare(ROOM, text))
+            except BusUnavailable:
+                time.sleep(0.05)
+            else:
+                break
+        if number % 100 == 99 or options.pause:
+            if not options.pause and bus.stats().queued > 5000:
+                time.sleep(0.02)
+            time.sleep(options.pause)
+        if number % 500 == 499:
+            say({"sent": number + 1, "received": len(ears.delivered)})
+    bus.flush(60)
+    if options.until:
+        end = time.monotonic() + 60
+        while len(ears.delivered) < options.until and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(0.5)  # for what would come twice
+    else:
+        stop.wait(60)
+    stats = bus.stats()
+    say(
+        {
+            "name": options.name,
+            "counts": Counter(map(str, ears.messages())),
+            "heard": list(zip(ears.times, ears.messages(), strict=True)),
+            "losses": [count for _, count in ears.losses],
+            "states": [state.value for state, _ in ears.states],
+            "stats": {name: str(getattr(stats, name)) for name in stats.__dataclass_fields__},
+        }
+    )
+    bus.close(5)
+
+
+if __name__ == "__main__":
+    main()
