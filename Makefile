@@ -1,10 +1,11 @@
 # One word a job. `make demo` and `make test` do all their set-up by themselves.
 PYTHON ?= python3
 VENV ?= .venv
+FUZZ_SECONDS ?= 60
 BIN = $(VENV)/bin
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo test test-all outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-guard soak scorecard dist clean
+.PHONY: demo test test-all outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-guard soak scorecard fuzz dist clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
@@ -36,6 +37,10 @@ format: $(VENV)/.test-ready
 # The native part with AddressSanitizer and UndefinedBehaviorSanitizer, and the suite on it.
 sanitize:
 	scripts/sanitize
+
+# Every fuzz target for FUZZ_SECONDS, two at a time; see fuzz/README.md.
+fuzz: fuzz/build/ready
+	scripts/fuzz all $(FUZZ_SECONDS)
 
 # Ours beside its peers and the limits of the machine; see benchmarks/.
 bench: benchmarks/build/ready
@@ -79,7 +84,7 @@ dist: $(VENV)/.test-ready
 	$(BIN)/python -m build
 
 clean:
-	rm -rf .venv* build dist src/*.egg-info src/websocket_handler/*.so src/websocket_handler/engine/*.so
+	rm -rf .venv* build dist fuzz/build src/*.egg-info src/websocket_handler/*.so src/websocket_handler/engine/*.so
 	rm -rf src/websocket_handler/*.c src/websocket_handler/engine/*.c tests/peers/node_modules
 
 $(VENV)/.installed: $(NATIVE)
@@ -104,4 +109,10 @@ benchmarks/build/ready: $(VENV)/.test-ready benchmarks/requirements.txt benchmar
 	npm install --prefix benchmarks --silent --no-audit --no-fund
 	$(CC) -O3 -Wall -Wextra -o benchmarks/build/limit benchmarks/programs/limit.c -lz
 	$(CC) -O3 -Wall -Wextra -o benchmarks/build/send_all benchmarks/programs/send_all.c
+	touch $@
+
+fuzz/build/ready: $(VENV)/.installed scripts/install-fuzzers pyproject.toml $(wildcard fuzz/*.*) \
+		$(shell find src -name '*.py' -o -name '*.p[xy][xdi]' -o -name '*.[ch]' -path '*/core/*')
+	PYTHON=$(PYTHON) scripts/install-fuzzers
+	$(BIN)/python -m fuzz.seeds fuzz/build/seeds
 	touch $@

@@ -1,0 +1,187 @@
+"""The whole native engine over socket pairs: whatever a peer and an application do, a
+connection ends once, leaves nothing behind, and harms nobody else.
+
+byte 0: `flags`; byte 1: version and limits; byte 2: how many reactions follow, less one
+(3 bits); then those, what the listeners do in turn; then steps: an opcode, an argument,
+and what the opcode takes from the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+from weakref import WeakSet
+
+from websocket_handler import Settings, State, WebSocket
+from websocket_handler.errors import WebSocketError
+from websocket_handler.protocol.permessage_deflate import Compression, accept
+from websocket_handler.protocol.versions import ALL_VERSIONS
+
+from .home import Home, count_descriptors
+from .peer import Peer, request_of
+
+AS_CLIENT, COMPRESSED, TAKEOVER, THREAD, DRAIN, UNHEARD, ALL_REACT = (1 << bit for bit in range(7))
+LIMITS: tuple[dict[str, Any], ...] = (
+    {},
+    {"max_message_size": 300, "max_fragments": 3, "max_empty_fragments": 1},
+    {"high_water": 500, "max_buffered": 5000},
+    {"max_control_frames": 3, "high_water": 1},
+)
+
+
+def broken_off() -> Iterator[str]:
+    yield "begun, "
+    raise ValueError("on purpose")
+
+
+def leave(_: WebSocket) -> None:
+    raise SystemExit
+
+
+ACTIONS: tuple[Callable[[WebSocket], object], ...] = (
+    lambda websocket: websocket.send("hello"),
+    lambda websocket: websocket.send(b"\x00" * 200),
+    lambda websocket: websocket.send("large " * 12_000),
+    lambda websocket: websocket.send(("in ", "frag", "ments")),
+    lambda websocket: websocket.send("compressed " * 40, compress=True),
+    lambda websocket: websocket.ping(b"ping"),
+    lambda websocket: websocket.close(),
+    lambda websocket: websocket.close(4000, "reason"),
+    lambda websocket: websocket.pause(),
+    lambda websocket: websocket.resume(),
+    lambda websocket: websocket.abort(),
+    lambda websocket: websocket.send(broken_off()),
+    lambda websocket: websocket.send("\ud800"),
+    leave,
+    lambda websocket: websocket.once("message", websocket.send),
+    lambda websocket: websocket.receive(timeout=0),
+    lambda websocket: websocket.drain(timeout=0),
+)
+EXPECTED = (WebSocketError, ValueError, TimeoutError, SystemExit)
+
+homes: dict[bool, Home] = {}
+alive: WeakSet[WebSocket] = WeakSet()
+unraisable: list[Any] = []
+
+
+class Run:
+    """One connection, from its handshake to its end."""
+
+    def __init__(self, home: Home, flags: int, choice: int, reactions: bytes) -> None:
+        self.home, self.reactions, self.heard = home, reactions, 0
+        self.events: list[str] = []
+        self.threads: list[threading.Thread] = []
+        version, is_client = ALL_VERSIONS[choice % len(ALL_VERSIONS)], bool(flags & AS_CLIENT)
+        is_compressed, forgets = bool(flags & COMPRESSED), not flags & TAKEOVER
+        compression = Compression(forgets, forgets, threshold=1)
+        limits = LIMITS[choice // len(ALL_VERSIONS) % len(LIMITS)]
+        settings = Settings(
+            versions=ALL_VERSIONS, compression=is_compressed and compression, **limits
+        )
+        request = request_of(version, is_compressed)
+        self.websocket = WebSocket(request, settings, engine=home.engine)
+        alive.add(self.websocket)
+        for event in ("open", "message", "ping", "pong", "drain", "error", "close"):
+            if event != "message" or not flags & UNHEARD:
+                self.listen(event, reacts=event == "message" or bool(flags & ALL_REACT))
+        if is_client:
+            offers = ["permessage-deflate"] if is_compressed and version.is_native else []
+            self.websocket.begin_as_client(version, b"", None, accept(offers, compression))
+        else:
+            self.websocket.connect()
+        ours, theirs = socket.socketpair()
+        early = b"the key3" if version.completes_later and not is_client else b""
+        self.websocket.take_over(ours, early)
+        self.peer = Peer(theirs, version, is_client, self.websocket)
+
+    def listen(self, event: str, reacts: bool) -> None:
+        def listener(*_: object) -> None:
+            self.events.append(event)
+            if reacts:
+                self.heard += 1
+                self.act(self.reactions[self.heard % len(self.reactions)])
+
+        self.websocket.on(event, listener)
+
+    def act(self, number: int) -> None:
+        ACTIONS[number % len(ACTIONS)](self.websocket)
+
+    def act_alone(self, number: int, elsewhere: bool) -> None:
+        """What the application does of itself, here or in a thread that may have to wait."""
+
+        def action() -> None:
+            with contextlib.suppress(*EXPECTED):
+                self.act(number)
+
+        if not (elsewhere or self.home.has_thread):
+            action()
+            return
+        thread = threading.Thread(target=action, daemon=True)
+        self.threads.append(thread)
+        thread.start()
+        thread.join(0.002)
+
+    def steps(self, tape: bytes) -> None:
+        at = 0
+        while at + 1 < len(tape):
+            opcode, more, argument = tape[at] & 15, tape[at] >> 4, tape[at + 1]
+            at += 2
+            if opcode < 4:
+                self.peer.send(tape[at : at + argument])
+                at += argument
+            elif opcode < 7:
+                self.peer.send_frame(more | argument & 0x80, tape[at : at + (argument & 31)])
+                at += argument & 31
+            elif opcode < 9:
+                self.act_alone(argument, elsewhere=opcode == 8)
+            elif opcode == 9:
+                self.peer.half_close()
+            elif opcode == 10:
+                self.peer.read(argument << 8)
+            elif opcode == 11:
+                self.peer.close()
+            else:
+                self.home.turn()
+
+    def finish(self, drain: bool) -> None:
+        for _ in range(5 if drain else 0):
+            self.act_alone(6, elsewhere=False)
+            self.home.turn()
+            self.peer.read(1 << 20)
+        self.peer.close()
+        self.home.wait_until(lambda: "close" in self.events)
+        self.home.wait_until(lambda: not any(thread.is_alive() for thread in self.threads))
+        self.home.check_is_clean()
+        assert self.websocket.state is State.CLOSED
+        assert self.events.index("close") == len(self.events) - 1
+        assert not unraisable, unraisable
+
+
+def begin() -> None:
+    logging.getLogger("websocket_handler").disabled = True
+    sys.unraisablehook = threading.excepthook = unraisable.append
+    homes.update({has_thread: Home(has_thread) for has_thread in (False, True)})
+    for home in homes.values():
+        home.check_serves()
+        home.descriptors = count_descriptors()
+
+
+def test_one_input(source: bytes) -> None:
+    if len(source) < 3 or len(source) < 4 + (source[2] & 7):
+        return
+    if not homes:
+        begin()
+    start = 4 + (source[2] & 7)
+    run = Run(homes[bool(source[0] & THREAD)], source[0], source[1], source[3:start])
+    run.steps(source[start:])
+    run.finish(drain=bool(source[0] & DRAIN))
+    if len(alive) > 500:
+        del run
+        gc.collect()
+        assert len(alive) < 10, "connections are never freed"

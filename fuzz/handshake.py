@@ -1,0 +1,167 @@
+"""The handshake in both roles: any bytes give an answer, or an error that is documented.
+
+byte 0: whether we are a server, a client, or read a URL; byte 1: what is set and offered.
+A client's input goes on with byte 2, its version, and byte 3, the size of the pieces in which
+the rest arrives, in which "{accept}" and "{answer}" stand for what the server should say.
+"""
+
+from __future__ import annotations
+
+import re
+
+from websocket_handler.errors import HandshakeFailed, UnsupportedByVersion
+from websocket_handler.protocol import handshake, permessage_deflate
+from websocket_handler.protocol.client import Address, ClientHandshake, Established
+from websocket_handler.protocol.handshake import Accepted, Refused
+from websocket_handler.protocol.permessage_deflate import Agreement, Compression
+from websocket_handler.protocol.request import Headers, Request, is_websocket_request
+from websocket_handler.protocol.versions import ALL_VERSIONS, DEFAULT_VERSIONS
+from websocket_handler.protocol.versions.accept import accept_value
+from websocket_handler.protocol.versions.challenge import (
+    challenge_answer,
+    key_number,
+    numbers_in_bytes,
+)
+
+HEAD = re.compile(rb"HTTP/1\.1 [1-5][0-9][0-9] [ -~]+\r\n([!-9;-~]+: [\t -~\x80-\xff]*\r\n)*\r\n")
+COMPRESSIONS: tuple[Compression | bool, ...] = (
+    False,
+    Compression(),
+    Compression(server_no_context_takeover=False, client_no_context_takeover=False),
+    Compression(server_max_window_bits=10, client_max_window_bits=9),
+)
+ADDRESS = Address.parse("ws://example.com/demo")
+
+
+def test_one_input(source: bytes) -> None:
+    if len(source) < 4:
+        return
+    role, options = source[0] % 3, source[1]
+    if role == 0:
+        serve(options, source[2:])
+    elif role == 1:
+        ask(options, source[2], source[3], source[4:])
+    else:
+        parse_url(source[2:].decode("utf-8", "replace"))
+
+
+def read_request(text: bytes, scheme: str) -> Request:
+    """What a lenient HTTP server would make of it."""
+    lines = text.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
+    method, _, rest = lines[0].partition(" ")
+    target, _, version = rest.rpartition(" HTTP/")
+    pairs = (line.partition(":") for line in lines[1:])
+    fields = [(name, value.strip(" \t")) for name, _, value in pairs]
+    return Request(method, target, Headers(fields), version, ("127.0.0.1", 80), scheme)
+
+
+def serve(options: int, text: bytes) -> None:
+    request = read_request(text, "https" if options & 1 else "http")
+    packed = request.pack()
+    assert isinstance(packed, bytes)
+    assert Request.unpack(packed).headers.fields() == request.headers.fields()
+    assert request.target.startswith(request.path)
+    assert isinstance(request.cookies, dict)
+    assert isinstance(request.query, dict)
+    is_websocket_request(request.method, request.headers)
+    offered = [name for version in ALL_VERSIONS for name in version.offered_subprotocols(request)]
+    subprotocol = offered[0] if offered and options & 2 else None
+    compression = COMPRESSIONS[options >> 4 & 3]
+    try:
+        outcome = handshake.answer(
+            request,
+            ALL_VERSIONS if options & 4 else DEFAULT_VERSIONS,
+            ["*"] if options & 8 else ["https://example.org"],
+            subprotocol,
+            Headers([("Set-Cookie", "a=b")]),
+            compression,
+        )
+    except ValueError as error:
+        if subprotocol is None or "does not offer the subprotocol" not in str(error):
+            raise
+        return
+    head = HEAD.match(outcome.response)
+    assert head is not None
+    if isinstance(outcome, Refused):
+        assert 400 <= outcome.status < 500
+        assert b"\r\nConnection: close\r\n" in head[0]
+        size = len(outcome.response) - head.end()
+        assert b"\r\nContent-Length: %d\r\n" % size in head[0]
+    else:
+        assert head.end() == len(outcome.response)
+        check_accepted(outcome, request, compression)
+
+
+def check_accepted(outcome: Accepted, request: Request, compression: Compression | bool) -> None:
+    agreement = outcome.agreement
+    if agreement is None:
+        return
+    assert isinstance(compression, Compression)
+    terms = permessage_deflate.terms(agreement, compression, is_client=False)
+    assert 8 <= terms.deflate_window_bits <= compression.server_max_window_bits
+    assert 8 <= terms.inflate_window_bits <= 15
+    offers = ", ".join(request.headers.get_all(permessage_deflate.HEADER))
+    if agreement.client_max_window_bits is not None:  # RFC 7692 section 7.1.2.2: if offered alone
+        assert permessage_deflate.CLIENT_WINDOW in offers
+    says = permessage_deflate.parse([str(agreement)])
+    assert says[0][0] == permessage_deflate.NAME
+    assert isinstance(agreement, Agreement)
+
+
+def ask(options: int, version_number: int, piece: int, text: bytes) -> None:
+    version = ALL_VERSIONS[version_number % len(ALL_VERSIONS)]
+    subprotocols = [[], ["chat"], ["chat", "superchat"]][options % 3]
+    try:
+        client = new_client = ClientHandshake(
+            ADDRESS, version, subprotocols, compression=COMPRESSIONS[options >> 4 & 3]
+        )
+    except UnsupportedByVersion:
+        assert len(subprotocols) > 1
+        return
+    text = fill_in(text, client.request)
+    established, rest, failure = None, b"", None
+    size = piece or len(text) or 1
+    for at in range(0, len(text), size):
+        try:
+            established = new_client.feed(text[at : at + size])
+        except HandshakeFailed as error:
+            failure = error
+        if established is not None or failure is not None:
+            rest = text[at + size :]
+            break
+    else:
+        try:
+            established = client.feed(b"")
+        except HandshakeFailed as error:
+            failure = error
+    assert (established is None) != (failure is None)
+    if isinstance(established, Established):
+        assert text.endswith(established.rest + rest)
+        assert established.subprotocol in (None, *subprotocols)
+
+
+def fill_in(text: bytes, request: bytes) -> bytes:
+    """What an honest server would answer to the keys of the request."""
+    head, _, key3 = request.partition(b"\r\n\r\n")
+    headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
+    if "Sec-WebSocket-Key" in headers:
+        accept = accept_value(headers["Sec-WebSocket-Key"])
+        text = text.replace(b"{accept}", accept.encode())
+    elif "Sec-WebSocket-Key1" in headers:
+        numbers = [key_number(headers[f"Sec-WebSocket-Key{n}"]) for n in (1, 2)]
+        text = text.replace(b"{answer}", challenge_answer(numbers_in_bytes(*numbers), key3))
+    return text
+
+
+def parse_url(url: str) -> None:
+    try:
+        address = Address.parse(url)
+    except ValueError:
+        return
+    assert address.host
+    assert 0 < address.port < 65536
+    for version in ALL_VERSIONS:
+        request = ClientHandshake(address, version).request.partition(b"\r\n\r\n")[0]
+        lines = request.decode("ascii").split("\r\n")
+        assert lines[0] == f"GET {address.target} HTTP/1.1"
+        assert f"Host: {address.host_header}" in lines

@@ -1,0 +1,61 @@
+"""The native codec beside the plain Python one: the same events for the same bytes."""
+
+from __future__ import annotations
+
+from websocket_handler.engine.codec import Decoder as NativeDecoder
+from websocket_handler.engine.codec import write_frame as write_native_frame
+from websocket_handler.protocol import check
+from websocket_handler.protocol.assembly import Close, Event, Message, Ping, Pong
+from websocket_handler.protocol.deflate import Inflater
+from websocket_handler.protocol.frame import Opcode, write_frame
+from websocket_handler.protocol.message import Decoder, close_payload
+from websocket_handler.protocol.permessage_deflate import Terms
+
+from .wire import AS_SERVER, COMPRESSED, STRAIGHT, TAKEOVER, Wire, check_ends, typed
+
+KEY = b"\x37\xfa\x21\x3d"
+
+
+def test_one_input(source: bytes) -> None:
+    wire = Wire.read(source)
+    if wire is None:
+        return
+    limits, is_server = wire.chosen_limits(), bool(wire.flags & AS_SERVER)
+    inflater = terms = None
+    if wire.flags & COMPRESSED:
+        bits, takeover = 8 + (wire.choice & 7), bool(wire.flags & TAKEOVER)
+        inflater, terms = Inflater(bits, takeover), Terms(15, False, bits, takeover, 1, 8, 0)
+    python = Decoder(limits, is_server, inflater)
+    native = NativeDecoder(limits, is_server, terms)
+    all_events: list[Event] = []
+    for part in wire.cut():
+        expected = python.feed(part)
+        taken, events = native.receive_into(part) if wire.flags & STRAIGHT else (0, [])
+        events += native.feed(part[taken:])
+        all_events += events
+        if beyond_window(terms, [*events, *expected]):
+            return
+        assert typed(events) == typed(expected)
+    check_ends(all_events)
+    for event in all_events:
+        check_frame(event, KEY if is_server else None)
+
+
+def beyond_window(terms: Terms | None, events: list[Event]) -> bool:
+    """Perhaps: whether zlib minds that a peer looks back over more than the window that was
+    agreed depends on the memory it is given for its output."""
+    return terms is not None and terms.inflate_window_bits < 15 and check.INVALID_DEFLATE in events
+
+
+def check_frame(event: Event, key: bytes | None) -> None:
+    """Both write the same frame for an event."""
+    opcode, payload = Opcode.CLOSE, b""
+    if isinstance(event, Message):
+        is_text = isinstance(event.data, str)
+        opcode = Opcode.TEXT if is_text else Opcode.BINARY
+        payload = event.data.encode() if isinstance(event.data, str) else event.data
+    elif isinstance(event, Ping | Pong):
+        opcode, payload = Opcode.PING if isinstance(event, Ping) else Opcode.PONG, event.payload
+    elif isinstance(event, Close) and event.code != 1005:
+        payload = close_payload(event.code, event.reason)
+    assert write_frame(opcode, payload, key=key) == write_native_frame(opcode, payload, key=key)

@@ -1,0 +1,60 @@
+"""The codecs of all versions in plain Python: events for any bytes, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from websocket_handler.protocol.assembly import Close, Completed, Event, Message, Ping, Pong
+from websocket_handler.protocol.check import Violation
+from websocket_handler.protocol.frame import Opcode
+from websocket_handler.protocol.versions import ALL_VERSIONS, Version
+from websocket_handler.protocol.versions.version import Decoder
+
+from .wire import AS_SERVER, Wire, check_cuts_do_not_matter, check_ends, typed
+
+SECRET = b"what the handshake gave"
+CODED = ("hybi-06", "hybi-07", "hybi-12", "RFC 6455")  # whose close frames have a code
+
+
+def read(decoder: Decoder, pieces: Iterable[bytes]) -> list[Event]:
+    return [event for piece in pieces for event in decoder.feed(piece)]
+
+
+def test_one_input(source: bytes) -> None:
+    wire = Wire.read(source)
+    if wire is None:
+        return
+    version, is_server = ALL_VERSIONS[wire.choice % len(ALL_VERSIONS)], wire.flags & AS_SERVER != 0
+    limits = wire.chosen_limits()
+    events = read(version.decoder(limits, is_server, SECRET), wire.cut())
+    whole = read(version.decoder(limits, is_server, SECRET), [wire.data])
+    check_cuts_do_not_matter(events, whole, lenient=version.name.startswith("hixie"))
+    check_ends(events)
+    check_round_trip(wire, version, is_server, events)
+
+
+def check_round_trip(wire: Wire, version: Version, is_server: bool, events: list[Event]) -> None:
+    """What the encoder writes of the events, the decoder reads back."""
+    data = wire.data[:8] if any(isinstance(event, Completed) for event in events) else b""
+    expected = [event for event in events if not isinstance(event, Violation)]
+    encoder = version.encoder(is_server, SECRET)  # the peer's
+    for event in expected:
+        if isinstance(event, Message):
+            data += encoder.message(event.data)
+        elif isinstance(event, Ping | Pong):
+            opcode = Opcode.PING if isinstance(event, Ping) else Opcode.PONG
+            data += encoder.frame(opcode, event.payload)
+        elif isinstance(event, Close):
+            data += encoder.close(None if event.code == 1005 else event.code, event.reason)
+            for initiated in (False, True):  # by us
+                assert version.encoder(not is_server, SECRET).answer_close(event, initiated) or (
+                    initiated or not version.has_close
+                )
+    limits = wire.chosen_limits()
+    most = 3 * limits.max_message_size  # a client mends the text of hixie with U+FFFD
+    limits = limits._replace(max_message_size=most, max_fragments=1)
+    again = read(version.decoder(limits, is_server, SECRET), [data])
+    if version.name not in CODED and expected and isinstance(expected[-1], Close):
+        assert isinstance(again.pop(), Close)
+        expected.pop()
+    assert typed(again) == typed(expected)
