@@ -104,6 +104,8 @@ BAD_REQUESTS: list[Request] = [
     request(method="POST"),
     request(http_version="1.0"),
     request(http_version="0.9"),
+    request(http_version="²"),  # a digit to str.isdigit, but none to int
+    request(http_version="1." + "1" * 5000),
 ]
 
 BAD_VERSIONS = [

@@ -7,6 +7,7 @@ origin belong here, do we speak the version, and is the version's own part in or
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from functools import lru_cache
 from http import HTTPStatus
@@ -19,6 +20,7 @@ from .request import FIELD_VALUE, Headers, Request, tokens
 from .versions import Version
 
 ANY_ORIGIN = "*"
+HTTP_VERSION = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,3}))?")
 
 
 class Accepted(NamedTuple):
@@ -209,8 +211,8 @@ def _lower_tokens(headers: Headers, name: str) -> list[str]:
 
 
 def _is_at_least_http_1_1(version: str) -> bool:
-    major, _, minor = version.partition(".")
-    return major.isdigit() and (minor or "0").isdigit() and (int(major), int(minor or 0)) >= (1, 1)
+    found = HTTP_VERSION.fullmatch(version)
+    return found is not None and (int(found[1]), int(found[2] or 0)) >= (1, 1)
 
 
 def _printable(text: str) -> str:
