@@ -2,7 +2,7 @@
  *
  * The input is laid out as in wire.py: four bytes of choices, sizes of pieces, bytes. */
 #include "decoder.h"
-#include "mask.h"
+#include "encode.h"
 #include "promise.h"
 #include "trace.h"
 
@@ -93,40 +93,6 @@ static buffer run(const decoder_rules *rules, int flags, const buffer *wire, con
     PROMISE(kind != DECODER_NO_MEMORY || flags & NO_MEMORY);
     decoder_free(&d);
     return trace;
-}
-
-/* Writes the frame of an event; messages of an odd size are compressed, if they shrink. */
-static void encode(const decoder_rules *rules, deflater **f, const trace_event *t,
-                   const uint8_t *data, const uint8_t *key, buffer *wire)
-{
-    uint8_t header[FRAME_MAX_HEADER], first = t->opcode, *payload = malloc(t->size + 4);
-    uint8_t code[2] = {t->code >> 8, t->code & 0xff};
-    size_t size = t->size, shrunk = 0, code_size = 0;
-
-    if (t->kind == DECODER_PING || t->kind == DECODER_PONG) {
-        first = t->kind == DECODER_PING ? OPCODE_PING : OPCODE_PONG;
-    } else if (t->kind == DECODER_CLOSE) {
-        first = OPCODE_CLOSE;
-        code_size = t->code == 1005 ? 0 : 2;
-    } else if (rules->inflate_window_bits && size & 1) {
-        *f = *f ? *f : deflater_take(&pool, rules->inflate_window_bits, 1 + size % 9, 8);
-        shrunk = deflater_run(*f, data, size, payload);
-        if (!rules->inflate_takeover) {
-            deflater_give(&pool, *f);
-            *f = NULL;
-        }
-    }
-    if (!shrunk) {
-        memcpy(payload, code, code_size);
-        memcpy(payload + code_size, data, size);
-    }
-    size = shrunk ? shrunk : code_size + size;
-    first |= FRAME_FIN | (shrunk ? FRAME_RSV1 : 0);
-    append(wire, header, frame_header_write(header, first, size, key));
-    if (key)
-        mask_apply(payload, payload, size, key, 0);
-    append(wire, payload, size);
-    free(payload);
 }
 
 /* What our encoder writes of the events, our decoder reads back. */

@@ -9,19 +9,13 @@ from __future__ import annotations
 
 import re
 
-from websocket_handler.errors import HandshakeFailed, UnsupportedByVersion
 from websocket_handler.protocol import handshake, permessage_deflate
-from websocket_handler.protocol.client import Address, ClientHandshake, Established
 from websocket_handler.protocol.handshake import Accepted, Refused
 from websocket_handler.protocol.permessage_deflate import Agreement, Compression
 from websocket_handler.protocol.request import Headers, Request, is_websocket_request
 from websocket_handler.protocol.versions import ALL_VERSIONS, DEFAULT_VERSIONS
-from websocket_handler.protocol.versions.accept import accept_value
-from websocket_handler.protocol.versions.challenge import (
-    challenge_answer,
-    key_number,
-    numbers_in_bytes,
-)
+
+from .asking import ask, parse_url
 
 HEAD = re.compile(rb"HTTP/1\.1 [1-5][0-9][0-9] [ -~]+\r\n([!-9;-~]+: [\t -~\x80-\xff]*\r\n)*\r\n")
 COMPRESSIONS: tuple[Compression | bool, ...] = (
@@ -30,7 +24,6 @@ COMPRESSIONS: tuple[Compression | bool, ...] = (
     Compression(server_no_context_takeover=False, client_no_context_takeover=False),
     Compression(server_max_window_bits=10, client_max_window_bits=9),
 )
-ADDRESS = Address.parse("ws://example.com/demo")
 
 
 def test_one_input(source: bytes) -> None:
@@ -40,7 +33,7 @@ def test_one_input(source: bytes) -> None:
     if role == 0:
         serve(options, source[2:])
     elif role == 1:
-        ask(options, source[2], source[3], source[4:])
+        ask(COMPRESSIONS[options >> 4 & 3], options, source[2], source[3], source[4:])
     else:
         parse_url(source[2:].decode("utf-8", "replace"))
 
@@ -106,62 +99,3 @@ def check_accepted(outcome: Accepted, request: Request, compression: Compression
     says = permessage_deflate.parse([str(agreement)])
     assert says[0][0] == permessage_deflate.NAME
     assert isinstance(agreement, Agreement)
-
-
-def ask(options: int, version_number: int, piece: int, text: bytes) -> None:
-    version = ALL_VERSIONS[version_number % len(ALL_VERSIONS)]
-    subprotocols = [[], ["chat"], ["chat", "superchat"]][options % 3]
-    try:
-        client = new_client = ClientHandshake(
-            ADDRESS, version, subprotocols, compression=COMPRESSIONS[options >> 4 & 3]
-        )
-    except UnsupportedByVersion:
-        assert len(subprotocols) > 1
-        return
-    text = fill_in(text, client.request)
-    established, rest, failure = None, b"", None
-    size = piece or len(text) or 1
-    for at in range(0, len(text), size):
-        try:
-            established = new_client.feed(text[at : at + size])
-        except HandshakeFailed as error:
-            failure = error
-        if established is not None or failure is not None:
-            rest = text[at + size :]
-            break
-    else:
-        try:
-            established = client.feed(b"")
-        except HandshakeFailed as error:
-            failure = error
-    assert (established is None) != (failure is None)
-    if isinstance(established, Established):
-        assert text.endswith(established.rest + rest)
-        assert established.subprotocol in (None, *subprotocols)
-
-
-def fill_in(text: bytes, request: bytes) -> bytes:
-    """What an honest server would answer to the keys of the request."""
-    head, _, key3 = request.partition(b"\r\n\r\n")
-    headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
-    if "Sec-WebSocket-Key" in headers:
-        accept = accept_value(headers["Sec-WebSocket-Key"])
-        text = text.replace(b"{accept}", accept.encode())
-    elif "Sec-WebSocket-Key1" in headers:
-        numbers = [key_number(headers[f"Sec-WebSocket-Key{n}"]) for n in (1, 2)]
-        text = text.replace(b"{answer}", challenge_answer(numbers_in_bytes(*numbers), key3))
-    return text
-
-
-def parse_url(url: str) -> None:
-    try:
-        address = Address.parse(url)
-    except ValueError:
-        return
-    assert address.host
-    assert 0 < address.port < 65536
-    for version in ALL_VERSIONS:
-        request = ClientHandshake(address, version).request.partition(b"\r\n\r\n")[0]
-        lines = request.decode("ascii").split("\r\n")
-        assert lines[0] == f"GET {address.target} HTTP/1.1"
-        assert f"Host: {address.host_header}" in lines

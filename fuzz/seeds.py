@@ -13,7 +13,7 @@ from websocket_handler.protocol.frame import FIN, RSV1, Opcode, write_frame
 from websocket_handler.protocol.message import Encoder
 from websocket_handler.protocol.versions import ALL_VERSIONS, by_name
 
-from .wire import AS_SERVER, COMPRESSED, OLD_CODES, STRAIGHT, TAKEOVER, Wire
+from .wire import AS_SERVER, COMPRESSED, NO_MEMORY, OLD_CODES, STRAIGHT, TAKEOVER, Wire
 
 EXAMPLES = Path(__file__).parent.parent / "tests" / "protocol" / "examples.json"
 MOST = 2048  # bytes of a seed; longer inputs find no more, only later
@@ -34,6 +34,8 @@ RFC_6455 = {  # section 5.7, and what else there is
     "bad code": "88020000",
     "bad reason": "880303e8ff",
     "bad text": "8103eda080",
+    "overlong text": "8103e08080",
+    "all of UTF-8": "8110e0a080ed9fbff0908080f48fbfbfc280",
     "4 bytes of UTF-8, cut": "0102f09f80029880",
     "ping between fragments": "01014889000000800165",
     "empty fragments": "020000000000000080007f",
@@ -81,7 +83,7 @@ def deflated(level: int, takeover: bool) -> bytes:
     """A few messages as another implementation might compress them."""
     wire = b""
     stream = zlib.compressobj(level, zlib.DEFLATED, -15)
-    for text in ("Hello, hello, Hello " * 20, "Hellö", "", "hello" * 900, "*" * 70000):
+    for text in ("Hello, hello, Hello " * 20, "Hellö", "", "hello" * 900, "*" * 300_000):
         if not takeover:
             stream = zlib.compressobj(level, zlib.DEFLATED, -15)
         data = stream.compress(text.encode()) + stream.flush(zlib.Z_SYNC_FLUSH)
@@ -106,6 +108,11 @@ def wires() -> Iterator[Wire]:
             wire = deflated(level, bool(flags & TAKEOVER))
             yield Wire(flags, 0, 7, b"\x00", wire)
             yield Wire(flags | AS_SERVER, 5, 7, b"\x11\x05", masked(wire))
+    for choice in range(0, 40, 8):  # after how much there is no memory
+        wire = read_bytes(RFC_6455["fragments"]) + write_frame(2, b"x" * 900)
+        yield Wire(NO_MEMORY, 0, choice, b"\x03", wire)
+        yield Wire(NO_MEMORY | STRAIGHT, 0, choice, b"\x03\x00", wire)
+        yield Wire(NO_MEMORY | COMPRESSED, 0, choice | 7, b"\x05", deflated(9, False))
     both = Encoder(mask=True).message("x" * 600) + Encoder(mask=True).close(1000, "bye")
     yield Wire(AS_SERVER | STRAIGHT, 0, 0, b"\x14\xff", both)
 
@@ -192,6 +199,9 @@ def handshakes() -> Iterator[bytes]:
         "HTTP/1.1 401 Unauthorized\r\nConnection: close\r\n\r\nno",
     ):
         yield bytes((1, 0, 0, 0)) + refusal.encode()
+    for http_version in ("2", "1.0", "\u00b2", "1" * 30, ""):
+        text = head.replace("HTTP/1.1", f"HTTP/{http_version}") + "\r\n"
+        yield bytes((0, 4)) + text.encode("latin-1")
     for url in URLS:
         yield bytes((2, 0)) + url.encode()
 
