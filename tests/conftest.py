@@ -24,9 +24,11 @@ def require(present: object, what: str) -> None:
 
 @pytest.fixture(scope="session")
 def node() -> str:
-    """The path of Node.js, with npm's ws beside it in tests/peers."""
+    """The path of Node.js, with libraries of npm beside it in tests/peers."""
     path = shutil.which("node")
-    require(path and (PEERS / "node_modules" / "ws").is_dir(), "Node.js with ws")
+    packages = ("ws", "ws1", "websocket", "websocket-driver")
+    found = all((PEERS / "node_modules" / package).is_dir() for package in packages)
+    require(path and found, f"Node.js with {', '.join(packages)}")
     assert path is not None
     return path
 
@@ -38,6 +40,17 @@ def ruby() -> str:
     wanted = ["-e", 'require "em-websocket"; require "websocket"']
     found = path and subprocess.run([path, *wanted], capture_output=True).returncode == 0
     require(found, "Ruby with em-websocket and websocket")
+    assert path is not None
+    return path
+
+
+@pytest.fixture(scope="session")
+def perl() -> str:
+    """The path of Perl, which has Protocol::WebSocket."""
+    path = shutil.which("perl")
+    wanted = ["-MProtocol::WebSocket", "-e", "1"]
+    found = path and subprocess.run([path, *wanted], capture_output=True).returncode == 0
+    require(found, "Perl with Protocol::WebSocket")
     assert path is not None
     return path
 

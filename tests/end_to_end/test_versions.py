@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -25,7 +22,6 @@ from websocket_handler import (
 from .programs import Journal, Program, wait_for
 from .raw_client import RawClient
 
-PEERS = Path(__file__).parent.parent / "peers"
 NAMES = [version.name for version in ALL_VERSIONS]
 ALL = f"versions={quote(json.dumps(NAMES))}&max_message_size=2000000"
 TEXTS = ["", "h\xe9llo \u20ac \U0001f600", "x" * 125, "y" * 126, "z" * 65_536, "\u20ac" * 333_333]
@@ -185,57 +181,3 @@ def test_bad_requests_of_old_clients(
     with RawClient(program.address) as client:
         client.sock.sendall(client.handshake(f"/echo?{ALL}", headers))
         assert client.read_response().status == status
-
-
-# Others' servers and clients
-
-
-@pytest.fixture(scope="module")
-def em_websocket(ruby: str) -> Iterator[int]:
-    """The port of an echo server by em-websocket."""
-    process = subprocess.Popen([ruby, PEERS / "echo_server.rb"], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield int(process.stdout.readline().rpartition(" ")[2])
-    finally:
-        process.kill()
-        process.communicate()
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "hixie-75",
-        "hixie-76",
-        "hybi-01",
-        "hybi-02",
-        "hybi-03",
-        "hybi-05",
-        "hybi-06",
-        "hybi-07",
-        "hybi-12",
-        "RFC 6455",
-    ],
-)
-def test_our_client_with_em_websocket(em_websocket: int, name: str) -> None:
-    messages: list[str | bytes] = ["hello \u20ac", "x" * 126, "y" * 70_000]
-    if not name.startswith("hixie"):
-        messages.append(bytes(range(256)))
-    with connect(f"ws://127.0.0.1:{em_websocket}/", version=name) as websocket:
-        for message in messages:
-            websocket.send(message)
-            assert websocket.receive(timeout=10) == message
-
-
-@pytest.mark.parametrize("number", [75, 76, 3, 7, 8, 13])
-def test_websocket_ruby_with_our_server(program: Program, ruby: str, number: int) -> None:
-    words = ["hello", "\u20ac\xe9", "x" * 126, "y" * 70_000]
-    url = program.url(f"/echo?{ALL}")
-    done = subprocess.run(
-        [ruby, PEERS / "echo_client.rb", url, str(number), *words],
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [*words, *([] if number == 75 else ["close"])]

@@ -484,6 +484,23 @@ def test_requests_that_are_refused(request_: Request, status: int, reason: str) 
     assert reason in outcome.reason
 
 
+@pytest.mark.parametrize(
+    ("size", "status"), [("8", 101), ("0", 101), ("7", 400), ("8, 8", 400), ("08", 400)]
+)
+def test_the_third_key_may_be_announced_as_a_body(size: str, status: int) -> None:
+    request = request_with(("Content-Length", size))
+    assert handshake.answer(request, ALL_VERSIONS).status == status
+    chunked = request_with(("Content-Length", "8"), ("Transfer-Encoding", "chunked"))
+    assert handshake.answer(chunked, ALL_VERSIONS).status == 400
+    newer = request_with(
+        ("Content-Length", "8"),
+        ("Sec-WebSocket-Version", "8"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        without=[*HIXIE_76_REQUEST][4:],
+    )
+    assert handshake.answer(newer, ALL_VERSIONS).status == 400
+
+
 def test_older_versions_must_be_asked_for() -> None:
     assert handshake.answer(request_with(), ALL_VERSIONS).status == 101
     refused = handshake.answer(request_with(), ALL_VERSIONS[:1])

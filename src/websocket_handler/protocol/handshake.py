@@ -18,6 +18,7 @@ from . import permessage_deflate, versions
 from .permessage_deflate import Agreement, Compression
 from .request import FIELD_VALUE, Headers, Request, tokens
 from .versions import Version
+from .versions.challenge import KEY3_SIZE, KEY_HEADERS
 
 ANY_ORIGIN = "*"
 HTTP_VERSION = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,3}))?")
@@ -123,7 +124,10 @@ def to_be_kept(outcome: Accepted | Refused) -> Accepted | Refused:
 
 
 def _http_defect(request: Request) -> str | None:
-    """What RFC 6455 section 4.2.1 asks of any handshake, and sound HTTP of any request."""
+    """What RFC 6455 section 4.2.1 asks of any handshake, and sound HTTP of any request.
+
+    Some clients of hixie-76 announced their third key as a body.
+    """
     headers = request.headers
     if request.method != "GET":
         return "the method must be GET"
@@ -138,7 +142,9 @@ def _http_defect(request: Request) -> str | None:
         return "the Upgrade header must be 'websocket'"
     if "upgrade" not in _lower_tokens(headers, "Connection"):
         return "the Connection header must contain 'Upgrade'"
-    if headers.get("Content-Length", "0").strip() != "0" or "Transfer-Encoding" in headers:
+    size = headers.get("Content-Length", "0").strip()
+    has_third_key = size == str(KEY3_SIZE) and any(name in headers for name in KEY_HEADERS)
+    if (size != "0" and not has_third_key) or "Transfer-Encoding" in headers:
         return "the request must not have a body"
     return None
 

@@ -1,0 +1,18 @@
+"""eventlet as an echo server. Says which port it serves on."""
+
+import sys
+
+import eventlet
+from eventlet import websocket, wsgi
+
+
+@websocket.WebSocketWSGI
+def echo(peer):
+    while (message := peer.wait()) is not None:
+        peer.send(message)
+
+
+if __name__ == "__main__":
+    listener = eventlet.listen(("127.0.0.1", 0))
+    print(f"serving on {listener.getsockname()[1]}", flush=True)  # noqa: T201
+    wsgi.server(listener, echo, log=sys.stderr)
