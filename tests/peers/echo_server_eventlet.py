@@ -1,13 +1,16 @@
 """eventlet as an echo server. Says which port it serves on."""
 
+from __future__ import annotations
+
 import sys
+from typing import Any
 
 import eventlet
 from eventlet import websocket, wsgi
 
 
-@websocket.WebSocketWSGI
-def echo(peer):
+@websocket.WebSocketWSGI  # type: ignore[untyped-decorator]
+def echo(peer: Any) -> None:
     while (message := peer.wait()) is not None:
         peer.send(message)
 
