@@ -7,6 +7,7 @@ Knows rooms by name and messages as text or bytes, nothing of WebSockets.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import weakref
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ from .names import room_channel
 from .outbox import Outbox, Prepared
 from .presence import check_identities
 from .recall import Admit, Failed, Give
+
+logger = logging.getLogger("websocket_handler")
 
 
 class Bus:
@@ -162,6 +165,7 @@ class Bus:
             thread = self._thread
         if thread is None:
             return len(self._outbox) == 0
+        _started.discard(self)
         is_flushed = self.flush(timeout)
         thread.post(self._endpoint.close)
         if not thread.is_current():
@@ -185,6 +189,7 @@ class Bus:
                     thread = BusThread("websocket-handler bus")
                     thread.start(self._endpoint.run)
                     self._thread = thread
+                    _started.add(self)
         if self._thread is not None:
             self._thread.post(call, *arguments)  # type: ignore[arg-type]
 
@@ -192,16 +197,23 @@ class Bus:
 
     def _after_fork_in_child(self) -> None:
         if self._thread is not None:
+            _started.discard(self)
             _parents.append((self._thread, self._endpoint))
             self._thread.abandon()
         self._begin()
 
     def _at_exit(self) -> None:
-        if self._thread is not None and not self._is_closed:
-            self.close(self._settings.exit_timeout)
+        if not self.close(self._settings.exit_timeout):
+            logger.warning(
+                "%d messages have not reached the broker before the end of the process",
+                len(self._outbox),
+            )
 
 
 _buses: weakref.WeakSet[Bus] = weakref.WeakSet()
+
+_started: set[Bus] = set()
+"""They live until they are closed, at the latest at the end of the process."""
 
 _parents: list[object] = []
 """What a forked child has of its parent: kept, so that nobody closes what is the parent's."""
@@ -213,7 +225,7 @@ def _after_fork_in_child() -> None:
 
 
 def _at_exit() -> None:
-    for bus in list(_buses):
+    for bus in list(_started):
         bus._at_exit()
 
 

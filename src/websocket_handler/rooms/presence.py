@@ -34,7 +34,10 @@ class Announcement(NamedTuple):
 
 def decode_announcement(text: str | bytes) -> Announcement:
     """ValueError for what is none."""
-    fields = json.loads(text)
+    try:
+        fields = json.loads(text)
+    except RecursionError:
+        raise ValueError("an announcement is not that deep") from None
     if not (isinstance(fields, list) and len(fields) == 4):
         raise ValueError("an announcement has four fields")
     room, version, base, who = fields

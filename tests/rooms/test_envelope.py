@@ -1,0 +1,138 @@
+"""Envelopes, names and sequences: pure, against what they promise."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from websocket_handler.rooms.bus_settings import BusSettings
+from websocket_handler.rooms.envelope import Kind, encode_content, open_envelope, seal
+from websocket_handler.rooms.names import LONGEST, room_channel
+from websocket_handler.rooms.sequences import MOST_NODES, Sequences
+
+NODE = b"12345678"
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@given(
+    st.one_of(TEXT, st.binary()),
+    st.one_of(st.none(), TEXT),
+    st.integers(0, (1 << 64) - 1),
+    st.booleans(),
+    st.sampled_from(Kind),
+)
+def test_what_was_sealed_is_found(
+    message: str | bytes, key: str | None, number: int, starts: bool, kind: Kind
+) -> None:
+    opened = open_envelope(seal(kind, NODE, number, starts, encode_content(message, key)))
+    assert opened == (kind, NODE, number, starts, message, key)
+    assert type(opened.message) is type(message)
+
+
+@given(st.binary())
+def test_arbitrary_bytes_are_refused_in_order(data: bytes) -> None:
+    for candidate in (data, b"\x01" + data, b"\x01\x00\x01" + data):
+        with contextlib.suppress(ValueError):
+            open_envelope(candidate)
+
+
+@given(TEXT)
+def test_names_are_one_token(room: str) -> None:
+    channel = room_channel(room)
+    assert re.fullmatch(r"room\.[A-Za-z0-9_%~-]+", channel)
+    assert len(channel) <= LONGEST + 10
+
+
+@given(TEXT, TEXT)
+def test_names_differ(one: str, other: str) -> None:
+    assert (room_channel(one) == room_channel(other)) == (one == other)
+
+
+def test_long_names_differ() -> None:
+    names = ["x" * 1000, "x" * 1001, "é" * 500, "é" * 501, "x" * 199, "x" * 200, "x" * 201]
+    assert len({room_channel(name) for name in names}) == len(names)
+
+
+def test_plain_names_are_readable() -> None:
+    assert room_channel("lobby-1_a") == "room.lobby-1_a"
+    assert room_channel("a.b") == "room.a%2Eb"
+
+
+@pytest.mark.parametrize("prefix", ["", "a b", "a.b", "a*", "{a}", "é"])
+def test_prefixes(prefix: str) -> None:
+    with pytest.raises(ValueError, match="prefix"):
+        BusSettings(prefix=prefix)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"when_away": "maybe"},
+        {"queue_size": 0},
+        {"silence": 1.0},
+        {"exit_timeout": -1},
+        {"backoff_max": 0},
+        {"presence_ttl": -1},
+    ],
+)
+def test_settings(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        BusSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_gap_is_counted_once() -> None:
+    sequences = Sequences()
+    assert sequences.arrived(NODE, 5) == (0, False)
+    assert sequences.arrived(NODE, 6) == (0, False)
+    assert sequences.arrived(NODE, 10) == (3, True)
+    assert sequences.arrived(NODE, 11) == (0, False)
+    assert sequences.arrived(b"another!", 1) == (0, False)
+
+
+def test_what_comes_again_is_known() -> None:
+    sequences = Sequences()
+    for number in (1, 2, 5):
+        assert not sequences.is_known(NODE, number)
+        assert sequences.arrived(NODE, number) is not None
+    for number in (1, 2, 5):
+        assert sequences.is_known(NODE, number)
+        assert sequences.arrived(NODE, number) is None
+
+
+def test_what_comes_late_is_taken_once() -> None:
+    sequences = Sequences()
+    sequences.arrived(NODE, 1)
+    assert sequences.arrived(NODE, 4) == (2, True)
+    assert sequences.arrived(NODE, 3) == (0, False)
+    assert sequences.arrived(NODE, 3) is None
+    assert sequences.arrived(NODE, 2) == (0, False)
+    assert sequences.arrived(NODE, 2) is None
+
+
+def test_a_gap_after_a_reconnect_is_no_news() -> None:
+    sequences = Sequences()
+    sequences.arrived(NODE, 1)
+    sequences.reconnected()
+    assert sequences.arrived(NODE, 5) == (3, False)
+    assert sequences.arrived(NODE, 7) == (1, True)
+
+
+def test_numbers_that_begin_anew() -> None:
+    sequences = Sequences()
+    sequences.arrived(NODE, 1)
+    assert sequences.arrived(NODE, 100, starts=True) == (0, False)
+    assert sequences.arrived(NODE, 50) is None
+
+
+def test_memory_is_bounded() -> None:
+    sequences = Sequences()
+    for number in range(3 * MOST_NODES):
+        sequences.arrived(number.to_bytes(8, "big"), 1)
+    sequences.arrived(NODE, 1)
+    assert sequences.arrived(NODE, 1 << 60) == ((1 << 60) - 2, True)
+    assert len(sequences._nodes) <= MOST_NODES
+    assert len(sequences._nodes[NODE].missing) <= 1024

@@ -1,0 +1,269 @@
+"""Who is in a room: the pure part with a clock of its own, and processes with real brokers."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.end_to_end.programs import wait_for
+from websocket_handler.rooms.bus import Bus
+from websocket_handler.rooms.presence import (
+    Announcement,
+    Presence,
+    check_identities,
+    decode_announcement,
+)
+
+from .brokers import BrokerProcess
+from .conftest import Connect, Start
+from .recorder import Recorder, new_room
+
+A, B = b"node a..", b"node b.."
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def presence(clock: Clock) -> Presence:
+    return Presence(ttl=30, clock=clock)
+
+
+def tell(ears: Presence, node: bytes, announcements: list[Announcement]) -> list[tuple[bool, bool]]:
+    return [ears.hear(node, decode_announcement(one.encode())) for one in announcements]
+
+
+def test_changes_are_told_once(presence: Presence, clock: Clock) -> None:
+    teller = Presence(30, clock)
+    first = teller.announce("room", {"ann": 1, "bob": 2})
+    assert [(one.base, one.who) for one in first] == [(None, {"ann": 1, "bob": 2})]
+    assert teller.announce("room", {"ann": 1, "bob": 2}) == []
+    second = teller.announce("room", {"bob": 1, "cid": 1})
+    assert [one.who for one in second] == [{"bob": 1, "cid": 1, "ann": 0}]
+    assert tell(presence, A, first + second) == [(True, False), (True, False)]
+    assert presence.present("room") == {"bob": 1, "cid": 1}
+    assert tell(presence, A, first + second) == [(False, False), (False, False)]
+    assert presence.present("room") == {"bob": 1, "cid": 1}
+
+
+def test_processes_add_up(presence: Presence, clock: Clock) -> None:
+    tell(presence, A, Presence(30, clock).announce("room", {"ann": 1, "bob": 2}))
+    tell(presence, B, Presence(30, clock).announce("room", {"bob": 3}))
+    assert presence.present("room") == {"ann": 1, "bob": 5}
+    assert presence.present("another") == {}
+    assert presence.hear_goodbye(A) == {"room"}
+    assert presence.present("room") == {"bob": 3}
+    assert presence.hear_goodbye(A) == set()
+
+
+def test_who_missed_something_asks(presence: Presence, clock: Clock) -> None:
+    teller = Presence(30, clock)
+    teller.announce("room", {"ann": 1})
+    late = teller.announce("room", {"ann": 1, "bob": 1})
+    assert tell(presence, A, late) == [(False, True)]
+    assert presence.present("room") == {}
+    assert tell(presence, A, teller.whole("room")) == [(True, False)]
+    assert presence.present("room") == {"ann": 1, "bob": 1}
+    teller.announce("room", {"ann": 1, "bob": 1, "cid": 1})
+    assert tell(presence, A, teller.announce("room", {"cid": 1})) == [(False, True)]
+    assert tell(presence, A, teller.whole("room")) == [(True, False)]
+    assert presence.present("room") == {"cid": 1}
+    assert tell(presence, A, teller.announce("room", {"cid": 2})) == [(True, False)]
+
+
+def test_an_old_announcement_is_none(presence: Presence, clock: Clock) -> None:
+    teller = Presence(30, clock)
+    first = teller.announce("room", {"ann": 1})
+    whole = teller.whole("room")
+    second = teller.announce("room", {})
+    tell(presence, A, first + second)
+    assert tell(presence, A, whole) == [(False, False)]
+    assert presence.present("room") == {}
+
+
+def test_a_room_that_is_left_and_joined_again(presence: Presence, clock: Clock) -> None:
+    teller = Presence(30, clock)
+    tell(presence, A, teller.announce("room", {"ann": 1}))
+    tell(presence, A, teller.announce("room", {"ann": 1, "bob": 1}))
+    assert tell(presence, A, teller.leave("room")) == [(True, False)]
+    assert presence.present("room") == {}
+    assert teller.leave("room") == []
+    assert tell(presence, A, teller.whole("room")) == [(False, False)]
+    assert tell(presence, A, teller.announce("room", {"cid": 1})) == [(True, False)]
+    assert presence.present("room") == {"cid": 1}
+
+
+def test_the_silent_are_given_up(presence: Presence, clock: Clock) -> None:
+    tell(presence, A, Presence(30, clock).announce("room", {"ann": 1}))
+    tell(presence, B, Presence(30, clock).announce("room", {"bob": 1}))
+    clock.now += 20
+    presence.hear_alive(A)
+    presence.hear_alive(b"stranger")
+    assert presence.expire() == set()
+    clock.now += 11
+    assert presence.expire() == {"room"}
+    assert presence.present("room") == {"ann": 1}
+    clock.now += 31
+    assert presence.expire() == {"room"}
+    assert presence.present("room") == {}
+
+
+def test_thousands_are_told_in_pieces(presence: Presence, clock: Clock) -> None:
+    teller = Presence(30, clock)
+    everyone = {f"somebody with a long name {number}": 1 for number in range(10_000)}
+    announcements = teller.announce("room", everyone)
+    assert len(announcements) > 10
+    assert all(len(one.encode()) < 100_000 for one in announcements)
+    tell(presence, A, announcements)
+    assert presence.present("room") == everyone
+    fewer = dict(list(everyone.items())[:10])
+    changes = teller.announce("room", fewer)
+    tell(presence, A, changes)
+    assert presence.present("room") == fewer
+    late = Presence(30, clock)
+    teller.announce("room", everyone)
+    tell(late, A, teller.whole("room"))
+    assert late.present("room") == everyone
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{}", "[]", "null", '["room", 1, null]', "[1, 1, null, {}]", '["r", "1", null, {}]'),
+        *('["r", 1, "x", {}]', '["r", 1, null, []]', '["r", 1, null, {"a": -1}]'),
+        *('["r", 1, null, {"a": "1"}]', '["r", true, null, {}]', "[" * 100_000),
+    ],
+)
+def test_what_is_no_announcement(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        decode_announcement(text)
+
+
+def test_identities_are_text() -> None:
+    check_identities({"ann": 1, "": 0})
+    for wrong in ({5: 1}, {"x" * 1025: 1}, {"ann": -1}):
+        with pytest.raises(ValueError, match=r"identity|connections"):
+            check_identities(wrong)  # type: ignore[arg-type]
+
+
+# With brokers
+
+
+def present(bus: Bus, room: str, who: dict[str, int], patience: float = 10.0) -> None:
+    wait_for(lambda: bus.present(room) == who, f"{who}", patience)
+
+
+def test_everyone_knows_everyone(shared: BrokerProcess, connect: Connect) -> None:
+    room = new_room()
+    first, ears = connect(shared, room)
+    second, _ = connect(shared, room)
+    first.announce(room, {"ann": 1})
+    second.announce(room, {"ann": 1, "bob": 1})
+    present(first, room, {"ann": 1, "bob": 1})
+    present(second, room, {"ann": 1})
+    third, _ = connect(shared, room)  # it asks
+    present(third, room, {"ann": 2, "bob": 1})
+    assert ears.presence == [room]
+    second.announce(room, {"bob": 2})
+    present(third, room, {"ann": 1, "bob": 2})
+    second.leave(room)
+    present(third, room, {"ann": 1})
+    first.close(5)
+    present(third, room, {})
+
+
+def test_a_killed_process_is_gone_after_a_while(shared: BrokerProcess, connect: Connect) -> None:
+    room = new_room()
+    bus, _ = connect(shared, room, presence_ttl=1.5, heartbeat=0.2, silence=1.0)
+    program = f"""
+import sys, time
+from tests.rooms.recorder import Recorder
+from websocket_handler.rooms.bus import Bus
+from websocket_handler.rooms.bus_settings import BusSettings
+settings = BusSettings(presence_ttl=1.5, heartbeat=0.2, silence=1.0)
+bus = Bus({shared.url!r}, Recorder(), settings=settings)
+bus.join({room!r})
+bus.announce({room!r}, {{"ann": 3}})
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT) as process:
+        try:
+            present(bus, room, {"ann": 3}, 20)
+            process.send_signal(signal.SIGSTOP)
+            present(bus, room, {})
+            process.send_signal(signal.SIGCONT)
+            present(bus, room, {"ann": 3})
+        finally:
+            process.kill()
+        present(bus, room, {})
+
+
+def test_the_living_stay(shared: BrokerProcess, connect: Connect) -> None:
+    room = new_room()
+    settings = {"presence_ttl": 1.0, "heartbeat": 0.1, "silence": 5.0}
+    first, ears = connect(shared, room, **settings)
+    second, _ = connect(shared, room, **settings)
+    second.announce(room, {"bob": 1})
+    present(first, room, {"bob": 1})
+    time.sleep(2.5)
+    assert first.present(room) == {"bob": 1}
+    assert ears.presence == [room]
+
+
+def test_presence_outlives_the_broker(start: Start, connect: Connect) -> None:
+    broker = start()
+    first, ears = connect(broker, "room")
+    second, _ = connect(broker, "room")
+    first.announce("room", {"ann": 1})
+    second.announce("room", {"bob": 1})
+    present(first, "room", {"bob": 1})
+    broker.kill()
+    second.announce("room", {"bob": 1, "cid": 1})
+    broker.start()
+    present(first, "room", {"bob": 1, "cid": 1})
+    present(second, "room", {"ann": 1})
+    assert ears.presence == ["room", "room"]
+
+
+def test_presence_changed_may_fail(shared: BrokerProcess, connect: Connect) -> None:
+    room = new_room()
+    first, ears = connect(shared, room)
+    second, _ = connect(shared, room)
+
+    class Failing(Recorder):
+        def presence_changed(self, room: str) -> None:
+            super().presence_changed(room)
+            raise RuntimeError("a listener")
+
+    failing = Failing()
+    third = Bus(shared.url, failing)
+    third.join(room)
+    wait_for(lambda: third.stats().rooms == 1, "the room")
+    second.announce(room, {"bob": 1})
+    present(first, room, {"bob": 1})
+    present(third, room, {"bob": 1})
+    second.announce(room, {})
+    present(third, room, {})
+    assert failing.presence == [room, room]
+    assert ears.presence[-1] == room
+    third.close(5)
+
+
+def test_an_identity_that_is_none(shared: BrokerProcess, connect: Connect) -> None:
+    bus, _ = connect(shared, "room")
+    with pytest.raises(ValueError, match="identity"):
+        bus.announce("room", {"x" * 2000: 1})

@@ -1,0 +1,243 @@
+"""Processes of every kind: those that only publish, forked ones, those of gevent."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.end_to_end.programs import wait_for
+from websocket_handler.rooms.bus import Bus
+from websocket_handler.rooms.bus_settings import BusState, History
+
+from .brokers import BrokerProcess, Silent
+from .conftest import Connect, Start
+from .recorder import Recorder, new_room
+from .test_bus import send
+
+PREPARE = """
+import os, sys, time
+from tests.rooms.recorder import Recorder
+from websocket_handler.rooms.bus import Bus
+from websocket_handler.rooms.bus_settings import BusSettings, BusState, History
+recorder = Recorder()
+def send(bus, *messages):
+    for message in messages:
+        bus.publish(bus.prepare(room, message))
+"""
+
+
+def run(program: str, broker: BrokerProcess | str, room: str, **limits: float) -> str:
+    """What it says; its end must be a proper one."""
+    url = broker if isinstance(broker, str) else broker.url
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}", url, room],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=limits.get("timeout", 60),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("history", [None, History(length=10_000)], ids=["plain", "history"])
+def test_a_process_that_only_publishes(
+    shared: BrokerProcess, connect: Connect, history: History | None
+) -> None:
+    """What it has sent arrives although it ends at once."""
+    room = new_room()
+    _, receiver = connect(shared, room, history=history)
+    run(
+        PREPARE
+        + f"""
+url, room = sys.argv[1:]
+send(Bus(url, recorder, history={history!r}), *map(str, range(5000)))
+""",
+        shared,
+        room,
+    )
+    assert receiver.wait_for_messages(5000) == [str(number) for number in range(5000)]
+    assert receiver.losses == []
+
+
+def test_its_end_does_not_wait_for_ever() -> None:
+    with Silent() as silent:
+        began = time.monotonic()
+        said = run(
+            PREPARE
+            + """
+url, room = sys.argv[1:]
+send(Bus(url, recorder, settings=BusSettings(exit_timeout=0.5)), "x")
+""",
+            f"redis://127.0.0.1:{silent.port}",
+            "room",
+        )
+        assert time.monotonic() - began < 30
+        assert "1 messages have not reached the broker" in said
+
+
+def test_a_process_that_uses_nothing_ends_at_once(shared: BrokerProcess) -> None:
+    run(PREPARE + "bus = Bus(sys.argv[1], recorder)", shared, "room")
+
+
+def test_a_forked_child_begins_anew(shared: BrokerProcess, connect: Connect) -> None:
+    room = new_room()
+    other, receiver = connect(shared, room)
+    said = run(
+        PREPARE
+        + """
+url, room = sys.argv[1:]
+bus = Bus(url, recorder)
+bus.join(room)
+while not bus.stats().rooms:
+    time.sleep(0.01)
+send(bus, "parent 1")
+assert bus.flush(10)
+for number in range(3):
+    if os.fork() == 0:
+        assert bus.state is BusState.CONNECTING
+        assert bus.stats().published == 0
+        recorder.delivered.clear()
+        send(bus, f"child {number}")
+        assert bus.flush(10)
+        assert bus.stats().rooms == 0
+        sys.exit()
+for _ in range(3):
+    assert os.wait()[1] == 0
+send(bus, "parent 2")
+assert bus.flush(10)
+assert bus.state is BusState.UP and bus.stats().connects == 1
+while len(recorder.messages()) < 3:
+    time.sleep(0.01)
+print(sorted(recorder.messages()))
+""",
+        shared,
+        room,
+    )
+    assert "['child 0', 'child 1', 'child 2']" in said
+    messages = receiver.wait_for_messages(5)
+    assert messages[0] == "parent 1"
+    assert messages[-1] == "parent 2"
+    assert sorted(map(str, messages[1:-1])) == ["child 0", "child 1", "child 2"]
+    assert receiver.losses == []
+    assert other.stats().duplicates == 0
+
+
+def test_a_child_that_stays_does_not_hold_the_connection(start: Start, kind: str) -> None:
+    """The broker sees its client go when the parent goes, whatever children are left."""
+    broker = start()
+    program = (
+        PREPARE
+        + """
+url, room = sys.argv[1:]
+bus = Bus(url, recorder)
+bus.join(room)
+while not bus.stats().rooms:
+    time.sleep(0.01)
+if os.fork() == 0:
+    sys.stdin.read()
+    os._exit(0)
+print("ready", flush=True)
+time.sleep(60)
+"""
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, broker.url, "room"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"ready\n"
+        wait_for(lambda: connections_to(broker), "its connection")
+        parent.kill()
+        wait_for(lambda: not connections_to(broker), f"{kind} to lose its connection")
+
+
+def connections_to(broker: BrokerProcess) -> int:
+    """Established connections at the broker's port, as the kernel has them."""
+    port = f":{broker.port:04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[1].endswith(port) and row[3] == "01" for row in rows)
+
+
+def test_a_bus_that_was_closed_is_not_opened_by_a_fork(shared: BrokerProcess) -> None:
+    bus = Bus(shared.url, Recorder())
+    send(bus, "room", "x")
+    assert bus.close(10)
+    assert bus.state is BusState.CLOSED
+
+
+GEVENT = (
+    """
+from gevent import monkey
+monkey.patch_all()
+import gevent
+"""
+    + PREPARE
+    + """
+url, room = sys.argv[1:]
+bus = Bus(url, recorder, history=eval(os.environ["HISTORY"]))
+bus.join(room)
+while not bus.stats().rooms:
+    gevent.sleep(0.01)
+turns = 0
+def turn():
+    global turns
+    while True:
+        turns += 1
+        gevent.sleep(0.001)
+gevent.spawn(turn)
+jobs = [gevent.spawn(send, bus, *(f"{name} {number}" for number in range(100))) for name in "abc"]
+gevent.joinall(jobs)
+assert bus.flush(10)
+before = turns
+def hold():
+    time.sleep(0.2)
+    os.kill(int(os.environ["BROKER"]), 18)
+os.kill(int(os.environ["BROKER"]), 19)
+gevent.spawn(hold)
+send(bus, "held")
+assert bus.flush(10)
+assert turns > before + 20, "flush stopped the other greenlets"
+end = time.time() + 0.5
+while time.time() < end:  # compute: the bus is heard all the same
+    pass
+while "from outside" not in recorder.messages():
+    gevent.sleep(0.01)
+print("well")
+assert bus.close(5)
+"""
+)
+
+
+@pytest.mark.parametrize("history", [None, History(length=10_000)], ids=["plain", "history"])
+def test_greenlets(start: Start, connect: Connect, history: History | None) -> None:
+    pytest.importorskip("gevent")
+    broker = start()
+    url = broker.url.replace("127.0.0.1", "localhost")
+    sender, receiver = connect(broker, "room", history=history)
+    assert broker._process is not None
+    with subprocess.Popen(
+        [sys.executable, "-c", GEVENT, url, "room"],
+        cwd=ROOT,
+        env={**os.environ, "BROKER": str(broker._process.pid), "HISTORY": repr(history)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            receiver.wait_for_messages(301, 30)
+            send(sender, "room", "from outside")
+            said, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert (said, process.returncode) == ("well\n", 0), errors
+    assert len(receiver.messages()) == 301 + (history is not None)
