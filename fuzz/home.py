@@ -73,6 +73,8 @@ class Home:
         """Nothing is left of the connections that were."""
         self.check_serves()
         self.wait_until(lambda: bool(self.engine.stats().open == 1))
+        stats = self.engine.stats()
+        assert stats.accepted - stats.open == sum(stats.closed.values()), stats
         self.wait_until(lambda: count_descriptors() == self.descriptors)
         assert self.engine.channels() == [self._canary]
 
