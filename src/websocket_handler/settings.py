@@ -52,7 +52,7 @@ class Settings:
 
     open_timeout: float = 10.0
     """How long a client has to complete a handshake whose last bytes come later (hixie-76
-    to hybi-03)."""
+    to hybi-03); on http.server, for the head of any request."""
 
     ping_interval: float | None = 20.0
     """After this long without a byte from the peer it is pinged; None for never."""

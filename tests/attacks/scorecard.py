@@ -28,6 +28,7 @@ TARGET = ROOT / "docs" / "scorecard.md"
 ROWS = {
     "4": "bad handshakes",
     "5": "requests after a failed upgrade",
+    "6": "slow handshakes",
     "7": "dead peers",
     "8": "idle connections",
     "9": "compression, idle",

@@ -11,11 +11,57 @@ from websocket_handler import Version
 from websocket_handler.protocol.assembly import Close, Message, Ping
 from websocket_handler.protocol.versions import by_name
 
-from ..end_to_end.programs import Journal, Program, wait_for
+from ..end_to_end.programs import ROWS, Journal, Program, echo_program, wait_for
 from ..end_to_end.raw_client import RawClient, binary, close, text
 from .rig import FULL, KIB, MIB, SPOKEN, Attacker, Costs, at_scale, note, settled_memory
 
 HELLO = text("hello")
+
+
+@pytest.mark.parametrize("application", ["routes", "wsgi"])
+def test_heads_that_come_too_slowly(application: str) -> None:
+    """A1, A2. Silent, broken off, or a byte now and then: one deadline for the whole head."""
+    timeout = "10" if FULL else "0.5"
+    row = next(row for row in ROWS if row.home == "thread")
+    options = ("--open-timeout", timeout, "--application", application)
+    with echo_program(row, *options) as program, contextlib.ExitStack() as stack:
+        count = at_scale(10, 300) if application == "routes" else 1
+        begun = time.monotonic()
+        slow = {
+            way: [stack.enter_context(RawClient(program.address)) for _ in range(count)]
+            for way in ("silent", "broken off", "a byte now and then")
+        }
+        for client in slow["broken off"]:
+            client.sock.sendall(b"GET /echo HTTP/1.1\r\nHost: ")
+        trickling = set(slow["a byte now and then"])
+        while trickling and time.monotonic() - begun < 30:
+            for client in list(trickling):
+                try:
+                    client.sock.sendall(b"G")
+                except OSError:
+                    trickling.discard(client)
+            time.sleep(0.05)
+        for way, clients in slow.items():
+            for client in clients:
+                with contextlib.suppress(ConnectionResetError):
+                    assert client.sock.recv(100) == b""
+            seconds = time.monotonic() - begun
+            note("6", f"heads that are {way}: all dropped within", seconds, "s", "≤ 11")
+        with RawClient(program.address) as client:
+            client.open("/echo" if application == "routes" else "/").echo(HELLO)
+        assert "Traceback" not in program.log()
+
+
+def test_a_connection_may_idle_between_requests() -> None:
+    row = next(row for row in ROWS if row.home == "thread")
+    with (
+        echo_program(row, "--open-timeout", "0.2") as program,
+        RawClient(program.address) as client,
+    ):
+        client.read_body(client.get("/ordinary"))
+        time.sleep(0.5)
+        client.read_body(client.get("/ordinary"))
+        client.open().echo(HELLO)
 
 
 @pytest.mark.parametrize("version", SPOKEN, ids=str)

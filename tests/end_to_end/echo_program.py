@@ -147,6 +147,7 @@ def main() -> None:
     parser.add_argument(
         "--defaults", action="store_true", help="the limits of Settings; and every version"
     )
+    parser.add_argument("--open-timeout", type=float, default=10.0)
     parser.add_argument("--close-timeout", type=float, default=10.0)
     parser.add_argument("--certificate", help="a PEM file with key and certificate, for https")
     options = parser.parse_args()
@@ -159,7 +160,11 @@ def main() -> None:
         context.load_cert_chain(options.certificate)
         server.socket = context.wrap_socket(server.socket, server_side=True)
     settings = {"versions": websocket_handler.ALL_VERSIONS} if options.defaults else LIMITS
-    settings = {**settings, "close_timeout": options.close_timeout}
+    settings = {
+        **settings,
+        "open_timeout": options.open_timeout,
+        "close_timeout": options.close_timeout,
+    }
     if options.home == "thread":
         serve_beside_thread(server, settings)
     elif options.home == "asyncio":

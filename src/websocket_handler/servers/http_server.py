@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import errno
 import functools
+import math
 import re
+import socket
 import socketserver
 import ssl
 import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
-from io import BufferedIOBase
+from io import BufferedIOBase, BufferedReader
 from typing import Any, ClassVar, TypeVar, cast
 
 from ..engine import Engine, close_all, default_engine
@@ -72,6 +74,9 @@ def _with_layer(handler: Any, layer: dict[str, Any]) -> Any:
     return type(handler.__name__, (WebSocketRequests, handler), layer)
 
 
+TIMEOUT_STEP = 0.25
+"""Seconds: how often at most a socket is told how much of the time for a head is left."""
+
 NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 ACCEPT_PAUSE = 0.05
 """Seconds until a server with no descriptors left tries again to accept who is waiting."""
@@ -94,16 +99,56 @@ def _pause_when_full(server: Any) -> None:
 
 
 class HeadReader:
-    """A handler's reader while it reads the head of a request; keeps the lines as they came."""
+    """A handler's reader while it reads the head of a request: keeps the lines as they came,
+    and raises `TimeoutError` if the head is not whole in time, however its bytes trickle in.
 
-    def __init__(self, reader: BufferedIOBase) -> None:
+    The time begins now, or with the first byte where the connection `may_idle` before.
+    """
+
+    def __init__(
+        self, reader: BufferedIOBase, sock: socket.socket, seconds: float, may_idle: bool
+    ) -> None:
         self.reader = reader
         self.lines: list[bytes] = []
+        self._sock = sock
+        self._usual_timeout = sock.gettimeout()
+        self._seconds = seconds
+        self._deadline = math.inf
+        self._set_at = -math.inf
+        if not may_idle:
+            self._deadline = time.monotonic() + seconds
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.reader, name)
 
     def readline(self, limit: int = -1) -> bytes:
-        line = self.reader.readline(limit)
-        self.lines.append(line)
-        return line
+        line = bytearray()
+        while not line.endswith(b"\n") and len(line) != limit:
+            waiting = self._peek()
+            if not waiting:
+                break
+            size = waiting.find(b"\n") + 1 or len(waiting)
+            line += self.reader.read(size if limit < 0 else min(size, limit - len(line)))
+        self.lines.append(bytes(line))
+        return self.lines[-1]
+
+    def _peek(self) -> bytes:
+        now = time.monotonic()
+        if now >= self._deadline:
+            raise TimeoutError("the head of the request did not come in time")
+        if self._deadline < math.inf and now - self._set_at > TIMEOUT_STEP:
+            self._set_at, left = now, self._deadline - now
+            self._sock.settimeout(min(left, self._usual_timeout or left))
+        waiting: bytes = cast(Reader, self.reader).peek(1)
+        if self._deadline == math.inf:
+            self._deadline = time.monotonic() + self._seconds
+        return waiting
+
+    def give_back(self) -> BufferedIOBase:
+        """The head is whole: the reader as it was, with the time-out that the handler gave it."""
+        if self._set_at > -math.inf:
+            self._sock.settimeout(self._usual_timeout)
+        return self.reader
 
     def is_sound(self) -> bool:
         """Whether each line is a header field, or the end of the head."""
@@ -123,16 +168,35 @@ class WebSocketRequests(BaseHTTPRequestHandler):
     _hand_over: SocketHandOver
     _logged = False
 
+    def setup(self) -> None:
+        super().setup()
+        self._expect_head(may_idle=False)
+
+    def _expect_head(self, may_idle: bool) -> None:
+        """Read the head of a request next, if the reader is one that can be looked into."""
+        if isinstance(self.rfile, BufferedReader):
+            seconds = self.websocket_settings.open_timeout
+            head = HeadReader(self.rfile, self.connection, seconds, may_idle)
+            self.rfile = cast(BufferedIOBase, head)
+
     def parse_request(self) -> bool:
         self.websocket = None
-        head = HeadReader(self.rfile)
-        self.rfile = cast(BufferedIOBase, head)
+        self._expect_head(may_idle=False)
+        head: Any = self.rfile
+        is_watched = isinstance(head, HeadReader)
+        if is_watched:
+            head.lines.clear()  # of which the first was the request line
         try:
             if not super().parse_request():
                 return False
+        except TimeoutError as error:
+            self.log_error("Request timed out: %r", error)
+            self.close_connection = True
+            return False
         finally:
-            self.rfile = head.reader
-        if head.may_ask() and not head.is_sound():
+            if is_watched:
+                self.rfile = head.give_back()
+        if is_watched and head.may_ask() and not head.is_sound():
             self.send_error(HTTPStatus.BAD_REQUEST, "Bad header line")  # and reads nothing more
             return False
         if is_websocket_request(self.command, self.headers):
@@ -154,6 +218,7 @@ class WebSocketRequests(BaseHTTPRequestHandler):
         return True
 
     def handle_one_request(self) -> None:
+        self._expect_head(may_idle=True)
         super().handle_one_request()
         if self.websocket is not None:
             self.close_connection = True  # what follows a handshake is never a request
@@ -161,6 +226,10 @@ class WebSocketRequests(BaseHTTPRequestHandler):
     def handle(self) -> None:
         try:
             super().handle()
+        except TimeoutError as error:
+            if not isinstance(cast(object, self.rfile), HeadReader):
+                raise
+            self.log_error("Request timed out: %r", error)
         except BaseException:
             if self.websocket is not None:
                 self._hand_over.abandon(self.websocket)
