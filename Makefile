@@ -76,7 +76,7 @@ bench-guard: $(VENV)/.test-ready
 soak: $(VENV)/.test-ready
 	ATTACKS=full $(BIN)/python -m pytest tests/attacks --timeout=0
 
-# The same, once, with the figures written to docs/scorecard.md, beside those of peers.
+# The same at the suite's scale, unless ATTACKS=full, with the figures in docs/scorecard.md.
 scorecard: $(VENV)/.test-ready benchmarks/build/load
 	$(BIN)/python -m tests.attacks.scorecard
 
