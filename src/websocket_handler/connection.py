@@ -582,3 +582,6 @@ def keep_alive_by_tcp(sock: socket.socket, settings: Settings) -> None:
         timeout = max(1, round(settings.ping_timeout / 4))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, timeout)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # also where what we have sent is not taken
+        patience = round((interval + settings.ping_timeout) * 1000)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 
 import pytest
@@ -127,6 +128,23 @@ def test_a_dead_peer_that_does_not_read_either(program: Program, journal: Journa
     with Attacker(program.address, receive_buffer=4 * KIB) as attacker:
         attacker.open(f"/floods?size=65536&count=100&id={journal.name}{settings}").send(HELLO)
         journal.wait_for("close", 1006)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the kernel cannot be asked to")
+@pytest.mark.parametrize("name", ["hixie-75", "hixie-76"])
+def test_a_dead_peer_that_does_not_read_where_there_are_no_pings(
+    program: Program, journal: Journal, name: str
+) -> None:
+    """TCP's keep-alive says nothing of a peer that we have something to send to."""
+    settings = "ping_interval=1&ping_timeout=1" if not FULL else ""
+    with Attacker(program.address, receive_buffer=4 * KIB) as attacker:
+        attacker.open_as(by_name(name), f"/echo?id={journal.name}&{settings}")
+        begun = time.monotonic()
+        attacker.flood(attacker.encoder.message("x" * 60_000), 64 * MIB, patience=0.3)
+        wait_for(lambda: ["close", 1006] in [e[:2] for e in journal.read()], "its close", 60)
+        if FULL:
+            seconds = time.monotonic() - begun
+            note("7", f"a dead peer found, {name}, default settings", seconds, "s", "≤ 45")
 
 
 def test_a_third_key_byte_by_byte(program: Program) -> None:
