@@ -45,6 +45,9 @@ CLOCK_STEP = 0.001
 KEEPALIVE = b"keepalive"
 """The payload of the pings that only see whether the peer is alive; their pongs are no event."""
 
+MAX_KEEP_ALIVE = 32767
+"""Seconds: the most that TCP can be asked for."""
+
 ORDINARY_CODES = (NORMAL_CLOSURE, GOING_AWAY, NO_CODE_RECEIVED)
 """Connections that end with these are logged at DEBUG, all others at INFO, and end an
 iteration over their messages without an error."""
@@ -577,11 +580,14 @@ def keep_alive_by_tcp(sock: socket.socket, settings: Settings) -> None:
     if interval is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_KEEPIDLE"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(interval)))
-        timeout = max(1, round(settings.ping_timeout / 4))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, timeout)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # also where what we have sent is not taken
-        patience = round((interval + settings.ping_timeout) * 1000)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
+    silence, step = (min(seconds, MAX_KEEP_ALIVE) for seconds in (interval, settings.ping_timeout))
+    options = {
+        "TCP_KEEPIDLE": silence,
+        "TCP_KEEPINTVL": step / 4,
+        "TCP_KEEPCNT": 4,
+        "TCP_USER_TIMEOUT": (silence + step) * 1000,  # where what we have sent is not taken
+    }
+    for name, value in options.items():
+        if hasattr(socket, name):
+            option = getattr(socket, name)
+            sock.setsockopt(socket.IPPROTO_TCP, option, max(1, round(value)))

@@ -16,6 +16,9 @@ LIMITS = ("max_message_size", "max_fragments", "max_empty_fragments", "max_contr
 
 KIB, MIB = 1 << 10, 1 << 20
 
+FOR_EVER = 1e9
+"""Seconds; what is not to happen at all is None, where it may be."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -75,17 +78,16 @@ class Settings:
     for the defaults of `Compression`, False for not at all."""
 
     def __post_init__(self) -> None:
-        for field in LIMITS:
-            _require(field, getattr(self, field), getattr(self, field) >= 0)
-        _require("max_message_size", self.max_message_size, self.max_message_size < 1 << 62)
+        for field in (*LIMITS, "high_water", "max_buffered"):
+            _require(field, getattr(self, field), 0 <= getattr(self, field) < 1 << 62)
         for field in ("max_connections", "max_connections_per_address"):
             most = getattr(self, field)
             _require(field, most, most is None or most >= 0)
         _require("high_water", self.high_water, 0 < self.high_water <= self.max_buffered)
         for field in ("open_timeout", "ping_timeout", "close_timeout"):
-            _require(field, getattr(self, field), getattr(self, field) > 0)
+            _require(field, getattr(self, field), 0 < getattr(self, field) < FOR_EVER)
         if self.ping_interval is not None:
-            _require("ping_interval", self.ping_interval, self.ping_interval > 0)
+            _require("ping_interval", self.ping_interval, 0 < self.ping_interval < FOR_EVER)
         if isinstance(self.allowed_origins, str):
             raise TypeError("allowed_origins is a collection of origins, not one string")
         object.__setattr__(self, "versions", tuple(self.versions))

@@ -147,6 +147,13 @@ def test_a_dead_peer_that_does_not_read_where_there_are_no_pings(
             note("7", f"a dead peer found, {name}, default settings", seconds, "s", "≤ 45")
 
 
+@pytest.mark.parametrize("version", SPOKEN, ids=str)
+def test_patience_beyond_what_tcp_can_be_told(program: Program, version: Version) -> None:
+    with Attacker(program.address) as attacker:
+        attacker.open_as(version, "/echo?ping_interval=1000000&ping_timeout=900000000").say("x")
+        assert attacker.hear() == Message("x")
+
+
 def test_a_third_key_byte_by_byte(program: Program) -> None:
     """A2, A8. The deadline is one for all of it, and not for each byte."""
     target = "/echo?open_timeout=0.4"

@@ -63,6 +63,12 @@ def test_the_documented_defaults() -> None:
         {"ping_timeout": 0},
         {"close_timeout": 0},
         {"versions": ()},
+        {"max_buffered": 1 << 62},
+        {"max_control_frames": float("inf")},
+        {"ping_interval": float("inf")},
+        {"ping_interval": float("nan")},
+        {"ping_timeout": 1e300},
+        {"open_timeout": float("nan")},
     ],
 )
 def test_settings_that_make_no_sense(bad: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ OF_THE_HANDSHAKE = (
     *("sec-websocket-accept", "sec-websocket-protocol"),
 )
 
-UNLIMITED = Settings(max_message_size=(1 << 62) - 1, max_fragments=1 << 62)
+UNLIMITED = Settings(max_message_size=(1 << 62) - 1, max_fragments=(1 << 62) - 1)
 HIGH_WATER = 1 << 16
 
 
