@@ -85,10 +85,12 @@ def main() -> None:
             time.sleep(options.pause)
         if number % 500 == 499:
             say({"sent": number + 1, "received": len(ears.delivered)})
-    bus.flush(60)
+    bus.flush(120)
     if options.until:
-        end = time.monotonic() + 60
-        while len(ears.delivered) < options.until and time.monotonic() < end:
+        before, since = 0, time.monotonic()
+        while len(ears.delivered) < options.until and time.monotonic() < since + 30:
+            if len(ears.delivered) > before:
+                before, since = len(ears.delivered), time.monotonic()
             time.sleep(0.01)
         time.sleep(0.5)  # for what would come twice
     else:

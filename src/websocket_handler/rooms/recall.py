@@ -12,15 +12,15 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BusUnavailable
-from .broker import Broker, BrokerError, Offset
+from .broker import Broker, BrokerError, Offset, Page
 from .envelope import Envelope, Kind
 from .joined import Joined
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
 
-PAGE = 500
-"""Messages read at a time."""
+FIRST_PAGE, LARGEST_PAGE, PAGE_BYTES = 50, 4000, 1 << 20
+"""Messages read at a time: few at first, and more while they are small."""
 
 Give = Callable[[str | bytes, str], object]
 Admit = Callable[[str | None], object]
@@ -29,6 +29,14 @@ Failed = Callable[[Exception], object]
 
 def offset_text(offset: Offset) -> str:
     return "-".join(map(str, offset))
+
+
+def next_count(count: int, page: Page) -> int:
+    """How many to read after a page that was to have `count`."""
+    size = sum(len(data) for _, data in page.entries)
+    if size > PAGE_BYTES:
+        return max(1, count // 2)
+    return min(2 * count, LARGEST_PAGE) if 2 * size <= PAGE_BYTES else count
 
 
 class Recall:
@@ -123,10 +131,11 @@ class Recall:
         """Deliver what was kept after the cursor: up to what was last heard of, or to `tip`."""
         room.is_catching_up = True
         endpoint = self._endpoint
+        count = FIRST_PAGE
         try:
             while True:
                 wanted = max(room.seen, tip)
-                page = await broker.read(room.channel, room.cursor, PAGE)
+                page = await broker.read(room.channel, room.cursor, count)
                 endpoint.has_heard()
                 if endpoint.joined.get(room.name) is not room:
                     return
@@ -139,11 +148,12 @@ class Recall:
                 if page.missing != 0:
                     self._give_up(room)
                 self._go_on_with_held(room)
-                if len(page.entries) < PAGE and wanted > room.cursor:
+                if len(page.entries) < count and wanted > room.cursor:
                     room.cursor = wanted  # what was heard of is not kept any more
                     endpoint.has_lost(room, None)
                 if room.cursor >= tip if tip else room.seen <= room.cursor:
                     return
+                count = next_count(count, page)
         finally:
             room.is_catching_up = False
 
@@ -222,9 +232,10 @@ class Recall:
     async def _read_on(self, broker: Broker, room: Joined, position: Offset, give: Give) -> None:
         """From `position` to the cursor, wherever that has come meanwhile. Returns without
         having waited for anything since it looked at the cursor."""
+        count = FIRST_PAGE
         while position < room.cursor:
             wanted = room.cursor
-            page = await broker.read(room.channel, position, PAGE)
+            page = await broker.read(room.channel, position, count)
             if page.missing != 0:
                 self._endpoint.call(self._endpoint.rooms.lost, room.name, None)
             for offset, data in page.entries:
@@ -234,8 +245,9 @@ class Recall:
                 envelope = self._endpoint.open(room.channel, data)
                 if envelope is not None and envelope.kind is Kind.MESSAGE:
                     self._endpoint.call(give, envelope.message, offset_text(offset))
-            if len(page.entries) < PAGE:  # whatever else there was is not kept any more
+            if len(page.entries) < count:  # whatever else there was is not kept any more
                 position = max(position, wanted)
+            count = next_count(count, page)
 
     def _start(self, what: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(what)
