@@ -133,14 +133,28 @@ def kind_of(url: str) -> Kind:
     if not separator or scheme not in SCHEMES:
         schemes = ", ".join(f"{name}://" for name in SCHEMES)
         raise ValueError(f"a broker's URL begins with one of {schemes}; this one does not: {url!r}")
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as error:
-        raise ValueError(f"not a URL: {without_password(url)!r}: {error}") from None
-    if scheme != "unix" and not parts.hostname:
-        raise ValueError(f"a broker's URL names its host: {without_password(url)!r}")
-    return SCHEMES[scheme]
+    kind = SCHEMES[scheme]
+    if scheme != "unix":
+        hosts = each_host(url)
+        for one in hosts:
+            try:
+                parts = urlsplit(one)
+                _ = parts.port
+            except ValueError as error:
+                raise ValueError(f"not a URL: {without_password(url)!r}: {error}") from None
+            if not parts.hostname:
+                raise ValueError(f"a broker's URL names its host: {without_password(url)!r}")
+        if len(hosts) > 1 and kind is REDIS:
+            raise ValueError(f"one Redis server has one host: {without_password(url)!r}")
+    return kind
+
+
+def each_host(url: str) -> list[str]:
+    """A URL with several hosts, a,b:1,c, as one for each."""
+    scheme, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    user, at, hosts = authority.rpartition("@")
+    return [f"{scheme}{separator}{user}{at}{host}{slash}{path}" for host in hosts.split(",")]
 
 
 def broker_class(kind: Kind) -> type[Broker]:

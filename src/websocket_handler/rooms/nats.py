@@ -29,7 +29,7 @@ from nats.js.api import (
 )
 from nats.js.errors import APIError, NotFoundError
 
-from .broker import Broker, BrokerError, Entry, Offset, Page
+from .broker import Broker, BrokerError, Entry, Offset, Page, each_host
 from .bus_settings import History
 
 HEADERS = 200
@@ -62,7 +62,7 @@ class NatsBroker(Broker):
             try:
                 self._client = Client()
                 await self._client.connect(
-                    self.url,
+                    each_host(self.url),
                     allow_reconnect=False,
                     max_reconnect_attempts=1,
                     reconnect_time_wait=0,

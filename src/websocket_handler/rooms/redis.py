@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -122,15 +123,17 @@ class Pair:
     async def _send(self, connection: AbstractConnection, packed: Iterable[bytes]) -> None:
         await connection.send_packed_command(packed, check_health=False)
 
-    async def subscribe(self, command: bytes, channels: Sequence[bytes]) -> None:
-        """`command` is (S)SUBSCRIBE or (S)UNSUBSCRIBE; returns once all are confirmed."""
+    async def subscribe(self, command: bytes, groups: Sequence[Sequence[bytes]]) -> None:
+        """`command` is (S)SUBSCRIBE or (S)UNSUBSCRIBE, sent for each group of channels; returns
+        once all are confirmed."""
         loop = asyncio.get_running_loop()
         waiting = []
-        for channel in channels:
+        for channel in chain(*groups):
             future = loop.create_future()
             self._unconfirmed[command.lower(), channel] = future
             waiting.append(future)
-        await self._send(self.subscriber, self.subscriber.pack_command(command, *channels))
+        commands = [(command, *group) for group in groups]
+        await self._send(self.subscriber, self.subscriber.pack_commands(commands))
         await asyncio.gather(*waiting)
 
     async def _read(self) -> None:
@@ -180,6 +183,10 @@ class RedisBroker(Broker):
         """The server that has a key or a channel."""
         assert self._pair is not None
         return self._pair
+
+    def groups(self, names: list[bytes]) -> list[list[bytes]]:
+        """The channels that one command may name."""
+        return [names]
 
     def _pool(self, url: str, **settings: Any) -> ConnectionPool:
         # RESP2 works with every Redis, and costs less than RESP3; no retries but ours, and no
@@ -253,11 +260,8 @@ class RedisBroker(Broker):
             of_pair.setdefault(self.pair_of(name), []).append(name)
         with _broker_errors():
             await asyncio.gather(
-                *(self._subscribe_on(pair, command, names) for pair, names in of_pair.items())
+                *(pair.subscribe(command, self.groups(names)) for pair, names in of_pair.items())
             )
-
-    async def _subscribe_on(self, pair: Pair, command: bytes, names: list[bytes]) -> None:
-        await pair.subscribe(command, names)
 
     async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         commands = []

@@ -1,0 +1,103 @@
+"""Messages a second through a real broker, from one process to another.
+
+    .venv/bin/python benchmarks/bus.py [--messages 50000] [--size 128]
+
+Redis and NATS, without and with a history; each broker is started here on a free port of
+127.0.0.1 and ended again. The rate is from the first `publish` to the last `deliver`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.rooms.brokers import STARTERS  # noqa: E402
+from tests.rooms.recorder import Recorder  # noqa: E402
+
+from websocket_handler.rooms.bus import Bus  # noqa: E402
+from websocket_handler.rooms.bus_settings import History  # noqa: E402
+
+
+class Counter(Recorder):
+    """Counts only."""
+
+    count = 0
+
+    def deliver(self, *_: object) -> None:
+        self.count += 1
+
+
+def receive(url: str, history: History | None, messages: int) -> None:
+    """The other process."""
+    counter = Counter()
+    bus = Bus(url, counter, history=history)
+    bus.join("room")
+    while bus.stats().rooms != 1:
+        time.sleep(0.01)
+    print("ready", flush=True)
+    while counter.count < messages:
+        time.sleep(0.001)
+    used = time.process_time()
+    print(f"{time.time()} {used}", flush=True)
+    bus.close(1)
+
+
+def measure(url: str, history: History | None, messages: int, size: int) -> str:
+    command = [sys.executable, __file__, "--receive", url, "--messages", str(messages)]
+    command += ["--history"] if history else []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as receiver:
+        assert receiver.stdout is not None
+        assert receiver.stdout.readline() == "ready\n"
+        bus = Bus(url, Recorder(), history=history)
+        bus.start()
+        while bus.stats().connects == 0:
+            time.sleep(0.01)
+        prepared = bus.prepare("room", "x" * size)
+        used, began = time.process_time(), time.time()
+        for _ in range(messages):
+            while bus.stats().queued > 50_000:
+                time.sleep(0.001)
+            bus.publish(prepared)
+        called = time.time()
+        bus.flush(60)
+        flushed, used = time.time(), time.process_time() - used
+        ended, theirs = map(float, receiver.stdout.readline().split())
+        bus.close(1)
+    return (
+        f"{messages / (ended - began):9,.0f} delivered/s, {messages / (flushed - began):9,.0f} "
+        f"published/s, {messages / (called - began):9,.0f} calls/s; CPU a message: "
+        f"{used / messages * 1e6:.1f} µs to publish, {theirs / messages * 1e6:.1f} µs to receive"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--messages", type=int, default=50_000)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--receive")
+    parser.add_argument("--history", action="store_true")
+    options = parser.parse_args()
+    kept = History(length=1000)
+    if options.receive:
+        receive(options.receive, kept if options.history else None, options.messages)
+        return
+    for kind, starter in STARTERS.items():
+        for history in (None, kept):
+            with tempfile.TemporaryDirectory() as folder:
+                broker = starter(Path(folder))
+                try:
+                    rate = measure(broker.url, history, options.messages, options.size)
+                finally:
+                    broker.close()
+            print(f"{kind:6} {'history' if history else 'plain':8} {rate}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

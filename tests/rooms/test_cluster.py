@@ -1,0 +1,132 @@
+"""A real Redis cluster of three servers."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import require
+from tests.end_to_end.programs import wait_for
+from websocket_handler.rooms.bus import Bus
+from websocket_handler.rooms.bus_settings import BusState, History
+
+from .brokers import BrokerProcess, redis_server
+from .conftest import Connect
+from .recorder import Recorder
+from .test_bus import NAMES, send
+from .test_history import Replay
+
+HISTORIES = [None, History(length=10_000)]
+
+
+class Cluster:
+    """Three servers, each with a third of the slots."""
+
+    def __init__(self, folder: Path) -> None:
+        program = shutil.which("redis-cli")
+        require(program, "redis-cli")
+        self.servers: list[BrokerProcess] = []
+        try:
+            for number in range(3):
+                place = folder / str(number)
+                place.mkdir()
+                self.servers.append(
+                    redis_server(
+                        place, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000"
+                    )
+                )
+            hosts = [f"127.0.0.1:{server.port}" for server in self.servers]
+            command = [str(program), "--cluster", "create", *hosts, "--cluster-yes"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0, done.stdout + done.stderr
+        except BaseException:
+            self.close()
+            raise
+        self.url = f"redis+cluster://{','.join(hosts)}"
+
+    def close(self) -> None:
+        for server in self.servers:
+            server.close()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    made = Cluster(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("history", HISTORIES, ids=["plain", "history"])
+def test_rooms_on_all_servers(cluster: Cluster, connect: Connect, history: History | None) -> None:
+    sender, _ = connect(cluster.url, history=history)
+    _, receiver = connect(cluster.url, *NAMES, history=history)
+    for name in NAMES:
+        send(sender, name, *map(str, range(50)))
+    receiver.wait_for_messages(50 * len(NAMES))
+    for name in NAMES:
+        assert receiver.messages(name) == [str(number) for number in range(50)]
+    servers = [
+        subprocess.run(
+            ["redis-cli", "-p", str(server.port), "INFO", "commandstats"],
+            capture_output=True,
+            text=True,
+        ).stdout
+        for server in cluster.servers
+    ]
+    assert all("cmdstat_spublish" in text for text in servers)
+
+
+def test_history_and_presence(cluster: Cluster, connect: Connect) -> None:
+    first, ears = connect(cluster.url, "a", "b", "c", history=HISTORIES[1])
+    second, others = connect(cluster.url, "a", "b", "c", history=HISTORIES[1])
+    for room in "abc":
+        send(first, room, "1", "2", "3")
+        first.announce(room, {f"ann in {room}": 1})
+    ears.wait_for_messages(9)
+    for room in "abc":
+        wait_for(lambda: second.present(room) == {f"ann in {room}": 1}, "ann")  # noqa: B023
+        since = next(what.offset for what in ears.delivered if what.room == room)
+        replay = Replay(second, others, room, str(since)).wait()
+        assert replay.messages() == ["2", "3"]
+    assert len({(what.room, what.offset) for what in ears.delivered}) == 9
+
+
+def test_one_server_is_killed(cluster: Cluster, connect: Connect) -> None:
+    rooms = [f"room {number}" for number in range(30)]  # on all servers
+    sender, _ = connect(cluster.url, history=HISTORIES[1])
+    _, receiver = connect(cluster.url, *rooms, history=HISTORIES[1])
+    for room in rooms:
+        send(sender, room, "before")
+    receiver.wait_for_messages(30)
+    cluster.servers[0].kill()
+    receiver.wait_for_state(BusState.DOWN)
+    for room in rooms:
+        send(sender, room, "while it is away")
+    cluster.servers[0].start()
+    receiver.wait_for_state(BusState.UP, 30)
+    for room in rooms:
+        send(sender, room, "after")
+    receiver.wait_for_messages(90, 30)
+    for room in rooms:
+        assert receiver.messages(room) == ["before", "while it is away", "after"]
+    assert receiver.losses == []
+
+
+def test_a_server_that_is_no_cluster(tmp_path: Path, connect: Connect) -> None:
+    server = redis_server(tmp_path)
+    try:
+        _, recorder = connect(f"redis+cluster://127.0.0.1:{server.port}", wait=False)
+        assert "not a server of a cluster" in recorder.wait_for_state(BusState.DOWN)
+    finally:
+        server.close()
+
+
+def test_several_hosts_are_a_clusters() -> None:
+    with pytest.raises(ValueError, match="one host"):
+        Bus("redis://a:1,b:2", Recorder())
+    Bus("redis+cluster://a:1,b:2", Recorder())
+    Bus("nats://user:password@a:1,b:2", Recorder())
