@@ -165,6 +165,7 @@ def test_hostile_lengths(program: Program, canary: None, version: Version) -> No
             assert all(isinstance(event, Close) for event in events)
             if version.is_native:
                 code = 1002 if length >= 2**63 else (version.close_codes and 1004) or 1009
+                assert isinstance(events[0], Close)
                 assert events[0].code == code
     assert program.memory() - before < MIB
 
