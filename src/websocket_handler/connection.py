@@ -8,6 +8,7 @@ runs in the engine's thread.
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import threading
 import time
@@ -51,6 +52,10 @@ MAX_KEEP_ALIVE = 32767
 ORDINARY_CODES = (NORMAL_CLOSURE, GOING_AWAY, NO_CODE_RECEIVED)
 """Connections that end with these are logged at DEBUG, all others at INFO, and end an
 iteration over their messages without an error."""
+
+
+_stepping = threading.Lock()
+"""Held while a connection takes a step in its life."""
 
 
 class Codec:
@@ -327,10 +332,8 @@ class Connection(Channel):
     # Ending
 
     def _start_closing(self, code: int, reason: str) -> None:
-        state = advance(self._state, Step.CLOSE_SENT)
-        if state is None or isinstance(self._outcome, handshake.Refused):
+        if isinstance(self._outcome, handshake.Refused) or not self._step(Step.CLOSE_SENT):
             return
-        self._state = state
         self._sendable = False
         self._message_listener = None
         self._close_code, self._close_reason = code, reason
@@ -342,13 +345,20 @@ class Connection(Channel):
 
     def _settle(self, step: Step, code: int, reason: str) -> bool:
         """Whether this is what ended the connection: then `code` and `reason` stand."""
-        state = advance(self._state, step)
-        if state is None:
+        if not self._step(step):
             return False
-        self._state = state
         self._sendable = False
         self._close_code, self._close_reason = code, reason
         return True
+
+    def _step(self, step: Step) -> bool:
+        """Whether it is not too late for this step. Where a listener was left behind in another
+        thread, both may end the connection, but only one does."""
+        with _stepping:
+            state = advance(self._state, step)
+            if state is not None:
+                self._state = state
+            return state is not None
 
     def _announce_close(self) -> None:
         if self._engine is not None and isinstance(self._outcome, handshake.Accepted):
@@ -402,7 +412,7 @@ class Connection(Channel):
         if self._state is State.CLOSING:
             self._set_deadline(self._settings.close_timeout)
             return
-        self._state = advance(self._state, Step.OPENED) or self._state
+        self._step(Step.OPENED)
         has_pings = self._version.has_pings
         self._set_deadline(self._settings.ping_interval if has_pings else None)
         self._emit("open")
@@ -572,6 +582,16 @@ class Connection(Channel):
         self._engine.ledger.count_past(self.traffic)
         if isinstance(self._outcome, handshake.Accepted):
             self._engine.ledger.leave(self._counted_address)
+
+
+def _renew_lock() -> None:
+    """In a forked child: the thread that held it is not here."""
+    global _stepping
+    _stepping = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def keep_alive_by_tcp(sock: socket.socket, settings: Settings) -> None:

@@ -8,12 +8,14 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
-from websocket_handler import IS_NATIVE, Engine, WebSocket
+from websocket_handler import IS_NATIVE, Engine, State, WebSocket, connection
 from websocket_handler.protocol.assembly import Message
 from websocket_handler.protocol.frame import Opcode, write_frame
+from websocket_handler.protocol.state import Step, advance
 
 from .connections import Peer, connect, make_websocket
 
@@ -204,6 +206,32 @@ def test_aborting_a_blocked_connection(engine: Engine) -> None:
     assert other.read() == Message("and after")
     blocking.close()
     other.sock.close()
+
+
+def test_of_two_threads_that_end_a_connection_one_does(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that was left behind in a listener, and the one that turns the engine."""
+    websocket = make_websocket(engine)
+    together = threading.Barrier(2, timeout=0.5)
+
+    def advance_slowly(state: State, step: Step) -> State | None:
+        following = advance(state, step)
+        with suppress(threading.BrokenBarrierError):  # nobody else may come here meanwhile
+            together.wait()
+        return following
+
+    monkeypatch.setattr(connection, "advance", advance_slowly)
+    results: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(websocket._step(Step.LOST)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert sorted(results) == [False, True]
 
 
 @pytest.mark.parametrize("event", ["open", "ping", "drain"])
