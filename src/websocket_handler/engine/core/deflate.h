@@ -50,9 +50,9 @@ deflater *deflater_take(deflate_pool *pool, int window_bits, int level, int memo
 void deflater_give(deflate_pool *pool, deflater *f);
 void deflater_free(deflater *f);
 
-/* Compresses a message into `out`, of size + 4 bytes at least, and returns the size of its
- * payload; 0 if that would not be less than `size`. Then the context is gone: the peer will
- * not see what it was made from. */
+/* Compresses a message, which must not be empty, into `out`, of size + 4 bytes at least, and
+ * returns the size of its payload; 0 if that would not be less than `size`. Then the context is
+ * gone: the peer will not see what it was made from. */
 size_t deflater_run(deflater *f, const uint8_t *data, size_t size, uint8_t *out);
 
 #endif
