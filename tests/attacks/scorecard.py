@@ -47,6 +47,7 @@ ROWS = {
     "herd": "a herd that comes back",
     "A3": "heads that cost much",
     "A4": "heads byte by byte",
+    "A44": "TLS",
     "canary": "an honest connection during the attacks",
 }
 BOUND = re.compile(r"(<|≤)? ?([0-9.]+)(?: per 1e6)?")
