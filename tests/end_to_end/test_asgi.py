@@ -297,6 +297,15 @@ def test_a_version_that_is_not_spoken(ours: Program) -> None:
         assert client.read_response().status == 426
 
 
+def test_only_get_of_http_1_1_is_a_handshake(shared: Program) -> None:
+    """What an ordinary request for a WebSocket's path is answered is for the application."""
+    for old, new in ((b"GET ", b"POST "), (b" HTTP/1.1", b" HTTP/1.0")):
+        with RawClient(shared.address) as client:
+            client.sock.sendall(client.handshake("/echo").replace(old, new, 1))
+            assert client.read_response().status >= 400
+            client.read_to_end()
+
+
 # The end of the server
 
 

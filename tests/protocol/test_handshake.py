@@ -82,6 +82,8 @@ BAD_REQUESTS: list[Request] = [
     request({"Host": ""}),
     request(more=[("Host", "other.example.com")]),
     request({"Upgrade": "h2c"}),
+    request({"Host": "example.com, evil.example"}),
+    request({"Host": "example.com evil.example"}),
     request({"Upgrade": None}),
     request({"Connection": None}),
     request({"Connection": "keep-alive"}),

@@ -136,7 +136,7 @@ def _http_defect(request: Request) -> str | None:
     if not all(FIELD_VALUE.fullmatch(value) for _, value in headers.fields()):
         return "a header contains a control character"
     hosts = headers.get_all("Host")
-    if len(hosts) != 1 or not hosts[0]:
+    if len(hosts) != 1 or not hosts[0] or set(", \t") & set(hosts[0]):  # WSGI joins several
         return "there must be exactly one Host header"
     if "websocket" not in _lower_tokens(headers, "Upgrade"):
         return "the Upgrade header must be 'websocket'"

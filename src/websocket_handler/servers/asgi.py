@@ -213,12 +213,12 @@ class Conversation:
             self._hand_over.abandon(self._websocket)
 
 
-def request_of(scope: Scope) -> Request:
-    """The request that a `websocket` scope came as."""
+def request_of(scope: Scope, method: str = "GET") -> Request:
+    """The request that a `websocket` scope came as. Such a scope does not tell the method."""
     path = scope.get("raw_path") or quote(scope["path"]).encode()
     query = scope.get("query_string", b"")
     return Request(
-        method="GET",
+        method=method,
         target=(path.partition(b"?")[0] + (b"?" + query if query else b"")).decode("latin-1"),
         headers=Headers(
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
