@@ -337,8 +337,8 @@ class Connection(Channel):
         self._sendable = False
         self._message_listener = None
         self._close_code, self._close_reason = code, reason
+        self._set_deadline(self._settings.close_timeout)  # first: sending may find no memory
         self._send_close(code, reason)
-        self._set_deadline(self._settings.close_timeout)
         self._pause_reading(False)  # or the answer would not be seen
         if not self._version.has_close:
             self._finish()

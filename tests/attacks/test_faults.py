@@ -162,13 +162,17 @@ IN_THREAD = "\nopen_some(default_engine())\n{last}\n"
 LAST = {"falls off its end": "pass", "sys.exit": "sys.exit(0)"}
 
 
-@pytest.mark.parametrize("home", ["thread", "loop"])
-@pytest.mark.parametrize("last", LAST)
-@pytest.mark.parametrize("blocked", [0, 60])
+@pytest.mark.parametrize(
+    ("home", "last", "blocked"),
+    [
+        ("thread", "falls off its end", 0),
+        ("thread", "sys.exit", 60),
+        ("loop", "falls off its end", 0),
+        ("loop", "sys.exit", 0),
+    ],
+)
 def test_the_end_with_open_sockets(home: str, last: str, blocked: int) -> None:
     """No crash, no complaint, and no waiting for peers that do not answer, nor for listeners."""
-    if home == "loop" and blocked:
-        blocked = 0  # whoever blocks a loop has it blocked
     program = ENDING.format(last=LAST[last], blocked=blocked)
     program += (
         IN_THREAD.format(last=LAST[last]) if home == "thread" else "\nasyncio.run(in_loop())\n"

@@ -109,6 +109,24 @@ def test_bad_handshakes(program: Program, version: Version) -> None:
     assert wrong == {}
 
 
+@pytest.mark.parametrize("version", [SPOKEN[0], by_name("hixie-76")], ids=str)
+def test_any_byte_in_any_header(program: Program, version: Version) -> None:
+    """One reader of headers once took its whole worker down at a byte beyond ASCII."""
+    head = honest(program, version)
+    names = [line.partition(b":")[0] for line in head.split(b"\r\n")[1:-2]]
+    names += [b"Sec-WebSocket-Protocol", b"Sec-WebSocket-Extensions", b"Cookie"]
+    silent = []
+    for name in names:
+        for byte in range(0, 256, at_scale(15, 1)):
+            line = name + b": a" + bytes([byte]) + b"b"
+            with RawClient(program.address) as client:
+                client.sock.sendall(with_line(line)(without(name.lower())(head)))
+                answer = client.sock.recv(12)
+                if answer[9:12] != b"101" and not answer.startswith(b"HTTP/1.1 4"):
+                    silent.append((name, byte, answer))
+    assert silent == []
+
+
 FOREIGN_ORIGINS = [
     *("null", "http://", "http://evil.example", "https://evil.example", "file://", "about:"),
     *("http://127.0.0.1.evil.example", "http://evil127.0.0.1", "http://127.0.0.1@evil.example"),
