@@ -151,7 +151,7 @@ def watched_growth(program: Program, what: str, count: int) -> Iterator[None]:
     yield
     wait_for(lambda: program.descriptors() <= descriptors, "descriptors to be given back")
     grown = settled_memory(program) - memory
-    note("19", f"{count} times {what}: memory", grown / MIB, "MiB", "≤ 1 per 1e6")
+    note("19", f"{count} times {what}: memory", grown / MIB, "MiB", "≤ 1")
     assert grown < MIB
 
 
