@@ -5,7 +5,7 @@ FUZZ_SECONDS ?= 60
 BIN = $(VENV)/bin
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo test test-all outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-guard soak scorecard fuzz dist clean
+.PHONY: demo test test-all outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-guard soak scorecard fuzz bench-deflaters dist clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
@@ -66,6 +66,15 @@ bench-slow-member: $(VENV)/.installed
 # What others feel of listeners that block.
 bench-blocking: $(VENV)/.installed benchmarks/build/load
 	$(BIN)/python benchmarks/blocking.py
+
+# Which library should compress, and what idle compressed connections hold.
+bench-deflaters: benchmarks/build/ready
+	dpkg -s libisal-dev libdeflate-dev >/dev/null || \
+		apt-get install -y --no-install-recommends libisal-dev libdeflate-dev
+	$(CC) -O3 -Wall -Wextra -shared -fPIC -o benchmarks/build/deflaters.so \
+		benchmarks/programs/deflaters.c -lz -lisal -ldeflate
+	benchmarks/.venv/bin/python benchmarks/deflaters.py
+	$(BIN)/python benchmarks/compression_memory.py
 
 # Instructions of fixed work, against those recorded in benchmarks/instructions.json.
 bench-guard: $(VENV)/.test-ready

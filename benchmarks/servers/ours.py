@@ -1,4 +1,4 @@
-"""Ours, on http.server: ours.py PORT thread|asyncio|uvloop [coroutine|compressed]. Plain
+"""Ours, on http.server: ours.py PORT thread|asyncio|uvloop [coroutine|COMPRESSION]. Plain
 Python with WEBSOCKET_HANDLER_PURE_PYTHON=1."""
 
 import asyncio
@@ -9,6 +9,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import websocket_handler
 
 TASKS = set()
+COMPRESSION = {
+    "compressed": websocket_handler.Compression(threshold=0),
+    "compression-by-default": websocket_handler.Compression(),
+    "takeover": websocket_handler.Compression(
+        server_no_context_takeover=False,
+        client_no_context_takeover=False,
+        server_max_window_bits=12,
+        client_max_window_bits=12,
+    ),
+}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -57,8 +67,8 @@ async def serve_in_loop(server, style):
 
 def main():
     port, home, *style = sys.argv[1:]
-    if style == ["compressed"]:
-        Handler.compression = websocket_handler.Compression(threshold=0)
+    if style and style[0] in COMPRESSION:
+        Handler.compression = COMPRESSION[style[0]]
     server = Server(("127.0.0.1", int(port)), Handler)
     if home == "thread":
         websocket_handler.configure_server(server)
