@@ -220,20 +220,6 @@ def test_ctrl_c_may_come_in_any_greenlet() -> None:
         assert program.wait() == 0
 
 
-def test_a_worker_that_is_recycled() -> None:
-    with serve("gunicorn gthread", "bare:app", "--max-requests", "4") as program:
-        wait_until_it_serves(program)
-        with RawClient(program.address) as client:
-            client.open().echo(HELLO)
-            for _ in range(6):
-                with urlopen(program.url("/plain", "http"), timeout=PATIENCE) as response:
-                    assert response.read() == b"plain\n"
-            client.expect_close(1001)
-            client.send(close(1001))
-            client.expect_end()
-        assert "Traceback" not in program.log()
-
-
 # Frameworks
 
 

@@ -1,0 +1,82 @@
+"""gunicorn's workers come and go: their WebSockets are closed, and nothing is left of them."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from .programs import PATIENCE, Program, wait_for
+from .raw_client import RawClient, close, text
+from .test_asgi import SERVERS as ASGI_SERVERS
+from .test_asgi import serve as serve_asgi
+from .test_wsgi import SERVERS, serve, wait_until_it_serves
+
+HELLO = text("hello")
+KINDS = {
+    **{name: 1001 for name in SERVERS if name.startswith("gunicorn")},
+    "gunicorn asgi": 1012,
+}
+"""Each with the code that its workers close with."""
+
+
+def serving(kind: str, *options: str) -> contextlib.AbstractContextManager[Program]:
+    if kind in SERVERS:
+        return serve(kind, "bare:app", *options)
+    return serve_asgi([*ASGI_SERVERS["gunicorn"], *options])
+
+
+def workers(program: Program) -> list[int]:
+    tasks = Path("/proc", str(program.pid), "task").iterdir()
+    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+
+
+def end(program: Program) -> None:
+    left = workers(program)
+    assert left
+    assert program.end(signal.SIGTERM) == 0
+    wait_for(lambda: not any(Path("/proc", str(pid)).exists() for pid in left), "no orphans")
+    assert "Traceback" not in program.log(), program.log()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reload(kind: str) -> None:
+    with serving(kind) as program:
+        wait_until_it_serves(program)
+        with RawClient(program.address) as client:
+            client.open().echo(HELLO)
+            former = workers(program)
+            program.end_soon(signal.SIGHUP)
+            client.expect_close(KINDS[kind])
+            client.send(close(KINDS[kind]))
+            client.expect_end()
+        wait_for(lambda: not set(former) & set(workers(program)), "other workers")
+        wait_until_it_serves(program)
+        with RawClient(program.address) as client:
+            client.open().echo(HELLO)
+        end(program)
+
+
+COUNTING = [kind for kind in KINDS if kind not in ("gunicorn preload", "gunicorn gevent_pywsgi")]
+"""Of the others one has two workers, and one does not count."""
+
+
+@pytest.mark.parametrize("kind", COUNTING)
+def test_max_requests(kind: str) -> None:
+    with serving(kind, "--max-requests", "4", "-w", "1") as program:
+        wait_until_it_serves(program)
+        former = workers(program)
+        with RawClient(program.address) as client:
+            client.open().echo(HELLO)
+            for _ in range(6):
+                with urlopen(program.url("/plain", "http"), timeout=PATIENCE) as response:
+                    assert b"plain" in response.read()
+            client.expect_close(KINDS[kind])
+            client.send(close(KINDS[kind]))
+            client.expect_end()
+        wait_for(lambda: not set(former) & set(workers(program)), "another worker")
+        wait_until_it_serves(program)
+        end(program)
