@@ -8,11 +8,14 @@ import json
 import logging
 import ssl
 import sys
+from typing import Any
 
 from aiohttp import web
 
 from websocket_handler import ConnectionClosed
 from websocket_handler.servers.aiohttp import websocket
+
+from .. import misuse
 
 JOURNAL: list[list[object]] = []
 
@@ -32,6 +35,12 @@ async def echo(request: web.Request) -> web.StreamResponse:
     if request.path == "/body":
         return web.Response(text="nobody sees this")
     return response
+
+
+async def misused(request: web.Request) -> Any:
+    kind = request.match_info["kind"]
+    result = misuse.connect(websocket(request), kind)
+    return {"forgets": None, "body": web.Response(text="nobody sees this")}.get(kind, result)
 
 
 async def conversation(request: web.Request) -> web.StreamResponse:
@@ -64,6 +73,7 @@ def application() -> web.Application:
     app = web.Application()
     for path in ("/echo", "/forbidden", "/raise", "/body"):
         app.router.add_get(path, echo)
+    app.router.add_get("/misuse/{kind}", misused)
     pages = {"/plain": plain, "/journal": journal, "/tasks": tasks, "/conversation": conversation}
     for path, page in pages.items():
         app.router.add_get(path, page)

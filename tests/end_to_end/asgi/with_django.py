@@ -13,6 +13,8 @@ from django.urls import path
 
 from websocket_handler import ASGIMiddleware
 
+from .. import misuse
+
 settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, SECRET_KEY="not one", USE_TZ=True)
 
 JOURNAL: list[list[object]] = []
@@ -41,6 +43,15 @@ def ordinary_echo(request: HttpRequest) -> HttpResponse:
     return HttpResponse(ws.connect(max_message_size=1 << 22))
 
 
+def misused(request: HttpRequest, kind: str) -> Any:
+    result = misuse.connect(request.scope["websocket"], kind)
+    return (
+        None
+        if kind == "forgets"
+        else HttpResponse("nobody sees this" if kind == "body" else result)
+    )
+
+
 async def ordinary_conversation(request: HttpRequest) -> HttpResponse:
     ws: Any = request.scope["websocket"]
     response = HttpResponse(ws.connect(max_message_size=1 << 22))
@@ -53,6 +64,7 @@ urlpatterns = [
     path("plain", lambda _: JsonResponse("plain\n", safe=False)),
     path("journal", lambda _: JsonResponse(JOURNAL, safe=False)),
     path("ordinary/echo", ordinary_echo),
+    path("ordinary/misuse/<kind>", misused),
     path("ordinary/conversation", ordinary_conversation),
     path("ordinary/forbidden", lambda _: HttpResponse("not you\n", status=403)),
 ]

@@ -12,6 +12,8 @@ from starlette.routing import Mount
 from websocket_handler import ASGIMiddleware
 from websocket_handler import WebSocket as OurWebSocket
 
+from .. import misuse
+
 JOURNAL: list[list[object]] = []
 
 # Routes for WebSockets, as FastAPI has them
@@ -85,6 +87,12 @@ def answer(request: Request) -> Any:
         return Response("who are you?\n", 401)
     ws.on("message", ws.send)
     return ws.connect(max_message_size=1 << 22)
+
+
+@ordinary.get("/misuse/{kind}")
+async def misused(kind: str, request: Request) -> Any:
+    result = misuse.connect(request.scope["websocket"], kind)
+    return {"forgets": None, "body": "nobody sees this"}.get(kind, result)
 
 
 app.router.routes.append(Mount("/ordinary", ASGIMiddleware(ordinary)))

@@ -16,6 +16,8 @@ from tornado.web import Application, RequestHandler
 from websocket_handler import ALL_VERSIONS, ConnectionClosed
 from websocket_handler.servers.tornado import close_all, websocket
 
+from .. import misuse
+
 JOURNAL: list[list[object]] = []
 
 
@@ -40,6 +42,13 @@ class Echo(RequestHandler):
             self.write("nobody")
             self.flush()
             self.finish("sees this")
+
+
+class Misused(RequestHandler):
+    def get(self, kind: str) -> None:
+        misuse.connect(websocket(self), kind)
+        if kind == "body":
+            self.write("nobody sees this")
 
 
 class Later(RequestHandler):
@@ -86,6 +95,7 @@ class Tasks(RequestHandler):
 
 ROUTES = {
     **dict.fromkeys(("/echo", "/forbidden", "/raise", "/body"), Echo),
+    r"/misuse/(\w+)": Misused,
     "/later": Later,
     "/conversation": Conversation,
     "/plain": Plain,

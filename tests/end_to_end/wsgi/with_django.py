@@ -13,6 +13,8 @@ from django.urls import path
 
 from websocket_handler import WSGIMiddleware
 
+from .. import misuse
+
 if not settings.configured:
     settings.configure(
         ROOT_URLCONF=__name__,
@@ -31,6 +33,15 @@ def echo(request: HttpRequest) -> HttpResponse:
     return HttpResponse(ws.connect(max_message_size=1 << 24))
 
 
+def misused(request: HttpRequest, kind: str) -> Any:
+    result = misuse.connect(request.META["wsgi.websocket"], kind)
+    return (
+        None
+        if kind == "forgets"
+        else HttpResponse("nobody sees this" if kind == "body" else result)
+    )
+
+
 def forbidden(_: HttpRequest) -> HttpResponse:
     return HttpResponse("not you\n", status=403)
 
@@ -39,7 +50,12 @@ def plain(_: HttpRequest) -> HttpResponse:
     return HttpResponse("plain\n")
 
 
-urlpatterns = [path("echo", echo), path("forbidden", forbidden), path("plain", plain)]
+urlpatterns = [
+    path("echo", echo),
+    path("forbidden", forbidden),
+    path("plain", plain),
+    path("misuse/<kind>", misused),
+]
 application = app = WSGIMiddleware(get_wsgi_application())
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from flask import Flask, request
 
 from websocket_handler import WSGIMiddleware
 
+from .. import misuse
+
 flask_app = Flask(__name__)
 
 
@@ -19,6 +21,12 @@ def echo() -> Any:
         return "We only speak WebSockets here", 426
     ws.on("message", ws.send)
     return ws.connect(max_message_size=1 << 24)
+
+
+@flask_app.get("/misuse/<kind>")
+def misused(kind: str) -> Any:
+    result = misuse.connect(request.environ["wsgi.websocket"], kind)
+    return {"forgets": None, "body": "nobody sees this"}.get(kind, result)
 
 
 @flask_app.get("/forbidden")

@@ -1,0 +1,59 @@
+"""Handlers that do it wrong, in each family of frameworks: the WebSocket is there all the same,
+and nobody else notices."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from .misuse import KINDS
+from .programs import Program, wait_for
+from .raw_client import RawClient, close, text
+from .test_asgi import SERVERS as ASGI
+from .test_asgi import serve as serve_asgi
+from .test_asgi_servers import AIOHTTP
+from .test_asgi_servers import serve as serve_other
+from .test_tornado import READY, TORNADO
+from .test_wsgi import serve as serve_wsgi
+
+HELLO = text("hello")
+FAMILIES: dict[str, tuple[Callable[[], Any], str]] = {
+    "Flask": (lambda: serve_wsgi("gunicorn gthread", "with_flask:app"), ""),
+    "Django": (lambda: serve_wsgi("gunicorn gthread", "with_django:app"), ""),
+    "FastAPI": (lambda: serve_asgi(ASGI["uvicorn"], "with_starlette:app"), "/ordinary"),
+    "FastAPI, gunicorn": (lambda: serve_asgi(ASGI["gunicorn"], "with_starlette:app"), "/ordinary"),
+    "Django, ASGI": (lambda: serve_asgi(ASGI["uvicorn"], "with_django:app"), "/ordinary"),
+    "aiohttp": (lambda: serve_other(AIOHTTP["asyncio"], "Running on"), ""),
+    "Tornado": (lambda: serve_other(TORNADO["asyncio"], READY), ""),
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> Iterator[tuple[Program, str]]:
+    serving, prefix = FAMILIES[request.param]
+    with serving() as program:
+
+        def is_up() -> bool:
+            with contextlib.suppress(OSError), RawClient(program.address) as client:
+                return client.get("/plain").status == 200
+            return False
+
+        wait_for(is_up, "the server to serve")
+        yield program, prefix
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_misuse(family: tuple[Program, str], kind: str) -> None:
+    program, prefix = family
+    with RawClient(program.address) as client:
+        if kind == "ordinary":
+            assert client.get(f"{prefix}/misuse/{kind}").status == 500
+        else:
+            client.open(f"{prefix}/misuse/{kind}").echo(HELLO, text("again"))
+            client.send(close(1000))
+            client.expect_closed(1000)
+    with RawClient(program.address) as client:
+        assert client.get("/plain").status == 200
