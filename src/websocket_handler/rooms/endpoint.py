@@ -114,6 +114,7 @@ class Endpoint:
         self._heard = 0.0
         self._sending_since: float | None = None
         self._reason = ""
+        self._deaf_since = 0.0
         self.was_away = 0.0
         """Seconds for which nothing could be heard before this session."""
 
@@ -244,8 +245,7 @@ class Endpoint:
             self.url, self.settings, self.history, self._received
         )
         try:
-            await self._connect(broker)
-            await self._while_up(broker)
+            await self._session(broker)
         except BrokerError as error:
             return str(error)
         except Exception as error:
@@ -268,15 +268,16 @@ class Endpoint:
         try:
             await asyncio.wait_for(broker.connect(), timeout)
             self.limit = broker.limit
-            self.was_away = self._loop.time() - self._heard
+            self.was_away = self._loop.time() - self._deaf_since
             self.has_heard()
-            self._sending_since = None
             await asyncio.wait_for(broker.subscribe([node_channel(self.node), EVERYONE]), timeout)
         except (asyncio.TimeoutError, TimeoutError):
             raise BrokerError(f"the broker has not answered within {timeout} s") from None
         self._changed = set(self.joined)
 
-    async def _while_up(self, broker: Broker) -> None:
+    async def _session(self, broker: Broker) -> None:
+        self.has_heard()
+        self._sending_since = None
         tasks = [
             asyncio.ensure_future(task)
             for task in (self._pump(broker), self._watch(), self._wait_for_close())
@@ -303,6 +304,8 @@ class Endpoint:
         self.presence.begin()
 
     def _has_gone_down(self, reason: str) -> None:
+        if self.state is BusState.UP:
+            self._deaf_since = self._heard
         self._set_state(BusState.DOWN, reason)
         for room in self.joined.values():
             room.tell_ready(False)
@@ -324,7 +327,8 @@ class Endpoint:
     # The tasks of a session
 
     async def _pump(self, broker: Broker) -> None:
-        """Subscribe and publish, whenever there is something to."""
+        """Connect; then subscribe and publish, whenever there is something to."""
+        await self._connect(broker)
         await self._follow(broker)
         self._is_up()
         while True:

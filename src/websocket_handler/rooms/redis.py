@@ -24,6 +24,9 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
+from redis.exceptions import (
+    ConnectionError as RedisConnectionError,
+)
 
 from .broker import Broker, BrokerError, Entry, Offset, Page
 
@@ -98,6 +101,7 @@ class Pair:
     async def close(self) -> None:
         if self._reader is not None:
             self._reader.cancel()
+            await asyncio.wait([self._reader])
         for connection in (self.commands, self.subscriber):
             with contextlib.suppress(Exception):
                 await connection.disconnect(nowait=True)
@@ -121,6 +125,8 @@ class Pair:
             return replies
 
     async def _send(self, connection: AbstractConnection, packed: Iterable[bytes]) -> None:
+        if not connection.is_connected:  # it would connect again, by itself and unsubscribed
+            raise RedisConnectionError("the connection has been lost")
         await connection.send_packed_command(packed, check_health=False)
 
     async def subscribe(self, command: bytes, groups: Sequence[Sequence[bytes]]) -> None:
