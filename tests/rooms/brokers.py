@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.conftest import require
@@ -83,30 +83,36 @@ class BrokerProcess:
         self._log.close()
 
 
-def redis_server(folder: Path, *options: str, user: str = "") -> BrokerProcess:
-    """Keeps what it has in an append-only file."""
+def redis_server(folder: Path, *options: str, user: str = "", tls: bool = False) -> BrokerProcess:
+    """Keeps what it has in an append-only file. `tls`: it speaks nothing else."""
     program = shutil.which("redis-server")
     require(program, "redis-server")
     port = free_port()
-    fixed = f"--port {port} --bind 127.0.0.1 --appendonly yes --save".split()
+    ports = f"--port 0 --tls-port {port}" if tls else f"--port {port}"
+    fixed = f"{ports} --bind 127.0.0.1 --appendonly yes --save".split()
     command = [str(program), *fixed, "", "--dir", str(folder), *options]
     return BrokerProcess(command, f"redis://{user}127.0.0.1:{port}", port, folder)
 
 
 def nats_server(
-    folder: Path, *options: str, user: str = "", configuration: str = ""
+    folder: Path,
+    *options: str,
+    user: str = "",
+    configuration: str = "",
+    jetstream: bool = True,
 ) -> BrokerProcess:
-    """Has JetStream. `configuration` is for what no option says."""
+    """Has JetStream, if it is to. `configuration` is for what no option says."""
     (folder / "nats.conf").write_text(configuration + "\n")
     program = shutil.which("nats-server")
     require(program, "nats-server")
     port = free_port()
-    fixed = f"-a 127.0.0.1 -p {port} -js -c nats.conf -sd".split()
-    command = [str(program), *fixed, str(folder), *options]
+    fixed = f"-a 127.0.0.1 -p {port} -c nats.conf".split()
+    storage = ["-js", "-sd", str(folder)] if jetstream else []
+    command = [str(program), *fixed, *storage, *options]
     return BrokerProcess(command, f"nats://{user}127.0.0.1:{port}", port, folder)
 
 
-STARTERS = {"redis": redis_server, "nats": nats_server}
+STARTERS: dict[str, Callable[..., BrokerProcess]] = {"redis": redis_server, "nats": nats_server}
 
 
 class Silent:

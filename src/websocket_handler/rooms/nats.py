@@ -27,7 +27,7 @@ from nats.js.api import (
     StorageType,
     StreamConfig,
 )
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
 from .broker import Broker, BrokerError, Entry, Offset, Page, each_host
 from .bus_settings import History
@@ -157,6 +157,8 @@ class NatsBroker(Broker):
         manager = self.client.jsm()
         try:
             await manager.add_stream(config)
+        except ServiceUnavailableError as error:
+            raise BrokerError("the broker has no JetStream, which a history needs") from error
         except APIError as error:
             if error.err_code != 10058:  # the name is in use, with other settings
                 raise

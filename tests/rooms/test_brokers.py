@@ -1,0 +1,195 @@
+"""What is particular about a broker: TLS, sockets, memory, a JetStream that is not there."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import sys
+import threading
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.end_to_end.programs import wait_for
+from websocket_handler.rooms.bus import Bus
+from websocket_handler.rooms.bus_settings import BusState, History
+
+from .brokers import BrokerProcess, nats_server, redis_server
+from .conftest import Connect, Start
+from .recorder import Recorder
+from .test_bus import send
+from .test_history import break_connection
+
+KEPT = History(length=10_000)
+
+
+class Certificates:
+    """An authority, and a certificate of it for 127.0.0.1."""
+
+    def __init__(self, folder: Path) -> None:
+        authority = trustme.CA()
+        mine = authority.issue_cert("127.0.0.1", "localhost")
+        self.authority = folder / "ca.pem"
+        self.certificate = folder / "certificate.pem"
+        self.key = folder / "key.pem"
+        authority.cert_pem.write_to_path(str(self.authority))
+        mine.cert_chain_pems[0].write_to_path(str(self.certificate))
+        mine.private_key_pem.write_to_path(str(self.key))
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    return Certificates(tmp_path)
+
+
+@pytest.fixture
+def tls_broker(kind: str, tmp_path: Path, certificates: Certificates) -> BrokerProcess:
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    if kind == "nats":
+        names = ["--tls", "--tlscert", str(certificates.certificate)]
+        broker = nats_server(folder, *names, "--tlskey", str(certificates.key))
+        broker.url = broker.url.replace("nats://", "tls://")
+    else:
+        broker = redis_server(
+            folder,
+            *("--tls-cert-file", str(certificates.certificate)),
+            *("--tls-key-file", str(certificates.key)),
+            *("--tls-ca-cert-file", str(certificates.authority), "--tls-auth-clients", "no"),
+            tls=True,
+        )
+        broker.url = broker.url.replace("redis://", "rediss://")
+    return broker
+
+
+def test_tls(
+    tls_broker: BrokerProcess,
+    certificates: Certificates,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The authorities are those of OpenSSL, which SSL_CERT_FILE names."""
+    try:
+        _, distrustful = connect(tls_broker, "room", wait=False)
+        assert "certificate" in distrustful.wait_for_state(BusState.DOWN).lower()
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificates.authority))
+        assert ssl.get_default_verify_paths().cafile == str(certificates.authority)
+        _, receiver = connect(tls_broker, "room", history=KEPT)
+        sender, _ = connect(tls_broker, history=KEPT)
+        send(sender, "room", "secret")
+        assert receiver.wait_for_messages(1) == ["secret"]
+    finally:
+        tls_broker.close()
+
+
+def test_a_unix_socket(tmp_path: Path, connect: Connect) -> None:
+    path = tmp_path / "socket"
+    broker = redis_server(tmp_path, "--unixsocket", str(path))
+    try:
+        _, receiver = connect(f"unix://{path}", "room")
+        sender, _ = connect(f"unix://{path}?db=0")
+        send(sender, "room", "x")
+        assert receiver.wait_for_messages(1) == ["x"]
+    finally:
+        broker.close()
+
+
+@pytest.mark.parametrize("library", ["redis", "nats"])
+def test_a_library_that_is_missing(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ImportError, match=rf"websocket-handler\[{library}\]"):
+        Bus(f"{library}://localhost", Recorder())
+
+
+def test_jetstream_is_not_there(tmp_path: Path, connect: Connect) -> None:
+    broker = nats_server(tmp_path, jetstream=False)
+    try:
+        _, recorder = connect(broker, "room", history=KEPT, wait=False)
+        reason = recorder.wait_for_state(BusState.DOWN)
+        assert "JetStream" in reason
+        plain, _ = connect(broker, "room")
+        assert plain.state is BusState.UP
+    finally:
+        broker.close()
+
+
+def test_redis_is_out_of_memory(tmp_path: Path, connect: Connect) -> None:
+    """What it refuses waits, in order, until it takes it."""
+    broker = redis_server(tmp_path, "--maxmemory-policy", "noeviction")
+    try:
+        bus, recorder = connect(broker, "room", history=KEPT)
+        send(bus, "room", "before")
+        recorder.wait_for_messages(1)
+        command(broker, "CONFIG SET maxmemory 1")
+        send(bus, "room", *map(str, range(500)))
+        assert "maxmemory" in recorder.wait_for_state(BusState.DOWN)
+        assert bus.stats().queued == 500
+        command(broker, "CONFIG SET maxmemory 0")
+        assert bus.flush(10)
+        send(bus, "room", "after")
+        expected = ["before", *map(str, range(500)), "after"]
+        assert recorder.wait_for_messages(502) == expected
+        _, receiver = connect(broker, "room", history=KEPT)
+        assert (recorder.losses, receiver.losses) == ([], [])
+    finally:
+        broker.close()
+
+
+def test_redis_forgets_everything(tmp_path: Path, connect: Connect) -> None:
+    broker = redis_server(tmp_path)
+    try:
+        bus, recorder = connect(broker, "room", history=KEPT)
+        _, other = connect(broker, "room", history=KEPT)
+        send(bus, "room", "1", "2", "3")
+        other.wait_for_messages(3)
+        command(broker, "FLUSHALL")
+        send(bus, "room", "4", "5")
+        assert other.wait_for_messages(5) == ["1", "2", "3", "4", "5"]
+        assert recorder.wait_for_messages(5) == ["1", "2", "3", "4", "5"]
+    finally:
+        broker.close()
+
+
+def command(broker: BrokerProcess, text: str) -> None:
+    with socket.create_connection(("127.0.0.1", broker.port), 5) as connection:
+        connection.sendall(text.encode() + b"\r\n")
+        assert connection.recv(100).startswith(b"+OK")
+
+
+def test_more_is_missed_than_is_kept(start: Start, kind: str, connect: Connect) -> None:
+    """A process that was away for longer than the history is told so, and gets what there is."""
+    broker = start()
+    history = History(length=100)
+    sender, _ = connect(broker, history=history)
+    bus, recorder = connect(broker, "room", history=history)
+    send(sender, "room", "0")
+    recorder.wait_for_messages(1)
+    go_on = threading.Event()
+    assert bus._thread is not None
+    break_connection(bus)
+    bus._thread.post(go_on.wait)
+    send(sender, "room", *map(str, range(1, 2001)))
+    assert sender.flush(20)
+    go_on.set()
+    wait_for(lambda: "2000" in recorder.messages(), "the last message")
+    delivered = [int(message) for message in recorder.messages()]
+    missing = 2001 - len(delivered)
+    assert missing > 1000
+    (after,) = [one for one, next_one in pairwise(delivered) if next_one != one + 1]
+    assert delivered == [*range(after + 1), *range(after + 1 + missing, 2001)]
+    assert len(delivered) - after > 100
+    assert recorder.losses == [("room", missing if kind == "redis" else None)]
+
+
+def test_the_libraries_log_nothing(
+    start: Start, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = start()
+    _, recorder = connect(broker, "room", history=KEPT)
+    broker.kill()
+    recorder.wait_for_state(BusState.DOWN)
+    broker.start()
+    recorder.wait_for_state(BusState.UP)
+    assert {record.name for record in caplog.records} == {"websocket_handler"}
