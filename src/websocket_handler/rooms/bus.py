@@ -16,12 +16,13 @@ from ..errors import BusUnavailable
 from .broker import broker_class, kind_of
 from .bus_settings import BusSettings, BusState, BusStats, History
 from .bus_thread import BusThread, real_lock, wait_until
-from .endpoint import Endpoint, RoomsOfThisProcess
+from .endpoint import Endpoint
 from .envelope import encode_content
 from .names import room_channel
 from .outbox import Outbox, Prepared
 from .presence import check_identities
 from .recall import Admit, Failed, Give
+from .this_process import RoomsOfThisProcess
 
 logger = logging.getLogger("websocket_handler")
 
@@ -105,8 +106,8 @@ class Bus:
         if self._settings.when_away == "raise" and endpoint.state is BusState.DOWN:
             raise BusUnavailable("the broker is away")
         is_local = self._history is not None and prepared.room in self._joined
-        item = self._outbox.put(prepared, context, is_local)
-        if len(self._outbox) == 1 or self._thread is None:
+        item, is_first = self._outbox.put(prepared, context, is_local)
+        if is_first or self._thread is None:
             self._post(endpoint.wake)
         if is_local and endpoint.state is BusState.DOWN:
             self._post(endpoint.deliver_early, item)
@@ -123,8 +124,8 @@ class Bus:
     def join(self, room: str) -> None:
         """This process wants what is sent to the room."""
         room_channel(room)  # ValueError here rather than there
-        self._joined.add(room)
         self._post(self._endpoint.join, room)
+        self._joined.add(room)  # after that: what is sent to it now is published later
 
     def leave(self, room: str) -> None:
         """It does not any more, and nobody is there in this process."""

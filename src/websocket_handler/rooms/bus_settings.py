@@ -131,3 +131,11 @@ class BusStats:
     @property
     def reconnects(self) -> int:
         return max(0, self.connects - 1)
+
+
+class Counters:
+    """The numbers of `BusStats`."""
+
+    def __init__(self) -> None:
+        self.published = self.received = self.own = self.duplicates = 0
+        self.malformed = self.lost = self.refused = self.attempts = self.connects = 0

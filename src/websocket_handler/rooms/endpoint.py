@@ -12,16 +12,17 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from .broker import Broker, BrokerError, Entry, Offset, without_password
-from .bus_settings import BusSettings, BusState, History
+from .bus_settings import BusSettings, BusState, Counters, History
 from .envelope import Envelope, Kind, encode_content, open_envelope, seal
 from .joined import Joined
 from .names import EVERYONE, node_channel
 from .outbox import Outbox, Outgoing
 from .presence_wire import PresenceWire
 from .recall import Recall
+from .this_process import RoomsOfThisProcess
 
 logger = logging.getLogger("websocket_handler")
 
@@ -30,32 +31,6 @@ BATCH, BATCH_BYTES = 1000, 1 << 20
 
 CHANNELS = 1000
 """Subscribed at a time."""
-
-
-class RoomsOfThisProcess(Protocol):
-    """What the bus tells; called in the bus's thread, which must not be made to wait."""
-
-    def deliver(
-        self,
-        room: str,
-        message: str | bytes,
-        key: str | None,
-        offset: str | None,
-        context: object,
-    ) -> None:
-        """A message for the members that are in this process. `offset` is where it lies in the
-        history, None if it is not there (yet); `context` what was given to `publish`, None if
-        that was in another process."""
-
-    def bus_changed(self, state: BusState, reason: str) -> None:
-        """The bus is up, or it is down and why."""
-
-    def lost(self, room: str, count: int | None) -> None:
-        """Messages to the room have not come here; None if how many, or whether any, cannot be
-        known."""
-
-    def presence_changed(self, room: str) -> None:
-        """Others are in the room now, in the other processes."""
 
 
 async def end(tasks: set[asyncio.Task[None]]) -> None:
@@ -67,14 +42,6 @@ async def end(tasks: set[asyncio.Task[None]]) -> None:
         for task in ended:
             if not task.cancelled():
                 task.exception()
-
-
-class Counters:
-    """The numbers of `BusStats`."""
-
-    def __init__(self) -> None:
-        self.published = self.received = self.own = self.duplicates = 0
-        self.malformed = self.lost = self.refused = self.attempts = self.connects = 0
 
 
 class Endpoint:
@@ -345,7 +312,11 @@ class Endpoint:
     async def _watch(self) -> None:
         """A heartbeat, to notice that the broker has fallen silent."""
         settings = self.settings
-        pause = min(settings.heartbeat, settings.silence - settings.heartbeat)
+        pause = min(
+            settings.heartbeat,
+            settings.silence - settings.heartbeat,
+            settings.presence_ttl / 6,
+        )
         beats = 0.0
         before = self._loop.time()
         while True:
@@ -416,18 +387,13 @@ class Endpoint:
         """One batch."""
         control, self._control = self._control, []
         batch = self.outbox.head(BATCH, BATCH_BYTES)
-        count = len(batch)
+        if any(item.is_local and not self._is_ready(item.prepared.room) for item in batch):
+            await asyncio.sleep(0)  # its `join` was posted before it was published
+            await self._follow(broker)
         wanted = [item for item in batch if not item.is_back]
-        if any(len(item.data) > broker.limit for item in wanted):
-            for item in [item for item in wanted if len(item.data) > broker.limit]:
-                wanted.remove(item)
-                self.counters.refused += 1
-                logger.warning(
-                    "a message of %d bytes to room %r is over the broker's limit of %d",
-                    len(item.data),
-                    item.prepared.room,
-                    broker.limit,
-                )
+        for item in [item for item in wanted if len(item.data) > broker.limit]:
+            wanted.remove(item)
+            self._refuse(item, broker.limit)
         messages = [(item.prepared.channel, item.data) for item in wanted]
         if self.history is None:
             await broker.publish([*control, *messages])
@@ -443,7 +409,22 @@ class Endpoint:
                     ]
                 )
         self.counters.published += len(wanted)
-        self.outbox.done(count)
+        self.outbox.done(len(batch))
+
+    def _is_ready(self, name: str) -> bool:
+        room = self.joined.get(name)
+        return room is not None and room.is_ready
+
+    def _refuse(self, item: Outgoing, limit: int) -> None:
+        """The limit was not known yet when it was prepared: only this process gets it."""
+        what = item.prepared
+        self.counters.refused += 1
+        logger.warning(
+            "a message of %d bytes to room %r is over the broker's limit of %d",
+            *(len(item.data), what.room, limit),
+        )
+        if item.is_local and self.outbox.back(what.room, item.number) and not item.is_early:
+            self.call(self.rooms.deliver, what.room, what.message, what.key, None, item.context)
 
     # Receiving
 

@@ -17,6 +17,7 @@ class Joined:
     """In the bus's thread alone."""
 
     __slots__ = (
+        "began",
         "channel",
         "cursor",
         "has_been_ready",
@@ -38,6 +39,8 @@ class Joined:
         self.has_been_ready = False
         self.cursor: Offset = ()
         """The last message of the history that was delivered here."""
+        self.began: Offset = ()
+        """Where the cursor was when the room was joined."""
         self.seen: Offset = ()
         """The last one that was heard of, and may have to be read."""
         self.is_catching_up = False

@@ -32,9 +32,22 @@ class Prepared(NamedTuple):
 class Outgoing:
     """A message on its way to the broker."""
 
-    __slots__ = ("context", "data", "is_acknowledged", "is_back", "is_early", "number", "prepared")
+    __slots__ = (
+        "context",
+        "data",
+        "is_acknowledged",
+        "is_back",
+        "is_early",
+        "is_local",
+        "number",
+        "prepared",
+    )
 
-    def __init__(self, prepared: Prepared, number: int, data: bytes, context: object) -> None:
+    def __init__(
+        self, prepared: Prepared, number: int, data: bytes, context: object, is_local: bool
+    ) -> None:
+        self.is_local = is_local
+        """This process is given it when it comes back."""
         self.prepared = prepared
         self.number = number
         self.data = data
@@ -67,9 +80,9 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, prepared: Prepared, context: object, is_local: bool) -> Outgoing:
-        """Add a message. `is_local`: this process is to be given it
-        when it comes back. Raises `BusUnavailable` if there is no room."""
+    def put(self, prepared: Prepared, context: object, is_local: bool) -> tuple[Outgoing, bool]:
+        """Add a message; with whether it is the only one. `is_local`: this process is to be
+        given it when it comes back. Raises `BusUnavailable` if there is no room."""
         size = prepared.size
         with self._lock:
             if len(self._waiting) >= self._most or self.size + size > self._most_bytes:
@@ -83,13 +96,13 @@ class Outbox:
             if len(self._numbers) > MOST_ROOMS:
                 self._forgotten = max(self._forgotten, self._numbers.popitem(last=False)[1])
             data = seal(Kind.MESSAGE, self._node, number, last is None, prepared.content)
-            item = Outgoing(prepared, number, data, context)
+            item = Outgoing(prepared, number, data, context, is_local)
             if is_local:
                 self.own.setdefault(prepared.room, {})[number] = item
             self._waiting.append(item)
             self._accepted += 1
             self.size += size
-            return item
+            return item, len(self._waiting) == 1
 
     def head(self, count: int, size: int) -> list[Outgoing]:
         """The first ones, at least one: up to `count`, of up to `size` bytes."""

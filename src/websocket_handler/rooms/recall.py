@@ -59,11 +59,13 @@ class Recall:
         tips: list[Offset] = await soon(broker.tips([room.channel for room in rooms]))
         for room, tip in zip(rooms, tips, strict=True):
             if not room.has_been_ready:
-                room.cursor = tip
+                room.cursor = room.began = tip
             elif not tip:
                 self._has_expired(room)
-            elif tip < room.cursor:  # another history than the one before
-                room.cursor = room.seen = ()
+            elif tip < room.cursor:
+                # The broker has lost the end of the history, all of it if less is left than
+                # there was when the room was joined: then whatever there is is new.
+                room.cursor = room.seen = tip if tip >= room.began else ()
                 self._endpoint.has_lost(room, None)
             if tip > room.cursor:
                 await self._catch_up(broker, room, tip)
