@@ -13,13 +13,15 @@ static const uint32_t counts[] = {1000, 1, 2, 3};
 static const uint8_t client_key[4] = {0x37, 0xfa, 0x21, 0x3d};
 
 static deflate_pool pool; /* of the process, as it is */
-static uint64_t most_allowed;
+static uint64_t most_allowed, arrived;
 static int reserves_left;
 
-/* Exactly as much as was asked for, elsewhere each time. */
+/* Exactly as much as was asked for, elsewhere each time. It goes by what has arrived, whatever
+ * was announced. */
 static int reserve(decoder_storage *storage, uint64_t capacity)
 {
     PROMISE(capacity <= most_allowed);
+    PROMISE(capacity <= 512 || capacity <= 8 * arrived || capacity <= 2 * storage->capacity);
     if (reserves_left-- == 0)
         return 0;
     uint8_t *fresh = malloc(capacity ? capacity : 1);
@@ -54,6 +56,7 @@ static decoder_kind feed(decoder *d, const uint8_t *data, size_t size, int strai
     decoder_event event;
     size_t wanted = straight ? decoder_want(d, 1, &into) : 0;
 
+    arrived += size;
     memcpy(copy, data, size);
     if (wanted) {
         wanted = wanted < size ? wanted : size;
@@ -84,6 +87,7 @@ static buffer run(const decoder_rules *rules, int flags, const buffer *wire, con
     decoder_kind kind = DECODER_STARVED;
     buffer trace = {0};
 
+    arrived = 0;
     for (size_t at = 0, turn = 0; at < wire->size && kind != DECODER_NO_MEMORY; turn++) {
         size_t size = wire->size - at, piece = pieces[turn % count];
         size = piece && piece < size ? piece : size;
