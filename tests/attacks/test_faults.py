@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import platform
 import re
 import shutil
 import signal
@@ -27,7 +28,7 @@ from ..end_to_end.wsgi.serve import free_port
 from .rig import Costs, at_scale, note
 
 HELLO = text("hello")
-SYS_TGKILL = 234  # on x86-64
+SYS_TGKILL = {"x86_64": 234, "aarch64": 131}
 
 
 # No descriptors
@@ -105,14 +106,16 @@ def test_gunicorn_with_preload() -> None:
 
 def test_a_storm_of_signals(program: Program) -> None:
     """A42. To every thread, so that every system call is interrupted some time."""
-    tgkill = ctypes.CDLL(None).syscall
+    number = SYS_TGKILL.get(platform.machine())
+    require(number, "the number of tgkill")
+    syscall = ctypes.CDLL(None).syscall
     count = at_scale(1500, 10_000)
     with RawClient(program.address) as client:
         client.open()
-        for number in range(count):
+        for round_ in range(count):
             for task in Path(f"/proc/{program.pid}/task").iterdir():
-                tgkill(SYS_TGKILL, program.pid, int(task.name), signal.SIGUSR1)
-            if number % 50 == 0:
+                syscall(number, program.pid, int(task.name), signal.SIGUSR1)
+            if round_ % 50 == 0:
                 client.echo(binary(bytes(200_000)))
         client.echo(HELLO)
 
