@@ -224,6 +224,24 @@ def test_a_slow_reader_holds_the_application_back(either: Program) -> None:
     wait_for_journal(either, "lost")
 
 
+def test_an_application_that_takes_nothing_holds_its_peer_back(ours: Program) -> None:
+    with RawClient(ours.address) as client:
+        client.open("/deaf")
+        frame = masked(binary(b"x" * 65536))
+        client.sock.settimeout(0.3)
+        sent = 0
+        with contextlib.suppress(TimeoutError):
+            while sent < 64 << 20:
+                sent += client.sock.send(frame[sent % len(frame) :])
+        assert sent < 32 << 20  # what the kernel keeps on both sides, and a little
+        client.sock.settimeout(20)
+        client.sock.sendall(frame[sent % len(frame) :] if sent % len(frame) else b"")
+        client.send(text("how much?"))
+        client.expect(text(str(-(-sent // len(frame)) * 65536)))
+        client.send(close(1000))
+        client.expect_close(1000)
+
+
 # Ordinary routes
 
 

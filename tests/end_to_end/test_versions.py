@@ -19,12 +19,13 @@ from websocket_handler import (
     connect,
 )
 
+from ..protocol.test_versions import LENGTHS, text_of
 from .programs import Journal, Program, wait_for
 from .raw_client import RawClient
 
 NAMES = [version.name for version in ALL_VERSIONS]
 ALL = f"versions={quote(json.dumps(NAMES))}&max_message_size=2000000"
-TEXTS = ["", "h\xe9llo \u20ac \U0001f600", "x" * 125, "y" * 126, "z" * 65_536, "\u20ac" * 333_333]
+TEXTS = [text_of(size) for size in LENGTHS]
 
 every_version = pytest.mark.parametrize("version", ALL_VERSIONS, ids=str)
 
@@ -43,7 +44,7 @@ def test_our_client_and_our_server(program: Program, journal: Journal, version: 
             with pytest.raises(UnsupportedByVersion, match="has no pings"):
                 websocket.ping()
         else:
-            for data in (b"", bytes(range(256)) * 300):
+            for data in (b"\x00\xff" * (size // 2) + b"x" * (size % 2) for size in LENGTHS):
                 websocket.send(data)
                 assert websocket.receive(timeout=10) == data
             websocket.send(["one ", "two"])

@@ -19,6 +19,7 @@ import pytest
 from websocket_handler import IS_NATIVE, ConnectionClosed, Engine, State, close_all
 from websocket_handler.protocol.assembly import Close, Message
 from websocket_handler.protocol.frame import Opcode, write_frame
+from websocket_handler.protocol.versions import by_name
 
 from .connections import client_role, connect, make_websocket
 
@@ -299,3 +300,26 @@ def test_an_engine_that_is_collected_as_garbage_closes_its_own_descriptors_alone
     assert open_descriptors() == before
     for descriptor in (0, 1, 2):
         os.fstat(descriptor)
+
+
+@pytest.mark.parametrize(
+    ("version", "by_tcp"), [("hixie-75", True), ("hixie-76", True), ("hybi-01", False)]
+)
+def test_the_kernel_finds_dead_peers_where_there_are_no_pings(
+    engine: Engine, version: str, by_tcp: bool
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
+    looked_at = ours.dup()
+    websocket = make_websocket(engine, ping_interval=30, ping_timeout=20)
+    websocket.begin_as_client(by_name(version), b"", None)
+    websocket.take_over(ours)
+    assert bool(looked_at.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)) == by_tcp
+    if by_tcp:
+        options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        found = [looked_at.getsockopt(socket.IPPROTO_TCP, option) for option in options]
+        assert found == [30, 5, 4]
+    websocket.abort()
+    looked_at.close()
+    theirs.close()

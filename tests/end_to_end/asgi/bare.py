@@ -119,6 +119,19 @@ async def flood(_: Scope, receive: Receive, send: Send) -> None:
         JOURNAL[:] = [["sent", sent], ["lost"]]
 
 
+async def deaf(_: Scope, receive: Receive, send: Send) -> None:
+    """Takes no message for a while, then all."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    await asyncio.sleep(1)
+    size = 0
+    while (event := await receive())["type"] == "websocket.receive":
+        if event.get("text") is not None:
+            await send({"type": "websocket.send", "text": str(size)})
+        else:
+            size += len(event["bytes"])
+
+
 async def raise_before(_: Scope, receive: Receive, __: Send) -> None:
     await receive()
     raise RuntimeError("as the test wants it")
@@ -151,6 +164,7 @@ WEBSOCKETS = {
     "/denied": denied,
     "/denied-bit-by-bit": denied_bit_by_bit,
     "/flood": flood,
+    "/deaf": deaf,
     "/raise-before": raise_before,
     "/raise-after": raise_after,
     "/return-before": return_before,
