@@ -7,6 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from websocket_handler import WebSocketError
+from websocket_handler.servers.uvicorn import early_bytes
+
 from .programs import Program
 from .raw_client import RawClient, masked, request, text
 from .test_asgi import SERVERS, UNWANTED, serve
@@ -109,6 +112,16 @@ def test_a_handshake_with_a_body(
             assert response.status == 400
             client.read_body(response)
             client.expect_end()
+
+
+def test_an_http_protocol_that_does_not_show_what_follows() -> None:
+    """As uvicorn's for zttp, which would lose frames that come early."""
+
+    class OtherProtocol:
+        conn = object()
+
+    with pytest.raises(WebSocketError, match=r"OtherProtocol does not show .* httptools"):
+        early_bytes(OtherProtocol())
 
 
 def test_http_1_0(served: Served) -> None:

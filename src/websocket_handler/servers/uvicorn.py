@@ -24,6 +24,7 @@ from uvicorn.protocols.utils import (
 from uvicorn.server import ServerState
 
 from ..engine import loop_engine
+from ..errors import WebSocketError
 from ..protocol.check import SERVICE_RESTART
 from ..settings import Settings
 from ..websocket import WebSocket
@@ -156,9 +157,17 @@ class Sockets(OfOneServer):
 
 
 def early_bytes(former: Any) -> bytes:
-    """What came after the head of the request, from the protocol that has read that."""
-    if hasattr(former, "conn"):  # h11
-        trailing: bytes = getattr(former.conn, "trailing_data", (b"", False))[0]
+    """What came after the head of the request, from the protocol that has read that.
+
+    Raises `WebSocketError` for one that does not tell: frames could be lost.
+    """
+    if hasattr(former, "conn"):
+        if not hasattr(former.conn, "trailing_data"):  # it is not h11's
+            raise WebSocketError(
+                f"uvicorn's {type(former).__name__} does not show what follows a request, so no "
+                "WebSocket can be connected: use --http httptools or h11"
+            )
+        trailing: bytes = former.conn.trailing_data[0]
         return trailing
     error = sys.exc_info()[1]  # httptools stops at an upgrade by raising
     if error is None or error.__traceback__ is None:
