@@ -171,7 +171,7 @@ def test_hostile_lengths(program: Program, canary: None, version: Version) -> No
 
 
 @with_fragments
-@pytest.mark.parametrize(("piece", "most"), [(b"x", 131_072), (b"", 1_024)], ids=["x", "empty"])
+@pytest.mark.parametrize(("piece", "most"), [(b"x", 20_000), (b"", 1_000)], ids=["x", "empty"])
 def test_fragments_without_end(
     program: Program,
     canary: None,  # noqa: ARG001
@@ -180,11 +180,13 @@ def test_fragments_without_end(
     most: int,
 ) -> None:
     before = program.memory()
-    with Client(program, version) as client:
+    target = f"{TARGET}&max_fragments=20000&max_empty_fragments=1000"
+    with Client(program, version, target) as client:
         first = client.encoder.frame(Opcode.TEXT, b"", False)
         more = client.encoder.frame(Opcode.CONTINUATION, piece, False)
         client.sock.sendall(first)
-        assert client.send_what_it_takes(more * 1024, 2 * most * len(more)) > most * len(more) // 2
+        with contextlib.suppress(ConnectionError):  # it may have had enough before the end
+            client.sock.sendall(more * (most + 1000))
         events = client.read_to_end()
     if version.is_native and events:  # or our reset was faster
         assert [event.code for event in events if isinstance(event, Close)] == [1008]
