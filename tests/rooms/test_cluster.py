@@ -14,7 +14,7 @@ from tests.end_to_end.programs import wait_for
 from websocket_handler.rooms.bus import Bus
 from websocket_handler.rooms.bus_settings import BusState, History
 
-from .brokers import BrokerProcess, redis_server
+from .brokers import BrokerProcess, free_port, redis_server
 from .conftest import Connect
 from .recorder import Recorder
 from .test_bus import NAMES, send
@@ -34,11 +34,9 @@ class Cluster:
             for number in range(3):
                 place = folder / str(number)
                 place.mkdir()
-                self.servers.append(
-                    redis_server(
-                        place, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000"
-                    )
-                )
+                options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]
+                options += ["--cluster-port", str(free_port())]
+                self.servers.append(redis_server(place, *options))
             hosts = [f"127.0.0.1:{server.port}" for server in self.servers]
             command = [str(program), "--cluster", "create", *hosts, "--cluster-yes"]
             done = subprocess.run(command, capture_output=True, text=True, timeout=60)

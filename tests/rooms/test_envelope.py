@@ -6,7 +6,7 @@ import contextlib
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from websocket_handler.rooms.bus_settings import BusSettings
@@ -18,6 +18,7 @@ NODE = b"12345678"
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
 
+@settings(deadline=None)
 @given(
     st.one_of(TEXT, st.binary()),
     st.one_of(st.none(), TEXT),
@@ -33,6 +34,7 @@ def test_what_was_sealed_is_found(
     assert type(opened.message) is type(message)
 
 
+@settings(deadline=None)
 @given(st.binary())
 def test_arbitrary_bytes_are_refused_in_order(data: bytes) -> None:
     for candidate in (data, b"\x01" + data, b"\x01\x00\x01" + data):
@@ -40,6 +42,7 @@ def test_arbitrary_bytes_are_refused_in_order(data: bytes) -> None:
             open_envelope(candidate)
 
 
+@settings(deadline=None)
 @given(TEXT)
 def test_names_are_one_token(room: str) -> None:
     channel = room_channel(room)
@@ -47,6 +50,7 @@ def test_names_are_one_token(room: str) -> None:
     assert len(channel) <= LONGEST + 10
 
 
+@settings(deadline=None)
 @given(TEXT, TEXT)
 def test_names_differ(one: str, other: str) -> None:
     assert (room_channel(one) == room_channel(other)) == (one == other)

@@ -340,3 +340,33 @@ def test_a_history_without_bounds() -> None:
         History(length=0)
     with pytest.raises(ValueError, match="age"):
         History(age=-1)
+
+
+def test_what_is_sent_right_after_a_join_comes_back(
+    shared: BrokerProcess, connect: Connect
+) -> None:
+    bus, recorder = connect(shared, history=KEPT)
+    rooms = [new_room() for _ in range(500)]
+    for room in rooms:
+        bus.join(room)
+        bus.publish(bus.prepare(room, room), room)
+    wait_for(lambda: len(recorder.delivered) >= len(rooms), "all of them")
+    assert sorted(map(str, recorder.messages())) == sorted(rooms)
+    assert all(what.context == what.room for what in recorder.delivered)
+
+
+def test_a_room_that_is_left_and_joined_again(shared: BrokerProcess, connect: Connect) -> None:
+    """Whatever the order in which that is noticed, live delivery goes on."""
+    bus, recorder = connect(shared, history=KEPT)
+    room = new_room()
+    for number in range(200):
+        bus.join(room)
+        bus.publish(bus.prepare(room, str(number)))
+        if number % 3 == 0:
+            wait_for(lambda: str(number) in recorder.messages(), "the message")  # noqa: B023
+        bus.leave(room)
+    bus.join(room)
+    bus.publish(bus.prepare(room, "last"), "mine")
+    wait_for(lambda: "last" in recorder.messages(), "the last message")
+    assert recorder.delivered[-1].context == "mine"
+    assert len(set(recorder.messages())) == len(recorder.messages())

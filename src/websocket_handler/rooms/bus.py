@@ -131,6 +131,7 @@ class Bus:
         """It does not any more, and nobody is there in this process."""
         if room in self._joined:
             self._joined.discard(room)
+            self._outbox.forget(room)  # now: what is sent after the next `join` is waited for
             self._post(self._endpoint.leave, room)
 
     def announce(self, room: str, who: Mapping[str, int]) -> None:

@@ -81,6 +81,7 @@ class Endpoint:
         self._heard = 0.0
         self._sending_since: float | None = None
         self._reason = ""
+        self._random = random.Random()  # noqa: S311
         self._deaf_since = 0.0
         self.was_away = 0.0
         """Seconds for which nothing could be heard before this session."""
@@ -110,7 +111,6 @@ class Endpoint:
             del self._by_channel[room.channel]
             self.ready_rooms -= room.is_ready
             self.presence.left(room)
-            self.outbox.forget(name)
             room.tell_ready(False)
             self._change(name)
 
@@ -197,7 +197,7 @@ class Endpoint:
                 attempt = 0
             self._has_gone_down(reason)
             longest = self.settings.backoff_min * 2 ** min(attempt, 30)
-            pause = min(longest, self.settings.backoff_max) * random.uniform(0.5, 1)  # noqa: S311
+            pause = min(longest, self.settings.backoff_max) * self._random.uniform(0.5, 1)
             attempt += 1
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), pause)
@@ -226,6 +226,7 @@ class Endpoint:
             for room in self.joined.values():
                 room.is_ready = room.is_catching_up = False
                 room.held.clear()
+                room.sequences.reconnected()
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(broker.close(), 1)
         return "closed"
@@ -366,7 +367,6 @@ class Endpoint:
             room.is_ready = True
             self.ready_rooms += 1
             if room.has_been_ready and self.history is None:
-                room.sequences.reconnected()
                 self.has_lost(room, None)
             elif self.history is not None:
                 self.recall.go_on(room)
@@ -387,9 +387,11 @@ class Endpoint:
         """One batch."""
         control, self._control = self._control, []
         batch = self.outbox.head(BATCH, BATCH_BYTES)
-        if any(item.is_local and not self._is_ready(item.prepared.room) for item in batch):
-            await asyncio.sleep(0)  # its `join` was posted before it was published
-            await self._follow(broker)
+        local = {item.prepared.room for item in batch if item.is_local}
+        if local:
+            await asyncio.sleep(0)  # `join` and `leave` were posted before the messages were put
+            while not all(map(self._can_hear, local)):
+                await self._follow(broker)
         wanted = [item for item in batch if not item.is_back]
         for item in [item for item in wanted if len(item.data) > broker.limit]:
             wanted.remove(item)
@@ -411,9 +413,10 @@ class Endpoint:
         self.counters.published += len(wanted)
         self.outbox.done(len(batch))
 
-    def _is_ready(self, name: str) -> bool:
+    def _can_hear(self, name: str) -> bool:
+        """Whether what is published to the room now will come back, if it is to."""
         room = self.joined.get(name)
-        return room is not None and room.is_ready
+        return room is None or room.is_ready
 
     def _refuse(self, item: Outgoing, limit: int) -> None:
         """The limit was not known yet when it was prepared: only this process gets it."""
