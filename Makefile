@@ -5,10 +5,14 @@ FUZZ_SECONDS ?= 60
 BIN = $(VENV)/bin
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo test test-all outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-guard soak scorecard fuzz bench-deflaters dist clean
+.PHONY: demo cluster-demo test test-all outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-guard soak scorecard fuzz bench-deflaters dist clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
+
+# The chat on three servers behind haproxy, with Redis.
+cluster-demo: $(VENV)/.test-ready
+	$(BIN)/python examples/chat/cluster.py
 
 test: $(VENV)/.test-ready
 	$(BIN)/python -m pytest tests
