@@ -18,6 +18,7 @@ from .peer import KEY, request_of
 
 PATIENCE = 10.0  # seconds, far more than anything takes
 ECHO = write_frame(Opcode.TEXT, b"still here?")
+SILENT = Settings(ping_interval=None)  # no pings between its echoes, however long a pause
 
 
 class Home:
@@ -27,7 +28,7 @@ class Home:
         self.engine: Any = Engine() if has_thread else by_hand()
         self.has_thread = has_thread
         ours, self._peer = socket.socketpair()
-        self._canary = WebSocket(request_of(VERSION, False), Settings(), engine=self.engine)
+        self._canary = WebSocket(request_of(VERSION, False), SILENT, engine=self.engine)
         self._canary.on("message", self._canary.send)
         self._canary.connect()
         self._canary.take_over(ours)
