@@ -7,12 +7,13 @@ import time
 
 import pytest
 
-from websocket_handler import HandshakeFailed, connect
+from websocket_handler import IS_NATIVE, HandshakeFailed, connect
 
-from .programs import Program
+from .programs import Program, running
 from .raw_client import RawClient, close, masked, request, text
 from .test_versions import hixie_76
 from .test_wsgi import SERVERS, bare, serve, server, shared, wait_until_it_serves  # noqa: F401
+from .wsgi.serve import free_port
 
 HELLO = text("hello")
 ORDINARY = request("/plain")
@@ -132,3 +133,13 @@ def test_middleware_that_hides_the_server(server: str) -> None:  # noqa: F811
         program.wait_for_log("other middleware around WSGIMiddleware hides it")
         with RawClient(program.address) as client:
             assert client.get("/plain").status == 200
+
+
+def test_the_very_first_request_under_waitress_serve() -> None:
+    """Its modules are there before the application's; elsewhere that is the other way round."""
+    port = free_port()
+    command = ["-m", "waitress", f"--listen=127.0.0.1:{port}", "tests.end_to_end.wsgi.bare:app"]
+    program = Program(command, rf"Serving on http://127\.0\.0\.1:({port})", not IS_NATIVE)
+    with running(program), RawClient(program.address) as client:
+        client.open("/greet", early=unmasked_by_zeros(ORDINARY) * 5 + masked(HELLO))
+        client.expect(HELLO, *[text(ORDINARY.decode())] * 5, HELLO)
