@@ -132,7 +132,7 @@ def test_without_a_history_loss_is_reported_and_all_flows_again(start: Start) ->
             name, _, sent = message.split()
             if float(sent) > back:
                 first.setdefault(name, heard - back)
-        assert set(first) == others
+        assert set(first) == others, [(one["name"], one["states"], one["stats"]) for one in results]
         assert max(first.values()) < 2.0, first
         assert result["losses"] == [None]
         assert set(result["counts"].values()) == {1}, "doubled"
@@ -167,8 +167,8 @@ def test_a_silent_broker_is_noticed(start: Start, connect: Connect) -> None:
 
 
 def test_a_quiet_broker_is_not_taken_for_silent(start: Start, connect: Connect) -> None:
-    bus, recorder = connect(start(), "room", heartbeat=0.1, silence=0.3)
-    time.sleep(1.5)
+    bus, recorder = connect(start(), "room", heartbeat=0.5, silence=3.0)
+    time.sleep(4.0)
     assert [state for state, _ in recorder.states] == [BusState.UP]
     assert bus.stats().connects == 1
 

@@ -39,6 +39,9 @@ DUPLICATES = 600.0
 """Seconds for which JetStream knows what it has stored: a retry after them stores twice, unless
 this process has heard its message before."""
 
+FEWER = 1
+"""Seconds after which messages that were to be read but have grown too old are given up."""
+
 AT_ONCE = 200
 """Requests under way at a time."""
 
@@ -47,6 +50,7 @@ class NatsBroker(Broker):
     """One NATS server, or a cluster, of which one server is enough."""
 
     _client: Client | None = None
+    _noticing: asyncio.Task[None] | None = None
     _acknowledged: dict[str, asyncio.Future[None]]
 
     # The connection
@@ -73,6 +77,7 @@ class NatsBroker(Broker):
                 )
             except (NatsError, OSError, asyncio.TimeoutError) as error:
                 raise BrokerError(explain(self._first_error or error)) from error
+            self._noticing = asyncio.create_task(self._notice())
             self.limit = self._client.max_payload
             if self.history is not None:
                 self.limit -= HEADERS
@@ -82,6 +87,14 @@ class NatsBroker(Broker):
 
     async def _on_error(self, error: Exception) -> None:
         self._first_error = self._first_error or error
+        if isinstance(error, OSError):
+            self.has_broken(explain(error))
+
+    async def _notice(self) -> None:
+        """The end of the connection, also where nats-py fails before it calls `closed_cb`."""
+        while not self.client.is_closed:
+            await asyncio.sleep(0.1)
+        await self._on_closed()
 
     async def _on_closed(self) -> None:
         client = self._client
@@ -89,6 +102,8 @@ class NatsBroker(Broker):
         self.has_broken(explain(error) if error is not None else "the broker has disconnected")
 
     async def close(self) -> None:
+        if self._noticing is not None:
+            self._noticing.cancel()
         if self._client is not None:
             await self._client.close()
         for future in self._acknowledged.values():
@@ -248,14 +263,16 @@ class NatsBroker(Broker):
             if message.headers and "Status" in message.headers:
                 count_is_reached = True  # or there are fewer now
             else:
-                entries.append((_offset(message.metadata.sequence.stream), message.data))
-                count_is_reached = len(entries) == count
+                about = message.metadata
+                entries.append((_offset(about.sequence.stream), message.data))
+                count_is_reached = len(entries) == count or not about.num_pending
             if count_is_reached and not done.done():
                 done.set_result(None)
 
         inbox = self.client.new_inbox()
         subscription = await self.client.subscribe(inbox, cb=take)
-        request = json.dumps({"batch": count, "no_wait": True}).encode()
+        ask = {"batch": count, "no_wait": True, "expires": FEWER * 10**9}
+        request = json.dumps(ask).encode()
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{consumer}"
         try:
             await self.client.publish(subject, request, reply=inbox)
