@@ -5,7 +5,8 @@ processes that use it, and those who were away get what they have missed.
 
 The page and this talk in JSON. The page says `{"id", "text"}`, and is told, by `type`:
 
-    welcome  name, server      who you are, and which of several servers this is
+    welcome  name, server      who you are, and which of several servers this is;
+             settling          ms in which you are told of some who were there before you
     message  id, name, text, at, offset      `id` is the page's own; `offset` with a broker
     present  who               name -> connections: first when you are in, then at each change
     lost                       messages may be missing
@@ -28,6 +29,9 @@ LARGEST_ROOM = 500
 
 COLLECTED = 0.05
 """Seconds in which those who come and go are told of together."""
+
+SETTLING = 1000
+"""Milliseconds that it may take until the other servers have told who is there."""
 
 BROKER = os.environ.get("CHAT_BROKER")
 SERVER = os.environ.get("CHAT_SERVER", "")
@@ -64,7 +68,9 @@ def join(ws: WebSocket, name: str | None) -> Any:
         return ws.refuse(4409, "the room is full")
     ws.on("message", lambda message: say(ws, room, name, message))
     answer = ws.connect(max_message_size=16 * 1024)
-    ws.send(json.dumps({"type": "welcome", "name": name, "server": SERVER}))
+    settling = SETTLING if BROKER else 0
+    welcome = {"type": "welcome", "name": name, "server": SERVER, "settling": settling}
+    ws.send(json.dumps(welcome))
     room.add(ws, name, since=asked(ws, "since") if BROKER else None)
     return answer
 

@@ -5,7 +5,7 @@ Needs redis-server and haproxy, and in Python what with_fastapi.py needs and
 server dies is seen by `kill -9` of one number. haproxy passes an upgraded connection through
 by itself, takes requests in turn to those servers that answer, and needs no root, no files.
 
-Ctrl-C, or SIGTERM, ends them all.
+Ctrl-C, SIGTERM or a closed terminal ends them all.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from tempfile import TemporaryDirectory
 from urllib.request import urlopen
 
 SERVERS = 3
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 30.0
 """Seconds for something to start."""
 
@@ -47,8 +48,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="the chat on three servers behind haproxy")
     parser.add_argument("--port", type=int, default=8000, help="0 for any free one")
     port = free_port(parser.parse_args().port)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # even as a job in the background
+    for number in ENDINGS:
+        signal.signal(number, signal.default_int_handler)
     with (
         contextlib.suppress(KeyboardInterrupt),
         TemporaryDirectory() as folder,
@@ -65,7 +66,7 @@ def cluster(port: int, folder: Path) -> Iterator[dict[str, subprocess.Popen[byte
         redis = free_port()
         processes["redis"] = start(
             *(program("redis-server"), "--bind", "127.0.0.1", "--port", str(redis)),
-            *("--dir", str(folder), "--save", "", "--loglevel", "warning"),
+            *("--dir", str(folder), "--save", "", "--logfile", "redis.log"),
         )
         wait_until(lambda: connects(redis), "Redis", processes)
         ports = {f"server {number}": free_port() for number in range(1, SERVERS + 1)}
@@ -154,7 +155,7 @@ def watch(processes: dict[str, subprocess.Popen[bytes]]) -> None:
 
 def end(processes: dict[str, subprocess.Popen[bytes]]) -> None:
     """The proxy first, Redis last: until then the servers can say goodbye."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDINGS:
         signal.signal(number, signal.SIG_IGN)
     for process in reversed(processes.values()):
         process.terminate()

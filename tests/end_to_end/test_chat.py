@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from urllib.parse import quote
 from urllib.request import Request, urlopen
@@ -19,6 +20,8 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as connect_client
+
+from websocket_handler import IS_NATIVE
 
 from ..conftest import ROOT, require
 from .programs import PATIENCE, Program, running, wait_for
@@ -30,7 +33,14 @@ READY = r"[Rr]unning on http://127\.0\.0\.1:(\d+)"
 EVIL_NAME = "<img src=x onerror=evil()>"
 EVIL = "<b>bold</b><script>evil()</script><img src=x onerror=evil()>"
 
+WAIT = 30_000
+"""Milliseconds in which a page has come back, whatever else the machine has to do."""
+
 Enter = Callable[..., Page]
+
+
+def start(command: list[str], ready: str) -> AbstractContextManager[Program]:
+    return running(Program(command, ready, not IS_NATIVE))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +66,7 @@ def enter(browser: Browser) -> Iterator[Enter]:
     def enter_one(program: Program, name: str, room: str = "lobby") -> Page:
         contexts.append(browser.new_context())
         page = contexts[-1].new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(WAIT)
         page.on("console", console)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: complaints.append(dialog.message))
@@ -74,10 +84,10 @@ def enter(browser: Browser) -> Iterator[Enter]:
     assert complaints == []
 
 
-@pytest.fixture(params=["with_flask", "with_fastapi"])
-def command(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
+@pytest.fixture(scope="module", params=["with_flask", "with_fastapi"])
+def command(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The chat on a port that stays its own when it is started again."""
-    folder = shutil.copytree(FOLDER, tmp_path / "chat")
+    folder = shutil.copytree(FOLDER, tmp_path_factory.mktemp("chat") / "chat")
     program = folder / f"{request.param}.py"
     source = program.read_text()
     assert source.count("8000") == 2  # in its description, and where it listens
@@ -87,27 +97,27 @@ def command(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def program(command: list[str]) -> Iterator[Program]:
-    with running(Program(command, READY)) as program:
+    with start(command, READY) as program:
         yield program
         assert "Traceback" not in program.log(), program.log()
 
 
 def expect_state(page: Page, state: str) -> None:
-    expect(page.locator("#status")).to_have_attribute("data-state", state, timeout=15_000)
+    expect(page.locator("#status")).to_have_attribute("data-state", state, timeout=WAIT)
 
 
 def expect_present(page: Page, *names: str) -> None:
-    expect(page.locator("#present .name")).to_have_text(list(names), timeout=15_000)
+    expect(page.locator("#present .name")).to_have_text(list(names), timeout=WAIT)
 
 
 def expect_said(page: Page, *texts: str) -> None:
     """All of them, in this order, none twice, and none that waits."""
-    expect(page.locator("#log li:not(.waiting) .text")).to_have_text(list(texts), timeout=15_000)
+    expect(page.locator("#log li:not(.waiting) .text")).to_have_text(list(texts), timeout=WAIT)
     expect(page.locator("#log .waiting")).to_have_count(0)
 
 
 def notice(page: Page, text: str) -> None:
-    expect(page.locator("#log .notice", has_text=text)).to_have_count(1, timeout=15_000)
+    expect(page.locator("#log .notice", has_text=text)).to_have_count(1, timeout=WAIT)
 
 
 def say(page: Page, text: str) -> None:
@@ -115,11 +125,26 @@ def say(page: Page, text: str) -> None:
     page.get_by_label("Message").press("Enter")
 
 
-def test_they_talk_and_one_leaves(enter: Enter, program: Program) -> None:
+def follow_a_link(page: Page, program: Program) -> None:
+    """To a room, by someone who has no name yet, and then one that cannot be read."""
+    page.goto(program.url("/#elsewhere", "http"))
+    expect(page.get_by_label("Room")).to_have_value("elsewhere")
+    page.get_by_label("Your name").fill(" \u200b ")
+    page.get_by_role("button", name="Join").click()
+    expect(page.get_by_role("alert")).to_have_text("A name has 1 to 40 characters\n")
+    page.get_by_label("Your name").fill("Other")
+    page.get_by_role("button", name="Join").click()
+    expect_present(page, "Other")
+    page.reload()  # the cookie and the URL say it all
+    expect_present(page, "Other")
+
+
+def test_they_join_talk_and_leave(browser: Browser, enter: Enter, program: Program) -> None:
+    other = browser.new_page()
+    follow_a_link(other, program)
     room = "<i>room</i>"
     alice = enter(program, "Alice", room)
     expect_present(alice, "Alice")
-    other = enter(program, "Other", room="elsewhere")
     mallory = enter(program, EVIL_NAME, room)
     for page in (alice, mallory):
         expect_present(page, EVIL_NAME, "Alice")
@@ -140,10 +165,11 @@ def test_they_talk_and_one_leaves(enter: Enter, program: Program) -> None:
     expect(mallory.get_by_label("Your name")).to_be_visible()
     expect_present(other, "Other")
     expect_said(other)
+    other.close()
 
 
 def test_the_server_is_restarted(enter: Enter, command: list[str]) -> None:
-    with running(Program(command, READY)) as program:
+    with start(command, READY) as program:
         alice, bob = enter(program, "Alice"), enter(program, "Bob")
         say(alice, "before")
         for page in (alice, bob):
@@ -153,31 +179,17 @@ def test_the_server_is_restarted(enter: Enter, command: list[str]) -> None:
         expect_state(page, "closed")
     say(alice, "meanwhile")
     expect(alice.locator("#log .waiting .text")).to_have_text("meanwhile")
-    with running(Program(command, READY)) as program:
+    with start(command, READY) as program:
         for page in (alice, bob):
             expect_state(page, "open")
             expect_present(page, "Alice", "Bob")
+        expect_said(alice, "before", "meanwhile")
         say(bob, "again")
-        expect(alice.locator("#log .text")).to_contain_text(["again"])
-        expect(bob.locator("#log .text")).to_contain_text(["again"])
+        expect_said(alice, "before", "meanwhile", "again")
+        expect(bob.locator("#log .text").last).to_have_text("again")
         for page in (alice, bob):
             expect(page.locator("#log .notice", has_text="left")).to_have_count(0)
         assert program.end() == 0 or command[0].endswith("with_flask.py")  # SIGINT as it comes
-
-
-def test_who_has_no_name(browser: Browser, program: Program) -> None:
-    page = browser.new_page()
-    page.goto(program.url("/#lobby", "http"))  # a link that somebody was sent
-    expect(page.get_by_label("Room")).to_have_value("lobby")
-    page.get_by_label("Your name").fill(" \u200b ")
-    page.get_by_role("button", name="Join").click()
-    expect(page.get_by_role("alert")).to_have_text("A name has 1 to 40 characters\n")
-    page.get_by_label("Your name").fill("Alice")
-    page.get_by_role("button", name="Join").click()
-    expect_present(page, "Alice")
-    page.reload()  # the cookie and the URL say it all
-    expect_present(page, "Alice")
-    page.close()
 
 
 def join(program: Program, name: str, room: str) -> ClientConnection:
@@ -186,6 +198,21 @@ def join(program: Program, name: str, room: str) -> ClientConnection:
         cookie = response.headers["Set-Cookie"].partition(";")[0]
     url = program.url(f"/chat?room={quote(room)}")
     return connect_client(url, additional_headers={"Cookie": cookie}, compression=None)
+
+
+def test_a_message_that_comes_twice(enter: Enter, chat: Program) -> None:
+    alice = enter(chat, "Alice", room="twice")
+    with join(chat, "Bob", "twice") as bob, join(chat, "Carol", "twice") as carol:
+        for client, text in ((bob, "once"), (bob, "once"), (carol, "with the same id")):
+            client.send(json.dumps({"id": "1", "text": text}))
+            read_until(client, text)
+        bob.send(json.dumps({"id": "2", "text": "the end"}))
+        expect_said(alice, "once", "with the same id", "the end")
+
+
+def read_until(client: ClientConnection, text: str) -> None:
+    while json.loads(client.recv(PATIENCE)).get("text") != text:
+        pass
 
 
 def read_all(client: ClientConnection) -> None:
@@ -230,7 +257,7 @@ def chat() -> Iterator[Program]:
     """One for many tests, as gunicorn serves it."""
     gunicorn = ["-m", "gunicorn", "-k", "gthread", "--threads", "4", "-b", "127.0.0.1:0"]
     ready = r"Listening at: http://127\.0\.0\.1:(\d+)"
-    with running(Program([*gunicorn, "--chdir", str(FOLDER), "with_flask:app"], ready)) as program:
+    with start([*gunicorn, "--chdir", str(FOLDER), "with_flask:app"], ready) as program:
         yield program
         assert "Traceback" not in program.log(), program.log()
         program.end()
@@ -246,7 +273,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program
     require(shutil.which("redis-server"), "redis-server")
     require(shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin"), "haproxy")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    with running(Program([str(FOLDER / "cluster.py"), "--port", "0"], CLUSTER_READY)) as program:
+    with start([str(FOLDER / "cluster.py"), "--port", "0"], CLUSTER_READY) as program:
         children = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
         assert len(children) == 5  # Redis, haproxy, three servers
         yield program
