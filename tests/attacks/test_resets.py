@@ -60,6 +60,17 @@ def test_going_at_any_byte(program: Program, version: Version, way: str) -> None
                     attacker.read_to_end()
 
 
+def test_going_within_the_head_is_no_accident(program: Program) -> None:
+    seen = len(program.log())
+    for _ in range(20):
+        with RawClient(program.address) as client:
+            client.sock.sendall(client.handshake("/echo")[:70])
+    wait_for(lambda: program.log()[seen:].count('HTTP/1.1" 400') == 20, "the refusals in the log")
+    with RawClient(program.address) as client:
+        client.open().echo(HELLO)
+    assert "Traceback" not in program.log()[seen:]
+
+
 def test_resets_in_every_state(program: Program) -> None:
     """A29. Nothing is left, nothing spins, and each is told of its end once."""
     rounds = at_scale(25, 12_500)

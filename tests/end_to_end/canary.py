@@ -50,7 +50,7 @@ def singing(program: Program) -> Iterator[Canary]:
     wait_for(lambda: len(bird.round_trips) > 3 or bird.failure, "the canary to sing")
     bird.end()
     assert bird.failure is None
-    assert max(bird.round_trips) < 2
+    assert max(bird.round_trips) < 5
     wait_for(lambda: program.descriptors() <= descriptors, "descriptors to be given back")
     wait_for(lambda: threads_but_the_engine_s(program) <= threads, "threads to end")
 

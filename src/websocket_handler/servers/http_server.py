@@ -9,6 +9,7 @@ engine gets it when the handler has returned.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import math
@@ -197,7 +198,9 @@ class WebSocketRequests(BaseHTTPRequestHandler):
             if is_watched:
                 self.rfile = head.give_back()
         if is_watched and head.may_ask() and not head.is_sound():
-            self.send_error(HTTPStatus.BAD_REQUEST, "Bad header line")  # and reads nothing more
+            with contextlib.suppress(ConnectionError):  # the peer may be gone within the head
+                self.send_error(HTTPStatus.BAD_REQUEST, "Bad header line")
+            self.close_connection = True
             return False
         if is_websocket_request(self.command, self.headers):
             # Every answer but a 101 ends the connection, in words any client understands.
