@@ -69,7 +69,7 @@ class WebSocketProtocol(asyncio.Protocol):
         sockets = Sockets.of(self._server_state)
         scope = self._read(data)
         websocket = WebSocket(
-            request_of(scope),
+            request_of(scope, method=data.partition(b" ")[0].decode("latin-1")),
             self._choose_settings(),
             engine=hand_over.engine,
             server=sockets,
