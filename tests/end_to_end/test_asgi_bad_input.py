@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -16,8 +15,7 @@ from .test_asgi import SERVERS, UNWANTED, serve
 from .test_asgi_servers import AIOHTTP
 from .test_asgi_servers import serve as serve_other
 from .test_tornado import TORNADO
-from .test_versions import hixie_76
-from .test_wsgi_bad_input import OF_HIXIE, unmasked_by_zeros
+from .test_wsgi_bad_input import BODIES, KEYS3, WITH_HEAD, greet_hixie_76, unmasked_by_zeros
 
 HELLO = text("hello")
 ORDINARY = request("/plain")
@@ -74,34 +72,15 @@ def test_early_frames_that_look_like_http(served: Served, payload: str) -> None:
 
 
 @pytest.mark.parametrize("shared", WITH_HIXIE, indirect=True)
-@pytest.mark.parametrize("key3", [b"^n:ds[4U", b"\r\n\r\n\r\n\r\n"])
-@pytest.mark.parametrize("with_head", [0, 3, 8], ids=["later", "in two", "at once"])
+@pytest.mark.parametrize("key3", KEYS3)
+@WITH_HEAD
 def test_the_third_key_of_hixie_76(served: Served, key3: bytes, with_head: int) -> None:
     for path in served.paths:
         with served.client() as client:
-            head = client.handshake(path, hixie_76())
-            rest = key3[with_head:] + b"\x00hello\xff"
-            client.sock.sendall(head + key3[:with_head] + (rest if with_head == 8 else b""))
-            if with_head == 3:
-                time.sleep(0.02)
-                client.sock.sendall(rest)
-            response = client.read_response()
-            assert (response.status, response.reason) == (101, "WebSocket Protocol Handshake")
-            if with_head == 0:
-                client.sock.sendall(rest)
-            answer = client.read(16)
-            assert (answer == OF_HIXIE[0]) == (key3 == b"^n:ds[4U")
-            assert client.read(14) == OF_HIXIE[1] * 2
+            greet_hixie_76(client, path, key3, with_head)
 
 
-@pytest.mark.parametrize(
-    ("fields", "body"),
-    [
-        ({"Content-Length": "5"}, b"hello"),
-        ({"Transfer-Encoding": "chunked"}, b"5\r\nhello\r\n0\r\n\r\n"),
-    ],
-    ids=["length", "chunked"],
-)
+@BODIES
 def test_a_handshake_with_a_body(
     served: Served, fields: dict[str, str | None], body: bytes
 ) -> None:

@@ -25,6 +25,35 @@ def unmasked_by_zeros(payload: bytes) -> bytes:
     return bytes((0x81, 0x80 | len(payload), 0, 0, 0, 0)) + payload
 
 
+KEYS3 = [b"^n:ds[4U", b"\r\n\r\n\r\n\r\n"]
+WITH_HEAD = pytest.mark.parametrize("with_head", [0, 3, 8], ids=["later", "in two", "at once"])
+BODIES = pytest.mark.parametrize(
+    ("fields", "body"),
+    [
+        ({"Content-Length": "5"}, b"hello"),
+        ({"Transfer-Encoding": "chunked"}, b"5\r\nhello\r\n0\r\n\r\n"),
+    ],
+    ids=["length", "chunked"],
+)
+
+
+def greet_hixie_76(client: RawClient, path: str, key3: bytes, with_head: int) -> None:
+    """A handshake and an echo where so many bytes of the third key come with the head."""
+    head = client.handshake(path, hixie_76())
+    rest = key3[with_head:] + b"\x00hello\xff"
+    client.sock.sendall(head + key3[:with_head] + (rest if with_head == 8 else b""))
+    if with_head == 3:
+        time.sleep(0.02)
+        client.sock.sendall(rest)
+    response = client.read_response()
+    assert (response.status, response.reason) == (101, "WebSocket Protocol Handshake")
+    if with_head == 0:
+        client.sock.sendall(rest)
+    answer = client.read(16)
+    assert (answer == OF_HIXIE[0]) == (key3 == KEYS3[0])
+    assert client.read(14) == OF_HIXIE[1] * 2
+
+
 @pytest.mark.parametrize("payload", ["\r\n\r\n", ORDINARY.decode(), "\r\n" * 40])
 def test_early_frames_that_look_like_http(bare: Program, payload: str) -> None:  # noqa: F811
     with RawClient(bare.address) as client:
@@ -33,37 +62,18 @@ def test_early_frames_that_look_like_http(bare: Program, payload: str) -> None: 
         client.expect(HELLO, *[text(payload)] * 5, HELLO)
 
 
-@pytest.mark.parametrize("key3", [b"^n:ds[4U", b"\r\n\r\n\r\n\r\n"])
-@pytest.mark.parametrize("with_head", [0, 3, 8], ids=["later", "in two", "at once"])
+@pytest.mark.parametrize("key3", KEYS3)
+@WITH_HEAD
 def test_the_third_key_of_hixie_76(
     bare: Program,  # noqa: F811
     key3: bytes,
     with_head: int,
 ) -> None:
     with RawClient(bare.address) as client:
-        head = client.handshake("/greet", hixie_76())
-        rest = key3[with_head:] + b"\x00hello\xff"
-        client.sock.sendall(head + key3[:with_head] + (rest if with_head == 8 else b""))
-        if with_head == 3:
-            time.sleep(0.02)
-            client.sock.sendall(rest)
-        response = client.read_response()
-        assert (response.status, response.reason) == (101, "WebSocket Protocol Handshake")
-        if with_head == 0:
-            client.sock.sendall(rest)
-        answer = client.read(16)
-        assert (answer == OF_HIXIE[0]) == (key3 == b"^n:ds[4U")
-        assert client.read(14) == OF_HIXIE[1] * 2
+        greet_hixie_76(client, "/greet", key3, with_head)
 
 
-@pytest.mark.parametrize(
-    ("fields", "body"),
-    [
-        ({"Content-Length": "5"}, b"hello"),
-        ({"Transfer-Encoding": "chunked"}, b"5\r\nhello\r\n0\r\n\r\n"),
-    ],
-    ids=["length", "chunked"],
-)
+@BODIES
 def test_a_handshake_with_a_body(
     bare: Program,  # noqa: F811
     fields: dict[str, str | None],
