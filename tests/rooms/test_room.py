@@ -127,6 +127,15 @@ def test_who_cannot_be_added(engine: Engine) -> None:
     assert len(lobby) == 0
 
 
+@pytest.mark.parametrize("who", ["x" * 1025, 1])
+def test_an_identity_is_text_of_bounded_size(engine: Engine, who: Any) -> None:
+    websocket, _ = join(engine)
+    lobby = Rooms()["lobby"]
+    with pytest.raises(ValueError, match="an identity is text of at most 1024 characters"):
+        lobby.add(websocket, who=who)
+    assert websocket not in lobby
+
+
 def test_before_the_hand_over_messages_wait(engine: Engine) -> None:
     lobby = Rooms()["lobby"]
     websocket = make_websocket(engine)

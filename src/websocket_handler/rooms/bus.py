@@ -10,7 +10,7 @@ import atexit
 import logging
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ..errors import BusUnavailable
 from .broker import broker_class, kind_of
@@ -139,6 +139,10 @@ class Bus:
         ValueError for an identity of more than 1,024 characters."""
         check_identities(who)
         self._post(self._endpoint.announce, room, dict(who))
+
+    def call_later(self, delay: float, call: Callable[[], object]) -> None:
+        """Make `call` in the bus's thread, in `delay` seconds."""
+        self._post(self._endpoint.call_later, delay, call)
 
     def present(self, room: str) -> dict[str, int]:
         """Who is in a joined room in the other processes: identity -> connections there."""

@@ -118,6 +118,9 @@ class Endpoint:
         if name in self.joined:
             self.presence.announce(self.joined[name], who)
 
+    def call_later(self, delay: float, what: Callable[[], object]) -> None:
+        asyncio.get_running_loop().call_later(delay, self.call, what)
+
     def close(self) -> None:
         self._closing.set()
 

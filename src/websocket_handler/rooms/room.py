@@ -22,6 +22,7 @@ from ..protocol.state import State
 from ..websocket import WebSocket
 from .delivery import Delivery
 from .policy import SlowConsumers
+from .presence import check_identities
 from .slow_member import SlowMember
 
 if TYPE_CHECKING:
@@ -97,10 +98,13 @@ class Room:
         of a message in the history, it first gets all that came after that one; if that offset
         means nothing it is closed with 1008, if the broker is away with 1013. Adding one again,
         or one that is closed, does nothing. Raises `WebSocketError` before `connect()`, or for
-        `since` without a history.
+        `since` without a history, `ValueError` if `who` is no text or has more than 1,024
+        characters.
         """
         if websocket.outcome is None:
             raise WebSocketError("connect() has not been called")
+        if who is not None:
+            check_identities({who: 1})
         with self._lock:
             if websocket.state is State.CLOSED or self._knows(websocket):
                 return

@@ -27,6 +27,9 @@ WithOffset = Callable[[str | bytes, str], str | bytes]
 
 CLOSED_WHEN_FULL = SlowConsumers()
 DEFAULT_BUS_SETTINGS = BusSettings()
+ANNOUNCE_AFTER = 0.02
+"""Seconds for which changes of who is in a room collect, before others are told."""
+
 EVENTS = ("bus", "lost", "presence")
 
 
@@ -83,6 +86,7 @@ class Rooms:
         self._listeners: list[tuple[str, Callable[..., object]]] = []
         self._joining = threading.Lock()  # for what the bus is told of members, in their order
         self._joined: set[str] = set()
+        self._to_announce: set[str] = set()
         self._history = history
         self._with_offset = with_offset
         self._bus = Bus(url, _Receiver(self), history=history, settings=bus) if url else None
@@ -200,11 +204,20 @@ class Rooms:
                 if room.name not in self._joined:
                     self._joined.add(room.name)
                     self._bus.join(room.name)
-                if announce:
-                    self._bus.announce(room.name, room.identities)
+                if announce and room.name not in self._to_announce:
+                    self._to_announce.add(room.name)
+                    self._bus.call_later(ANNOUNCE_AFTER, partial(self._announce, room))
             elif room.name in self._joined:
                 self._joined.discard(room.name)
                 self._bus.leave(room.name)
+
+    def _announce(self, room: Room) -> None:
+        """Tell the other processes who is here, once for all who came and left meanwhile."""
+        assert self._bus is not None
+        with self._joining:
+            self._to_announce.discard(room.name)
+            if room.name in self._joined:
+                self._bus.announce(room.name, room.identities)
 
     def _present_elsewhere(self, room: Room) -> dict[str, int]:
         return self._bus.present(room.name) if self._bus is not None else {}
@@ -245,6 +258,7 @@ class Rooms:
         """In a forked child: the parent's connections are not here."""
         self._lock, self._joining = threading.Lock(), threading.Lock()
         self._joined.clear()
+        self._to_announce.clear()
         for room in list(self._rooms.values()):
             room.begin_anew()
 
