@@ -139,8 +139,7 @@ HEAD = """# Scorecard
 What attacks cost the server, as the tests of `tests/attacks` measure it from outside, in
 `/proc`; the server is `http.server` with the native engine, unless a row says otherwise. The
 numbers of the rows are those of our own list of requirements. Times are those of a shared
-machine (processor time is counted in steps of 10 ms); counts, codes and memory do not depend
-on it. [What is promised](security.md).
+machine; counts, codes and memory do not depend on it. [What is promised](security.md).
 
 """
 
