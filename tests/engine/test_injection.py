@@ -77,7 +77,7 @@ def test_reasons_that_do_not_fit(engine: Engine, reason: str) -> None:
         peer.sock.recv(1)
 
 
-WRONG: list[Any] = [5, 2**64, None, 1.5, object(), {"a": 1}, [1], (2**70,), [None], {1}]
+WRONG: list[Any] = [5, 2**64, None, 1.5, object, {"a": 1}, [1], (2**70,), [None], {1}]
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=repr)

@@ -9,6 +9,7 @@ import signal
 import socket
 import ssl
 import sys
+import threading
 from typing import Any
 
 
@@ -36,8 +37,10 @@ def with_cheroot(app: Any, certificate: str) -> None:
         server.ssl_adapter = BuiltinSSLAdapter(certificate, certificate)
     server.prepare()
     announce(server.bind_addr[1])
+    serving = threading.Thread(target=server.serve, daemon=True)
+    serving.start()
     try:
-        server.serve()
+        serving.join()  # a signal in the middle of its queue would leave a worker asleep for ever
     finally:
         server.stop()
 
