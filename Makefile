@@ -14,8 +14,9 @@ demo: $(VENV)/.installed
 cluster-demo: $(VENV)/.test-ready
 	$(BIN)/python examples/chat/cluster.py
 
+# Two files at a time: most tests wait for a server most of the time.
 test: $(VENV)/.test-ready
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile
 
 # The suite on every Python from 3.10 on that is here, with and without the native engine.
 test-all:
