@@ -22,6 +22,7 @@ from .test_bus import send
 
 PREPARE = """
 import os, sys, time
+from pathlib import Path
 from tests.rooms.recorder import Recorder
 from websocket_handler.rooms.bus import Bus
 from websocket_handler.rooms.bus_settings import BusSettings, BusState, History
@@ -203,6 +204,9 @@ def hold():
     time.sleep(0.2)
     os.kill(int(os.environ["BROKER"]), 18)
 os.kill(int(os.environ["BROKER"]), 19)
+threads = [*Path("/proc", os.environ["BROKER"], "task").glob("*/stat")]
+while any(") T " not in thread.read_text() for thread in threads):
+    pass  # it could still answer
 gevent.spawn(hold)
 send(bus, "held")
 assert bus.flush(10)
