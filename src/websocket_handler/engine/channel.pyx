@@ -386,6 +386,9 @@ cdef class Channel(Pollable):
         self.traffic.messages_sent += 1
         if size >= LARGE and self.can_send_through():
             self.send_through(NULL, 0, data, size, frame)
+        elif self.fd >= 0 and self.layer is None and not self.waiting():
+            self.large = frame  # which all members share, so that none needs a buffer
+            self.large_sent = 0
         else:
             self.append(data, size)
         self.flush_or_leave()
@@ -448,6 +451,10 @@ cdef class Channel(Pollable):
         rest = parts[0].iov_len - self.large_sent
         parts[0].iov_base = <uint8_t *>parts[0].iov_base + self.large_sent
         parts[0].iov_len = rest
+        if out.start == out.end:
+            sent = send(self.fd, parts[0].iov_base, rest, MSG_NOSIGNAL)
+            self.large_sent += <size_t>max(sent, 0)
+            return sent
         parts[1].iov_base = out.data + out.start
         parts[1].iov_len = out.end - out.start
         memset(&message, 0, sizeof(message))
