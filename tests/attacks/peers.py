@@ -19,7 +19,7 @@ from websocket_handler.protocol.frame import Opcode
 
 from ..end_to_end.programs import Program, running
 from ..end_to_end.raw_client import RawClient, close, text
-from ..end_to_end.wsgi.serve import free_port
+from ..ports import free_port
 from .rig import KIB, MIB, at_scale, settled_memory
 
 HELLO = text("hello")

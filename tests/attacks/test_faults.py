@@ -24,7 +24,7 @@ from websocket_handler.protocol.frame import Opcode
 from ..conftest import ROOT, require
 from ..end_to_end.programs import Program, Row, echo_program, running, wait_for
 from ..end_to_end.raw_client import RawClient, binary, close, text
-from ..end_to_end.wsgi.serve import free_port
+from ..ports import free_port
 from .rig import Costs, at_scale, note
 
 HELLO = text("hello")

@@ -20,7 +20,7 @@ from websocket_handler.protocol.frame import Opcode
 from ..conftest import ROOT
 from ..end_to_end.programs import Program, Row, echo_program, running, wait_for
 from ..end_to_end.raw_client import RawClient, close, text
-from ..end_to_end.wsgi.serve import free_port
+from ..ports import free_port
 from .rig import FULL, at_scale, note
 
 READY = (

@@ -10,10 +10,10 @@ import pytest
 
 from websocket_handler import IS_NATIVE, HandshakeFailed, connect
 
+from ..ports import free_port
 from .programs import Program, running, wait_for
 from .raw_client import RawClient, binary, close, masked, text
 from .test_asgi import UNWANTED, wait_for_journal
-from .wsgi.serve import free_port
 
 HELLO = text("hello")
 HERE = "tests.end_to_end.asgi"

@@ -17,18 +17,13 @@ from playwright.sync_api import expect, sync_playwright
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from ..ports import free_port
 from .programs import wait_for
 from .test_browser import FLAGS
 
 FOLDER = Path(__file__).parent.parent.parent / "examples"
 EXAMPLES = sorted(FOLDER.glob("*.py"))
 LOGINS = sorted((FOLDER / "login").glob("*.py"))
-
-
-def _free_port() -> int:
-    with socket.create_server(("localhost", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager
@@ -51,7 +46,7 @@ def _listens(port: int) -> bool:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=[path.stem for path in EXAMPLES])
 def test_an_example_echoes_and_asks_for_an_upgrade(example: Path) -> None:
-    port = _free_port()
+    port = free_port()
     source = example.read_text()
     assert source.count("8000") == 2  # in its description, and where it listens
     with _run(["-c", source.replace("8000", str(port))], port) as process:
@@ -65,7 +60,7 @@ def test_an_example_echoes_and_asks_for_an_upgrade(example: Path) -> None:
 
 @pytest.mark.parametrize("example", LOGINS, ids=[path.stem for path in LOGINS])
 def test_a_login_in_the_browser(example: Path, tmp_path: Path, chromium: str) -> None:
-    port = _free_port()
+    port = free_port()
     folder = shutil.copytree(example.parent, tmp_path / "login")
     program = folder / example.name
     program.write_text(example.read_text().replace("8000", str(port)))

@@ -11,10 +11,10 @@ import pytest
 
 from websocket_handler import IS_NATIVE, connect
 
+from ..ports import free_port
 from .programs import Program, running, wait_for
 from .raw_client import RawClient, binary, close, masked, text
 from .test_tls import certificate, context  # noqa: F401 (a fixture)
-from .wsgi.serve import free_port
 
 HELLO = text("hello")
 UNWANTED = ("Traceback", "ERROR", "CRITICAL")

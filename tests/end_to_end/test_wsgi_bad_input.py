@@ -9,11 +9,11 @@ import pytest
 
 from websocket_handler import IS_NATIVE, HandshakeFailed, connect
 
+from ..ports import free_port
 from .programs import Program, running
 from .raw_client import RawClient, close, masked, request, text
 from .test_versions import hixie_76
 from .test_wsgi import SERVERS, bare, serve, server, shared, wait_until_it_serves  # noqa: F401
-from .wsgi.serve import free_port
 
 HELLO = text("hello")
 ORDINARY = request("/plain")

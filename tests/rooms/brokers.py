@@ -13,13 +13,7 @@ from pathlib import Path
 
 from tests.conftest import require
 from tests.end_to_end.programs import wait_for
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+from tests.ports import free_port
 
 
 class BrokerProcess:

@@ -14,7 +14,8 @@ from tests.end_to_end.programs import wait_for
 from websocket_handler.rooms.bus import Bus
 from websocket_handler.rooms.bus_settings import BusState, History
 
-from .brokers import BrokerProcess, free_port, redis_server
+from ..ports import free_port
+from .brokers import BrokerProcess, redis_server
 from .conftest import Connect
 from .recorder import Recorder
 from .test_bus import NAMES, send

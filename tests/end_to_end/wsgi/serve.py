@@ -6,17 +6,12 @@ from __future__ import annotations
 import importlib
 import logging
 import signal
-import socket
 import ssl
 import sys
 import threading
 from typing import Any
 
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+from ...ports import free_port
 
 
 def with_werkzeug(app: Any, certificate: str) -> None:
