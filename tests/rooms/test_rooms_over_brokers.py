@@ -211,9 +211,12 @@ def test_what_a_history_needs(engine: Engine, shared: BrokerProcess) -> None:
         Rooms(shared.url, with_offset=with_offset)
     websocket = make_websocket(engine)
     websocket.connect()
+    lobby = Rooms()["lobby"]
     with pytest.raises(WebSocketError, match="since needs a history"):
-        Rooms()["lobby"].add(websocket, since="1-1")
-    assert not Rooms()["lobby"].is_needed
+        lobby.add(websocket, since="1-1")
+    assert not lobby.is_needed
+    lobby.add(websocket)
+    assert websocket in lobby
 
 
 @pytest.mark.parametrize("event", ["bus", "lost", "presence"])

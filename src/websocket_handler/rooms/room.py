@@ -105,6 +105,8 @@ class Room:
             raise WebSocketError("connect() has not been called")
         if who is not None:
             check_identities({who: 1})
+        if since is not None:
+            self._rooms._check_history()
         with self._lock:
             if websocket.state is State.CLOSED or self._knows(websocket):
                 return

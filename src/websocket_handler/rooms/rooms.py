@@ -222,10 +222,13 @@ class Rooms:
     def _present_elsewhere(self, room: Room) -> dict[str, int]:
         return self._bus.present(room.name) if self._bus is not None else {}
 
+    def _check_history(self) -> None:
+        if self._history is None:
+            raise WebSocketError("since needs a history: Rooms(url, history=History())")
+
     def _replay(self, room: Room, websocket: WebSocket, since: str) -> None:
         """Have the room given what came after `since`, then the member admitted."""
-        if self._bus is None or self._history is None:
-            raise WebSocketError("since needs a history: Rooms(url, history=History())")
+        assert self._bus is not None
         self._tell_bus(room)
 
         def give(message: str | bytes, offset: str) -> None:
