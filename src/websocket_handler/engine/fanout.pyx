@@ -15,12 +15,7 @@ from .codec cimport (
     OPCODE_BINARY,
     OPCODE_TEXT,
     Rules,
-    deflater,
-    deflater_give,
-    deflater_run,
-    deflater_take,
     frame_header_write,
-    spare_streams,
 )
 from .engine cimport EpollEngine
 
@@ -46,7 +41,7 @@ def fan_out(tuple members, message, excluded=()):
         channel = <Channel?>member
         if channel._sendable and not channel.masks:
             if channel.rules is not known:
-                frame = frame_for(channel.rules, message)
+                frame = frame_for(channel, message)
                 known = channel.rules
             if channel._engine is not engine:
                 wake(engine)
@@ -65,8 +60,9 @@ cdef void wake(EpollEngine engine) noexcept:
         engine.wake()
 
 
-cdef bytes frame_for(Rules rules, message):
-    """The frame as it is on a connection with these rules that has sent nothing yet."""
+cdef bytes frame_for(Channel channel, message):
+    """The frame as it is on a connection with the channel's rules that has sent nothing yet."""
+    cdef Rules rules = channel.rules
     cdef dict frames = message.frames
     cdef bint compressed = rules.deflate_window_bits and message.size >= rules.compress_from
     cdef tuple wire_format = PLAIN
@@ -75,14 +71,14 @@ cdef bytes frame_for(Rules rules, message):
         wire_format = (bits, rules.level, rules.memory_level)
     frame = frames.get(wire_format)
     if frame is None:
-        frame = frames[wire_format] = make_frame(rules, message.data, compressed)
+        frame = frames[wire_format] = make_frame(channel, message.data, compressed)
     return frame
 
 
-cdef bytes make_frame(Rules rules, object data, bint compressed):
+cdef bytes make_frame(Channel channel, object data, bint compressed):
     cdef uint8_t first = FRAME_FIN | (OPCODE_TEXT if isinstance(data, str) else OPCODE_BINARY)
     cdef bytes payload = data.encode() if isinstance(data, str) else data
-    cdef bytes deflated = deflate(rules, payload) if compressed else None
+    cdef bytes deflated = deflate(channel, payload) if compressed and payload else None
     if deflated is None:
         return frame_of(first, payload)
     return frame_of(first | FRAME_RSV1, deflated)
@@ -99,18 +95,11 @@ cdef bytes frame_of(uint8_t first, bytes payload):
     return frame
 
 
-cdef bytes deflate(Rules rules, bytes payload):
-    """None if it does not shrink. Other threads run meanwhile."""
+cdef bytes deflate(Channel channel, bytes payload):
+    """Without context; None if it does not shrink."""
     cdef size_t size = <size_t>PyBytes_GET_SIZE(payload)
-    cdef size_t deflated_size
-    cdef const uint8_t *data = <const uint8_t *>PyBytes_AS_STRING(payload)
     cdef bytes deflated = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size + 4)
-    cdef uint8_t *out = <uint8_t *>PyBytes_AS_STRING(deflated)
-    cdef deflater *stream = deflater_take(
-        &spare_streams, rules.deflate_window_bits, rules.level, rules.memory_level)
-    if stream is NULL:
-        return None
-    with nogil:
-        deflated_size = deflater_run(stream, data, size, out)
-    deflater_give(&spare_streams, stream)
+    cdef size_t deflated_size = channel.deflate(
+        None, <const uint8_t *>PyBytes_AS_STRING(payload), size,
+        <uint8_t *>PyBytes_AS_STRING(deflated))
     return deflated[:deflated_size] if deflated_size else None

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import threading
 from functools import partial
 from typing import Any
 
@@ -30,7 +29,8 @@ from ..protocol.check import GOING_AWAY
 from ..protocol.request import Headers, Request, is_websocket_request
 from ..settings import Settings
 from ..websocket import WebSocket
-from . import handover
+from .handover import duplicate
+from .transports import LoopHandOver
 
 
 def websocket(handler: RequestHandler, **settings: Any) -> WebSocket | None:
@@ -69,17 +69,14 @@ async def close_all(code: int = GOING_AWAY, timeout: float | None = None) -> boo
     return True
 
 
-class HandOver(handover.HandOver):
+class HandOver(LoopHandOver):
     """The stream is detached; Tornado answers into the void, which shows when the handler has
     returned."""
 
     websocket: WebSocket
 
     def __init__(self, handler: RequestHandler) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
-        self.engine = loop_engine(self._loop)
-        super().__init__(self.engine)
+        super().__init__()
         self._handler = handler
 
     def secure(self) -> None:
@@ -91,7 +88,7 @@ class HandOver(handover.HandOver):
         is_tls = isinstance(sock, ssl.SSLSocket)
         if is_tls and not IS_NATIVE:
             raise WebSocketError("without the native engine, no TLS socket can be taken over")
-        self._own = sock if is_tls else handover.duplicate(sock)
+        self._own = sock if is_tls else duplicate(sock)
         request.connection.detach()
         request.connection = Void(self._handler, self._handler_is_done)
         self._early = bytes(stream._read_buffer[: stream._read_buffer_size])
@@ -99,12 +96,6 @@ class HandOver(handover.HandOver):
         if is_tls:
             sock.__class__ = InertTlsSocket
         stream.close()
-
-    def hasten(self, websocket: WebSocket) -> None:
-        if self._thread == threading.get_ident():
-            self._give(websocket)
-        else:
-            self._loop.call_soon_threadsafe(self._give, websocket)
 
     def _handler_is_done(self, raised: bool) -> None:
         outcome = self.websocket.outcome

@@ -17,7 +17,29 @@ from ..websocket import Connected, WebSocket
 from .handover import HandOver, duplicate
 
 
-class TransportHandOver(HandOver):
+class LoopHandOver(HandOver):
+    """For servers that live in a loop. In the thread of the running one."""
+
+    def __init__(self, engine: Engine | None = None, early: bytes = b"") -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        super().__init__(engine or loop_engine(self._loop), early)
+
+    @property
+    def engine(self) -> Engine:
+        """Where the connection will live."""
+        assert self._engine is not None
+        return self._engine
+
+    def hasten(self, websocket: WebSocket) -> None:
+        """Give the engine the connection now. Safe from any thread."""
+        if self._thread == threading.get_ident():
+            self._give(websocket)
+        else:
+            self._loop.call_soon_threadsafe(self._give, websocket)
+
+
+class TransportHandOver(LoopHandOver):
     """For servers that leave the response to us. In the thread of the running loop.
 
     The server must have stopped reading from `transport`. `early` are bytes that came with
@@ -27,27 +49,12 @@ class TransportHandOver(HandOver):
     def __init__(
         self, transport: asyncio.Transport, engine: Engine | None = None, early: bytes = b""
     ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
-        super().__init__(engine or loop_engine(self._loop), early)
+        super().__init__(engine, early)
         self.transport = transport
-
-    @property
-    def engine(self) -> Engine:
-        """Where the connection will live."""
-        assert self._engine is not None
-        return self._engine
 
     def secure(self) -> None:
         """Nobody but us uses the transport; the rest can wait for the loop's thread."""
         self._own = self.transport
-
-    def hasten(self, websocket: WebSocket) -> None:
-        """Give the engine the connection now. Safe from any thread."""
-        if self._thread == threading.get_ident():
-            self._give(websocket)
-        else:
-            self._loop.call_soon_threadsafe(self._give, websocket)
 
     def _give(self, websocket: WebSocket) -> None:
         if self._own is not None:
