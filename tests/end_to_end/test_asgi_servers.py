@@ -13,7 +13,7 @@ from websocket_handler import IS_NATIVE, HandshakeFailed, connect
 from ..ports import free_port
 from .programs import Program, running, wait_for
 from .raw_client import RawClient, binary, close, masked, text
-from .test_asgi import UNWANTED, wait_for_journal
+from .test_asgi import UNWANTED, wait_for_journal, watched
 
 HELLO = text("hello")
 HERE = "tests.end_to_end.asgi"
@@ -42,11 +42,7 @@ def shared_aiohttp(request: pytest.FixtureRequest) -> Iterator[Program]:
 
 @pytest.fixture
 def aiohttp(shared_aiohttp: Program) -> Iterator[Program]:
-    seen = len(shared_aiohttp.log())
-    yield shared_aiohttp
-    assert shared_aiohttp.get("/plain") == "plain\n"
-    unwanted = UNWANTED.findall(shared_aiohttp.log()[seen:])
-    assert not unwanted, shared_aiohttp.log()[seen:]
+    yield from watched(shared_aiohttp)
 
 
 @pytest.mark.parametrize("path", ["/echo", "/body", "/conversation"])

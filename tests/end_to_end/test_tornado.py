@@ -12,7 +12,7 @@ from websocket_handler import ALL_VERSIONS, Version, connect
 
 from .programs import Program, wait_for
 from .raw_client import RawClient, binary, close, masked, text
-from .test_asgi import UNWANTED, wait_for_journal
+from .test_asgi import UNWANTED, wait_for_journal, watched
 from .test_asgi_servers import serve
 
 HELLO = text("hello")
@@ -31,11 +31,7 @@ def shared(request: pytest.FixtureRequest) -> Iterator[Program]:
 
 @pytest.fixture
 def tornado(shared: Program) -> Iterator[Program]:
-    seen = len(shared.log())
-    yield shared
-    assert shared.get("/plain") == "plain\n"
-    unwanted = UNWANTED.findall(shared.log()[seen:])
-    assert not unwanted, shared.log()[seen:]
+    yield from watched(shared)
 
 
 @pytest.mark.parametrize("path", ["/echo", "/body", "/later", "/conversation"])

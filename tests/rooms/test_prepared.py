@@ -59,6 +59,13 @@ def test_a_message_is_compressed_once_for_all_with_the_same_settings(
     assert all(len(prepared.frames[way]) < size / 2 for way in ways)
 
 
+def test_an_empty_message_is_never_compressed(engine: Engine) -> None:
+    websocket, peer = compressed.connect(engine, Compression(threshold=0))
+    prepared = everyone(websocket, message="")
+    assert peer.read() == Message("")
+    assert set(prepared.frames.values()) == {b"\x81\x00"}
+
+
 def test_what_does_not_shrink_is_sent_as_it_is(engine: Engine) -> None:
     noise = random.Random(1).randbytes(5000)
     websocket, peer = compressed.connect(engine, FORGETTING)
