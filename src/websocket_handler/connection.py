@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -46,13 +45,13 @@ CLOCK_STEP = 0.001
 KEEPALIVE = b"keepalive"
 """The payload of the pings that only see whether the peer is alive; their pongs are no event."""
 
-MAX_KEEP_ALIVE = 32767
-"""Seconds: the most that TCP can be asked for."""
-
 ORDINARY_CODES = (NORMAL_CLOSURE, GOING_AWAY, NO_CODE_RECEIVED)
 """Connections that end with these are logged at DEBUG, all others at INFO, and end an
 iteration over their messages without an error."""
 
+
+NOT_CLOSED = Close(ABNORMAL_CLOSURE, "")
+"""How a connection ends that nobody closes."""
 
 _stepping = threading.Lock()
 """Held while a connection takes a step in its life."""
@@ -89,40 +88,33 @@ class Connection(Channel):
     """A connection with its state, its listeners, and whoever else takes its messages."""
 
     __slots__ = (
-        "_backlog",
-        "_close_code",
-        "_close_reason",
-        "_codec",
+        "__dict__",
+        "_close",
         "_inbox",
-        "_latency",
         "_listeners",
         "_memberships",
         "_outcome",
-        "_paused",
         "_pinged",
-        "_pong",
         "_settings",
         "_state",
-        "_taken_over",
-        "_waiting_for_room",
     )
+
+    # What few connections ever have takes no slot: it is in the dict that the application may
+    # give attributes of its own, and in none until then.
+
+    _codec: Codec | None = None
+    _backlog: Backlog | None = None
+    _pong: bytes | None = None  # the newest ping's, while the peer is not reading
+    _waiting_for_room: list[tuple[Callable[[], object], bool]] | None = None
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._state = State.CONNECTING
         self._outcome: handshake.Accepted | handshake.Refused | None = None
-        self._codec: Codec | None = None
-        self._taken_over = False
-        self._close_code = ABNORMAL_CLOSURE
-        self._close_reason = ""
+        self._close = NOT_CLOSED
         self._listeners: tuple[tuple[str, Callable[..., object]], ...] = ()  # but for messages
-        self._backlog: Backlog | None = None
         self._inbox: LoopInbox | ThreadInbox | None = None
-        self._pong: bytes | None = None  # the newest ping's, while the peer is not reading
         self._pinged: tuple[float, bytes] | None = None  # when, and the payload, until its pong
-        self._latency: float | None = None
-        self._paused = False  # by the application
-        self._waiting_for_room: list[tuple[Callable[[], object], bool]] | None = None
         self._memberships: tuple[Callable[[Connection], object], ...] = ()  # in rooms
 
     def _speak(
@@ -180,7 +172,7 @@ class Connection(Channel):
         if self._outcome is None:
             raise WebSocketError("connect() has not been called")
         if self._state in (State.CLOSING, State.CLOSED):
-            raise ConnectionClosed(self._close_code, self._close_reason)
+            raise ConnectionClosed(self._close.code, self._close.reason)
 
     # Events
 
@@ -235,7 +227,9 @@ class Connection(Channel):
     def _hear(self, listener: Callable[[Any], object] | None) -> None:
         """Messages go to `listener` from now on, those that waited first; unless it takes itself
         off, or ends the connection."""
-        backlog, self._backlog = self._backlog, None
+        backlog = self._backlog
+        if backlog is not None:
+            self._backlog = None
         self._message_listener = listener if self._takes_messages() else None
         for message in backlog.messages if backlog else ():
             try:
@@ -255,7 +249,7 @@ class Connection(Channel):
         if isinstance(inbox, LoopInbox) and inbox.is_home:
             self._after_messages = inbox.wake
         if self._state is State.CLOSED:
-            inbox.end(self._close_code, self._close_reason)
+            inbox.end(self._close.code, self._close.reason)
 
     def _hold_back(self) -> None:
         """Read no more: too much waits for the application."""
@@ -297,10 +291,13 @@ class Connection(Channel):
             self._waiting_for_room = [*(self._waiting_for_room or ()), (notice, or_full)]
 
     def _tell_of_room(self, full: bool = False) -> None:
-        waiting, self._waiting_for_room = self._waiting_for_room, None
-        if waiting and full:
+        waiting = self._waiting_for_room
+        if waiting is None:
+            return
+        self._waiting_for_room = None
+        if full:
             self._waiting_for_room = [pair for pair in waiting if not pair[1]] or None
-        for notice, or_full in waiting or ():
+        for notice, or_full in waiting:
             if or_full or not full:
                 notice()
 
@@ -336,7 +333,7 @@ class Connection(Channel):
             return
         self._sendable = False
         self._message_listener = None
-        self._close_code, self._close_reason = code, reason
+        self._close = Close(code, reason)
         self._set_deadline(self._settings.close_timeout)  # first: sending may find no memory
         self._send_close(code, reason)
         self._pause_reading(False)  # or the answer would not be seen
@@ -348,7 +345,7 @@ class Connection(Channel):
         if not self._step(step):
             return False
         self._sendable = False
-        self._close_code, self._close_reason = code, reason
+        self._close = Close(code, reason)
         return True
 
     def _step(self, step: Step) -> bool:
@@ -362,20 +359,21 @@ class Connection(Channel):
 
     def _announce_close(self) -> None:
         if self._engine is not None and isinstance(self._outcome, handshake.Accepted):
-            self._engine.ledger.count_closed(self._close_code)
+            self._engine.ledger.count_closed(self._close.code)
             if not self._taken_over:  # and never will be
                 self._engine.ledger.leave(self._counted_address)
-        level = logging.DEBUG if self._close_code in ORDINARY_CODES else logging.INFO
-        logger.log(level, "%r: %d %s", self, self._close_code, self._close_reason)
+        code, reason, _ = self._close
+        level = logging.DEBUG if code in ORDINARY_CODES else logging.INFO
+        logger.log(level, "%r: %d %s", self, code, reason)
         memberships, self._memberships = self._memberships, ()
         for leave in memberships:
             leave(self)
         listeners, self._listeners = self._listeners, ()  # nothing comes after it
         self._message_listener = self._after_messages = None
-        self._call_last(listeners, "close", self._close_code, self._close_reason)
+        self._call_last(listeners, "close", code, reason)
         self._tell_of_room()
         if self._inbox is not None:
-            self._inbox.end(self._close_code, self._close_reason)
+            self._inbox.end(code, reason)
 
     def _linger(self) -> None:
         """Send what is left and FIN, then wait for the peer's: closing with its data unread
@@ -457,7 +455,8 @@ class Connection(Channel):
         if self._state is not State.OPEN or self._closes_for_flood():
             return
         if self._pinged is not None and self._pinged[1] == payload:
-            self._latency, self._pinged = time.monotonic() - self._pinged[0], None
+            self._latency = time.monotonic() - self._pinged[0]
+            self._pinged = None
             assert self._engine is not None
             self._engine.ledger.count_round_trip(self._latency)
         if payload != KEEPALIVE:
@@ -516,7 +515,7 @@ class Connection(Channel):
             reason = "the peer ended the connection without closing it"
             self._end(Step.LOST, ABNORMAL_CLOSURE, reason)
         elif self._state is State.CLOSING:
-            self._end(Step.CLOSE_RECEIVED, self._close_code, self._close_reason)
+            self._end(Step.CLOSE_RECEIVED, self._close.code, self._close.reason)
         else:
             self._end(Step.CLOSE_RECEIVED, NO_CODE_RECEIVED, "")
 
@@ -592,22 +591,3 @@ def _renew_lock() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
-
-
-def keep_alive_by_tcp(sock: socket.socket, settings: Settings) -> None:
-    """Have the kernel find dead peers, in versions that have no pings."""
-    interval = settings.ping_interval
-    if interval is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    silence, step = (min(seconds, MAX_KEEP_ALIVE) for seconds in (interval, settings.ping_timeout))
-    options = {
-        "TCP_KEEPIDLE": silence,
-        "TCP_KEEPINTVL": step / 4,
-        "TCP_KEEPCNT": 4,
-        "TCP_USER_TIMEOUT": (silence + step) * 1000,  # where what we have sent is not taken
-    }
-    for name, value in options.items():
-        if hasattr(socket, name):
-            option = getattr(socket, name)
-            sock.setsockopt(socket.IPPROTO_TCP, option, max(1, round(value)))

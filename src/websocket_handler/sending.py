@@ -20,7 +20,6 @@ from .protocol.frame import MAX_CONTROL_PAYLOAD
 from .protocol.message import fragments
 from .protocol.prepared import PreparedMessage
 from .protocol.state import State
-from .settings import Settings
 
 logger = logging.getLogger("websocket_handler")
 
@@ -29,12 +28,10 @@ class SendingConnection(Connection):
     """A connection that an application sends on; `send` itself is the channel's, and so is
     `buffered_amount`."""
 
-    __slots__ = ("_held",)
+    __slots__ = ()
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        # Messages that wait for a fragmented one to end, with what was said about compression
-        self._held: list[tuple[Any, bool | None]] | None = None
+    # Messages that wait for a fragmented one to end, with what was said about compression
+    _held: list[tuple[Any, bool | None]] | None = None
 
     def send_text_message(self, text: str) -> None:
         """As `send`, for text alone: raises `TypeError` for anything but `str`."""

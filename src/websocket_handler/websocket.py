@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, TypeAlias, TypeVar, overload
 
-from .connection import ORDINARY_CODES, keep_alive_by_tcp
+from .connection import ORDINARY_CODES
 from .engine import Engine, default_engine
 from .engine.tls import Socket, close_socket
 from .errors import ConnectionClosed, WebSocketError
@@ -24,12 +24,14 @@ from .listeners import Awaited, InTurn, Once, Turns, check_event, is_async
 from .protocol import handshake, versions
 from .protocol.check import NORMAL_CLOSURE
 from .protocol.message import close_payload
+from .protocol.packed_request import pack, unpack
 from .protocol.permessage_deflate import Agreement
 from .protocol.request import Headers, Request
 from .protocol.state import State
 from .protocol.versions import Version
 from .sending import SendingConnection, tell
 from .settings import Settings
+from .tcp_keep_alive import keep_alive
 
 logger = logging.getLogger("websocket_handler")
 
@@ -37,6 +39,29 @@ Listener = TypeVar("Listener", bound=Callable[..., object])
 
 Connected: TypeAlias = socket.socket | asyncio.Transport
 """A connection as it comes from an HTTP server."""
+
+
+class Handling:
+    """What matters to a WebSocket until the handler has returned, and is forgotten then."""
+
+    __slots__ = ("_home", "answer", "response_headers", "when_connecting", "when_receiving")
+
+    def __init__(
+        self,
+        home: Engine | None,
+        when_connecting: Callable[[], object] | None,
+        when_receiving: Callable[[WebSocket], object] | None,
+        answer: Callable[[int], Any] | None,
+    ) -> None:
+        self._home = home
+        self.when_connecting = when_connecting
+        self.when_receiving = when_receiving
+        self.answer = answer
+        self.response_headers = Headers()
+
+    @property
+    def engine(self) -> Engine:
+        return self._home or default_engine()
 
 
 class WebSocket(SendingConnection):
@@ -61,17 +86,11 @@ class WebSocket(SendingConnection):
     """
 
     __slots__ = (
-        "__dict__",
         "__weakref__",
-        "_answer",
-        "_home",
+        "_handling",
         "_request",
-        "_response_headers",
         "_server",
-        "_subprotocol",
         "_turns",
-        "_when_connecting",
-        "_when_receiving",
     )
 
     def __init__(
@@ -95,13 +114,8 @@ class WebSocket(SendingConnection):
         """
         super().__init__(settings or Settings())
         self._request: Request | bytes = request  # packed once the handler has returned
-        self._home = engine
+        self._handling: Handling | None = Handling(engine, when_connecting, when_receiving, answer)
         self._server = server
-        self._answer = answer
-        self._when_connecting = when_connecting
-        self._when_receiving = when_receiving
-        self._response_headers: Headers | None = None
-        self._subprotocol: str | None = None
         self._turns: Turns | None = None
 
     def __repr__(self) -> str:
@@ -115,7 +129,7 @@ class WebSocket(SendingConnection):
     @property
     def request(self) -> Request:
         """The HTTP request as the server read it: path, query, headers, cookies, address."""
-        return Request.unpack(self._request) if isinstance(self._request, bytes) else self._request
+        return unpack(self._request) if isinstance(self._request, bytes) else self._request
 
     @property
     def version(self) -> Version | None:
@@ -134,14 +148,14 @@ class WebSocket(SendingConnection):
     @property
     def response_headers(self) -> Headers:
         """Headers to add to the 101 response, cookies for example; fill before `connect()`."""
-        if self._response_headers is None:
-            self._response_headers = Headers()
-        return self._response_headers
+        return self._handling.response_headers if self._handling is not None else Headers()
 
     @property
     def subprotocol(self) -> str | None:
-        """The subprotocol in use, as given to `connect()`."""
-        return self._subprotocol
+        """The subprotocol in use, as given to `connect()`; None for none, and before."""
+        if isinstance(self._outcome, handshake.Accepted):
+            return self._outcome.subprotocol
+        return None
 
     @property
     def extensions(self) -> str:
@@ -165,7 +179,7 @@ class WebSocket(SendingConnection):
     def latency(self) -> float | None:
         """Seconds from the last ping to its pong, whether `ping()` sent it or the engine, to
         see whether the peer is alive; None before the first pong."""
-        return self._latency
+        return self._latency if self._latency >= 0 else None
 
     # Connecting
 
@@ -187,21 +201,22 @@ class WebSocket(SendingConnection):
         if self._outcome is not None:
             raise WebSocketError("connect() was called before")
         chosen = replace(self._settings, **settings) if settings else self._settings
-        extra, self._response_headers = self._response_headers, None
-        _check_response_headers(extra or ())
+        handling = self._handling
+        assert handling is not None
+        _check_response_headers(handling.response_headers)
         outcome = handshake.answer(
             self.request,
             chosen.versions,
             chosen.allowed_origins,
             subprotocol,
-            extra,
+            handling.response_headers,
             chosen.compression,
         )
-        if self._when_connecting is not None:
-            self._when_connecting()
-            self._when_connecting = None  # it may hold on to much of the HTTP server
-        self._settings, self._subprotocol = _shared(chosen), subprotocol
-        engine = self._home or default_engine()
+        if handling.when_connecting is not None:
+            handling.when_connecting()
+            handling.when_connecting = None  # it may hold on to much of the HTTP server
+        self._settings = _shared(chosen)
+        engine = handling.engine
         if isinstance(outcome, handshake.Accepted):
             why_not = engine.ledger.enter(chosen, self._counted_address)
             outcome = handshake.refuse(*why_not) if why_not else outcome
@@ -216,8 +231,7 @@ class WebSocket(SendingConnection):
         if isinstance(outcome, handshake.Refused):
             self._sendable = False
             self._finish()
-        answer, self._answer = self._answer, None
-        return "" if answer is None else answer(int(outcome.status))
+        return "" if handling.answer is None else handling.answer(int(outcome.status))
 
     def refuse(self, code: int, reason: str = "", **settings: Any) -> Any:
         """Complete the handshake, then close at once with `code` (usually 4000 to 4999).
@@ -238,9 +252,10 @@ class WebSocket(SendingConnection):
         agreement: Agreement | None = None,
     ) -> None:
         """Be the client's end, after its handshake; for the client, before `take_over`."""
-        self._outcome = handshake.to_be_kept(handshake.Accepted(version, b"", b"", agreement))
-        self._subprotocol = subprotocol
-        engine = self._home or default_engine()
+        accepted = handshake.Accepted(version, b"", b"", agreement, subprotocol)
+        self._outcome = handshake.to_be_kept(accepted)
+        assert self._handling is not None
+        engine = self._handling.engine
         engine.ledger.enter_client()
         self._speak(engine, version, secret, client=True, agreement=agreement)
 
@@ -248,7 +263,8 @@ class WebSocket(SendingConnection):
         """Be refused with an HTTP response, of which `write_response` may bring more; for
         integrations that answer by themselves, before `take_over`."""
         self._outcome = handshake.refused_by_application(response)
-        engine = self._home or default_engine()
+        assert self._handling is not None
+        engine = self._handling.engine
         engine.ledger.count_refused(self._outcome.status)
         self._speak(engine, self._version)
         self._deaf = True
@@ -271,14 +287,15 @@ class WebSocket(SendingConnection):
         if self._state is State.CLOSED:  # aborted meanwhile
             close_connected(connected)
             return
+        assert self._handling is not None
+        engine = self._handling.engine
+        self._handling = None
         self._taken_over = True
-        self._when_receiving = None
         if isinstance(self._request, Request):
-            self._request = self._request.pack()
-        engine = self._home or default_engine()
+            self._request = pack(self._request)
         if isinstance(connected, (socket.socket, Socket)):
             if not self._version.has_pings:
-                keep_alive_by_tcp(connected, self._settings)
+                keep_alive(connected, self._settings)
             engine.attach(self, connected, early)
         else:
             engine.attach_transport(self, connected, early)
@@ -383,7 +400,7 @@ class WebSocket(SendingConnection):
         try:
             return await self.__aiter__().__anext__()
         except StopAsyncIteration:
-            raise ConnectionClosed(self._close_code, self._close_reason) from None
+            raise ConnectionClosed(self._close.code, self._close.reason) from None
 
     def __aiter__(self) -> LoopInbox:
         """The messages as they come, for coroutines: `async for message in websocket`.
@@ -473,7 +490,8 @@ class WebSocket(SendingConnection):
         if not is_async(listener):
             return listener
         if self._turns is None:
-            loop = (self._engine or self._home or default_engine()).home_loop
+            engine = self._handling.engine if self._handling is not None else self._engine
+            loop = engine.home_loop if engine is not None else None
             if loop is None:
                 raise WebSocketError("an async def listener needs an engine in an event loop")
             self._turns = Turns(self, self._settings.high_water, loop)
@@ -509,8 +527,8 @@ class WebSocket(SendingConnection):
             raise WebSocketError("messages go to a listener; nobody else can receive them")
         if self._inbox is not None:
             raise WebSocketError("either threads or coroutines receive the messages, not both")
-        if self._when_receiving is not None:
-            self._when_receiving(self)
+        if self._handling is not None and self._handling.when_receiving is not None:
+            self._handling.when_receiving(self)
         self._inbox = inbox
         self._in_engine(partial(self._hear_inbox, inbox))
 

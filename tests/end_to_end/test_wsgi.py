@@ -195,6 +195,10 @@ def test_the_end_of_the_server(server: str, by: signal.Signals) -> None:
                 with RawClient(program.address) as page:  # whose end is after its handler's
                     page.sock.sendall(request("/plain"))
                     page.read_to_end()
+            if server == "gunicorn gthread":
+                with RawClient(program.address) as page:
+                    page.sock.sendall(request("/waits"))
+                    page.read_to_end()
             program.end_soon(by)
             client.expect_close(1001)
             client.send(close(1001))

@@ -86,24 +86,3 @@ def test_what_asks_for_a_websocket(method: str, upgrade: str | None, is_one: boo
     assert is_websocket_request(method, fields) is is_one
     assert is_websocket_request(method, Headers(fields.items())) is is_one
     assert is_websocket_request(method, Parser(_class=HTTPMessage).parsestr(text)) is is_one
-
-
-def test_a_packed_request_is_the_same_request() -> None:
-    fields = [("Host", "x"), ("Cookie", "a=1"), ("X", "\u00e9"), ("x", "again")]
-    request = Request(
-        "GET", "/a?b=1", Headers(fields), remote_address=("::1", 9, 0, 0), scheme="https"
-    )
-    packed = request.pack()
-    assert isinstance(packed, bytes)
-    unpacked = Request.unpack(packed)
-    assert unpacked.headers.fields() == fields
-    assert (unpacked.target, unpacked.remote_address, unpacked.tls) == (
-        "/a?b=1",
-        ("::1", 9, 0, 0),
-        True,
-    )
-
-
-def test_a_request_with_an_address_of_an_unknown_kind_is_not_packed() -> None:
-    request = Request("GET", "/", Headers(), remote_address=object())
-    assert request.pack() is request

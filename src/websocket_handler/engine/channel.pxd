@@ -5,19 +5,10 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from .codec cimport DeflateContext, Rules, decoder, decoder_event, decoder_kind
-from .engine cimport EpollEngine, Pollable, wheel_timer
+from .engine cimport EpollEngine, Pollable, outgoing, wheel_timer
 
 
 ctypedef uint8_t flag
-
-
-# What has not been sent yet and was copied: the bytes from `start` to `end`. No memory
-# while empty.
-ctypedef struct outgoing:
-    uint8_t *data
-    size_t start
-    size_t end
-    size_t capacity
 
 
 # What went over the connection; the decoder counts the frames that came.
@@ -37,14 +28,17 @@ cdef class Channel(Pollable):
     cdef DeflateContext context        # kept for the next message, once one was compressed
     cdef object large                  # a payload that is being sent from where it lies,
     cdef size_t large_sent             # up to here; it precedes what is in `out`
-    cdef outgoing out
+    cdef outgoing *out                 # NULL while there is nothing
     cdef traffic traffic
-    cdef uint64_t controls_since       # a second of control frames began here,
-    cdef uint32_t controls             # and so many have come in it
     cdef wheel_timer timer
     cdef uint64_t heard                # when the last byte came, or went out
+    cdef uint32_t controls_since       # a second of control frames began here,
+    cdef uint32_t controls             # and so many have come in it
     cdef public object _message_listener
     cdef public object _after_messages # called once all messages of a read were delivered
+    cdef public float _latency         # seconds from the last ping to its pong; -1 before
+    cdef public flag _taken_over       # whether the connection has left the HTTP server
+    cdef public flag _paused           # whether the application has asked for that
     cdef public flag _sendable         # whether `send` may write a data frame
     cdef public flag _deaf             # whether what arrives is thrown away
     cdef public flag _tell_when_flushed
@@ -61,6 +55,7 @@ cdef class Channel(Pollable):
     cdef flag finishing                # send what is left, then FIN
     cdef flag output_ended
 
+    cdef size_t copied(self) noexcept
     cdef size_t waiting(self) noexcept
     cdef bint write_frame(
         self, uint8_t first, const uint8_t *data, size_t size, object owner) except -1

@@ -13,6 +13,9 @@ class Channel:
     _sendable: bool
     _above_water: bool
     _deaf: bool
+    _taken_over: bool
+    _paused: bool
+    _latency: float
     _tell_when_flushed: bool
     @property
     def buffered_amount(self) -> int: ...

@@ -85,6 +85,10 @@ cdef enum:
     READING = EPOLLIN | EPOLLRDHUP
 
 
+cdef inline uint8_t *bytes_of(outgoing *buffer) noexcept:
+    return <uint8_t *>(buffer + 1)
+
+
 cdef iovec payload_of(object message) noexcept:
     """Where the payload of a str or bytes message lies."""
     cdef iovec payload
@@ -106,11 +110,12 @@ cdef class Channel(Pollable):
 
     def __cinit__(self, *args, **kwargs):
         self.timer.owner = <void *>self
+        self._latency = -1
 
     def __dealloc__(self):
         if self.rules is not None:  # or the garbage collector has taken them
             decoder_free(&self.decoder)
-        free(self.out.data)
+        free(self.out)
 
     has_codec = True
     """Whether the codec of RFC 6455 is here, and not with who derives from this."""
@@ -245,8 +250,9 @@ cdef class Channel(Pollable):
 
     def _is_flooded(self):
         """Count one more control frame; whether there are too many in this second."""
-        if self._engine.now - self.controls_since >= 1000:
-            self.controls_since = self._engine.now
+        cdef uint32_t now = <uint32_t>self._engine.now
+        if now - self.controls_since >= 1000:
+            self.controls_since = now
             self.controls = 0
         self.controls += 1
         return self.controls > self.rules.max_control_frames
@@ -334,8 +340,12 @@ cdef class Channel(Pollable):
             deflater_give(&spare_streams, stream)
         return deflated_size
 
+    cdef size_t copied(self) noexcept:
+        """The bytes in `out`."""
+        return self.out.end - self.out.start if self.out is not NULL else 0
+
     cdef size_t waiting(self) noexcept:
-        cdef size_t waiting = self.out.end - self.out.start
+        cdef size_t waiting = self.copied()
         if self.large is not None:
             waiting += payload_of(self.large).iov_len - self.large_sent
         return waiting
@@ -407,8 +417,9 @@ cdef class Channel(Pollable):
         cdef iovec parts[3]
         cdef msghdr message
         cdef ssize_t sent
-        cdef size_t ahead = self.out.end - self.out.start
-        parts[0].iov_base = self.out.data + self.out.start
+        cdef outgoing *out = self.out
+        cdef size_t ahead = self.copied()
+        parts[0].iov_base = bytes_of(out) + out.start if ahead else NULL
         parts[0].iov_len = ahead
         parts[1].iov_base = <void *>header
         parts[1].iov_len = header_size
@@ -419,24 +430,20 @@ cdef class Channel(Pollable):
         message.msg_iovlen = 3
         sent = max(sendmsg(self.fd, &message, MSG_NOSIGNAL), 0)  # `flush` will meet an error
         self.traffic.bytes_sent += <size_t>sent
+        if ahead:
+            out.start += min(<size_t>sent, ahead)
         if <size_t>sent >= ahead + header_size:
-            self.out.start = self.out.end = 0
             if <size_t>sent < ahead + header_size + size:
                 self.large = owner
                 self.large_sent = <size_t>sent - ahead - header_size
             return True
-        if <size_t>sent < ahead:
-            self.out.start += <size_t>sent
-            sent = 0
-        else:
-            self.out.start = self.out.end = 0
-            sent -= ahead
+        sent = max(sent - <ssize_t>ahead, 0)
         self.append(header + sent, header_size - <size_t>sent)
         return self.append(data, size)
 
     cdef ssize_t send_waiting(self) noexcept:
         """One call to send all that waits; returns what the system call did."""
-        cdef outgoing *out = &self.out
+        cdef outgoing *out = self.out
         cdef iovec parts[2]
         cdef msghdr message
         cdef size_t rest
@@ -444,18 +451,19 @@ cdef class Channel(Pollable):
         if self.layer is not None:
             return self.send_by_layer()
         if self.large is None:
-            sent = send(self.fd, out.data + out.start, out.end - out.start, MSG_NOSIGNAL)
+            sent = send(
+                self.fd, bytes_of(out) + out.start, out.end - out.start, MSG_NOSIGNAL)
             out.start += <size_t>max(sent, 0)
             return sent
         parts[0] = payload_of(self.large)
         rest = parts[0].iov_len - self.large_sent
         parts[0].iov_base = <uint8_t *>parts[0].iov_base + self.large_sent
         parts[0].iov_len = rest
-        if out.start == out.end:
+        if not self.copied():
             sent = send(self.fd, parts[0].iov_base, rest, MSG_NOSIGNAL)
             self.large_sent += <size_t>max(sent, 0)
             return sent
-        parts[1].iov_base = out.data + out.start
+        parts[1].iov_base = bytes_of(out) + out.start
         parts[1].iov_len = out.end - out.start
         memset(&message, 0, sizeof(message))
         message.msg_iov = parts
@@ -470,7 +478,6 @@ cdef class Channel(Pollable):
 
     cdef ssize_t send_by_layer(self) noexcept:
         """As `send_waiting`."""
-        cdef outgoing *out = &self.out
         cdef ssize_t sent
         cdef size_t size
         layer = self.layer
@@ -478,11 +485,11 @@ cdef class Channel(Pollable):
             with layer.lock:  # a thread that was left behind may be in it
                 if self.layer is None:
                     raise BrokenPipeError
-                size = min(out.end - out.start, <size_t>LAYER_SEND_SIZE)
+                size = min(self.copied(), <size_t>LAYER_SEND_SIZE)
                 if size == 0:  # that thread has sent it all
                     return 0
-                sent = layer.send((<char *>out.data + out.start)[:size])
-                out.start += <size_t>sent
+                sent = layer.send((<char *>bytes_of(self.out) + self.out.start)[:size])
+                self.out.start += <size_t>sent
         except BaseException:
             libc_errno.errno = EPIPE
             return -1
@@ -496,25 +503,24 @@ cdef class Channel(Pollable):
 
     cdef uint8_t *grow(self, size_t size) except NULL:
         """The place for `size` more bytes at the end of what is to be sent."""
-        cdef outgoing *out = &self.out
-        cdef size_t used = out.end - out.start
+        cdef outgoing *out = self.out
         cdef size_t capacity
-        cdef uint8_t *data
-        if out.data is NULL and size <= FIRST_SEND_BUFFER and self._engine is not None:
-            out.data = self._engine.take_buffer()
-            out.capacity = FIRST_SEND_BUFFER if out.data is not NULL else 0
-        if size > out.capacity - out.end and out.start:
-            memmove(out.data, out.data + out.start, used)
-            out.start = 0
-            out.end = used
-        if size > out.capacity - out.end or out.data is NULL:
-            capacity = max(used + size, 2 * out.capacity, <size_t>FIRST_SEND_BUFFER)
-            data = <uint8_t *>realloc(out.data, capacity)
-            if data is NULL:
+        if out is NULL:
+            out = self.out = self._engine.take_buffer()
+            if out is NULL:
                 raise MemoryError
-            out.data = data
+        if size > out.capacity - out.end and out.start:
+            memmove(bytes_of(out), bytes_of(out) + out.start, out.end - out.start)
+            out.end -= out.start
+            out.start = 0
+        if size > out.capacity - out.end:
+            capacity = max(out.end + size, 2 * out.capacity)
+            out = <outgoing *>realloc(out, sizeof(outgoing) + capacity)
+            if out is NULL:
+                raise MemoryError
             out.capacity = capacity
-        return out.data + out.end
+            self.out = out
+        return bytes_of(out) + out.end
 
     cdef void flush_or_cork(self) noexcept:
         """Send now, unless this turn of the engine or of its loop has more to come."""
@@ -647,9 +653,9 @@ cdef class Channel(Pollable):
 
     cdef void drop_output(self) noexcept:
         self.large = None
-        if self.out.data is not NULL:
-            self._engine.give_buffer(self.out.data, self.out.capacity)
-            memset(&self.out, 0, sizeof(self.out))
+        if self.out is not NULL:
+            self._engine.give_buffer(self.out)
+            self.out = NULL
 
     cdef void turn_over(self) noexcept:
         self.corked = False

@@ -2,7 +2,7 @@
 """The engine's table of contents; `engine.pyx` says how."""
 
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 
 cdef extern from "core/wheel.h" nogil:
@@ -24,19 +24,27 @@ cdef extern from "core/wheel.h" nogil:
 
 cdef enum:
     RECEIVE_SIZE = 81920      # the receive buffer: a message of 64 KiB fits with its header
-    FIRST_SEND_BUFFER = 4096
+    FIRST_SEND_BUFFER = 4096  # with its `outgoing`
     SPARE_BUFFERS = 8         # send buffers of that size that wait for their next use
 
 
 cdef uint64_t monotonic_ms() noexcept nogil
 
 
+# What has not been sent yet and was copied, at the start of the buffer it is in: of the bytes
+# that follow, those from `start` to `end`.
+ctypedef struct outgoing:
+    size_t start
+    size_t end
+    size_t capacity
+
+
 cdef class Pollable:
     """Something in the epoll set. `fd` is -1 once it has left."""
     cdef int fd
-    cdef uint32_t interest
-    cdef bint watched
-    cdef bint busy                     # its listener blocks, in a thread that was left behind
+    cdef uint16_t interest             # in these events
+    cdef uint8_t watched
+    cdef uint8_t busy                  # its listener blocks, in a thread that was left behind
     cdef void *next                    # its neighbours among the attached channels
     cdef void *previous
     cdef void ready(self, uint32_t events) noexcept
@@ -72,7 +80,7 @@ cdef class EpollEngine:
     cdef bint watcher_sleeps
     cdef bint stopping
     cdef uint8_t *receive_buffer       # shared by all: a connection owns none
-    cdef uint8_t *spare[SPARE_BUFFERS] # send buffers for whoever needs one next
+    cdef outgoing *spare[SPARE_BUFFERS] # send buffers for whoever needs one next
     cdef size_t spare_count
     cdef object interruption           # a KeyboardInterrupt or SystemExit for who polls
     cdef object posted                 # calls from other threads
@@ -101,8 +109,8 @@ cdef class EpollEngine:
     cpdef void wake(self) noexcept
     cdef void link(self, Pollable channel) noexcept
     cdef void unlink(self, Pollable channel) noexcept
-    cdef uint8_t *take_buffer(self) noexcept
-    cdef void give_buffer(self, uint8_t *buffer, size_t capacity) noexcept
+    cdef outgoing *take_buffer(self) noexcept
+    cdef void give_buffer(self, outgoing *buffer) noexcept
 
 
 cdef class Sink(Pollable):

@@ -485,14 +485,23 @@ cdef class EpollEngine:
         self.retired.append(channel)
         Py_DECREF(channel)
 
-    cdef uint8_t *take_buffer(self) noexcept:
+    cdef outgoing *take_buffer(self) noexcept:
+        """An empty one, or NULL."""
+        cdef outgoing *buffer
         if self.spare_count:
             self.spare_count -= 1
-            return self.spare[self.spare_count]
-        return <uint8_t *>malloc(FIRST_SEND_BUFFER)
+            buffer = self.spare[self.spare_count]
+        else:
+            buffer = <outgoing *>malloc(FIRST_SEND_BUFFER)
+            if buffer is NULL:
+                return NULL
+            buffer.capacity = FIRST_SEND_BUFFER - sizeof(outgoing)
+        buffer.start = buffer.end = 0
+        return buffer
 
-    cdef void give_buffer(self, uint8_t *buffer, size_t capacity) noexcept:
-        if capacity == FIRST_SEND_BUFFER and self.spare_count < SPARE_BUFFERS:
+    cdef void give_buffer(self, outgoing *buffer) noexcept:
+        if (buffer.capacity == FIRST_SEND_BUFFER - sizeof(outgoing)
+                and self.spare_count < SPARE_BUFFERS):
             self.spare[self.spare_count] = buffer
             self.spare_count += 1
         else:

@@ -199,11 +199,14 @@ class Channel:
         "_heard",
         "_input_ended",
         "_is_client",
+        "_latency",
         "_limits",
         "_message_listener",
         "_outgoing",
+        "_paused",
         "_reading_paused",
         "_sendable",
+        "_taken_over",
         "_tell_when_flushed",
         "_timer",
         "_traffic",
@@ -224,6 +227,9 @@ class Channel:
     _drain_due: bool
     _sendable: bool
     _deaf: bool
+    _taken_over: bool
+    _paused: bool
+    _latency: float
     _corked: bool
     _tell_when_flushed: bool
     _finishing: bool
@@ -253,6 +259,8 @@ class Channel:
         self._sendable = self._deaf = self._corked = self._tell_when_flushed = False
         self._finishing = self._input_ended = self._reading_paused = False
         self._above_water = self._drain_due = self._is_client = False
+        self._taken_over = self._paused = False
+        self._latency = -1.0
         self._outgoing = []
         self._waiting = 0
         self._traffic = Traffic()

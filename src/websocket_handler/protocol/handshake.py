@@ -27,12 +27,13 @@ HTTP_VERSION = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,3}))?")
 class Accepted(NamedTuple):
     """The request becomes a WebSocket of `version`; send `response`, and it is open unless
     the version `completes_later`. Its codec must know the `secret`, and what was agreed
-    about compression."""
+    about compression; `subprotocol` is the one in use."""
 
     version: Version
     response: bytes
     secret: bytes = b""
     agreement: Agreement | None = None
+    subprotocol: str | None = None
     status: HTTPStatus = HTTPStatus.SWITCHING_PROTOCOLS
 
 
@@ -83,7 +84,7 @@ def answer(
         if agreement is not None:
             extra = Headers([*(extra or Headers()).fields(), _extension_field(agreement)])
     response, secret = version.answer(request, subprotocol, extra or Headers())
-    return Accepted(version, response, secret, agreement)
+    return Accepted(version, response, secret, agreement, subprotocol)
 
 
 def _extension_field(agreement: Agreement) -> tuple[str, str]:
@@ -112,15 +113,15 @@ def refused_by_application(response: bytes) -> Refused:
 
 
 @lru_cache
-def _accepted(version: Version, agreement: Agreement | None) -> Accepted:
-    return Accepted(version, b"", agreement=agreement)
+def _accepted(version: Version, agreement: Agreement | None, subprotocol: str | None) -> Accepted:
+    return Accepted(version, b"", b"", agreement, subprotocol)
 
 
 def to_be_kept(outcome: Accepted | Refused) -> Accepted | Refused:
     """The same without its bytes: all connections that were accepted alike share one."""
     if isinstance(outcome, Refused):
         return outcome._replace(response=b"")
-    return _accepted(outcome.version, outcome.agreement)
+    return _accepted(outcome.version, outcome.agreement, outcome.subprotocol)
 
 
 def _http_defect(request: Request) -> str | None:

@@ -6,10 +6,9 @@ fills a `Request` from what its server has parsed.
 
 from __future__ import annotations
 
-import marshal
 import re
 from collections.abc import Iterable, Iterator, MutableMapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import Protocol
 from urllib.parse import parse_qs
@@ -124,23 +123,6 @@ class Request:
     http_version: str = "1.1"
     remote_address: object = None
     scheme: str = "http"
-
-    def pack(self) -> Request | bytes:
-        """The same in a few hundred bytes, to be kept while nobody uses it.
-
-        The request itself where the address is none that can be packed.
-        """
-        values = [getattr(self, field.name) for field in fields(self)]
-        try:
-            return marshal.dumps([*values[:2], values[2].fields(), *values[3:]])
-        except ValueError:
-            return self
-
-    @classmethod
-    def unpack(cls, packed: bytes) -> Request:
-        """What `pack` made its bytes of."""
-        method, target, headers, *others = marshal.loads(packed)  # noqa: S302 (our own bytes)
-        return cls(method, target, Headers(headers), *others)
 
     @property
     def path(self) -> str:

@@ -95,7 +95,7 @@ class Conversation:
         try:
             message = await self._messages.__anext__()
         except (StopAsyncIteration, ConnectionClosed):
-            return disconnect(websocket._close_code, websocket._close_reason)
+            return disconnect(websocket._close.code, websocket._close.reason)
         if isinstance(message, str):
             return {"type": "websocket.receive", "text": message}
         return {"type": "websocket.receive", "bytes": message}

@@ -7,7 +7,9 @@ import functools
 import json
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,6 +27,8 @@ def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]
         return answer(start_response, "200 OK", str(threading.active_count()).encode())
     if path == "/pid":
         return answer(start_response, "200 OK", str(os.getpid()).encode())
+    if path == "/waits":
+        wait_until_the_main_thread_does()
     if path == "/forbidden":
         return answer(start_response, "403 Forbidden", b"not you\n")
     if ws is None or path == "/plain":
@@ -60,6 +64,15 @@ def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]
 def answer(start_response: Any, status: str, body: bytes) -> list[bytes]:
     start_response(status, [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body]
+
+
+def wait_until_the_main_thread_does() -> None:
+    """For connections, that is. A signal while it gives work to its threads, with their lock
+    held, would have gunicorn wait for itself."""
+    main = threading.main_thread().ident
+    assert main is not None
+    while sys._current_frames()[main].f_code.co_name != "select":
+        time.sleep(0.001)
 
 
 def generator(ws: WebSocket) -> Iterable[bytes]:
