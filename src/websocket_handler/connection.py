@@ -407,13 +407,26 @@ class Connection(Channel):
         self._open()
 
     def _open(self) -> None:
+        if self._state is not State.CLOSING:
+            self._step(Step.OPENED)
+        self._set_usual_deadline()
+        if self._state is State.OPEN:
+            self._emit("open")
+
+    def _opens_unnoticed(self) -> bool:
+        """Whether `_opened` will call nobody, and send nothing."""
+        return (
+            isinstance(self._outcome, handshake.Accepted)
+            and self._codec is None
+            and all(name != "open" for name, _ in self._listeners)
+        )
+
+    def _set_usual_deadline(self) -> None:
+        """How long the peer may be silent."""
         if self._state is State.CLOSING:
             self._set_deadline(self._settings.close_timeout)
-            return
-        self._step(Step.OPENED)
-        has_pings = self._version.has_pings
-        self._set_deadline(self._settings.ping_interval if has_pings else None)
-        self._emit("open")
+        elif self._state is State.OPEN:
+            self._set_deadline(self._settings.ping_interval if self._version.has_pings else None)
 
     def _feed(self, data: bytes | bytearray) -> None:
         """What has arrived, where the channel has no codec for the version."""

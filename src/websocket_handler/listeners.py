@@ -39,9 +39,11 @@ def check_event(event: str) -> None:
 
 def is_async(listener: Listener) -> bool:
     """Whether calling it gives a coroutine."""
-    return inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(
-        getattr(listener, "__call__", None)  # noqa: B004 (it may be an object's method)
-    )
+    if inspect.iscoroutinefunction(listener):
+        return True
+    if inspect.isroutine(listener):
+        return False
+    return inspect.iscoroutinefunction(getattr(listener, "__call__", None))  # noqa: B004 (a method)
 
 
 class Once:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import select
+import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -102,6 +105,24 @@ def writes_after_connect(handler: Handler, ws: WebSocket, query: Query) -> None:
     ws.on("message", ws.send)
     ws.connect()
     handler.answer(200, b"x" * int(query["size"]))
+
+
+@websocket("/uses-its-socket-after-connect")
+def uses_its_socket_after_connect(handler: Handler, ws: WebSocket, _: Query) -> None:
+    """In all the ways that a handler could; sends what came of it."""
+    ws.connect()
+    sock = handler.connection
+    sock.settimeout(1)
+    sock.setblocking(False)
+    readable = select.select([sock], [], [], 1)[0]
+    with tempfile.TemporaryFile() as file:
+        file.write(b"nobody sees this")
+        sock.sendfile(file)
+    sent = sock.send(b"nor this")
+    sock.sendall(b"nor this")
+    seen = [handler.rfile.read(), handler.rfile.readline(), sock.recv(10)]
+    sock.shutdown(socket.SHUT_WR)
+    ws.send(repr((readable == [sock], sent, seen)))
 
 
 @websocket("/sends-early")

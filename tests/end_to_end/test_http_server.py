@@ -206,6 +206,12 @@ def test_what_a_handler_writes_after_connect_is_not_seen(program: Program, size:
     )
 
 
+def test_a_handler_may_use_its_socket_after_connect(program: Program) -> None:
+    with RawClient(program.address) as client:
+        client.open("/uses-its-socket-after-connect")
+        client.expect(text(repr((True, 8, [b"", b"", b""]))))
+
+
 # The end of the server
 
 

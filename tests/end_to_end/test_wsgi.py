@@ -26,7 +26,7 @@ from websocket_handler.servers.wsgi import refuse_to_connect
 
 from ..ports import free_port
 from .programs import PATIENCE, Program, running, wait_for
-from .raw_client import RawClient, binary, close, masked, request, text
+from .raw_client import RawClient, binary, close, masked, text
 
 HELLO = text("hello")
 HERE = "tests.end_to_end.wsgi"
@@ -190,15 +190,7 @@ def test_the_end_of_the_server(server: str, by: signal.Signals) -> None:
     with serve(server, "bare:app") as program:
         wait_until_it_serves(program)
         with RawClient(program.address) as client:
-            client.open().echo(HELLO)
-            if server in ("wsgiref", "bottle"):  # they swallow what interrupts a handler
-                with RawClient(program.address) as page:  # whose end is after its handler's
-                    page.sock.sendall(request("/plain"))
-                    page.read_to_end()
-            if server == "gunicorn gthread":
-                with RawClient(program.address) as page:
-                    page.sock.sendall(request("/waits"))
-                    page.read_to_end()
+            client.open("/at-rest").echo(HELLO)
             program.end_soon(by)
             client.expect_close(1001)
             client.send(close(1001))

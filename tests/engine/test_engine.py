@@ -13,15 +13,26 @@ import threading
 import time
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from websocket_handler import IS_NATIVE, ConnectionClosed, Engine, State, close_all
+from websocket_handler import (
+    IS_NATIVE,
+    ConnectionClosed,
+    Engine,
+    State,
+    WebSocket,
+    close_all,
+)
 from websocket_handler.protocol.assembly import Close, Message
 from websocket_handler.protocol.frame import Opcode, write_frame
 from websocket_handler.protocol.versions import by_name
 
-from .connections import client_role, connect, make_websocket
+from .connections import Peer, client_role, connect, make_websocket
+
+if IS_NATIVE:
+    from websocket_handler.engine.engine import EpollEngine
 
 KEY = b"\x01\x02\x03\x04"
 
@@ -49,6 +60,56 @@ def test_a_client_uses_each_masking_key_once(engine: Engine) -> None:
     keys = {wire[at + 2 : at + 6] for at in range(0, 7000, 7)}
     assert len(keys) > 990
     peer.sock.close()
+
+
+def test_it_may_be_closed_by_another_thread_in_the_middle_of_the_hand_over(engine: Engine) -> None:
+    for number in range(300):
+        ours, theirs = socket.socketpair()
+        websocket = make_websocket(engine)
+        if number % 2:
+            websocket.on("open", lambda: None)
+        websocket.connect()
+        go = threading.Barrier(2)
+
+        def close(websocket: WebSocket = websocket, go: threading.Barrier = go) -> None:
+            go.wait()
+            websocket.close(4000, "now")
+
+        closing = threading.Thread(target=close)
+        closing.start()
+        go.wait()
+        websocket.take_over(ours)
+        peer = Peer(theirs)
+        assert peer.read_head().startswith(b"HTTP/1.1 101 ")
+        assert peer.read() == Close(4000, "now")
+        peer.sock.sendall(write_frame(Opcode.CLOSE, (4000).to_bytes(2, "big"), key=KEY))
+        assert peer.read_to_end() == []
+        assert websocket.wait_closed(10)
+        closing.join()
+
+
+@pytest.mark.skipif(not IS_NATIVE, reason="of the native engine")
+@pytest.mark.parametrize("event", ["message", "open"])
+def test_a_hand_over_needs_the_engine_s_thread_only_where_a_listener_does(event: str) -> None:
+    engine: Any = EpollEngine()  # whose turns are ours to make
+    websocket = make_websocket(engine)
+    heard: list[object] = []
+    websocket.on(event, lambda *what: heard.append(what))
+    ours, theirs = socket.socketpair()
+    with theirs:
+        websocket.connect()
+        websocket.take_over(ours)
+        if event == "open":
+            assert (websocket.state, heard) == (State.CONNECTING, [])
+            engine.poll(0)
+            assert heard == [()]
+        assert websocket.state is State.OPEN
+        peer = Peer(theirs)
+        assert peer.read_head().startswith(b"HTTP/1.1 101 ")
+        theirs.sendall(write_frame(Opcode.TEXT, b"hello", key=KEY))
+        engine.poll(1)
+        assert heard == [() if event == "open" else ("hello",)]
+    engine.close()
 
 
 def test_messages_that_are_kept_never_change(engine: Engine) -> None:

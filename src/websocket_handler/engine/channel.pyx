@@ -166,6 +166,18 @@ cdef class Channel(Pollable):
             self.receive_from_layer()
         self.end_service()
 
+    def _enter_here(self, int fd):
+        """As `_enter`, in any thread, where nothing came with it and nobody is to be called. From
+        the moment on that epoll knows the socket, the engine's thread may be in here as well."""
+        self._opened()
+        self.heard = monotonic_ms()
+        self.fd = fd
+        self._engine.link(self)
+        self.flush()
+        if not self.watched:
+            self._engine.post(partial(self._drop, strerror(errno)))
+        self._set_usual_deadline()
+
     # sending
 
     def send(self, message, compress=None):

@@ -276,7 +276,8 @@ cdef class EpollEngine:
     def attach(self, channel, sock, early=b""):
         """Give a connected socket to the engine, with bytes already read from it.
 
-        Takes the socket away from `sock`, in any thread; the rest happens in the engine's.
+        Takes the socket away from `sock`, in any thread; the rest happens in the engine's, or
+        here if nobody would be called: that thread need not wake for it.
         """
         if self.epoll_fd < 0:
             raise RuntimeError("the engine is closed")
@@ -287,7 +288,10 @@ cdef class EpollEngine:
             self.post(partial(channel._enter, self, layer.fileno(), early, layer))
         else:
             sock.setblocking(False)
-            self.post(partial(channel._enter, self, sock.detach(), early, None))
+            if early or not channel._opens_unnoticed():
+                self.post(partial(channel._enter, self, sock.detach(), early, None))
+            else:
+                channel._enter_here(sock.detach())
 
     def discard(self, sock):
         """Take a socket over to throw away what arrives on it, until its end."""

@@ -95,54 +95,6 @@ def close_socket(sock: socket.socket) -> None:
         sock.close()
 
 
-class InertTlsSocket(SSLSocket):
-    """What an HTTP server is left with: it talks into the void and reads end of file.
-
-    A socket becomes one by its `__class__`; `read` and `write` remain, for `TlsConnection`.
-    """
-
-    def recv(self, *_: object) -> bytes:
-        return b""
-
-    def recv_into(self, *_: object) -> int:
-        return 0
-
-    def send(self, data: object, *_: object) -> int:
-        return memoryview(data).nbytes  # type: ignore[arg-type]
-
-    def sendall(self, *_: object) -> None:
-        """Nothing is sent."""
-
-    def pending(self) -> int:
-        return 0
-
-    def settimeout(self, *_: object) -> None:
-        """The engine's socket does not block."""
-
-    def setblocking(self, *_: object) -> None:
-        """The engine's socket does not block."""
-
-    def shutdown(self, *_: object) -> None:
-        """The engine does that."""
-
-    def unwrap(self) -> Socket:
-        return self
-
-    def fileno(self) -> int:
-        """A descriptor of its own at its end, for servers that select on it once more."""
-        dummy: socket.socket | None = self.__dict__.get("dummy")
-        if dummy is None:
-            dummy, end = socket.socketpair()
-            end.close()
-            self.__dict__["dummy"] = dummy
-        return dummy.fileno()
-
-    def close(self) -> None:
-        dummy = self.__dict__.pop("dummy", None)
-        if dummy is not None:
-            dummy.close()
-
-
 def take_from_gevent(sock: Any) -> SSLSocket:
     """The connection of one of gevent's TLS sockets as one of Python's; gevent's is left with
     a dummy, and talks into the void."""

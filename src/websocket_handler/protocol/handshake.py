@@ -134,7 +134,7 @@ def _http_defect(request: Request) -> str | None:
         return "the method must be GET"
     if not _is_at_least_http_1_1(request.http_version):
         return "the request must be HTTP/1.1"
-    if not all(FIELD_VALUE.fullmatch(value) for _, value in headers.fields()):
+    if not FIELD_VALUE.fullmatch("".join(value for _, value in headers.fields())):
         return "a header contains a control character"
     hosts = headers.get_all("Host")
     if len(hosts) != 1 or not hosts[0] or set(", \t") & set(hosts[0]):  # WSGI joins several

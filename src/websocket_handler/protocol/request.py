@@ -10,8 +10,10 @@ import re
 from collections.abc import Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
-from typing import Protocol
+from typing import Protocol, TypeVar, overload
 from urllib.parse import parse_qs
+
+Default = TypeVar("Default")
 
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 """RFC 9110 section 5.6.2."""
@@ -35,10 +37,19 @@ class Headers(MutableMapping[str, str]):
         self._index: dict[str, list[str]] | None = None  # values by lower-case name
 
     def __getitem__(self, name: str) -> str:
-        values = self.get_all(name)
-        if not values:
+        value = self.get(name)
+        if value is None:
             raise KeyError(name)
-        return ", ".join(values)
+        return value
+
+    @overload
+    def get(self, name: str, default: None = None, /) -> str | None: ...
+    @overload
+    def get(self, name: str, default: Default, /) -> str | Default: ...
+    def get(self, name: str, default: object = None, /) -> object:
+        """As `headers[name]`, or `default` if there is no such field."""
+        values = self._values().get(name.lower())
+        return ", ".join(values) if values else default
 
     def __setitem__(self, name: str, value: str) -> None:
         check_field(name, value)

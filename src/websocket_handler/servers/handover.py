@@ -13,7 +13,8 @@ From a socket: the server keeps its descriptor number, with the end of a dummy p
 it (the transplant): what it still writes goes into the void, it reads end of file, and its
 shutdown and close do their work on the dummy. So no server needs to be silenced, and every
 teardown runs. A TLS socket becomes inert instead: its object remains with the server and
-does nothing any more.
+does nothing any more. So does a plain one of a server that knows no descriptor's number, which
+costs less.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ import threading
 from typing import Protocol
 
 from ..engine import IS_NATIVE, Engine, default_engine
-from ..engine.tls import InertTlsSocket, SSLSocket, is_of_gevent, is_tls, take_from_gevent
+from ..engine.tls import Socket, SSLSocket, is_of_gevent, is_tls, take_from_gevent
 from ..errors import WebSocketError
 from ..protocol.check import INTERNAL_ERROR
 from ..websocket import Connected, WebSocket, close_connected
+from .inert_socket import InertSocket, InertTlsSocket
 
 
 class Reader(Protocol):
@@ -87,10 +89,20 @@ class SocketHandOver(HandOver):
     in an epoll set of its own.
     """
 
-    def __init__(self, sock: socket.socket, reader: Reader, engine: Engine | None = None) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        reader: Reader,
+        engine: Engine | None = None,
+        *,
+        knows_number: bool = True,
+    ) -> None:
+        """`knows_number` says that the server may have kept the number of the descriptor, and
+        use it without the socket object: in a selector, or in another object."""
         super().__init__(engine)
         self._sock = sock
         self._reader = reader
+        self._knows_number = knows_number
         self._thread = threading.get_ident()
 
     def secure(self) -> None:
@@ -113,6 +125,8 @@ class SocketHandOver(HandOver):
         elif secure:
             self._sock.__class__ = InertTlsSocket
             self._own = self._sock
+        elif type(self._sock) is Socket and not self._knows_number:
+            self._own = InertSocket.take(self._sock)
         else:
             self._sock.settimeout(timeout)
             self._own = transplant(self._sock, self._engine or default_engine())

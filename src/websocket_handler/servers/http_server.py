@@ -138,7 +138,10 @@ class WebSocketRequests(BaseHTTPRequestHandler):
             self.close_connection = True
             self._logged = False
             self._hand_over = SocketHandOver(
-                self.connection, cast(Reader, self.rfile), self.websocket_engine
+                self.connection,
+                cast(Reader, self.rfile),
+                self.websocket_engine,
+                knows_number=False,
             )
             self.websocket = WebSocket(
                 self._request(),

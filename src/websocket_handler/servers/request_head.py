@@ -29,8 +29,10 @@ class HeadReader:
     def __init__(
         self, reader: BufferedIOBase, sock: socket.socket, seconds: float, may_idle: bool
     ) -> None:
-        self.reader = reader
         self.lines: list[bytes] = []
+        self._reader = reader
+        self._block = b""  # what the reader has in its buffer,
+        self._read = 0  # of which so much was read here, and is still to be read there
         self._sock = sock
         self._usual_timeout = sock.gettimeout()
         self._seconds = seconds
@@ -40,18 +42,28 @@ class HeadReader:
             self._deadline = time.monotonic() + seconds
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.reader, name)
+        return getattr(self._catch_up(), name)
 
     def readline(self, limit: int = -1) -> bytes:
-        line = bytearray()
+        line = b""
         while not line.endswith(b"\n") and len(line) != limit:
-            waiting = self._peek()
-            if not waiting:
-                break
-            size = waiting.find(b"\n") + 1 or len(waiting)
-            line += self.reader.read(size if limit < 0 else min(size, limit - len(line)))
-        self.lines.append(bytes(line))
-        return self.lines[-1]
+            if self._read == len(self._block):
+                self._catch_up()
+                self._block = self._peek()
+                if not self._block:
+                    break
+            end = self._block.find(b"\n", self._read) + 1 or len(self._block)
+            if limit >= 0:
+                end = min(end, self._read + limit - len(line))
+            line += self._block[self._read : end]
+            self._read = end
+        self.lines.append(line)
+        return line
+
+    def _catch_up(self) -> BufferedIOBase:
+        self._reader.read(self._read)
+        self._block, self._read = b"", 0
+        return self._reader
 
     def _peek(self) -> bytes:
         now = time.monotonic()
@@ -60,7 +72,7 @@ class HeadReader:
         if self._deadline < math.inf and now - self._set_at > TIMEOUT_STEP:
             self._set_at, left = now, self._deadline - now
             self._sock.settimeout(min(left, self._usual_timeout or left))
-        waiting: bytes = cast(Reader, self.reader).peek(1)
+        waiting: bytes = cast(Reader, self._reader).peek(1)
         if self._deadline == math.inf:
             self._deadline = time.monotonic() + self._seconds
         return waiting
@@ -69,7 +81,7 @@ class HeadReader:
         """The head is whole: the reader as it was, with the time-out that the handler gave it."""
         if self._set_at > -math.inf:
             self._sock.settimeout(self._usual_timeout)
-        return self.reader
+        return self._catch_up()
 
     def is_sound(self) -> bool:
         """Whether each line is a header field, or the end of the head."""

@@ -23,13 +23,13 @@ from tornado.web import RequestHandler
 
 from .. import engine
 from ..engine import IS_NATIVE, loop_engine
-from ..engine.tls import InertTlsSocket
 from ..errors import WebSocketError
 from ..protocol.check import GOING_AWAY
 from ..protocol.request import Headers, Request, is_websocket_request
 from ..settings import Settings
 from ..websocket import WebSocket
 from .handover import duplicate
+from .inert_socket import InertTlsSocket
 from .transports import LoopHandOver
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from websocket_handler import ALL_VERSIONS, WebSocket, WSGIMiddleware
@@ -27,8 +28,6 @@ def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]
         return answer(start_response, "200 OK", str(threading.active_count()).encode())
     if path == "/pid":
         return answer(start_response, "200 OK", str(os.getpid()).encode())
-    if path == "/waits":
-        wait_until_the_main_thread_does()
     if path == "/forbidden":
         return answer(start_response, "403 Forbidden", b"not you\n")
     if ws is None or path == "/plain":
@@ -47,6 +46,9 @@ def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]
     ws.connect(max_message_size=1 << 24)
     if path == "/greet":
         ws.send("hello")
+    if path == "/at-rest":
+        ws.off("message", ws.send)
+        ws.on("message", functools.partial(echo_at_rest, ws))
     if path == "/interrupts":
         ws.on("message", lambda _: signal.raise_signal(signal.SIGINT))
     if path == "/twice":
@@ -66,13 +68,26 @@ def answer(start_response: Any, status: str, body: bytes) -> list[bytes]:
     return [body]
 
 
-def wait_until_the_main_thread_does() -> None:
-    """For connections, that is. A signal while it gives work to its threads, with their lock
-    held, would have gunicorn wait for itself."""
-    main = threading.main_thread().ident
-    assert main is not None
-    while sys._current_frames()[main].f_code.co_name != "select":
+def echo_at_rest(ws: WebSocket, message: str | bytes) -> None:
+    """Once the main thread waits for requests: a signal is swallowed by a handler, if that is what
+    it interrupts, or finds it with a lock in hand."""
+    is_in_main_thread = threading.get_native_id() == os.getpid()  # as a greenlet may be
+    while not is_in_main_thread and not is_at_rest(threading.main_thread()):
         time.sleep(0.001)
+    ws.send(message)
+
+
+def is_at_rest(thread: threading.Thread) -> bool:
+    assert thread.ident is not None
+    code = sys._current_frames()[thread.ident].f_code
+    return (Path(code.co_filename).name, code.co_name) in (
+        ("selectors.py", "select"),
+        ("sync.py", "wait"),  # gunicorn's
+        ("hub.py", "run"),  # gevent's
+        ("wasyncore.py", "poll"),  # waitress's
+        ("threading.py", "join"),
+        ("threading.py", "_wait_for_tstate_lock"),
+    )
 
 
 def generator(ws: WebSocket) -> Iterable[bytes]:
