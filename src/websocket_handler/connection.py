@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from .engine import Channel, Engine
 from .engine.ledger import Traffic
@@ -53,9 +53,6 @@ iteration over their messages without an error."""
 NOT_CLOSED = Close(ABNORMAL_CLOSURE, "")
 """How a connection ends that nobody closes."""
 
-_stepping = threading.Lock()
-"""Held while a connection takes a step in its life."""
-
 
 class Codec:
     """The codec of the connection's version in Python, where the channel has none for it."""
@@ -65,8 +62,8 @@ class Codec:
     def __init__(self, decoder: Decoder, encoder: Encoder, withhold: bool) -> None:
         self.decoder = decoder
         self.encoder = encoder
-        self.sending = threading.Lock()
-        """Held while a message becomes a frame, which zlib does without the GIL."""
+        self.sending = threading.RLock()
+        """Held from the last look at the state of the connection until a frame is written."""
         self.withheld = bytearray() if withhold else None
         """What was sent before the handshake was complete, in versions that complete later."""
 
@@ -98,6 +95,9 @@ class Connection(Channel):
         "_settings",
         "_state",
     )
+
+    _moment: ClassVar = threading.RLock()
+    """Held for a moment by whoever changes the state of a connection, or what waits on it."""
 
     # What few connections ever have takes no slot: it is in the dict that the application may
     # give attributes of its own, and in none until then.
@@ -313,7 +313,8 @@ class Connection(Channel):
         code = dict(self._version.close_codes).get(code, code)
         if self._codec is not None:
             known = None if code == NO_CODE_RECEIVED else code
-            self._write_coded(self._codec.encoder.close(known, reason))
+            with self._codec.sending:
+                self._write_coded(self._codec.encoder.close(known, reason))
         elif code == NO_CODE_RECEIVED:
             self._write_frame(Opcode.CLOSE, b"")
         else:
@@ -351,7 +352,7 @@ class Connection(Channel):
     def _step(self, step: Step) -> bool:
         """Whether it is not too late for this step. Where a listener was left behind in another
         thread, both may end the connection, but only one does."""
-        with _stepping:
+        with self._moment:
             state = advance(self._state, step)
             if state is not None:
                 self._state = state
@@ -402,8 +403,9 @@ class Connection(Channel):
     def _completed(self, response: bytes) -> None:
         """The rest of the handshake is here; what had to wait for it follows its answer."""
         assert self._codec is not None
-        withheld, self._codec.withheld = self._codec.withheld, None
-        self._write(response + bytes(withheld or b""))
+        with self._codec.sending:
+            withheld, self._codec.withheld = self._codec.withheld, None
+            self._write(response + bytes(withheld or b""))
         self._open()
 
     def _open(self) -> None:
@@ -506,7 +508,8 @@ class Connection(Channel):
             initiated = self._state is State.CLOSING
             former = dict(self._version.close_codes).get(code, code)
             close = Close(former, reason, cookie)
-            self._write_coded(self._codec.encoder.answer_close(close, initiated))
+            with self._codec.sending:
+                self._write_coded(self._codec.encoder.answer_close(close, initiated))
         elif self._state is State.OPEN:
             self._send_close(code, reason)
         self._end(Step.CLOSE_RECEIVED, code, reason)
@@ -598,8 +601,7 @@ class Connection(Channel):
 
 def _renew_lock() -> None:
     """In a forked child: the thread that held it is not here."""
-    global _stepping
-    _stepping = threading.Lock()
+    Connection._moment = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -6,13 +6,15 @@ made here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Iterable, Mapping
 from functools import partial
+from itertools import chain
 from typing import Any
 
-from .connection import Connection
+from .connection import Codec, Connection
 from .errors import ConnectionClosed, UnsupportedByVersion, WebSocketError
 from .protocol import handshake
 from .protocol.check import INTERNAL_ERROR, POLICY_VIOLATION
@@ -95,18 +97,20 @@ class SendingConnection(Connection):
         self._check_open()
         if isinstance(self._outcome, handshake.Refused):  # the handler does not know it yet
             return
-        self._make_room()
-        if self._held is not None:
-            self._held.append((message, compress))
-        elif isinstance(message, str | bytes | bytearray | memoryview):
-            self._send_whole(message if isinstance(message, str) else bytes(message), compress)
-        elif isinstance(message, Iterable) and not isinstance(message, Mapping):
-            self._send_fragments(message)
-        else:
+        if isinstance(message, bytearray | memoryview):
+            message = bytes(message)
+        is_whole = isinstance(message, str | bytes)
+        if not is_whole and (not isinstance(message, Iterable) or isinstance(message, Mapping)):
             raise TypeError(
                 "a message is a str, a bytes-like object, or an iterable of either, "
                 f"not {type(message).__name__}"
             )
+        self._make_room()
+        if not self._has_to_wait(message, compress):
+            if is_whole:
+                self._send_whole(message, compress)
+            else:
+                self._send_fragmented(message)
 
     def _make_room(self) -> None:
         """Wait for a peer that is behind, in threads that may, unless it waits for us to take
@@ -127,13 +131,22 @@ class SendingConnection(Connection):
         self, message: str | bytes, compress: bool | None, prepared: PreparedMessage | None = None
     ) -> None:
         if self._codec is None:
-            self._write_message(message, compress)
+            if not self._write_message(message, compress):  # it cannot be sent any more, or yet
+                self._send_otherwise(message, compress)
             return
         with self._codec.sending:
-            if self._held is not None:  # a fragmented message has begun meanwhile
-                self._held.append((message, compress))
-                return
-            encoder = self._codec.encoder
+            if not self._has_to_wait(message, compress):
+                self._send_coded(self._codec, message, compress, prepared)
+
+    def _send_coded(
+        self,
+        codec: Codec,
+        message: str | bytes,
+        compress: bool | None,
+        prepared: PreparedMessage | None = None,
+    ) -> None:
+        with codec.sending:
+            encoder = codec.encoder
             frame = prepared.frame_for(encoder) if prepared else encoder.message(message, compress)
             self._check_open()  # still
             self._count(messages_sent=1)
@@ -145,46 +158,99 @@ class SendingConnection(Connection):
         self._check_open()
         if self.buffered_amount > self._settings.high_water:
             return False
-        if self._held is not None:
-            self._held.append((message.data, None))
-        else:
+        if not self._has_to_wait(message.data, None):
             self._send_whole(message.data, None, message)
         return True
 
-    def _send_fragments(self, pieces: Iterable[Any]) -> None:
+    # Messages in fragments
+
+    def _has_to_wait(self, message: Any, compress: bool | None) -> bool:
+        """Whether a fragmented message is under way: then this one follows it."""
+        with self._moment:
+            if self._held is not None:
+                self._held.append((message, compress))
+            return self._held is not None
+
+    def _send_fragmented(self, pieces: Iterable[Any]) -> None:
         """One message, a frame a piece; what others send meanwhile waits for its end."""
         iterator = iter(pieces)
         first: Any = next(iterator, iterator)
         if first is iterator:  # there is none
             return
-        self._hold_messages()
+        pieces = chain([first], iterator)
+        if self._hold_others(pieces):
+            try:
+                self._send_fragments(pieces)
+            finally:
+                self._send_held()
+
+    def _hold_others(self, pieces: Iterable[Any]) -> bool:
+        """What is sent from now on waits, but for what is being compressed; returns False if that
+        is so already: then `pieces` waits too."""
+        becoming_frames = self._codec.sending if self._codec else contextlib.nullcontext()
+        with becoming_frames, self._moment:
+            if self._held is not None:
+                self._held.append((pieces, None))
+                return False
+            self._held = []
+            if self._codec is None:
+                self._fragmenting = True
+        if self._codec is None:
+            self._stop_sending()
+        return True
+
+    def _send_fragments(self, pieces: Iterable[Any]) -> None:
+        iterator = iter(pieces)
+        first: Any = next(iterator, iterator)
+        if first is iterator:
+            return
         begun = False
         try:
             for opcode, payload, fin in fragments(iterator, first):
                 self._check_open()
                 self._make_room()
-                self._send_frame(opcode, payload, fin)
+                self._send_fragment(opcode, payload, fin)
                 begun = True
             self._count(messages_sent=self._codec is not None)  # else the channel has
         except BaseException:
             if begun and self._state is not State.CLOSED:  # the message can never be completed
                 self._in_engine(partial(self._start_closing, INTERNAL_ERROR, "message broken off"))
             raise
-        finally:
-            is_open = self._state in (State.CONNECTING, State.OPEN)
-            self._sendable = is_open and self._codec is None
-            held, self._held = self._held, None
-        for message, compress in held or ():
-            self.send(message, compress)
 
-    def _hold_messages(self) -> None:
-        """What is sent from now on waits; a message that is being compressed still leaves."""
+    def _send_fragment(self, opcode: int, payload: bytes, fin: bool) -> None:
         if self._codec is None:
-            self._held = []
-            self._stop_sending()
-        else:
-            with self._codec.sending:
-                self._held = []
+            if not self._write_frame(opcode, payload, fin):
+                self._check_open()
+            return
+        with self._codec.sending:
+            self._check_open()
+            self._write_coded(self._codec.encoder.frame(opcode, payload, fin))
+
+    def _send_held(self) -> None:
+        """Send what has waited, in its order, until nothing does."""
+        while True:
+            with self._moment:
+                if not self._held:
+                    self._held = None
+                    if self._codec is None:
+                        self._fragmenting = False
+                        self._sendable = self._takes_messages()
+                    return
+                message, compress = self._held.pop(0)
+            try:
+                if not isinstance(message, str | bytes):
+                    self._send_fragments(message)
+                elif self._codec is None:
+                    self._write_message(message, compress, held=True)
+                else:
+                    self._send_coded(self._codec, message, compress)
+            except ConnectionClosed:
+                pass  # it waited in vain
+            except Exception:
+                logger.exception("%r: a message that waited for another could not be sent", self)
+            except BaseException:  # of this thread, and no fault of those that wait
+                self._send_held()
+                raise
 
 
 def tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:

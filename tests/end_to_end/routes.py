@@ -7,6 +7,7 @@ import hashlib
 import json
 import select
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -230,12 +231,15 @@ def closes(_: Handler, ws: WebSocket, query: Query) -> None:
 
 @websocket("/closes-from-threads")
 def closes_from_threads(_: Handler, ws: WebSocket, query: Query) -> None:
-    """Eight threads send and close at once, each with a code of its own."""
+    """Eight threads send and close at once, each with a code of its own, and all the time one
+    after the other."""
+    sys.setswitchinterval(1e-6)
 
     def send_and_close(thread: int) -> None:
         with contextlib.suppress(ConnectionClosed):
             for number in range(100):
-                ws.send(f"{thread} {number}")
+                pieces = f"{thread} ", f"{number}"
+                ws.send(pieces if "fragments" in query else "".join(pieces))
         ws.close(4000 + thread)
 
     def start(_: object) -> None:

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from websocket_handler.protocol.frame import Opcode
 
 from .programs import Journal, Program, Row, echo_program, wait_for
@@ -80,19 +82,30 @@ def test_peers_go_while_threads_send_to_them(program: Program) -> None:
     assert "Traceback" not in program.log()[seen:]
 
 
-def test_threads_send_and_close_at_once(program: Program, journal: Journal) -> None:
-    """There is one close frame, nothing follows it, and one close event."""
+@pytest.mark.parametrize("kind", ["whole", "fragments"])
+def test_threads_send_and_close_at_once(program: Program, journal: Journal, kind: str) -> None:
+    """There is one close frame, nothing follows it, and one close event; what a thread has sent
+    comes in its order."""
     for _ in range(10):
         with RawClient(program.address) as client:
-            client.open(f"/closes-from-threads?id={journal.name}").send(HELLO)
+            client.open(f"/closes-from-threads?id={journal.name}&{kind}=1").send(HELLO)
             last = [-1] * 8
             while (frame := client.read_frame()).opcode == Opcode.TEXT:
-                thread, number = map(int, frame.payload.split())
+                payload = frame.payload
+                if kind == "fragments":
+                    assert not frame.fin
+                    frame = client.read_frame()
+                    if frame.opcode == Opcode.CLOSE:
+                        break
+                    assert (frame.opcode, frame.fin) == (Opcode.CONTINUATION, True)
+                    payload += frame.payload
+                thread, number = map(int, payload.split())
                 assert number == last[thread] + 1
                 last[thread] = number
             code = int.from_bytes(frame.payload, "big")
             assert code in range(4000, 4008)
-            assert last[code - 4000] == 99
+            if kind == "whole":
+                assert last[code - 4000] == 99
             client.send(close(code))
             client.expect_end()
     wait_for(lambda: str(journal.read()).count("'close'") == 10, "ten close events")

@@ -107,6 +107,29 @@ def test_a_fragmented_message_is_never_cut_by_a_compressed_one(
     peer.sock.close()
 
 
+def test_what_waits_for_a_fragmented_message_is_compressed_all_the_same(
+    both: tuple[WebSocket, InflatingPeer],
+) -> None:
+    websocket, peer = both
+    big = "all the same " * 10_000
+
+    def pieces() -> Iterator[str]:
+        yield "one "
+        websocket.send(big)
+        websocket.send(["in ", "fragments"])
+        websocket.send("last")
+        yield "two"
+
+    websocket.send(pieces())
+    assert peer.read_many(4) == [
+        Message("one two"),
+        Message(big),
+        Message("in fragments"),
+        Message("last"),
+    ]
+    assert websocket.traffic.bytes_sent < len(big) // 10
+
+
 def test_other_threads_run_while_much_is_compressed(
     both: tuple[WebSocket, InflatingPeer],
 ) -> None:

@@ -42,6 +42,8 @@ cdef class Channel(Pollable):
     cdef public flag _sendable         # whether `send` may write a data frame
     cdef public flag _deaf             # whether what arrives is thrown away
     cdef public flag _tell_when_flushed
+    cdef public flag _fragmenting      # whether a message is under way, which others wait for
+    cdef flag close_sent               # after which no data frame may follow
     cdef flag masks                    # client role
     cdef flag foreign                  # of a version whose codec is elsewhere
     cdef flag fed                      # the layer calls us; epoll knows nothing of it
@@ -61,9 +63,10 @@ cdef class Channel(Pollable):
         self, uint8_t first, const uint8_t *data, size_t size, object owner) except -1
     cdef bint write_message(
         self, uint8_t first, const uint8_t *data, size_t size,
-        object message, object compress) except -1
+        object message, object compress, bint held) except -1
     cdef bint send_deflated(
-        self, uint8_t first, const uint8_t *data, size_t size, object message) except -1
+        self, uint8_t first, const uint8_t *data, size_t size,
+        object message, bint held) except -1
     cdef size_t deflate(
         self, DeflateContext context, const uint8_t *data, size_t size, uint8_t *out) noexcept
     cdef bint write_prepared(self, bytes frame) except -1

@@ -37,6 +37,7 @@ from .codec cimport (
     FRAME_MAX_HEADER,
     FRAME_RSV1,
     OPCODE_BINARY,
+    OPCODE_CLOSE,
     OPCODE_TEXT,
     DeflateContext,
     Rules,
@@ -213,7 +214,7 @@ cdef class Channel(Pollable):
         elif compress is None and <size_t>size < self.rules.compress_from:
             self.write_frame(first, <const uint8_t *>data, <size_t>size, message)
         else:
-            self.write_message(first, <const uint8_t *>data, <size_t>size, message, compress)
+            self.write_message(first, <const uint8_t *>data, <size_t>size, message, compress, False)
 
     @property
     def buffered_amount(self):
@@ -225,25 +226,30 @@ cdef class Channel(Pollable):
         """Whether the peer is behind: the operating system would not take more."""
         return bool(self.interest & EPOLLOUT)
 
-    def _write_message(self, message, compress):
-        """Send a str or bytes on a connection that is open."""
+    def _write_message(self, message, compress, bint held=False):
+        """Send a str or bytes; returns False if that may not be any more, or if another message is
+        under way, and it is not `held` for that."""
         cdef Py_ssize_t size
         cdef iovec payload
+        if self.close_sent or (self._fragmenting and not held):
+            return False
         is_text = isinstance(message, str)
         if is_text:
             PyUnicode_AsUTF8AndSize(message, &size)
         payload = payload_of(message)
         self.write_message(
             FRAME_FIN | (OPCODE_TEXT if is_text else OPCODE_BINARY),
-            <const uint8_t *>payload.iov_base, payload.iov_len, message, compress)
+            <const uint8_t *>payload.iov_base, payload.iov_len, message, compress, held)
+        return True
 
     cdef bint write_message(
-        self, uint8_t first, const uint8_t *data, size_t size, object message, object compress
+        self, uint8_t first, const uint8_t *data, size_t size,
+        object message, object compress, bint held
     ) except -1:
         """Send the frame of a message, compressed or not."""
         cdef bint wanted = size >= self.rules.compress_from if compress is None else compress
         if wanted and size and self.rules.deflate_window_bits:
-            return self.send_deflated(first, data, size, message)
+            return self.send_deflated(first, data, size, message, held)
         return self.write_frame(first, data, size, message)
 
     def _counts(self):
@@ -284,14 +290,19 @@ cdef class Channel(Pollable):
         self.flush_or_cork()
 
     def _write_frame(self, int opcode, bytes payload not None, bint fin=True):
-        """Send one frame of any kind, in any state."""
+        """Send one frame of any kind; returns False for one of data after the close frame."""
+        if self.close_sent and not opcode & FRAME_CONTROL_BIT:
+            return False
+        if opcode == OPCODE_CLOSE:
+            self.close_sent = True
         self.write_frame(
             opcode | (FRAME_FIN if fin else 0),
             <const uint8_t *>PyBytes_AS_STRING(payload),
             <size_t>PyBytes_GET_SIZE(payload), payload)
+        return True
 
     cdef bint send_deflated(
-        self, uint8_t first, const uint8_t *data, size_t size, object message
+        self, uint8_t first, const uint8_t *data, size_t size, object message, bint held
     ) except -1:
         """Send a message compressed, or as it is if it does not shrink (RFC 7692 section
         7.2.1). While a large one is compressed, other threads run, and may send."""
@@ -310,9 +321,9 @@ cdef class Channel(Pollable):
             if size > LARGE:
                 deflated = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size + 4)
                 out = <uint8_t *>PyBytes_AS_STRING(deflated)
-            if self._sendable:
+            if self._sendable or held:
                 deflated_size = self.deflate(context, data, size, out)
-            is_sendable = self._sendable  # still
+            is_sendable = not self.close_sent and (self._sendable or held)  # still
         finally:
             if context is not None:  # no other thread runs until the frame is written
                 context.release()

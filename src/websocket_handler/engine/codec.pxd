@@ -25,6 +25,7 @@ cdef extern from "core/frame.h" nogil:
     enum:
         OPCODE_TEXT
         OPCODE_BINARY
+        OPCODE_CLOSE
         FRAME_CONTROL_BIT
         FRAME_FIN
         FRAME_RSV1
