@@ -257,7 +257,8 @@ def test_ten_thousand_sockets_on_eight_threads() -> None:
         with contextlib.ExitStack() as stack:
             clients = []
             for _ in range(10_000):
-                clients.append(stack.enter_context(RawClient(program.address)).open())
+                client = stack.enter_context(RawClient(program.address))
+                clients.append(client.open("/unpinged"))  # it may take longer than the interval
             for client in clients:
                 client.send(HELLO)
             with urlopen(program.url("/threads", "http"), timeout=PATIENCE) as response:

@@ -23,6 +23,13 @@ def echo() -> Any:
     return ws.connect(max_message_size=1 << 24)
 
 
+@flask_app.get("/unpinged")
+def unpinged() -> Any:
+    ws = request.environ["wsgi.websocket"]
+    ws.on("message", ws.send)
+    return ws.connect(ping_interval=None)
+
+
 @flask_app.get("/misuse/<kind>")
 def misused(kind: str) -> Any:
     result = misuse.connect(request.environ["wsgi.websocket"], kind)
