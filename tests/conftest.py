@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from .leftovers import kill, mark_children, marked_processes
 
 ROOT = Path(__file__).parent.parent
 PEERS = Path(__file__).parent / "peers"
@@ -20,6 +24,17 @@ def require(present: object, what: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(f"{what} is missing, and CI must have it")
     pytest.skip(f"{what} is not installed here")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_process_outlives_the_tests() -> Iterator[None]:
+    mark_children()
+    yield
+    end = time.monotonic() + 10
+    while (left := marked_processes()) and time.monotonic() < end:
+        time.sleep(0.05)
+    kill(left)
+    assert not left, f"processes that tests have not ended: {left}"
 
 
 @pytest.fixture(scope="session")

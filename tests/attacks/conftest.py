@@ -36,7 +36,8 @@ def program(shared_program: Program, request: pytest.FixtureRequest) -> Iterator
     """The server under attack; it must outlive each, and its canary hear of none."""
     with singing(shared_program) as canary:
         yield shared_program
-    assert shared_program.get("/journal?id=alive") == []
+    complaints = shared_program.get("/journal?id=alive")
+    assert complaints == []
     p99 = statistics.quantiles(canary.round_trips, n=100)[98] * 1000
     note("canary", f"p99 during {request.node.name}", p99, "ms", "< 50")
 

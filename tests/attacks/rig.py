@@ -101,7 +101,8 @@ class Attacker(RawClient):
 
     def _receive(self) -> bytes:
         data = self.sock.recv(1 << 16)
-        assert data, "the connection has ended"
+        if not data:
+            raise EOFError("the connection has ended")
         return data
 
     def flood(

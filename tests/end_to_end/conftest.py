@@ -30,7 +30,8 @@ def shared_program(row: Row) -> Iterator[Program]:
 def program(shared_program: Program) -> Iterator[Program]:
     """The echo program, shared by the tests of a row; it must outlive each of them."""
     yield shared_program
-    assert shared_program.get("/journal?id=alive") == []
+    complaints = shared_program.get("/journal?id=alive")
+    assert complaints == []
 
 
 @pytest.fixture

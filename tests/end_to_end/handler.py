@@ -175,7 +175,9 @@ def echo_in_a_new_engine() -> None:
     websocket.on("message", websocket.send)
     peer = connect(websocket)
     websocket.send("from the child")
-    assert peer.read() == Message("from the child")
+    received = peer.read()
+    if received != Message("from the child"):
+        raise ValueError(f"received {received!r}")
 
 
 @http("/broadcast")

@@ -80,6 +80,7 @@ class Program:
             stderr=subprocess.STDOUT,
             env={**os.environ, "WEBSOCKET_HANDLER_PURE_PYTHON": "1" if pure else "0"},
             preexec_fn=prepare,
+            start_new_session=True,
         )
         try:
             found = wait_for(lambda: self._find_or_die(ready), f"{arguments} to be ready", 20)
@@ -89,7 +90,8 @@ class Program:
         self.port = int(found)
 
     def _find_or_die(self, pattern: str) -> str | None:
-        assert self._process.poll() is None, f"the program has ended:\n{self.log()}"
+        if self._process.poll() is not None:
+            raise AssertionError(f"the program has ended:\n{self.log()}")
         found = re.search(pattern, self.log())
         return found and found[1]
 
@@ -163,7 +165,9 @@ class Program:
         self._process.wait()
 
     def close(self) -> None:
-        """Have it gone, and forget its log."""
+        """Kill it with all processes of its group, and drop its log."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         self.kill()
         self._log.close()
 

@@ -208,7 +208,8 @@ class RawClient:
     def read(self, size: int) -> bytes:
         while len(self._unread) < size:
             data = self.sock.recv(max(size - len(self._unread), 1 << 16))
-            assert data, f"the connection ended within {size} bytes: {bytes(self._unread)[:200]!r}"
+            if not data:
+                raise EOFError(f"the connection ended within {size} bytes: {self._unread[:200]!r}")
             self._unread += data
         found = bytes(self._unread[:size])
         del self._unread[:size]
@@ -223,7 +224,8 @@ class RawClient:
 
     def expect_end(self) -> None:
         """The server has nothing more to say, and says so with FIN, not with a reset."""
-        assert self.read_to_end() == b""
+        rest = self.read_to_end()
+        assert rest == b"", rest[:200]
 
     def reset(self) -> None:
         """Vanish with RST."""
@@ -234,7 +236,8 @@ class RawClient:
     def _read_line(self) -> str:
         while b"\r\n" not in self._unread:
             data = self.sock.recv(1 << 16)
-            assert data, f"the connection ended within a line: {bytes(self._unread)[:200]!r}"
+            if not data:
+                raise EOFError(f"the connection ended within a line: {self._unread[:200]!r}")
             self._unread += data
         line = self.read(self._unread.index(b"\r\n"))
         self.read(2)

@@ -168,7 +168,9 @@ def listeners(_: Handler, ws: WebSocket, query: Query) -> None:
     def last(message: str) -> None:
         ws.send(f"last {message}")
 
-    assert ws.on("message", last) is last
+    returned = ws.on("message", last)
+    if returned is not last:
+        raise ValueError("on() did not return its listener")
     ws.once("message", never := lambda _: ws.send("never"))
     ws.off("message", never)
     ws.off("message", print)

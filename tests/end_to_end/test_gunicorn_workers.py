@@ -30,8 +30,12 @@ def serving(kind: str, *options: str) -> contextlib.AbstractContextManager[Progr
 
 
 def workers(program: Program) -> list[int]:
-    tasks = Path("/proc", str(program.pid), "task").iterdir()
-    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+    """The process IDs of the program's children, whichever of its threads started them."""
+    children: list[str] = []
+    for task in Path("/proc", str(program.pid), "task").iterdir():
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            children += (task / "children").read_text().split()
+    return [int(pid) for pid in children]
 
 
 def end(program: Program) -> None:

@@ -42,14 +42,16 @@ class Peer:
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             byte = self.sock.recv(1)
-            assert byte, f"the connection ended after {head!r}"
+            if not byte:
+                raise EOFError(f"the connection ended after {head!r}")
             head += byte
         return head
 
     def read(self) -> Event:
         while not self._events:
             data = self.sock.recv(1 << 16)
-            assert data, "the connection has ended"
+            if not data:
+                raise EOFError("the connection has ended")
             self._events += self._decoder.feed(data)
         return self._events.pop(0)
 
@@ -77,7 +79,8 @@ def connect(websocket: WebSocket, early: bytes = b"", is_aborted: bool = False) 
     websocket.take_over(ours, early)
     peer = Peer(theirs)
     if not is_aborted or theirs.recv(1, socket.MSG_PEEK):
-        assert peer.read_head().startswith(b"HTTP/1.1 101 ")
+        head = peer.read_head()
+        assert head.startswith(b"HTTP/1.1 101 "), head
     return peer
 
 
@@ -89,5 +92,6 @@ def client_role(engine: Engine) -> tuple[WebSocket, Peer]:
     websocket.on("open", opened.set)
     websocket.begin_as_client(rfc6455.VERSION, b"", None)
     websocket.take_over(ours)
-    assert opened.wait(10)
+    is_open = opened.wait(10)
+    assert is_open
     return websocket, Peer(theirs, expect_masked=True)

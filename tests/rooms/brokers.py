@@ -41,7 +41,8 @@ class BrokerProcess:
 
     def _listens(self) -> bool:
         assert self._process is not None
-        assert self._process.poll() is None, f"the broker has ended:\n{self.log()}"
+        if self._process.poll() is not None:
+            raise AssertionError(f"the broker has ended:\n{self.log()}")
         try:
             socket.create_connection(("127.0.0.1", self.port), 1).close()
         except OSError:
