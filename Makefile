@@ -5,7 +5,7 @@ FUZZ_SECONDS ?= 60
 BIN = $(VENV)/bin
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo cluster-demo test test-all outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-guard soak scorecard fuzz bench-deflaters dist clean
+.PHONY: demo cluster-demo test test-all outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-guard soak scorecard fuzz bench-deflaters dist wheel prose-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
@@ -96,6 +96,13 @@ scorecard: $(VENV)/.test-ready benchmarks/build/load
 
 dist: $(VENV)/.test-ready
 	$(BIN)/python -m build
+
+# A stripped wheel for this machine's platform, as released.
+wheel: $(VENV)/.test-ready
+	PYTHON=$(BIN)/python scripts/build-wheel
+
+prose-check:
+	scripts/prose-check
 
 clean:
 	rm -rf .venv* build dist fuzz/build src/*.egg-info src/websocket_handler/*.so src/websocket_handler/engine/*.so

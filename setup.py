@@ -16,7 +16,11 @@ from setuptools.command.build_ext import build_ext
 PACKAGE = Path("src/websocket_handler")
 ENGINE = PACKAGE / "engine"
 CORE = ENGINE / "core"
-FLAGS = os.environ.get("WEBSOCKET_HANDLER_CFLAGS", "-O3 -Wall -Wextra").split()
+DEBUG_FLAGS = os.environ.get("WEBSOCKET_HANDLER_CFLAGS", "").split()
+FLAGS = DEBUG_FLAGS or "-O3 -g0 -Wall -Wextra".split()
+LINK_FLAGS = (
+    [flag for flag in FLAGS if flag.startswith("-fsanitize")] if DEBUG_FLAGS else ["-Wl,-s"]
+)
 REQUIRED = bool(os.environ.get("WEBSOCKET_HANDLER_REQUIRE_NATIVE"))
 
 
@@ -68,7 +72,7 @@ def extension(name, source, *others):
         include_dirs=[str(ENGINE)],
         depends=sorted(map(str, CORE.glob("*.h"))),
         extra_compile_args=FLAGS,
-        extra_link_args=[flag for flag in FLAGS if flag.startswith("-fsanitize")],
+        extra_link_args=LINK_FLAGS,
     )
 
 

@@ -63,7 +63,12 @@ class Program:
     """A running process that serves on 127.0.0.1."""
 
     def __init__(
-        self, arguments: list[str], ready: str, pure: bool = False, descriptors: int = 4096
+        self,
+        arguments: list[str],
+        ready: str,
+        pure: bool = False,
+        descriptors: int = 4096,
+        python: str = sys.executable,
     ) -> None:
         """`ready` is a pattern for the log, whose first group is the port."""
 
@@ -74,7 +79,7 @@ class Program:
 
         self._log = TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-u", *arguments],
+            [python, "-u", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,

@@ -229,7 +229,7 @@ def test_flask_run() -> None:
 def test_django_runserver() -> None:
     port = free_port()
     command = ["-m", f"{HERE}.with_django", "runserver", "--noreload", f"127.0.0.1:{port}"]
-    ready = r"[Dd]evelopment server (?:at|is running at|on) http://127\.0\.0\.1:(\d+)"
+    ready = r"development server at http://127\.0\.0\.1:(\d+)"
     with running(Program(command, ready, not IS_NATIVE)) as program:
         wait_until_it_serves(program)
         talk_to(program)

@@ -1,0 +1,90 @@
+"""The wheel: built as for a release, and installed where there is no compiler."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from websocket_handler import IS_NATIVE, connect
+
+from ..conftest import ROOT
+from ..end_to_end.programs import Program, running
+
+MAX_NATIVE_SIZE = 2 << 20
+"""Bytes of all extension modules together: stripped ones have 0.9 MB, others 5 MB."""
+
+pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="the wheel has the native engine")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel as `make wheel` builds it."""
+    directory = tmp_path_factory.mktemp("dist")
+    command = [ROOT / "scripts" / "build-wheel", directory]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    result = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    (built,) = directory.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def clean_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter with nothing but the wheel, and no compiler on its path."""
+    directory = tmp_path_factory.mktemp("clean")
+    venv.create(directory, with_pip=True)
+    python = directory / "bin" / "python"
+    environment = {"PATH": str(python.parent), "HOME": str(directory)}
+    install = ["-m", "pip", "install", "--no-index", "--no-deps", "--quiet", wheel]
+    subprocess.run([python, *install], env=environment, check=True, timeout=120)
+    return python
+
+
+def test_wheel_contains_stripped_extensions(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        modules = [name for name in archive.namelist() if name.endswith(".so")]
+        size = sum(archive.getinfo(name).file_size for name in modules)
+        with_symbols = [name for name in modules if b".symtab" in archive.read(name)]
+    assert len(modules) == 5
+    assert with_symbols == []
+    assert size < MAX_NATIVE_SIZE
+
+
+def test_wheel_contains_no_sources(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        suffixes = {Path(name).suffix for name in archive.namelist()}
+    assert not suffixes & {".c", ".h", ".pyx", ".pxd"}
+
+
+def test_wheel_is_tagged_for_manylinux_or_musllinux(wheel: Path) -> None:
+    assert "manylinux" in wheel.name or "musllinux" in wheel.name
+
+
+def test_demo_from_wheel_echoes_without_compiler(clean_python: Path) -> None:
+    code = "import websocket_handler as w; print(w.IS_NATIVE, w.__file__)"
+    environment = {"PATH": str(clean_python.parent)}
+    shown = subprocess.run(
+        [clean_python, "-I", "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert shown.startswith("True ")
+    assert str(clean_python.parent.parent) in shown
+    command = ["-I", "-m", "websocket_handler", "--port", "0"]
+    ready = r"http://localhost:(\d+)/echotest\.html is ready"
+    with (
+        running(Program(command, ready, python=str(clean_python))) as program,
+        connect(program.url("/echoserver")) as websocket,
+    ):
+        websocket.send("from a wheel")
+        assert websocket.receive(timeout=10) == "from a wheel"
