@@ -17,7 +17,7 @@ PACKAGE = Path("src/websocket_handler")
 ENGINE = PACKAGE / "engine"
 CORE = ENGINE / "core"
 DEBUG_FLAGS = os.environ.get("WEBSOCKET_HANDLER_CFLAGS", "").split()
-FLAGS = DEBUG_FLAGS or "-O3 -g0 -Wall -Wextra".split()
+FLAGS = DEBUG_FLAGS or ["-O3", "-g0", "-Wall", "-Wextra"]
 LINK_FLAGS = (
     [flag for flag in FLAGS if flag.startswith("-fsanitize")] if DEBUG_FLAGS else ["-Wl,-s"]
 )

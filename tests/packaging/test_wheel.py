@@ -43,8 +43,8 @@ def clean_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(directory, with_pip=True)
     python = directory / "bin" / "python"
     environment = {"PATH": str(python.parent), "HOME": str(directory)}
-    install = ["-m", "pip", "install", "--no-index", "--no-deps", "--quiet", wheel]
-    subprocess.run([python, *install], env=environment, check=True, timeout=120)
+    install = ["-m", "pip", "install", "--no-index", "--no-deps", "--quiet", str(wheel)]
+    subprocess.run([str(python), *install], env=environment, check=True, timeout=120)
     return python
 
 
