@@ -19,7 +19,9 @@ import functools
 import logging
 import signal
 import ssl
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterable
 from http.server import (
     BaseHTTPRequestHandler,
@@ -98,6 +100,14 @@ def wsgi_application(
 
 class Threads(ThreadingHTTPServer):
     request_queue_size = 1024
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Report errors, but not a client that resets while the standard library reads."""
+        error = sys.exc_info()[1]
+        frames = traceback.extract_tb(error.__traceback__ if error else None)
+        if isinstance(error, ConnectionResetError) and frames[-1].filename == ssl.__file__:
+            return
+        super().handle_error(request, client_address)
 
 
 def make(application: str) -> HTTPServer:
