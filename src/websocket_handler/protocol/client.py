@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -55,6 +56,8 @@ class Address(NamedTuple):
         parts = urlsplit(url)
         if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
             raise ValueError(f"{url!r} is no ws: or wss: URL")
+        if "[" in parts.netloc and not _is_ipv6(parts.hostname):  # Python 3.10 takes names, too
+            raise ValueError(f"only an IPv6 address has brackets, unlike {parts.hostname!r}")
         if parts.fragment or "#" in url:
             raise ValueError("the URL of a WebSocket has no fragment")
         if parts.username is not None:
@@ -205,6 +208,13 @@ class ClientHandshake:
         if len(chosen) > 1 or chosen[0] not in self._offered:
             raise ValueError(f"the subprotocol {', '.join(chosen)!r} was not offered")
         return chosen[0]
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        return isinstance(ip_address(host), IPv6Address)
+    except ValueError:
+        return False
 
 
 def _in_ascii(host: str) -> str:
