@@ -168,7 +168,7 @@ def test_a_third_key_byte_by_byte(program: Program) -> None:
                 attacker.sock.sendall(b"k")
                 time.sleep(0.1)
         attacker.read_to_end()
-        assert 0.3 < time.monotonic() - begun < 5
+        assert 0.3 < time.monotonic() - begun < 9
 
 
 @pytest.mark.parametrize("version", SPOKEN, ids=str)
@@ -182,10 +182,10 @@ def test_a_close_that_is_not_answered(program: Program, journal: Journal, versio
             assert isinstance(attacker.hear(), Close)
         begun = time.monotonic()
         with contextlib.suppress(ConnectionError):
-            while time.monotonic() - begun < 5:
+            while time.monotonic() - begun < 9:  # the default is 10 s
                 attacker.say("and another thing")
                 time.sleep(0.02)
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 9
         journal.wait_for("close")
 
 

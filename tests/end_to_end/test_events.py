@@ -97,7 +97,7 @@ def test_a_peer_that_does_not_answer_the_close_frame_is_dropped(
         client.expect_close(4000, "bye")
         with contextlib.suppress(ConnectionResetError):
             client.expect_end()
-        assert 0.2 < time.monotonic() - begun < 3
+        assert 0.2 < time.monotonic() - begun < 9  # the default is 10 s
     assert journal.wait_for("close")[-1][:2] == ["close", 1006]
 
 
@@ -217,7 +217,7 @@ def test_a_silent_peer_is_dropped(program: Program, journal: Journal) -> None:
         assert time.monotonic() - begun > 0.1
         with contextlib.suppress(ConnectionResetError):
             client.expect_end()
-        assert 0.4 < time.monotonic() - begun < 4
+        assert 0.4 < time.monotonic() - begun < 19  # the default is 40 s
     assert journal.wait_for("close") == [["open"], ["close", 1006, "no answer to a ping"]]
 
 

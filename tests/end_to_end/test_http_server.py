@@ -258,7 +258,7 @@ def test_closing_the_server_does_not_wait_for_ever(row: Row) -> None:
             with contextlib.suppress(ConnectionResetError):
                 client.read_to_end()
             assert program.wait() == 0
-            assert time.monotonic() - begun < 4
+            assert time.monotonic() - begun < 9
         expect_no_error(program.log())
 
 

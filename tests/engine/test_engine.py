@@ -143,7 +143,7 @@ def test_closing_nothing_takes_no_time() -> None:
     engine = Engine()
     begin = time.monotonic()
     assert close_all(engine, timeout=5)
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 4
     engine.stop()
 
 

@@ -40,13 +40,14 @@ def test_drained_over_a_window(engine: Engine) -> None:
     for client in clients:
         client.start()
     begin = time.monotonic()
-    assert drain(engine, window=1.0, reason="new version")
+    assert drain(engine, window=2.0, reason="new version")
     for client in clients:
         client.join(10)
     assert {client.close for client in clients} == {Close(1012, "new version")}
     times = sorted(client.closed_at - begin for client in clients)
-    assert times[5] < 0.6 < 0.9 < times[-1] + 0.1  # some early, the last at the end
-    assert sum(time < 0.5 for time in times) < 35  # not all at once
+    assert times[5] < 1.5  # expected after 0.3 s: some early
+    assert times[-1] > 1.6
+    assert sum(time < 1.0 for time in times) < 35  # not all at once
 
 
 def test_nobody_comes_in_while_draining(engine: Engine) -> None:
