@@ -39,7 +39,13 @@ def program(shared_program: Program, request: pytest.FixtureRequest) -> Iterator
     complaints = shared_program.get("/journal?id=alive")
     assert complaints == []
     p99 = statistics.quantiles(canary.round_trips, n=100)[98] * 1000
-    note("canary", f"p99 during {request.node.name}", p99, "ms", "< 50")
+    note(
+        "healthy connection during the attacks",
+        f"p99 during {request.node.name}",
+        p99,
+        "ms",
+        "< 50",
+    )
 
 
 @pytest.fixture

@@ -25,31 +25,33 @@ from ..conftest import ROOT
 from . import peers
 
 TARGET = ROOT / "docs" / "scorecard.md"
-ROWS = {
-    "4": "bad handshakes",
-    "5": "requests after a failed upgrade",
-    "6": "slow handshakes",
-    "7": "dead peers",
-    "8": "idle connections",
-    "9": "compression, idle",
-    "10": "bombs",
-    "11": "hostile lengths",
-    "12": "fragments without end",
-    "13": "bytes one at a time",
-    "14": "floods of pings",
-    "15": "slow readers",
-    "17": "no descriptors",
-    "18": "resets",
-    "19": "coming and going",
-    "20": "SIGTERM",
-    "21": "listeners that block",
-    "23": "forks",
-    "herd": "a herd that comes back",
-    "A3": "heads that cost much",
-    "A4": "heads byte by byte",
-    "A44": "TLS",
-    "canary": "an honest connection during the attacks",
-}
+CANARY = "healthy connection during the attacks"
+ROWS = (
+    "rejected handshakes",
+    "requests after a failed upgrade",
+    "slow handshakes",
+    "dead peers",
+    "idle connections",
+    "compression, idle",
+    "bombs",
+    "hostile lengths",
+    "endless fragments",
+    "one byte per segment",
+    "ping floods",
+    "slow readers",
+    "no descriptors left",
+    "resets",
+    "connection churn",
+    "SIGTERM",
+    "blocking listeners",
+    "forks",
+    "simultaneous reconnects",
+    "expensive request heads",
+    "request heads byte by byte",
+    "TLS",
+    CANARY,
+)
+"""The subjects of the figures, in the order of the table."""
 BOUND = re.compile(r"(<|≤)? ?([0-9.]+)(?: per 1e6)?")
 
 Figure = dict[str, Any]
@@ -63,14 +65,19 @@ def attack(figures: Path) -> None:
 
 
 def block(figures: Path) -> None:
-    """Row 21, which the benchmark measures."""
+    """The blocking listeners, which the benchmark measures."""
     words = [sys.executable, "benchmarks/blocking.py", "--json"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, check=True)
     with figures.open("a") as file:
         for count, medians in json.loads(done.stdout).items():
             what = f"{count} of 100 listeners sleep for 1 s: p99 of the others"
             goal = {"0": "", "1": "≤ 25", "16": "≤ 50"}[count]
-            figure = {"row": "21", "what": what, "value": medians["p99_ms"], "unit": "ms"}
+            figure = {
+                "row": "blocking listeners",
+                "what": what,
+                "value": medians["p99_ms"],
+                "unit": "ms",
+            }
             file.write(json.dumps({**figure, "goal": goal}) + "\n")
 
 
@@ -82,7 +89,7 @@ def is_met(figure: Figure) -> str:
     if value < most if bound[1] == "<" else value <= most:
         return "yes"
     waits = figure["unit"] in ("s", "ms")
-    return "too busy a machine to tell" if waits and is_too_busy() else "no"
+    return "machine too busy" if waits and is_too_busy() else "no"
 
 
 def is_too_busy() -> bool:
@@ -98,22 +105,20 @@ def in_words(figure: Figure) -> str:
 
 def worst(figures: Iterable[Figure]) -> list[Figure]:
     """The canary in one line: the test during which it had to wait longest."""
-    canaries = [figure for figure in figures if figure["row"] == "canary"]
-    others = [figure for figure in figures if figure["row"] != "canary"]
+    canaries = [figure for figure in figures if figure["row"] == CANARY]
+    others = [figure for figure in figures if figure["row"] != CANARY]
     return [*others, *sorted(canaries, key=lambda figure: -float(figure["value"]))[:1]]
 
 
 def as_tables(figures: list[Figure], beside: dict[str, dict[str, str]]) -> str:
-    order = list(ROWS)
-    rows = sorted(worst(figures), key=lambda figure: order.index(figure["row"]))
+    rows = sorted(worst(figures), key=lambda figure: ROWS.index(figure["row"]))
     seen: dict[tuple[str, str], Figure] = {(row["row"], row["what"]): row for row in rows}
-    lines = ["| row | figure | ours | to reach | reached |", "|---|---|---|---|---|"]
+    lines = ["| subject | figure | measured | target | met |", "|---|---|---|---|---|"]
     for (row, what), figure in seen.items():
-        name = f"{row}: {ROWS[row]}" if row.isdigit() else ROWS[row]
         goal = f"{figure['goal']} {figure['unit']}".strip() if figure["goal"] else ""
-        lines.append(f"| {name} | {what} | {in_words(figure)} | {goal} | {is_met(figure)} |")
+        lines.append(f"| {row} | {what} | {in_words(figure)} | {goal} | {is_met(figure)} |")
     names = list(beside)
-    lines += ["", "## Beside others", "", "Each with its own defaults, the same client, one run."]
+    lines += ["", "## Other servers", "", "Each with its own defaults; the same client; one run."]
     lines += ["", f"| figure | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for what in next(iter(beside.values()), {}):
         lines.append(f"| {what} | {' | '.join(beside[name][what] for name in names)} |")
@@ -136,10 +141,9 @@ HEAD = """# Scorecard
 
 {about}
 
-What attacks cost the server, as the tests of `tests/attacks` measure it from outside, in
-`/proc`; the server is `http.server` with the native engine, unless a row says otherwise. The
-numbers of the rows are those of our own list of requirements. Times are those of a shared
-machine; counts, codes and memory do not depend on it. [What is promised](security.md).
+The cost of attacks for the server, measured by `tests/attacks` from outside, in `/proc`. The
+server is `http.server` with the native engine, unless a row names another. Times are those of
+a shared machine; counts, codes and memory do not depend on it. [Guarantees](security.md).
 
 """
 

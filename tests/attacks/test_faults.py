@@ -35,7 +35,7 @@ SYS_TGKILL = {"x86_64": 234, "aarch64": 131}
 
 
 def test_no_descriptors_are_left(row: Row) -> None:
-    """A32. Who is connected goes on, nobody spins, and all is well once there are some again."""
+    """Who is connected goes on, nobody spins, and all is well once there are some again."""
     with (
         echo_program(row, "--defaults", descriptors=64) as program,
         contextlib.ExitStack() as stack,
@@ -53,13 +53,25 @@ def test_no_descriptors_are_left(row: Row) -> None:
             time.sleep(0.02)
         share = costs.cpu() / seconds
         assert share < 0.3
-        note("17", f"no descriptors left, {row.name}: processor", share * 100, "%", "< 5")
+        note(
+            "no descriptors left",
+            f"no descriptors left, {row.name}: processor",
+            share * 100,
+            "%",
+            "< 5",
+        )
         for sock in waiting:
             sock.close()
         begun = time.monotonic()
         stack.enter_context(RawClient(program.address)).open().echo(HELLO)
         recovery = time.monotonic() - begun
-        note("17", f"until connections are accepted again, {row.name}", recovery, "s", "≤ 1")
+        note(
+            "no descriptors left",
+            f"until connections are accepted again, {row.name}",
+            recovery,
+            "s",
+            "≤ 1",
+        )
         canary.echo(HELLO)
 
 
@@ -67,7 +79,7 @@ def test_no_descriptors_are_left(row: Row) -> None:
 
 
 def test_forks_while_others_talk(program: Program) -> None:
-    """A43. From a handler's thread, and from the engine's own; the canary sings meanwhile."""
+    """From a handler's thread, and from the engine's own; the canary sings meanwhile."""
     count = at_scale(3, 100)
     for _ in range(count):
         assert program.get("/fork") == 0
@@ -76,11 +88,11 @@ def test_forks_while_others_talk(program: Program) -> None:
         for _ in range(count):
             client.send(text("fork"))
             client.expect(text("0"))
-    note("23", f"{2 * count} forks beside a running engine: children that failed", 0, "", "0")
+    note("forks", f"{2 * count} forks beside a running engine: children that failed", 0, "", "0")
 
 
 def test_gunicorn_with_preload() -> None:
-    """A43. The engine runs in the master before it forks, again and again."""
+    """The engine runs in the master before it forks, again and again."""
     port, requests = free_port(), at_scale(24, 600)
     command = ["-m", "gunicorn", "-k", "gthread", "--threads", "2", "--workers", "2", "--preload"]
     command += ["--max-requests", "3", "--bind", f"127.0.0.1:{port}", "tests.attacks.preloaded:app"]
@@ -98,14 +110,14 @@ def test_gunicorn_with_preload() -> None:
         assert "Traceback" not in server.log()
         assert "WORKER TIMEOUT" not in server.log()
         assert server.end(signal.SIGTERM) == 0
-        note("23", f"gunicorn --preload, {len(pids)} workers: that hung", 0, "", "0")
+        note("forks", f"gunicorn --preload, {len(pids)} workers: that hung", 0, "", "0")
 
 
 # Signals
 
 
 def test_a_storm_of_signals(program: Program) -> None:
-    """A42. To every thread, so that every system call is interrupted some time."""
+    """To every thread, so that every system call is interrupted some time."""
     number = SYS_TGKILL.get(platform.machine())
     require(number, "the number of tgkill")
     syscall = ctypes.CDLL(None).syscall
@@ -121,7 +133,7 @@ def test_a_storm_of_signals(program: Program) -> None:
 
 
 def test_ctrl_c_while_listeners_block(row: Row) -> None:
-    """A42. It reaches the main thread, the others are told, and the program ends."""
+    """It reaches the main thread, the others are told, and the program ends."""
     arguments = ("--defaults", "--close-timeout", "1")
     with echo_program(row, *arguments) as program, contextlib.ExitStack() as stack:
         blocked, other = (stack.enter_context(RawClient(program.address)) for _ in range(2))
@@ -222,7 +234,7 @@ def preloaded(library: Path, row: Row, **environment: str) -> Iterator[Program]:
 @pytest.mark.skipif(not IS_NATIVE, reason="asyncio makes the calls of the plain Python engine")
 @pytest.mark.parametrize("every", [7, 101])
 def test_system_calls_that_fail(faults: Path, row: Row, every: int) -> None:
-    """A33. Some connections end; none hangs, no other notices, and nothing is left over."""
+    """Some connections end; none hangs, no other notices, and nothing is left over."""
     if row.pure:
         return
     with preloaded(faults, row, FAULTS_EVERY=str(every)) as program:
@@ -245,7 +257,7 @@ def test_system_calls_that_fail(faults: Path, row: Row, every: int) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="LD_PRELOAD")
 def test_a_clock_that_jumps(faults: Path, row: Row) -> None:
-    """A48. Only the monotonic clock counts: nobody is pinged, or dropped, or kept too long."""
+    """Only the monotonic clock counts: nobody is pinged, or dropped, or kept too long."""
     with preloaded(faults, row, FAULTS_CLOCK="1") as program, contextlib.ExitStack() as stack:
         client, silent = (stack.enter_context(RawClient(program.address)) for _ in range(2))
         client.open()

@@ -22,7 +22,7 @@ WITH_FRAGMENTS = [by_name(name) for name in ("RFC 6455", "hybi-07", "hybi-06", "
 
 
 def test_pings_of_a_peer_that_does_not_read(program: Program) -> None:
-    """A18. The flood ends with 1008; what the peer goes on to send is thrown away."""
+    """The flood ends with 1008; what the peer goes on to send is thrown away."""
     with Attacker(program.address, receive_buffer=4 * KIB) as attacker:
         attacker.open()
         costs = Costs(program)
@@ -30,11 +30,12 @@ def test_pings_of_a_peer_that_does_not_read(program: Program) -> None:
         grown = costs.memory()
         assert flooded.sent > len(PINGS)
         assert grown < MIB
-        note("14", "pings of a peer that does not read: memory", grown / KIB, "KiB", "≤ 102")
+        note(
+            "ping floods", "pings of a peer that does not read: memory", grown / KIB, "KiB", "≤ 102"
+        )
 
 
 def test_pings_of_a_peer_that_reads(program: Program) -> None:
-    """A19."""
     with Attacker(program.address) as attacker:
         attacker.open()
         costs = Costs(program)
@@ -47,7 +48,6 @@ def test_pings_of_a_peer_that_reads(program: Program) -> None:
 
 
 def test_pongs_nobody_asked_for(program: Program) -> None:
-    """A20."""
     with Attacker(program.address) as attacker:
         attacker.open()
         costs = Costs(program)
@@ -59,7 +59,7 @@ def test_pongs_nobody_asked_for(program: Program) -> None:
 
 @pytest.mark.parametrize("version", [*SPOKEN, by_name("hybi-06")], ids=str)
 def test_data_after_the_close(program: Program, version: Version) -> None:
-    """A20. It is thrown away, and no longer than the close time-out."""
+    """It is thrown away, and no longer than the close time-out."""
     with Attacker(program.address) as attacker:
         attacker.open_as(version)
         costs = Costs(program)
@@ -76,7 +76,7 @@ def test_data_after_the_close(program: Program, version: Version) -> None:
 @pytest.mark.parametrize("version", WITH_FRAGMENTS, ids=str)
 @pytest.mark.parametrize("payload", [b"x", b""], ids=["one byte", "empty"])
 def test_fragments(program: Program, version: Version, payload: bytes) -> None:
-    """A15, A16. So many fragments and no end: counted, and 1008 beyond."""
+    """So many fragments and no end: counted, and 1008 beyond."""
     with Attacker(program.address) as attacker:
         attacker.open_as(version)
         first = attacker.encoder.frame(Opcode.TEXT, b"", False)
@@ -93,7 +93,13 @@ def test_fragments(program: Program, version: Version, payload: bytes) -> None:
             assert attacker.hear() == Close(1008, "message has too many fragments")
         assert grown < 2 * MIB
         kind = "empty" if not payload else "1-byte"
-        note("12", f"{kind} fragments, {version}: memory", grown / KIB, "KiB", "≤ 1024")
+        note(
+            "endless fragments",
+            f"{kind} fragments, {version}: memory",
+            grown / KIB,
+            "KiB",
+            "≤ 1024",
+        )
 
 
 def test_pings_between_fragments(program: Program) -> None:
@@ -111,7 +117,7 @@ def test_pings_between_fragments(program: Program) -> None:
 
 @pytest.mark.parametrize("version", SPOKEN, ids=str)
 def test_bytes_one_at_a_time(program: Program, version: Version) -> None:
-    """A14. A message of which every byte comes in a segment of its own."""
+    """A message of which every byte comes in a segment of its own."""
     size = at_scale(6_000, 900_000)
     with Attacker(program.address) as attacker:
         attacker.open_as(version)
@@ -122,13 +128,25 @@ def test_bytes_one_at_a_time(program: Program, version: Version) -> None:
         assert attacker.hear() == Message(message)
         grown = costs.memory()
         assert grown < 2 * size + MIB
-        note("13", f"bytes one at a time, {version}: memory", grown / KIB, "KiB", "≤ 1024")
+        note(
+            "one byte per segment",
+            f"bytes one at a time, {version}: memory",
+            grown / KIB,
+            "KiB",
+            "≤ 1024",
+        )
         each = costs.cpu() / len(frame) * 1e6
-        note("13", f"bytes one at a time, {version}: processor", each, "µs a byte", "")
+        note(
+            "one byte per segment",
+            f"bytes one at a time, {version}: processor",
+            each,
+            "µs a byte",
+            "",
+        )
 
 
 def test_more_than_a_message_may_have_in_fragments(program: Program) -> None:
-    """A17. Refused at the header of the fragment that is too much, not at its end."""
+    """Refused at the header of the fragment that is too much, not at its end."""
     with Attacker(program.address) as attacker:
         attacker.open()
         costs = Costs(program)

@@ -96,7 +96,7 @@ def answer_to(program: Program, sent: bytes) -> tuple[bytes, bytes]:
 
 @pytest.mark.parametrize("version", SPOKEN, ids=str)
 def test_bad_handshakes(program: Program, version: Version) -> None:
-    """A5, A6, A7. A status of 4xx for each (501 for another method), and nothing after it."""
+    """A status of 4xx for each (501 for another method), and nothing after it."""
     head = honest(program, version)
     vectors = BAD if version.name == "hixie-75" else {**BAD, **OF_KEYS}
     wrong = {}
@@ -104,8 +104,14 @@ def test_bad_handshakes(program: Program, version: Version) -> None:
         status, answer = answer_to(program, change(head))
         if not (status.startswith(b"4") or status == b"501") or b"an ordinary page" in answer:
             wrong[name] = answer[:100]
-    note("4", f"{len(vectors)} bad handshakes, {version}: not refused", len(wrong), "", "0")
-    note("5", f"requests served after them, {version}", 0, "", "0")
+    note(
+        "rejected handshakes",
+        f"{len(vectors)} bad handshakes, {version}: not refused",
+        len(wrong),
+        "",
+        "0",
+    )
+    note("requests after a failed upgrade", f"requests served after them, {version}", 0, "", "0")
     assert wrong == {}
 
 
@@ -142,7 +148,6 @@ FOREIGN_ORIGINS = [
 
 @pytest.mark.parametrize("header", [b"Origin", b"Sec-WebSocket-Origin"])
 def test_foreign_origins(program: Program, header: bytes) -> None:
-    """A35."""
     head = honest(program, by_name("RFC 6455"))
     accepted = []
     for origin in FOREIGN_ORIGINS:
@@ -177,7 +182,7 @@ def test_an_origin_of_the_own_host_however_it_is_spelt(program: Program) -> None
 def test_heads_that_cost_much(
     program: Program, head: bytes, request: pytest.FixtureRequest
 ) -> None:
-    """A3. Answered, with whatever status, in a time that grows no faster than the head."""
+    """Answered, with whatever status, in a time that grows no faster than the head."""
     sound = honest(program, by_name("RFC 6455"))
     costs, rounds = Costs(program), at_scale(5, 100)
     for _ in range(rounds):
@@ -189,11 +194,12 @@ def test_heads_that_cost_much(
     each = costs.cpu() / rounds
     assert each < 0.2
     name = request.node.callspec.id.partition("-")[2].partition("-")[2]
-    note("A3", f"{name}, {len(head)} bytes: processor", each * 1000, "ms", "≤ 5")
+    note(
+        "expensive request heads", f"{name}, {len(head)} bytes: processor", each * 1000, "ms", "≤ 5"
+    )
 
 
 def test_a_head_byte_by_byte(program: Program) -> None:
-    """A4."""
     costs, rounds = Costs(program), at_scale(2, 100)
     for _ in range(rounds):
         with Attacker(program.address) as attacker:
@@ -202,14 +208,18 @@ def test_a_head_byte_by_byte(program: Program) -> None:
             attacker.expect_opened()
             attacker.echo(HELLO)
     note(
-        "A4", "a head of 2.5 KiB byte by byte: processor", costs.cpu() / rounds * 1e3, "ms", "≤ 10"
+        "request heads byte by byte",
+        "a head of 2.5 KiB byte by byte: processor",
+        costs.cpu() / rounds * 1e3,
+        "ms",
+        "≤ 10",
     )
 
 
 @pytest.mark.parametrize("version", SPOKEN, ids=str)
 @pytest.mark.parametrize("way", ["at once", "byte by byte", "behind the key"])
 def test_frames_that_come_early(program: Program, version: Version, way: str) -> None:
-    """A8, A11. Together with the request, in whatever segments: none is lost."""
+    """Together with the request, in whatever segments: none is lost."""
     with Attacker(program.address) as attacker:
         host = f"127.0.0.1:{program.port}"
         hello = version.hello(Offer(host, "/echo"))
@@ -238,7 +248,7 @@ class _Roomy:
 
 @pytest.mark.parametrize("version", [by_name("hixie-76"), by_name("hybi-03")], ids=str)
 def test_a_third_key_is_never_a_request(program: Program, version: Version) -> None:
-    """A8, A10. Eight bytes of it, that happen to begin one."""
+    """Eight bytes of it, that happen to begin one."""
     head, cut, _ = honest(program, version).partition(b"\r\n\r\n")
     status, answer = answer_to(program, head + cut + b"GET /ord")
     assert status == b"101"
@@ -248,7 +258,7 @@ def test_a_third_key_is_never_a_request(program: Program, version: Version) -> N
 
 @pytest.mark.parametrize("version", SPOKEN[:-1], ids=str)
 def test_requests_behind_a_handshake_are_frames(program: Program, version: Version) -> None:
-    """A10. What follows a 101 is never an HTTP request again, and is not echoed."""
+    """What follows a 101 is never an HTTP request again, and is not echoed."""
     status, answer = answer_to(program, honest(program, version))
     assert status == b"101"
     assert b"an ordinary page" not in answer
@@ -269,7 +279,7 @@ def test_pipelined_requests_before_a_handshake(program: Program) -> None:
 
 
 def test_rejected_handshakes_leave_nothing(program: Program) -> None:
-    """A46. The fixture counts descriptors and threads."""
+    """The fixture counts descriptors and threads."""
     bad = BAD["Connection: notupgrade"](honest(program, by_name("RFC 6455")))
     count, begun, costs = at_scale(300, 100_000), time.monotonic(), None
     for number in range(count):
@@ -283,5 +293,5 @@ def test_rejected_handshakes_leave_nothing(program: Program) -> None:
     grown = costs.memory()
     assert grown < 1 << 20
     seconds = time.monotonic() - begun
-    note("19", f"{count} rejected handshakes: memory", grown / 1024, "KiB", "≤ 1024")
-    note("19", f"{count} rejected handshakes: each", seconds / count * 1e3, "ms", "")
+    note("connection churn", f"{count} rejected handshakes: memory", grown / 1024, "KiB", "≤ 1024")
+    note("connection churn", f"{count} rejected handshakes: each", seconds / count * 1e3, "ms", "")

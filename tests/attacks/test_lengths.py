@@ -33,7 +33,7 @@ LENGTHS = {
 @pytest.mark.parametrize("behind", [b"", masked(text("sixteen bytes ..", fin=False))], ids=len)
 @pytest.mark.parametrize("name", ["RFC 6455", "hybi-12", "hybi-07"])
 def test_lengths_of_64_bits(program: Program, name: str, behind: bytes) -> None:
-    """A12. Also behind a fragment, where there is something to add them to."""
+    """Also behind a fragment, where there is something to add them to."""
     costs, slowest, version = Costs(program), 0.0, by_name(name)
     for length, code in LENGTHS.items():
         with Attacker(program.address) as attacker:
@@ -46,7 +46,13 @@ def test_lengths_of_64_bits(program: Program, name: str, behind: bytes) -> None:
             assert isinstance(close, Close)
             assert close.code == dict(version.close_codes).get(code, code), length
     assert costs.memory() < MIB
-    note("11", f"lengths of 64 bits, {name}: refused within", slowest * 1000, "ms", "< 100")
+    note(
+        "hostile lengths",
+        f"lengths of 64 bits, {name}: refused within",
+        slowest * 1000,
+        "ms",
+        "< 100",
+    )
 
 
 @pytest.mark.parametrize("name", ["hybi-03", "hybi-04", "hybi-05", "hybi-06"])
@@ -71,7 +77,7 @@ def test_lengths_of_64_bits_before_rfc_6455(program: Program, name: str) -> None
 
 @pytest.mark.parametrize("name", ["hixie-75", "hixie-76"])
 def test_lengths_without_end_in_hixie(program: Program, name: str) -> None:
-    """A9. Frames with a length are none of theirs; whatever it is, not a byte is added up."""
+    """Frames with a length are none of theirs; whatever it is, not a byte is added up."""
     with Attacker(program.address) as attacker:
         attacker.open_as(by_name(name))
         costs = Costs(program)
@@ -83,7 +89,7 @@ def test_lengths_without_end_in_hixie(program: Program, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["hixie-75", "hixie-76"])
 def test_text_without_end_in_hixie(program: Program, name: str) -> None:
-    """A9. As much as a message may have, and no more."""
+    """As much as a message may have, and no more."""
     with Attacker(program.address) as attacker:
         attacker.open_as(by_name(name))
         costs = Costs(program)
@@ -105,7 +111,7 @@ def _is_closing(attacker: Attacker) -> bool:
 
 @pytest.mark.parametrize("version", [by_name("RFC 6455"), by_name("hixie-76")], ids=str)
 def test_announced_but_not_sent(program: Program, version: Version) -> None:
-    """A13. Many messages of a megabyte that have just begun."""
+    """Many messages of a megabyte that have just begun."""
     count = at_scale(200, 10_000)
     with contextlib.ExitStack() as stack:
         attackers = [stack.enter_context(Attacker(program.address)) for _ in range(count)]
@@ -119,4 +125,10 @@ def test_announced_but_not_sent(program: Program, version: Version) -> None:
         attackers[-1].sock.sendall(b"xxx")
         each = (settled_memory(program) - before) / count
         assert each < 4 * KIB
-        note("11", f"a message announced, {version}: memory", each / KIB, "KiB each", "≤ 1")
+        note(
+            "hostile lengths",
+            f"a message announced, {version}: memory",
+            each / KIB,
+            "KiB each",
+            "≤ 1",
+        )

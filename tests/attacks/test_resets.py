@@ -45,7 +45,7 @@ def session(version: Version, attacker: Attacker) -> bytes:
 @pytest.mark.parametrize("version", SPOKEN, ids=str)
 @pytest.mark.parametrize("way", ["reset", "half-close", "half-close and reset"])
 def test_going_at_any_byte(program: Program, version: Version, way: str) -> None:
-    """A28, A29, A30. Everything a client sends, cut after so many bytes."""
+    """Everything a client sends, cut after so many bytes."""
     with Attacker(program.address) as probe:
         length = len(session(version, probe))
     for cut in range(0, length, at_scale(7, 1)):
@@ -72,7 +72,7 @@ def test_going_within_the_head_is_no_accident(program: Program) -> None:
 
 
 def test_resets_in_every_state(program: Program) -> None:
-    """A29. Nothing is left, nothing spins, and each is told of its end once."""
+    """Nothing is left, nothing spins, and each is told of its end once."""
     rounds = at_scale(25, 12_500)
     names: list[tuple[Journal, int]] = []
     for number in range(rounds):
@@ -98,8 +98,14 @@ def test_resets_in_every_state(program: Program) -> None:
         lost += len(events) != 1
         assert events[0][1] in (code, 1006)
     share = idle_share(program)
-    note("18", f"{rounds * len(STATES)} resets in {len(STATES)} states: lost closes", lost, "", "0")
-    note("18", "processor afterwards, with the canary", share * 100, "%", "")
+    note(
+        "resets",
+        f"{rounds * len(STATES)} resets in {len(STATES)} states: lost closes",
+        lost,
+        "",
+        "0",
+    )
+    note("resets", "processor afterwards, with the canary", share * 100, "%", "")
     assert lost == 0
     assert share < 0.3
 
@@ -117,7 +123,7 @@ STATES = {
 
 
 def test_a_half_close_is_answered_in_full(program: Program) -> None:
-    """A28. And the connection then ends, in good order."""
+    """And the connection then ends, in good order."""
     for size in (1, 100_000, MIB):
         with RawClient(program.address, receive_buffer=4 * KIB) as client:
             client.open().send(binary(bytes(size)))
@@ -128,7 +134,7 @@ def test_a_half_close_is_answered_in_full(program: Program) -> None:
 
 @pytest.mark.parametrize("busy", ["idle", "behind"])
 def test_fin_then_reset(program: Program, journal: Journal, busy: str) -> None:
-    """A30. Where epoll says "half-closed" first and "error" later: freed at once."""
+    """Where epoll says "half-closed" first and "error" later: freed at once."""
     before = program.descriptors()
     for _ in range(at_scale(20, 1000)):
         with RawClient(program.address, receive_buffer=4 * KIB) as client:
@@ -139,7 +145,7 @@ def test_fin_then_reset(program: Program, journal: Journal, busy: str) -> None:
             client.reset()
     begun = time.monotonic()
     wait_for(lambda: program.descriptors() <= before, "descriptors to be given back")
-    note("18", f"FIN then RST, {busy}: freed within", time.monotonic() - begun, "s", "≤ 1")
+    note("resets", f"FIN then RST, {busy}: freed within", time.monotonic() - begun, "s", "≤ 1")
     assert idle_share(program) < 0.3
 
 
@@ -162,13 +168,13 @@ def watched_growth(program: Program, what: str, count: int) -> Iterator[None]:
     yield
     wait_for(lambda: program.descriptors() <= descriptors, "descriptors to be given back")
     grown = settled_memory(program) - memory
-    note("19", f"{count} times {what}: memory", grown / MIB, "MiB", "≤ 1")
+    note("connection churn", f"{count} times {what}: memory", grown / MIB, "MiB", "≤ 1")
     assert grown < MIB
 
 
 @pytest.mark.parametrize("name", ["RFC 6455", "hixie-76", "hixie-75"])
 def test_connect_echo_close(program: Program, name: str) -> None:
-    """A46. Again and again."""
+    """Again and again."""
     version, count = by_name(name), at_scale(300, 1_000_000 if name == "RFC 6455" else 100_000)
 
     def come_and_go() -> None:
@@ -205,7 +211,7 @@ def test_settings_that_differ_each_time(program: Program) -> None:
 
 
 def test_a_herd_that_comes_back(program: Program) -> None:
-    """A34. All are cut off at once, and connect again at once."""
+    """All are cut off at once, and connect again at once."""
     size = at_scale(100, 10_000)
     with contextlib.ExitStack() as stack:
         herd = [stack.enter_context(RawClient(program.address)).open() for _ in range(size)]
@@ -231,4 +237,10 @@ def test_a_herd_that_comes_back(program: Program) -> None:
             stack.enter_context(client).echo(HELLO)
         assert len(back) == size // 10 * 10
         assert settled_memory(program) - memory < 8 * MIB
-    note("herd", f"{size} come back at once: all there within", seconds, "s", "≤ 10")
+    note(
+        "simultaneous reconnects",
+        f"{size} come back at once: all there within",
+        seconds,
+        "s",
+        "≤ 10",
+    )

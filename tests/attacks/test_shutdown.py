@@ -1,6 +1,6 @@
 """The end of a server under load: everybody is told, and has what was sent to them before.
 
-Rows 20 and item A41: each server as it is started by hand, and SIGTERM.
+Each server as it is started by hand, and SIGTERM.
 """
 
 from __future__ import annotations
@@ -90,13 +90,13 @@ LOADED = [*WSGI, *ASGI] if FULL else ["gunicorn gthread", "uvicorn"]
 @pytest.mark.parametrize("server", LOADED)
 def test_sigterm(server: str) -> None:
     seconds = sent_then_told(lambda: running(Program(command(server), READY, not IS_NATIVE)))
-    note("20", f"SIGTERM, {server}: not told, or not sent all", 0, "", "0")
-    note("20", f"SIGTERM, {server}: gone within", seconds, "s", "≤ 5")
+    note("SIGTERM", f"SIGTERM, {server}: not told, or not sent all", 0, "", "0")
+    note("SIGTERM", f"SIGTERM, {server}: gone within", seconds, "s", "≤ 5")
 
 
 def test_sigterm_of_http_server(row: Row) -> None:
     seconds = sent_then_told(partial(echo_program, row, "--application", "sending"))
-    note("20", f"SIGTERM, http.server, {row.name}: gone within", seconds, "s", "≤ 5")
+    note("SIGTERM", f"SIGTERM, http.server, {row.name}: gone within", seconds, "s", "≤ 5")
 
 
 @pytest.mark.parametrize("worker", ["gthread", "gevent"] if FULL else ["gthread"])

@@ -21,7 +21,7 @@ HELLO = text("hello")
 
 @pytest.mark.parametrize("application", ["routes", "wsgi"])
 def test_heads_that_come_too_slowly(application: str) -> None:
-    """A1, A2. Silent, broken off, or a byte now and then: one deadline for the whole head."""
+    """Silent, broken off, or a byte now and then: one deadline for the whole head."""
     timeout = "10" if FULL else "0.5"
     row = next(row for row in ROWS if row.home == "thread")
     options = ("--open-timeout", timeout, "--application", application)
@@ -47,7 +47,9 @@ def test_heads_that_come_too_slowly(application: str) -> None:
                 with contextlib.suppress(ConnectionResetError):
                     assert client.sock.recv(100) == b""
             seconds = time.monotonic() - begun
-            note("6", f"heads that are {way}: all dropped within", seconds, "s", "≤ 11")
+            note(
+                "slow handshakes", f"heads that are {way}: all dropped within", seconds, "s", "≤ 11"
+            )
         with RawClient(program.address) as client:
             client.open("/echo" if application == "routes" else "/").echo(HELLO)
         assert "Traceback" not in program.log()
@@ -67,7 +69,7 @@ def test_a_connection_may_idle_between_requests() -> None:
 
 @pytest.mark.parametrize("version", SPOKEN, ids=str)
 def test_an_echo_that_nobody_reads(program: Program, version: Version) -> None:
-    """A21. Once high water waits for the peer, nothing more is read from it."""
+    """Once high water waits for the peer, nothing more is read from it."""
     with Attacker(program.address, receive_buffer=4 * KIB) as attacker:
         attacker.open_as(version)
         message = attacker.encoder.message("x" * (64 * KIB))
@@ -77,7 +79,13 @@ def test_an_echo_that_nobody_reads(program: Program, version: Version) -> None:
         assert not flooded.ended
         assert flooded.sent < 64 * MIB  # what fits into the system's buffers, and no more
         assert grown < 2 * MIB
-        note("15", f"an echo that nobody reads, {version}: memory", grown / KIB, "KiB", "≤ 307")
+        note(
+            "slow readers",
+            f"an echo that nobody reads, {version}: memory",
+            grown / KIB,
+            "KiB",
+            "≤ 307",
+        )
 
 
 def test_many_that_never_read(program: Program) -> None:
@@ -91,7 +99,7 @@ def test_many_that_never_read(program: Program) -> None:
             client.send(HELLO)
         each = costs.memory() / count
         assert each < 400 * KIB
-        note("15", "one of many that never read: memory", each / KIB, "KiB", "")
+        note("slow readers", "one of many that never read: memory", each / KIB, "KiB", "")
         with RawClient(program.address) as other:
             other.open().echo(HELLO)
 
@@ -106,7 +114,7 @@ def test_a_slow_consumer_is_given_up(program: Program, journal: Journal) -> None
 
 @pytest.mark.parametrize("name", ["RFC 6455", "hybi-06"])
 def test_a_dead_peer_is_found(program: Program, journal: Journal, name: str) -> None:
-    """A31. One that answers nothing; at full scale with the default settings."""
+    """One that answers nothing; at full scale with the default settings."""
     settings = "" if FULL else "&ping_interval=0.2&ping_timeout=0.2"
     with Attacker(program.address) as attacker:
         attacker.open_as(by_name(name), f"/silent?id={journal.name}{settings}")
@@ -117,7 +125,7 @@ def test_a_dead_peer_is_found(program: Program, journal: Journal, name: str) -> 
         seconds = time.monotonic() - begun
         if FULL:
             assert seconds < 45
-            note("7", f"a dead peer found, {name}, default settings", seconds, "s", "≤ 45")
+            note("dead peers", f"a dead peer found, {name}, default settings", seconds, "s", "≤ 45")
         event = wait_for(lambda: [e for e in journal.read() if e[0] == "close"], "its close")[0]
         assert event[1:] == [1006, "no answer to a ping"]
 
@@ -144,7 +152,7 @@ def test_a_dead_peer_that_does_not_read_where_there_are_no_pings(
         wait_for(lambda: ["close", 1006] in [e[:2] for e in journal.read()], "its close", 60)
         if FULL:
             seconds = time.monotonic() - begun
-            note("7", f"a dead peer found, {name}, default settings", seconds, "s", "≤ 45")
+            note("dead peers", f"a dead peer found, {name}, default settings", seconds, "s", "≤ 45")
 
 
 @pytest.mark.parametrize("version", SPOKEN, ids=str)
@@ -155,7 +163,7 @@ def test_patience_beyond_what_tcp_can_be_told(program: Program, version: Version
 
 
 def test_a_third_key_byte_by_byte(program: Program) -> None:
-    """A2, A8. The deadline is one for all of it, and not for each byte."""
+    """The deadline is one for all of it, and not for each byte."""
     target = "/echo?open_timeout=0.4"
     with Attacker(program.address) as attacker:
         offer = {"Upgrade": "WebSocket", "Sec-WebSocket-Version": None, "Sec-WebSocket-Key": None}
@@ -215,7 +223,13 @@ def test_silent_connections_cost_nothing(program: Program) -> None:
             client.echo(HELLO)
         each = (settled_memory(program) - before) / count
         assert each < 16 * KIB
-        note("8", "an idle connection, no compression: memory", each / KIB, "KiB", "≤ 4")
+        note(
+            "idle connections",
+            "an idle connection, no compression: memory",
+            each / KIB,
+            "KiB",
+            "≤ 4",
+        )
         costs = Costs(program)
         time.sleep(0.3)
         assert costs.cpu() < 0.15

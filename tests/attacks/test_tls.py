@@ -1,4 +1,4 @@
-"""TLS as a weapon: records of a byte, records that are none, new keys without end (A44)."""
+"""TLS as a weapon: records of a byte, records that are none, new keys without end."""
 
 from __future__ import annotations
 
@@ -62,7 +62,13 @@ def test_records_of_one_byte(secure: Program, newest: ssl.TLSVersion) -> None:
         for i in range(len(frame)):
             client.sock.sendall(frame[i : i + 1])
         assert len(client.read_frame().payload) == at_scale(500, 20_000)
-        note("13", "TLS records of one byte: processor", costs.cpu() / len(frame) * 1e6, "µs", "")
+        note(
+            "one byte per segment",
+            "TLS records of one byte: processor",
+            costs.cpu() / len(frame) * 1e6,
+            "µs",
+            "",
+        )
 
 
 def send_and_wait(sock: socket.socket, data: bytes) -> None:
@@ -158,7 +164,7 @@ def test_new_keys_without_end(secure: Program, certificate: Path) -> None:  # no
         client.kill()
     grown = costs.memory()
     assert grown < 1 << 20
-    note("A44", f"{count} KeyUpdates: memory", grown / 1024, "KiB", "≤ 1024")
+    note("TLS", f"{count} KeyUpdates: memory", grown / 1024, "KiB", "≤ 1024")
 
 
 def test_a_client_that_renegotiates_or_speaks_no_tls(secure: Program) -> None:

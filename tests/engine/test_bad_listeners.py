@@ -199,7 +199,7 @@ def test_one_that_pauses(home: Engine, event: str, act: Callable[[WebSocket], ob
 
 
 def test_a_crowd_of_them(home: Engine) -> None:
-    """A37: raising again and again leaves nothing behind, and nobody else notices."""
+    """Raising again and again leaves nothing behind, and nobody else notices."""
     logging.getLogger("websocket_handler").setLevel(logging.CRITICAL)
     try:
         bystander = echoing(home)

@@ -1,4 +1,4 @@
-"""Nothing that an application sets can end a line of the handshake, or a frame (A36)."""
+"""Nothing that an application sets can end a line of the handshake, or a frame."""
 
 from __future__ import annotations
 
