@@ -46,7 +46,7 @@ def page(chromium: str, program: Program) -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         page = browser.new_page(viewport={"width": 1100, "height": 800})
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(60_000)  # milliseconds; the machine may be busy
         page.on("console", console)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))

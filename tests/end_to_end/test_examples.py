@@ -67,7 +67,7 @@ def test_a_login_in_the_browser(example: Path, tmp_path: Path, chromium: str) ->
     with _run([str(program)], port), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         page = browser.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(60_000)  # milliseconds; the machine may be busy
         page.goto(f"http://localhost:{port}/")
         log = page.get_by_role("log")
         page.get_by_role("button", name="Connect").click()
