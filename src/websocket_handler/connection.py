@@ -8,13 +8,13 @@ runs in the engine's thread.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 from .engine import Channel, Engine
+from .engine.forks import in_forked_child
 from .engine.ledger import Traffic
 from .errors import ConnectionClosed, ProtocolError, WebSocketError
 from .inbox import Backlog, LoopInbox, ThreadInbox
@@ -52,6 +52,9 @@ iteration over their messages without an error."""
 
 NOT_CLOSED = Close(ABNORMAL_CLOSURE, "")
 """How a connection ends that nobody closes."""
+
+OF_THE_PARENT = Close(ABNORMAL_CLOSURE, "the connection belongs to the parent process")
+"""How a connection has ended in a forked child."""
 
 
 class Codec:
@@ -163,7 +166,7 @@ class Connection(Channel):
         """Change the state in one thread only: the handler's before the hand-over, the
         engine's after."""
         engine = self._engine
-        if engine is None or not self._taken_over or engine.is_own_thread():
+        if engine is None or not self._taken_over or engine.is_own_thread() or engine.is_closed:
             call()
         else:
             engine.post(call)
@@ -598,11 +601,19 @@ class Connection(Channel):
         if isinstance(self._outcome, handshake.Accepted):
             self._engine.ledger.leave(self._counted_address)
 
+    def _abandoned(self) -> None:
+        """In a forked child: the connection goes on in the parent, and is closed here. No
+        listener is called: what they do is for the parent to do, once."""
+        self._state = State.CLOSED
+        self._close = OF_THE_PARENT
+        self._listeners = self._memberships = ()
+        self._message_listener = self._after_messages = None
+        self._pinged = self._backlog = self._waiting_for_room = None
+        if self._inbox is not None:
+            self._inbox.abandon(OF_THE_PARENT.code, OF_THE_PARENT.reason)
 
+
+@in_forked_child
 def _renew_lock() -> None:
-    """In a forked child: the thread that held it is not here."""
+    """The thread that held it is not here."""
     Connection._moment = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)

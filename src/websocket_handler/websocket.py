@@ -478,6 +478,11 @@ class WebSocket(SendingConnection):
         address = self.request.remote_address
         return str(address[0]) if isinstance(address, tuple) else None
 
+    def _is_overrun(self) -> bool:
+        """Whether more waits for the application than may wait for any peer."""
+        places = (self._inbox, self._backlog, self._turns)
+        return any(place and place.amount() > self._settings.max_buffered for place in places)
+
     def _when_closed(self, notice: Callable[[], object]) -> None:
         """Have `notice` called at the end, or now if that has come."""
         if self._state is State.CLOSED:
