@@ -293,6 +293,12 @@ class Connection(Channel):
         else:
             self._waiting_for_room = [*(self._waiting_for_room or ()), (notice, or_full)]
 
+    def _forget_drained(self, notice: Callable[[], object]) -> None:
+        """Nobody waits for this notice any more."""
+        if self._waiting_for_room is not None:
+            left = [pair for pair in self._waiting_for_room if pair[0] != notice]
+            self._waiting_for_room = left or None
+
     def _tell_of_room(self, full: bool = False) -> None:
         waiting = self._waiting_for_room
         if waiting is None:

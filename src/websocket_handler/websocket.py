@@ -443,15 +443,25 @@ class WebSocket(SendingConnection):
         """
         self._check_not_in_engine("wait_closed()")
         over = threading.Event()
-        self._in_engine(partial(self._when_closed, over.set))
-        return over.wait(timeout)
+        notice = Notice(over.set)
+        self._in_engine(partial(self._when_closed, notice))
+        try:
+            return over.wait(timeout)
+        finally:
+            if not over.is_set():
+                self._in_engine(partial(self.off, "close", notice))
 
     async def await_closed(self) -> None:
         """Wait for the end; for coroutines."""
         loop = asyncio.get_running_loop()
         over = asyncio.Event()
-        self._in_engine(partial(self._when_closed, partial(tell, loop, over)))
-        await over.wait()
+        notice = Notice(partial(tell, loop, over))
+        self._in_engine(partial(self._when_closed, notice))
+        try:
+            await over.wait()
+        finally:
+            if not over.is_set():
+                self._in_engine(partial(self.off, "close", notice))
 
     def __enter__(self) -> WebSocket:
         return self
@@ -465,9 +475,13 @@ class WebSocket(SendingConnection):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Close with 1000 and wait for the end."""
+        """Close with 1000 and wait for the end; drop the connection if that is cancelled."""
         self.close()
-        await self.await_closed()
+        try:
+            await self.await_closed()
+        except asyncio.CancelledError:
+            self.abort()
+            raise
 
     # Behind the API
 
@@ -483,12 +497,12 @@ class WebSocket(SendingConnection):
         places = (self._inbox, self._backlog, self._turns)
         return any(place and place.amount() > self._settings.max_buffered for place in places)
 
-    def _when_closed(self, notice: Callable[[], object]) -> None:
+    def _when_closed(self, notice: Notice) -> None:
         """Have `notice` called at the end, or now if that has come."""
         if self._state is State.CLOSED:
             notice()
         else:
-            self.on("close", lambda *_: notice())
+            self.on("close", notice)
 
     def _callable(self, listener: Callable[..., object]) -> Callable[..., object]:
         """The listener in a form that only has to be called."""
@@ -536,6 +550,16 @@ class WebSocket(SendingConnection):
             self._handling.when_receiving(self)
         self._inbox = inbox
         self._in_engine(partial(self._hear_inbox, inbox))
+
+
+class Notice:
+    """A listener that only says that something has happened."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+
+    def __call__(self, *_: object) -> None:
+        self._call()
 
 
 def close_connected(connected: Connected) -> None:

@@ -39,10 +39,10 @@ PLACES = [
 """Where an engine runs, and what may carry its connections there."""
 
 AUTHORITY = trustme.CA()
-_server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-AUTHORITY.issue_cert("localhost").configure_cert(_server_context)
-_client_context = ssl.create_default_context()
-AUTHORITY.configure_trust(_client_context)
+server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+AUTHORITY.issue_cert("localhost").configure_cert(server_context)
+client_context = ssl.create_default_context()
+AUTHORITY.configure_trust(client_context)
 
 
 class LoopThread:
@@ -99,7 +99,7 @@ class Home:
     ) -> socket.socket:
         async def give() -> None:
             transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
-                asyncio.Protocol, ours, ssl=_server_context if is_tls else None
+                asyncio.Protocol, ours, ssl=server_context if is_tls else None
             )
             transport.pause_reading()
             websocket.take_over(transport)
@@ -107,7 +107,7 @@ class Home:
         assert self.thread is not None
         given = asyncio.run_coroutine_threadsafe(give(), self.thread.loop)
         if is_tls:
-            theirs = _client_context.wrap_socket(theirs, server_hostname="localhost")
+            theirs = client_context.wrap_socket(theirs, server_hostname="localhost")
         given.result(20)
         return theirs
 
@@ -142,10 +142,10 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
 def secure_pair(ours: socket.socket, theirs: socket.socket) -> tuple[socket.socket, socket.socket]:
     secured: list[socket.socket] = []
     server = threading.Thread(
-        target=lambda: secured.append(_server_context.wrap_socket(ours, server_side=True))
+        target=lambda: secured.append(server_context.wrap_socket(ours, server_side=True))
     )
     server.start()
-    theirs = _client_context.wrap_socket(theirs, server_hostname="localhost")
+    theirs = client_context.wrap_socket(theirs, server_hostname="localhost")
     server.join(20)
     return secured[0], theirs
 

@@ -92,6 +92,7 @@ def test_held_back_peer_that_ends_is_noticed(
         hold(websocket)
         peer = home.connect(websocket, carrier)
         send_some(peer)
+        wait_for(lambda: websocket._reading_paused or websocket._above_water, "no more reading")
         before = descriptors() - 1  # without the peer's
         end(peer)
         check_end(home, websocket, ends, before)
