@@ -350,7 +350,8 @@ class WebSocket(SendingConnection):
         systems are full.
 
         Messages that were read already may still come. Meanwhile pings are not answered, and
-        a peer that has died is not noticed. Closing reads on. From any thread.
+        a peer that has died is not noticed; one that ends the connection is: what it had sent
+        still comes, and `close`. Closing reads on. From any thread.
         """
         self._in_engine(partial(self._pause, True))
 

@@ -56,8 +56,8 @@ _by_loop: WeakValueDictionary[int, Engine] = WeakValueDictionary()
 
 
 def loop_engine(loop: asyncio.AbstractEventLoop | None = None) -> Engine:
-    """The engine that lives in `loop` (default: the running one), and ends with it; made when
-    first needed. In that loop's thread."""
+    """The engine that lives in `loop` (default: the running one), and ends with it, its
+    connections with 1001; made when first needed. In that loop's thread."""
     home = loop or asyncio.get_running_loop()
     engine = _by_loop.get(id(home))
     if engine is None or engine.home_loop is not home:
