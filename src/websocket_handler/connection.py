@@ -611,6 +611,7 @@ class Connection(Channel):
         """In a forked child: the connection goes on in the parent, and is closed here. No
         listener is called: what they do is for the parent to do, once."""
         self._state = State.CLOSED
+        self._sendable = False
         self._close = OF_THE_PARENT
         self._listeners = self._memberships = ()
         self._message_listener = self._after_messages = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -44,7 +45,14 @@ Connected: TypeAlias = socket.socket | asyncio.Transport
 class Handling:
     """What matters to a WebSocket until the handler has returned, and is forgotten then."""
 
-    __slots__ = ("_home", "answer", "response_headers", "when_connecting", "when_receiving")
+    __slots__ = (
+        "_home",
+        "_process",
+        "answer",
+        "response_headers",
+        "when_connecting",
+        "when_receiving",
+    )
 
     def __init__(
         self,
@@ -54,6 +62,7 @@ class Handling:
         answer: Callable[[int], Any] | None,
     ) -> None:
         self._home = home
+        self._process = os.getpid()
         self.when_connecting = when_connecting
         self.when_receiving = when_receiving
         self.answer = answer
@@ -62,6 +71,11 @@ class Handling:
     @property
     def engine(self) -> Engine:
         return self._home or default_engine()
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether the request came to the parent of this process, whose handler has forked."""
+        return self._process != os.getpid()
 
 
 class WebSocket(SendingConnection):
@@ -284,10 +298,12 @@ class WebSocket(SendingConnection):
         that uses its descriptor; it is detached. An asyncio transport goes on to carry the
         bytes; its loop is where the engine must live, and this be called.
         """
-        if self._state is State.CLOSED:  # aborted meanwhile
+        assert self._handling is not None
+        if self._handling.is_inherited:
+            self._abandoned()
+        if self._state is State.CLOSED:  # aborted meanwhile, or the parent's
             close_connected(connected)
             return
-        assert self._handling is not None
         engine = self._handling.engine
         self._handling = None
         self._taken_over = True

@@ -160,11 +160,32 @@ def test_loop_that_runs_in_the_child_alone_serves_there() -> None:
     engine = Engine(loop)
 
     def check() -> None:
+        websocket = make_websocket(engine)
+        websocket.on("message", websocket.send)
+        peer = connect_soon(websocket)
         threading.Thread(target=loop.run_forever, daemon=True).start()
-        echo_in(engine)
+        peer.read_head()
+        echo_once(peer, "in the loop of the child")
 
     assert exit_code_of_child(check) == 0
     loop.close()
+
+
+def test_child_of_a_handler_does_not_take_the_connection_over(engine: Engine) -> None:
+    ours, theirs = socket.socketpair()
+    websocket = make_websocket(engine)
+    websocket.on("message", websocket.send)
+    websocket.connect()
+
+    def check() -> None:
+        websocket.take_over(ours)
+        check_closed(websocket)
+
+    assert exit_code_of_child(check) == 0
+    websocket.take_over(ours)
+    peer = Peer(theirs)
+    peer.read_head()
+    echo_once(peer, "in the parent")
 
 
 def fork_in_a_listener(engine: Engine, fork: Callable[[], int]) -> None:

@@ -58,6 +58,7 @@ class Engine(EpollEngine):
         self._stopped = False
         self._greenlet: int | None = None  # where a greenlet takes the place of the threads
         self._process = os.getpid()
+        self._is_inherited = False  # from the parent process
         self._has_entered = False  # the loop
         engines.add(self)
         if loop is not None:
@@ -117,18 +118,21 @@ class Engine(EpollEngine):
     def _start(self) -> None:
         if self._stopped:
             raise RuntimeError("the engine is closed")
+        self._reopen()
         if self._loop is not None or self._threads:
             return
         with self._starting:
             if not self._threads:
-                self._reopen()
                 self._is_turned = True
                 self._add_thread(self._turn_in_greenlet if is_gevent() else self._turn_and_watch)
 
     def _reopen(self) -> None:
-        """In a forked child: the descriptors of before are the parent's."""
-        if self.is_closed:
-            self.open()
+        """In a forked child, once: the descriptors of before are the parent's."""
+        if self._is_inherited:
+            with self._starting:
+                if self._is_inherited:
+                    self.open()
+                    self._is_inherited = False
 
     def abandon(self) -> None:
         """In a forked child: let go of what belongs to the parent, without a word to anyone.
@@ -136,6 +140,7 @@ class Engine(EpollEngine):
         needed; a loop that has run is the parent's, and the engine over with it."""
         super().abandon()
         self._process = os.getpid()
+        self._is_inherited = True
         self._threads = []
         self._pool = threading.Condition()
         self._idle = 0
