@@ -1,7 +1,8 @@
 """The client: opens a WebSocket to a server, in any version of the protocol.
 
-The handshake runs on a blocking socket, or in an event loop; then the engine takes the
-socket over, as it does from HTTP servers, and the application gets the same `WebSocket`.
+The handshake runs on a blocking socket, or in an event loop, where it may be cancelled; then
+the engine takes the socket over, as it does from HTTP servers, and the application gets the
+same `WebSocket`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from .engine import IS_NATIVE, Engine
 from .errors import WebSocketError
@@ -22,6 +24,8 @@ from .settings import Settings
 from .websocket import WebSocket
 
 RECEIVE_SIZE = 1 << 16
+
+Result = TypeVar("Result")
 
 
 def connect(
@@ -85,27 +89,76 @@ async def aconnect(
 ) -> WebSocket:
     """As `connect`, for coroutines."""
     plan = _Plan(url, version, subprotocols, headers, origin, engine, settings)
-    if plan.address.secure:  # OpenSSL's handshake is left to a thread
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(None, _shake_hands_blocking, plan, ssl_context)
     try:
-        return await asyncio.wait_for(_shake_hands(plan), plan.settings.open_timeout)
+        return await asyncio.wait_for(_shake_hands(plan, ssl_context), plan.settings.open_timeout)
     except asyncio.TimeoutError:
         raise TimeoutError("the server did not complete the handshake in time") from None
 
 
-async def _shake_hands(plan: _Plan) -> WebSocket:
+async def _shake_hands(plan: _Plan, ssl_context: ssl.SSLContext | None) -> WebSocket:
     sock = await _open_socket(plan.address)
-    loop = asyncio.get_running_loop()
     try:
-        await loop.sock_sendall(sock, plan.handshake.request)
-        established = None
-        while established is None:
-            established = plan.handshake.feed(await loop.sock_recv(sock, RECEIVE_SIZE))
+        if not plan.address.secure:
+            established = await _exchange(plan.handshake, sock)
+        else:
+            context = ssl_context or ssl.create_default_context()
+            sock = secured = context.wrap_socket(
+                sock, server_hostname=plan.address.host, do_handshake_on_connect=False
+            )
+            await _repeat(secured, secured.do_handshake)
+            established = await _exchange_securely(plan.handshake, secured)
         return plan.complete(sock, established)
     except BaseException:
         sock.close()
         raise
+
+
+async def _exchange(handshake: ClientHandshake, sock: socket.socket) -> Established:
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(sock, handshake.request)
+    established = None
+    while established is None:
+        established = handshake.feed(await loop.sock_recv(sock, RECEIVE_SIZE))
+    return established
+
+
+async def _exchange_securely(handshake: ClientHandshake, sock: ssl.SSLSocket) -> Established:
+    left = memoryview(handshake.request)
+    while left:
+        left = left[await _repeat(sock, partial(sock.send, left)) :]
+    established = None
+    while established is None:
+        established = handshake.feed(await _repeat(sock, partial(sock.recv, RECEIVE_SIZE)))
+    return established
+
+
+async def _repeat(sock: ssl.SSLSocket, call: Callable[[], Result]) -> Result:
+    """Make `call` until OpenSSL needs no more from the peer for it; returns its result."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            return call()
+        except ssl.SSLWantReadError:
+            await _ready(sock, loop.add_reader, loop.remove_reader)
+        except ssl.SSLWantWriteError:
+            await _ready(sock, loop.add_writer, loop.remove_writer)
+
+
+async def _ready(
+    sock: socket.socket, add: Callable[..., object], remove: Callable[[int], object]
+) -> None:
+    """Wait until the loop calls back that was asked by `add`."""
+    ready = asyncio.get_running_loop().create_future()
+    add(sock.fileno(), _resolve, ready)
+    try:
+        await ready
+    finally:
+        remove(sock.fileno())
+
+
+def _resolve(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
 
 
 async def _open_socket(address: Address) -> socket.socket:

@@ -8,13 +8,13 @@ runs in the engine's thread.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 from .engine import Channel, Engine
+from .engine.forks import in_forked_child
 from .engine.ledger import Traffic
 from .errors import ConnectionClosed, ProtocolError, WebSocketError
 from .inbox import Backlog, LoopInbox, ThreadInbox
@@ -52,6 +52,9 @@ iteration over their messages without an error."""
 
 NOT_CLOSED = Close(ABNORMAL_CLOSURE, "")
 """How a connection ends that nobody closes."""
+
+OF_THE_PARENT = Close(ABNORMAL_CLOSURE, "the connection belongs to the parent process")
+"""How a connection has ended in a forked child."""
 
 
 class Codec:
@@ -163,7 +166,7 @@ class Connection(Channel):
         """Change the state in one thread only: the handler's before the hand-over, the
         engine's after."""
         engine = self._engine
-        if engine is None or not self._taken_over or engine.is_own_thread():
+        if engine is None or not self._taken_over or engine.is_own_thread() or engine.is_closed:
             call()
         else:
             engine.post(call)
@@ -289,6 +292,12 @@ class Connection(Channel):
             notice()
         else:
             self._waiting_for_room = [*(self._waiting_for_room or ()), (notice, or_full)]
+
+    def _forget_drained(self, notice: Callable[[], object]) -> None:
+        """Nobody waits for this notice any more."""
+        if self._waiting_for_room is not None:
+            left = [pair for pair in self._waiting_for_room if pair[0] != notice]
+            self._waiting_for_room = left or None
 
     def _tell_of_room(self, full: bool = False) -> None:
         waiting = self._waiting_for_room
@@ -598,11 +607,20 @@ class Connection(Channel):
         if isinstance(self._outcome, handshake.Accepted):
             self._engine.ledger.leave(self._counted_address)
 
+    def _abandoned(self) -> None:
+        """In a forked child: the connection goes on in the parent, and is closed here. No
+        listener is called: what they do is for the parent to do, once."""
+        self._state = State.CLOSED
+        self._sendable = False
+        self._close = OF_THE_PARENT
+        self._listeners = self._memberships = ()
+        self._message_listener = self._after_messages = None
+        self._pinged = self._backlog = self._waiting_for_room = None
+        if self._inbox is not None:
+            self._inbox.abandon(OF_THE_PARENT.code, OF_THE_PARENT.reason)
 
+
+@in_forked_child
 def _renew_lock() -> None:
-    """In a forked child: the thread that held it is not here."""
+    """The thread that held it is not here."""
     Connection._moment = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)

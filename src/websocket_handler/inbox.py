@@ -50,6 +50,10 @@ class Backlog:
             self.held_back = True
             self._source._hold_back()
 
+    def amount(self) -> int:
+        """How much waits: the bytes of the messages, and what each counts beside them."""
+        return sum(len(message) + MESSAGE_OVERHEAD for message in self.messages)
+
 
 class _Inbox:
     """What both kinds share: an account of what came and what was taken.
@@ -63,6 +67,10 @@ class _Inbox:
         self._came = 0
         self._taken = 0
         self.held_back = False
+
+    def amount(self) -> int:
+        """How much waits: the bytes of the messages, and what each counts beside them."""
+        return self._came - self._taken
 
     def _count_arrival(self, message: Any) -> None:
         size = len(message)
@@ -103,6 +111,11 @@ class ThreadInbox(_Inbox):
         self._source = None
         self._end = ConnectionClosed(code, reason)
         self._queue.put(None)
+
+    def abandon(self, code: int, reason: str) -> None:
+        """In a forked child: as `end`, and what waits is for the parent."""
+        self._queue = queue.SimpleQueue()
+        self.end(code, reason)
 
     def get(self, timeout: float | None) -> Any:
         """The next message. Raises `TimeoutError`, and `ConnectionClosed` after the last."""
@@ -165,6 +178,11 @@ class LoopInbox(_Inbox):
         elif not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._accept_end, code, reason)
 
+    def abandon(self, code: int, reason: str) -> None:
+        """In a forked child: the connection is over, and what waits is for the parent."""
+        self._source = self._first = self._others = self._wakeup = self._context = None
+        self._end = (code, reason)
+
     def accept(self, message: Any) -> None:
         """Keep the message for who takes it."""
         if self._first is None:
@@ -180,7 +198,8 @@ class LoopInbox(_Inbox):
 
     def _accept_end(self, code: int, reason: str) -> None:
         self._end = (code, reason)
-        self._loop.call_soon(self.wake)
+        if not self._loop.is_closed():  # its end may be the reason
+            self._loop.call_soon(self.wake)
 
     def wake(self) -> None:
         """Resume the Task that waits, in its own context, as the loop would."""

@@ -100,7 +100,13 @@ class Turns:
         self._held_back = False
         self._task: asyncio.Task[None] | None = None
 
+    def amount(self) -> int:
+        """How much waits: the bytes of the messages, and what each event counts beside them."""
+        return self._size
+
     def add(self, listener: AsyncListener, arguments: tuple[Any, ...]) -> None:
+        if self._loop.is_closed():  # its end ends its connections; nothing is awaited any more
+            return
         self._waiting.append((listener, arguments))
         self._size += _size_of(arguments)
         if self._size > self._high_water and not self._held_back:

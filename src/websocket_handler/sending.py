@@ -72,8 +72,13 @@ class SendingConnection(Connection):
         """
         self._check_not_in_engine("drain()")
         relieved = threading.Event()
-        self._in_engine(partial(self._when_drained, relieved.set))
-        in_time = relieved.wait(timeout)
+        notice = relieved.set
+        self._in_engine(partial(self._when_drained, notice))
+        try:
+            in_time = relieved.wait(timeout)
+        finally:
+            if not relieved.is_set():
+                self._in_engine(partial(self._forget_drained, notice))
         self._check_open()
         return in_time
 
@@ -81,8 +86,13 @@ class SendingConnection(Connection):
         """As `drain`, for coroutines."""
         loop = asyncio.get_running_loop()
         relieved = asyncio.Event()
-        self._in_engine(partial(self._when_drained, partial(tell, loop, relieved)))
-        await relieved.wait()
+        notice = partial(tell, loop, relieved)
+        self._in_engine(partial(self._when_drained, notice))
+        try:
+            await relieved.wait()
+        finally:
+            if not relieved.is_set():
+                self._in_engine(partial(self._forget_drained, notice))
         self._check_open()
 
     # Behind the API

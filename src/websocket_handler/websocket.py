@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -44,7 +45,14 @@ Connected: TypeAlias = socket.socket | asyncio.Transport
 class Handling:
     """What matters to a WebSocket until the handler has returned, and is forgotten then."""
 
-    __slots__ = ("_home", "answer", "response_headers", "when_connecting", "when_receiving")
+    __slots__ = (
+        "_home",
+        "_process",
+        "answer",
+        "response_headers",
+        "when_connecting",
+        "when_receiving",
+    )
 
     def __init__(
         self,
@@ -54,6 +62,7 @@ class Handling:
         answer: Callable[[int], Any] | None,
     ) -> None:
         self._home = home
+        self._process = os.getpid()
         self.when_connecting = when_connecting
         self.when_receiving = when_receiving
         self.answer = answer
@@ -62,6 +71,11 @@ class Handling:
     @property
     def engine(self) -> Engine:
         return self._home or default_engine()
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether the request came to the parent of this process, whose handler has forked."""
+        return self._process != os.getpid()
 
 
 class WebSocket(SendingConnection):
@@ -284,10 +298,12 @@ class WebSocket(SendingConnection):
         that uses its descriptor; it is detached. An asyncio transport goes on to carry the
         bytes; its loop is where the engine must live, and this be called.
         """
-        if self._state is State.CLOSED:  # aborted meanwhile
+        assert self._handling is not None
+        if self._handling.is_inherited:
+            self._abandoned()
+        if self._state is State.CLOSED:  # aborted meanwhile, or the parent's
             close_connected(connected)
             return
-        assert self._handling is not None
         engine = self._handling.engine
         self._handling = None
         self._taken_over = True
@@ -350,7 +366,8 @@ class WebSocket(SendingConnection):
         systems are full.
 
         Messages that were read already may still come. Meanwhile pings are not answered, and
-        a peer that has died is not noticed. Closing reads on. From any thread.
+        a peer that has died is not noticed; one that ends the connection is: what it had sent
+        still comes, and `close`. Closing reads on. From any thread.
         """
         self._in_engine(partial(self._pause, True))
 
@@ -443,15 +460,25 @@ class WebSocket(SendingConnection):
         """
         self._check_not_in_engine("wait_closed()")
         over = threading.Event()
-        self._in_engine(partial(self._when_closed, over.set))
-        return over.wait(timeout)
+        notice = Notice(over.set)
+        self._in_engine(partial(self._when_closed, notice))
+        try:
+            return over.wait(timeout)
+        finally:
+            if not over.is_set():
+                self._in_engine(partial(self.off, "close", notice))
 
     async def await_closed(self) -> None:
         """Wait for the end; for coroutines."""
         loop = asyncio.get_running_loop()
         over = asyncio.Event()
-        self._in_engine(partial(self._when_closed, partial(tell, loop, over)))
-        await over.wait()
+        notice = Notice(partial(tell, loop, over))
+        self._in_engine(partial(self._when_closed, notice))
+        try:
+            await over.wait()
+        finally:
+            if not over.is_set():
+                self._in_engine(partial(self.off, "close", notice))
 
     def __enter__(self) -> WebSocket:
         return self
@@ -465,9 +492,13 @@ class WebSocket(SendingConnection):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Close with 1000 and wait for the end."""
+        """Close with 1000 and wait for the end; drop the connection if that is cancelled."""
         self.close()
-        await self.await_closed()
+        try:
+            await self.await_closed()
+        except asyncio.CancelledError:
+            self.abort()
+            raise
 
     # Behind the API
 
@@ -478,12 +509,17 @@ class WebSocket(SendingConnection):
         address = self.request.remote_address
         return str(address[0]) if isinstance(address, tuple) else None
 
-    def _when_closed(self, notice: Callable[[], object]) -> None:
+    def _is_overrun(self) -> bool:
+        """Whether more waits for the application than may wait for any peer."""
+        places = (self._inbox, self._backlog, self._turns)
+        return any(place and place.amount() > self._settings.max_buffered for place in places)
+
+    def _when_closed(self, notice: Notice) -> None:
         """Have `notice` called at the end, or now if that has come."""
         if self._state is State.CLOSED:
             notice()
         else:
-            self.on("close", lambda *_: notice())
+            self.on("close", notice)
 
     def _callable(self, listener: Callable[..., object]) -> Callable[..., object]:
         """The listener in a form that only has to be called."""
@@ -531,6 +567,16 @@ class WebSocket(SendingConnection):
             self._handling.when_receiving(self)
         self._inbox = inbox
         self._in_engine(partial(self._hear_inbox, inbox))
+
+
+class Notice:
+    """A listener that only says that something has happened."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+
+    def __call__(self, *_: object) -> None:
+        self._call()
 
 
 def close_connected(connected: Connected) -> None:

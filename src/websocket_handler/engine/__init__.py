@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from .farewell import close_all, drain
+from .forks import in_forked_child
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -55,8 +56,8 @@ _by_loop: WeakValueDictionary[int, Engine] = WeakValueDictionary()
 
 
 def loop_engine(loop: asyncio.AbstractEventLoop | None = None) -> Engine:
-    """The engine that lives in `loop` (default: the running one), and ends with it; made when
-    first needed. In that loop's thread."""
+    """The engine that lives in `loop` (default: the running one), and ends with it, its
+    connections with 1001; made when first needed. In that loop's thread."""
     home = loop or asyncio.get_running_loop()
     engine = _by_loop.get(id(home))
     if engine is None or engine.home_loop is not home:
@@ -71,15 +72,11 @@ def _say_goodbye() -> None:
         _default.stop(timeout=1.0)
 
 
-def _after_fork_in_child() -> None:
-    """The parent's connections and threads are not here: begin anew when needed."""
-    global _default, _making
+@in_forked_child
+def _begin_anew() -> None:
+    global _making
     _making = threading.Lock()
-    inherited = [*_by_loop.values(), *([_default] if _default is not None else [])]
-    _default = None
     _by_loop.clear()
-    for engine in inherited:
-        engine.abandon()
     if IS_NATIVE:
         from .codec import forget_random_bytes
 
@@ -87,8 +84,6 @@ def _after_fork_in_child() -> None:
 
 
 atexit.register(_say_goodbye)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 __all__ = [
     "IS_NATIVE",

@@ -48,6 +48,7 @@ cdef class Channel(Pollable):
     cdef flag foreign                  # of a version whose codec is elsewhere
     cdef flag fed                      # the layer calls us; epoll knows nothing of it
     cdef flag unread                   # the layer may have more, which epoll does not see
+    cdef flag hang_up                  # the peer has ended its half of the connection, or both
     cdef flag corked                   # a flush will come: do not send yet
     cdef readonly flag _above_water    # more than high water was waiting
     cdef flag drain_due
@@ -76,6 +77,7 @@ cdef class Channel(Pollable):
         const uint8_t *data, size_t size, object owner) except -1
     cdef ssize_t send_waiting(self) noexcept
     cdef ssize_t send_by_layer(self) noexcept
+    cdef void read_layer(self) noexcept
     cdef void receive_from_layer(self) noexcept
     cdef bint append(self, const uint8_t *data, size_t size) except -1
     cdef uint8_t *grow(self, size_t size) except NULL
@@ -87,6 +89,9 @@ cdef class Channel(Pollable):
     cdef void drop_output(self) noexcept
     cdef void watch_what_matters(self) noexcept
     cdef bint is_held_back(self) noexcept
+    cdef bint waits_for_peer(self) noexcept
+    cdef void note_hang_up(self, uint32_t events) noexcept
+    cdef bint is_overrun(self) noexcept
     cdef bint wait_for(self, uint32_t interest) noexcept
     cdef void begin_service(self) noexcept
     cdef void end_service(self) noexcept

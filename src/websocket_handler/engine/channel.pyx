@@ -84,6 +84,10 @@ cdef enum:
     RULES_KEPT = 256          # to be shared by connections with the same settings
     LAYER_SEND_SIZE = 1 << 18 # what a layer gets at once
     READING = EPOLLIN | EPOLLRDHUP
+    PEER_FINISHED = 1         # `hang_up`: the peer sends nothing more,
+    PEER_GONE = 2             # and receives nothing more
+    UNREAD = 1                # `unread`: the layer may have more, which epoll does not see,
+    READ_POSTED = 2           # and a posted call reads it
 
 
 cdef inline uint8_t *bytes_of(outgoing *buffer) noexcept:
@@ -629,18 +633,49 @@ cdef class Channel(Pollable):
 
     cdef void watch_what_matters(self) noexcept:
         cdef uint32_t interest = EPOLLOUT if self.waiting() else 0
-        if not (self.is_held_back() or self.input_ended):
-            interest |= READING
-            if self.unread:
-                self.unread = False
-                self._engine.post(self._read_on)
+        if self.input_ended:
+            pass
+        elif not self.is_held_back():
+            if self.unread == UNREAD:
+                self.unread = READ_POSTED
+                self._engine.post(self._read_rest)
+            if not (self.fed and self.unread):  # a transport reads no further than we do
+                interest |= READING
+        elif not (self.busy or self.waits_for_peer()):
+            interest |= EPOLLRDHUP
         self.wait_for(interest)
 
     cdef bint is_held_back(self) noexcept:
         """Whether nothing is read: the application asked for it, or a client is to read first
         what waits for it. A server's client goes on reading, or two that only send would
-        wait for each other for ever."""
-        return self.paused or self.busy or (self._above_water and not self.masks)
+        wait for each other for ever. What a peer had sent when it ended the connection is read
+        in any case: it is bounded, and the end comes behind it."""
+        return self.busy or self.waits_for_peer() or (self.paused and not self.hang_up)
+
+    cdef bint waits_for_peer(self) noexcept:
+        """Whether the peer is to receive first what waits for it."""
+        return self._above_water and not self.masks and self.hang_up != PEER_GONE
+
+    cdef void note_hang_up(self, uint32_t events) noexcept:
+        """epoll reports an end, and goes on doing so until it was read or has ended us."""
+        if events & (EPOLLHUP | EPOLLERR):
+            self.hang_up = PEER_GONE
+        elif not self.hang_up:
+            self.hang_up = PEER_FINISHED
+
+    def _peer_hung_up(self, uint32_t events):
+        """The engine saw the end of a peer whose transport is paused."""
+        if self.fd >= 0:
+            self.note_hang_up(events)
+            self.watch_what_matters()
+
+    cdef bint is_overrun(self) noexcept:
+        """Whether a peer that has ended the connection left more than may wait for an
+        application that has paused it."""
+        try:
+            return self.hang_up and self.paused and self._is_overrun()
+        except BaseException:
+            return True
 
     cdef bint wait_for(self, uint32_t interest) noexcept:
         """Have `ready` called at these events; returns whether that can be."""
@@ -649,6 +684,7 @@ cdef class Channel(Pollable):
         self.interest = interest
         try:
             self.layer.read_on(bool(interest & EPOLLIN))
+            self.layer.watch_hang_up(interest & READING == EPOLLRDHUP)
         except BaseException:
             return False
         return True
@@ -710,11 +746,15 @@ cdef class Channel(Pollable):
             if self.fd >= 0 and events & (EPOLLHUP | EPOLLERR):
                 self._engine.unwatch(self)  # the peer is gone, which can wait
             return
+        if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+            self.note_hang_up(events)
         if self.fd >= 0 and events & EPOLLOUT:
             self.flush()
         if self.fd >= 0 and events & ~<uint32_t>EPOLLOUT:
             if self.input_ended:
                 self.release("the peer is gone")
+            elif self.hang_up and self.is_overrun():
+                self.release("the peer is gone, and what it left is too much")
             elif self.layer is None:
                 self.receive()
             else:
@@ -759,11 +799,23 @@ cdef class Channel(Pollable):
         self.turn_over()
 
     def _read_on(self):
-        """What the layer has to give."""
+        """Read from the layer, unless a posted call is about to."""
+        if self.unread != READ_POSTED:
+            self.read_layer()
+
+    def _read_rest(self):
+        """Read what the last iteration has left in the layer."""
+        self.unread = 0
+        self.read_layer()
+
+    cdef void read_layer(self) noexcept:
         if self.fd < 0 or self.input_ended:
             return
         if self.busy:
-            self.unread = True
+            self.unread = UNREAD
+            return
+        if self.is_overrun():
+            self.release("the peer is gone, and what it left is too much")
             return
         self._engine.now = monotonic_ms()  # a layer that is fed may come between turns
         self.begin_service()
@@ -783,9 +835,11 @@ cdef class Channel(Pollable):
             self._engine.current = NULL
 
     cdef void receive_from_layer(self) noexcept:
+        """As much as from a plain socket; what is left is for the next iteration."""
+        cdef ssize_t budget = RECEIVE_SIZE
         while self.fd >= 0:
-            if self.is_held_back():
-                self.unread = True
+            if self.is_held_back() or budget <= 0:
+                self.unread = UNREAD
                 return
             layer = self.layer
             with layer.lock:
@@ -797,6 +851,7 @@ cdef class Channel(Pollable):
                 self._input_over()
                 return
             self.heard = self._engine.now
+            budget -= len(data)
             self.traffic.bytes_received += <size_t>len(data)
             if not self._deaf:
                 buffer = bytearray(data)  # unmasked in place
@@ -908,11 +963,23 @@ cdef class Channel(Pollable):
             layer.close()
 
     cdef void abandon(self) noexcept:
-        if self.fed:  # the transport is the parent's
-            self.layer = None
-            self.fd = -1
-        else:
-            self.close_descriptor()
+        layer, self.layer = self.layer, None
+        if layer is None:
+            if self.fd >= 0:
+                close(self.fd)
+        elif not self.fed:  # no lock: a thread of the parent may have held it
+            layer.close()
+        self.fd = -1
+        self.interest = 0
+        self.watched = False
+        wheel_cancel(&self.timer)
+        self._sendable = False
+        self._deaf = True
+        if not self.busy:  # or it is still in use
+            decoder_free(&self.decoder)
+        self.context = None
+        self.drop_output()
+        self._abandoned()
 
     cdef void release(self, str reason) noexcept:
         if self.fd < 0:

@@ -115,3 +115,8 @@ cdef class EpollEngine:
 
 cdef class Sink(Pollable):
     cdef EpollEngine engine
+
+
+cdef class HangUp(Pollable):
+    cdef EpollEngine engine
+    cdef object channel

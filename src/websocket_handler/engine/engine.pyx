@@ -12,7 +12,6 @@ may change: where a listener blocks it, another one takes over (`watch_turns`).
 import logging
 from asyncio import _get_running_loop
 from collections import deque
-from functools import partial
 from os import strerror
 from socket import AF_UNIX, IPPROTO_TCP, TCP_NODELAY
 
@@ -87,6 +86,7 @@ cdef class Descriptor(Pollable):
         if self.fd >= 0:
             close(self.fd)
             self.fd = -1
+            self.watched = False
 
 
 cdef class TimerDescriptor(Descriptor):
@@ -123,7 +123,12 @@ cdef class EpollEngine:
         self.rules_by_settings = {}
         self.sinks = set()
         self.ledger = Ledger()
-        self.receive_buffer = <uint8_t *>malloc(RECEIVE_SIZE)
+        self.open()
+
+    def open(self):
+        """Begin without connections: at the start, and in a forked child after `abandon`."""
+        if self.receive_buffer is NULL:
+            self.receive_buffer = <uint8_t *>malloc(RECEIVE_SIZE)
         if self.receive_buffer is NULL:
             raise MemoryError
         self.now = monotonic_ms()
@@ -136,7 +141,9 @@ cdef class EpollEngine:
         if self.epoll_fd < 0 or self.bell.fd < 0 or not (
             self.watch(self.timer, EPOLLIN) and self.watch(self.wakeup, EPOLLIN)
         ):
-            raise OSError(errno, strerror(errno))
+            error = OSError(errno, strerror(errno))
+            self.close_descriptors()
+            raise error
 
     def __dealloc__(self):
         if self.epoll_fd >= 0:
@@ -157,6 +164,11 @@ cdef class EpollEngine:
     def fileno(self):
         """The descriptor that is readable when `poll` has something to do."""
         return self.epoll_fd
+
+    @property
+    def is_closed(self):
+        """Whether it has no descriptors: then it has no connections either."""
+        return self.epoll_fd < 0
 
     def poll(self, timeout=0):
         """Serve what is ready. Waits up to `timeout` seconds for it, None for ever.
@@ -285,13 +297,24 @@ cdef class EpollEngine:
             sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, True)  # what is sent together leaves together
         if is_tls(sock):
             layer = TlsConnection(sock)
-            self.post(partial(channel._enter, self, layer.fileno(), early, layer))
+            self.post(Arrival(self, channel, layer.fileno(), early, layer))
         else:
             sock.setblocking(False)
             if early or not channel._opens_unnoticed():
-                self.post(partial(channel._enter, self, sock.detach(), early, None))
+                self.post(Arrival(self, channel, sock.detach(), early, None))
             else:
                 channel._enter_here(sock.detach())
+
+    def watch_hang_up(self, int fd, channel):
+        """Have `channel._peer_hung_up` called, once, when the peer of a socket that others
+        read ends the connection; until the result is `cancel`led. None if that cannot be."""
+        cdef HangUp hang_up = HangUp()
+        hang_up.engine = self
+        hang_up.channel = channel
+        hang_up.fd = fd
+        if not self.watch(hang_up, EPOLLRDHUP):
+            return None
+        return hang_up
 
     def discard(self, sock):
         """Take a socket over to throw away what arrives on it, until its end."""
@@ -332,16 +355,35 @@ cdef class EpollEngine:
         self.close_descriptors()
 
     def abandon(self):
-        """In a forked child: let go of what belongs to the parent, without a word to anyone."""
-        cdef void *item = self.first
-        while item is not NULL:
-            (<Pollable>item).abandon()
-            item = (<Pollable>item).next
+        """In a forked child: let go of what belongs to the parent, without a word to anyone.
+
+        The epoll set is shared with the parent, so nothing is taken out of it. `open` begins
+        anew. An iteration that has forked, in a listener, ends when that returns.
+        """
+        cdef bint is_iterating = self.serving and self.is_own_thread()
+        self.close_descriptors()
+        for call in self.posted:
+            if isinstance(call, Arrival):
+                call.abandon()
+        self.posted.clear()
+        self.corked.clear()
+        inherited = self.channels()
+        for channel in inherited:
+            (<Pollable>channel).abandon()
+            self.unlink(channel)
         for sink in self.sinks:
             close((<Sink>sink).fd)
         self.sinks.clear()
-        self.posted.clear()
-        self.close_descriptors()
+        self.turns += 1
+        self.serving = False
+        self.current = NULL
+        self.owner = 0
+        self.watcher_sleeps = False
+        self.ledger = Ledger()
+        self.retired.clear()
+        if is_iterating:  # which frees its buffer, and has pointers to its connections
+            self.receive_buffer = NULL
+            self.retired.extend(inherited)
 
     cdef bint turn(self, int timeout_ms) except -1:
         """Returns False if another thread has taken over meanwhile."""
@@ -486,7 +528,8 @@ cdef class EpollEngine:
         if channel.next is not NULL:
             (<Pollable>channel.next).previous = channel.previous
         channel.next = channel.previous = NULL
-        self.retired.append(channel)
+        if self.serving:
+            self.retired.append(channel)
         Py_DECREF(channel)
 
     cdef outgoing *take_buffer(self) noexcept:
@@ -522,3 +565,46 @@ cdef class Sink(Pollable):
         self.fd = -1
         self.engine.retired.append(self)
         self.engine.sinks.discard(self)
+
+
+cdef class HangUp(Pollable):
+    """The end of a connection whose socket somebody else reads, and closes."""
+
+    cdef void ready(self, uint32_t events) noexcept:
+        channel = self.channel
+        self.cancel()
+        channel._peer_hung_up(events)
+
+    def cancel(self):
+        """Wait no longer. Before the socket is closed."""
+        if self.fd < 0:
+            return
+        self.engine.unwatch(self)
+        self.fd = -1
+        self.channel = None
+        if self.engine.serving:
+            self.engine.retired.append(self)
+
+
+class Arrival:
+    """The call that takes a socket in, posted to the engine's thread."""
+
+    __slots__ = ("channel", "early", "engine", "fd", "layer")
+
+    def __init__(self, engine, channel, fd, early, layer):
+        self.engine = engine
+        self.channel = channel
+        self.fd = fd
+        self.early = early
+        self.layer = layer
+
+    def __call__(self):
+        self.channel._enter(self.engine, self.fd, self.early, self.layer)
+
+    def abandon(self):
+        """In a forked child: close its copy of the socket, without a word to the peer."""
+        if self.layer is None:
+            close(<int>self.fd)
+        else:
+            self.layer.close()
+        self.channel._abandoned()

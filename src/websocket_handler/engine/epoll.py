@@ -9,18 +9,29 @@ import asyncio
 import contextlib
 import importlib
 import logging
+import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import AsyncGenerator, Callable
 
+from ..protocol.check import GOING_AWAY
 from .channel import Channel
 from .engine import EpollEngine
+from .farewell import close_all
+from .forks import engines
 from .transport import TransportConnection
 
 logger = logging.getLogger("websocket_handler")
 
 _own_thread = threading.local()
+
+LOOP_END_TIMEOUT = 1.0
+"""Seconds that the end of an event loop waits for the peers' close frames."""
+
+TRANSPORT_END_ITERATIONS = 3
+"""So many iterations a transport needs to close its socket; TLS has another one beneath."""
 
 
 class Engine(EpollEngine):
@@ -46,6 +57,10 @@ class Engine(EpollEngine):
         self._starting = threading.Lock()
         self._stopped = False
         self._greenlet: int | None = None  # where a greenlet takes the place of the threads
+        self._process = os.getpid()
+        self._is_inherited = False  # from the parent process
+        self._has_entered = False  # the loop
+        engines.add(self)
         if loop is not None:
             _call_in(loop, self._enter_loop, loop)
 
@@ -103,12 +118,36 @@ class Engine(EpollEngine):
     def _start(self) -> None:
         if self._stopped:
             raise RuntimeError("the engine is closed")
+        self._reopen()
         if self._loop is not None or self._threads:
             return
         with self._starting:
             if not self._threads:
                 self._is_turned = True
                 self._add_thread(self._turn_in_greenlet if is_gevent() else self._turn_and_watch)
+
+    def _reopen(self) -> None:
+        """In a forked child, once: the descriptors of before are the parent's."""
+        if self._is_inherited:
+            with self._starting:
+                if self._is_inherited:
+                    self.open()
+                    self._is_inherited = False
+
+    def abandon(self) -> None:
+        """In a forked child: let go of what belongs to the parent, without a word to anyone.
+        With threads, or in a loop that has not run yet, the engine begins anew when it is
+        needed; a loop that has run is the parent's, and the engine over with it."""
+        super().abandon()
+        self._process = os.getpid()
+        self._is_inherited = True
+        self._threads = []
+        self._pool = threading.Condition()
+        self._idle = 0
+        self._has_watcher = self._is_turned = False
+        self._starting = threading.Lock()
+        self._greenlet = None
+        self._stopped = self._stopped or self._has_entered
 
     def may_wait(self) -> bool:
         """Whether the calling thread may wait for a peer: none that serves others may."""
@@ -129,12 +168,18 @@ class Engine(EpollEngine):
         """The life of a thread: it turns the engine, until a listener blocks it and another
         takes over; then it is among those that may take over next."""
         _own_thread.turns_an_engine = True
+        process = self._process
         if first:
             self.adopt_thread()
             self._add_thread(self._turn_and_watch, False)
             self._turn()
-        while not self._stopped and self._wait_to_take_over():
+        while self._is_serving(process) and self._wait_to_take_over():
             self._turn()
+
+    def _is_serving(self, process: int) -> bool:
+        """Whether a thread or greenlet of `process` has something to do: not in a forked child,
+        where the listener has returned that forked."""
+        return not self._stopped and self._process == process
 
     def _turn(self) -> None:
         still_ours = True
@@ -172,26 +217,87 @@ class Engine(EpollEngine):
         self._greenlet = threading.get_ident()
         gevent = importlib.import_module("gevent")
         wait_read: Callable[[int], object] = importlib.import_module("gevent.socket").wait_read
-        while not self._stopped:
+        process = self._process
+        while self._is_serving(process):
             try:
                 wait_read(self.fileno())
-                self.poll(0)
+                if self._is_serving(process):
+                    self.poll(0)
             except KeyboardInterrupt as interrupt:  # Ctrl-C, which any greenlet may get
                 gevent.get_hub().handle_system_error(KeyboardInterrupt, interrupt)
             except SystemExit:
                 pass  # a listener's, logged
-        with self._pool:
-            self._is_turned = False
-            self._pool.notify_all()
+        if self._process == process:
+            with self._pool:
+                self._is_turned = False
+                self._pool.notify_all()
 
     def _enter_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._stopped:
+            return
+        self._reopen()
         self.adopt_thread()
-        loop.add_reader(self.fileno(), self.poll)
+        self._has_entered = True
+        loop.add_reader(self.fileno(), _Reader(self))
         self._call_soon = loop.call_soon
+        self.wake()  # for what was posted before
 
     def _leave_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.remove_reader(self.fileno())
         self.close()
+
+    def _loop_ended(self) -> None:
+        """The loop was closed: its connections end, with 1001 as far as that can be sent now."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._call_soon = None
+        self.adopt_thread()
+        for channel in self.channels():
+            channel._start_closing(GOING_AWAY, "")
+        self.close()
+
+    async def _end_with_loop(self) -> None:
+        """The loop is about to be closed: close every connection with 1001, and wait a little
+        for the answers, as at the end of a process."""
+        if self._stopped:
+            return
+        done = asyncio.Event()
+        close_all(self, when_done=done.set)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(done.wait(), LOOP_END_TIMEOUT)
+        self.stop()
+        for _ in range(TRANSPORT_END_ITERATIONS):
+            await asyncio.sleep(0)
+
+
+class _Reader:
+    """What an event loop calls when the engine has something to do, and how the engine learns
+    of the loop's end: `asyncio.run` ends the asynchronous generators of its loop, and a loop
+    that is closed lets go of its readers."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._generator = _until_loop_ends(weakref.ref(engine))
+        with contextlib.suppress(StopIteration):
+            self._generator.__anext__().send(None)
+
+    def __call__(self) -> None:
+        self._engine.poll()
+
+    def __del__(self) -> None:
+        self._engine._loop_ended()
+        with contextlib.suppress(StopIteration, StopAsyncIteration, RuntimeError):
+            self._generator.aclose().send(None)
+
+
+async def _until_loop_ends(engine: weakref.ref[Engine]) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        living = engine()
+        if living is not None:
+            await living._end_with_loop()
 
 
 def is_gevent() -> bool:

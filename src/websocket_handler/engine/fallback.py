@@ -21,9 +21,15 @@ from ..protocol.permessage_deflate import Terms
 from ..protocol.prepared import PreparedMessage
 from ..protocol.versions import Version
 from ..settings import Settings
+from .forks import engines
 from .ledger import Ledger, Stats, Traffic
 
 logger = logging.getLogger("websocket_handler")
+
+
+_of_the_parent: list[object] = []
+"""What a forked child has of its parent: kept, as what asyncio does when it is collected as
+garbage would touch the parent's epoll set, or close descriptors that are others' by then."""
 
 
 class Engine:
@@ -43,6 +49,7 @@ class Engine:
         self._owner: int | None = None
         self._closed = False
         self.ledger = Ledger()
+        engines.add(self)
         if loop is not None:
             loop.call_soon_threadsafe(self.adopt_thread)
 
@@ -55,6 +62,11 @@ class Engine:
     def is_running(self) -> bool:
         """Whether anyone serves what is posted: a thread from the first connection on."""
         return self._loop is not None and not self._closed
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has no loop: then it has no connections either."""
+        return self._closed or self._loop is None
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -138,14 +150,21 @@ class Engine:
             channel._drop("the engine was closed")
 
     def abandon(self) -> None:
-        """In a forked child: let go of what belongs to the parent, without a word to anyone."""
+        """In a forked child: let go of what belongs to the parent, without a word to anyone.
+        With a thread, or in a loop that has not run yet, the engine begins anew when it is
+        needed; a loop that has run is the parent's, and the engine over with it."""
+        _of_the_parent.append((self._loop, self._tasks, self._channels))
         for channel in self._channels:
-            if channel._transport is not None:
-                with contextlib.suppress(OSError):
-                    os.close(channel._transport.get_extra_info("socket").fileno())
-        self._channels.clear()
-        self._loop = self._thread = None
-        self._closed = True
+            channel._abandon()
+        self._channels, self._tasks = set(), set()
+        if self._is_guest:
+            self._closed = self._closed or self._owner is not None
+        elif self._loop is not None:
+            self._loop.stop()  # or it would go on in here, if it is its thread that has forked
+            self._loop = self._thread = None
+        self._owner = None
+        self._starting = threading.Lock()
+        self.ledger = Ledger()
 
     def _start(self) -> None:
         if self._closed:
@@ -160,8 +179,11 @@ class Engine:
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         self.adopt_thread()
+        process = os.getpid()
         asyncio.set_event_loop(loop)
         loop.run_forever()
+        if os.getpid() != process:  # a listener has forked, and this is the child
+            return
         self.close()
         loop.run_until_complete(asyncio.sleep(0))  # the transports' last calls
         loop.close()
@@ -251,6 +273,7 @@ class Channel:
     _deadline_passed: Callable[[], None]
     _connection_lost: Callable[[str], None]
     _released: Callable[[], None]
+    _abandoned: Callable[[], None]
 
     def __new__(cls, *_: object, **__: object) -> Channel:
         self = super().__new__(cls)
@@ -430,6 +453,19 @@ class Channel:
         if self._transport is not None:
             self._transport.abort()
             self._connection_lost(reason)
+
+    def _abandon(self) -> None:
+        """In a forked child: close this copy of the socket, without a word to the peer."""
+        if self._transport is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._transport.get_extra_info("socket").fileno())
+        self._transport = self._timer = None
+        self._sendable = False
+        self._deaf = True
+        self._unsent = threading.Lock()
+        self._outgoing = []
+        self._waiting = 0
+        self._abandoned()
 
     def _set_deadline(self, delay: float | None) -> None:
         if self._timer is not None:

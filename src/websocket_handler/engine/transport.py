@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
+import socket
 from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .channel import Channel
+    from .engine import HangUp
+
+RECEIVE_SIZE = 1 << 14
+"""Bytes at once, of the many that a transport may deliver: as in a TLS record."""
 
 
 class TransportConnection(asyncio.Protocol):
@@ -27,23 +33,31 @@ class TransportConnection(asyncio.Protocol):
     def __init__(self, channel: Channel, transport: asyncio.Transport) -> None:
         self._channel = channel
         self._transport = transport
-        self._arrived: deque[bytes] = deque()
+        self._arrived: deque[memoryview] = deque()
         self._input_ended = False
         self._output_ended = False
         self._is_full = False
         self._is_sending = False
+        self._lost: str | None = None
+        self._hang_up: HangUp | None = None
         transport.set_write_buffer_limits(high=1, low=0)  # what it cannot send now, we keep
 
     # For the channel
 
-    def receive(self) -> bytes | None:
-        """What has arrived; b"" at the end, None if there is nothing now."""
-        if self._arrived:
-            return self._arrived.popleft()
-        return b"" if self._input_ended else None
+    def receive(self) -> memoryview | bytes | None:
+        """What has arrived, at most `RECEIVE_SIZE` bytes of it; b"" at the end, None if there
+        is nothing now."""
+        if not self._arrived:
+            return b"" if self._input_ended else None
+        first = self._arrived.popleft()
+        if len(first) > RECEIVE_SIZE:
+            self._arrived.appendleft(first[RECEIVE_SIZE:])
+        return first[:RECEIVE_SIZE]
 
     def send(self, data: bytes) -> int:
-        """How many bytes were taken, 0 if none can be now."""
+        """How many bytes were taken, 0 if none can be now. Raises `OSError`."""
+        if self._lost is not None:
+            raise BrokenPipeError(self._lost)
         if self._is_full:
             return 0
         self._is_sending = True
@@ -60,6 +74,17 @@ class TransportConnection(asyncio.Protocol):
         else:
             self._transport.pause_reading()
 
+    def watch_hang_up(self, wanted: bool) -> None:
+        """While nothing is read from the peer, see whether it ends the connection: a transport
+        that is paused does not."""
+        if wanted and self._hang_up is None and not self._transport.is_closing():
+            sock = self._transport.get_extra_info("socket")
+            if sock is not None and self._channel._engine is not None:
+                self._hang_up = self._channel._engine.watch_hang_up(sock.fileno(), self._channel)
+        elif not wanted and self._hang_up is not None:
+            self._hang_up.cancel()
+            self._hang_up = None
+
     def end_output(self) -> None:
         """Nothing more will come: the transport closes when it has sent what it has."""
         self._output_ended = True
@@ -70,15 +95,20 @@ class TransportConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Drop what is left, unless both sides have ended in good order."""
-        if self._output_ended and self._input_ended:
-            self._transport.close()
-        else:
-            self._transport.abort()
+        self.watch_hang_up(False)
+        try:
+            if self._output_ended and self._input_ended:
+                self._transport.close()
+            else:
+                self._transport.abort()
+        except RuntimeError:  # the loop is closed, so the transport can do nothing any more
+            with contextlib.suppress(OSError, NotImplementedError):
+                self._transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
     # From the transport
 
     def data_received(self, data: bytes) -> None:
-        self._arrived.append(data)
+        self._arrived.append(memoryview(data))
         self._channel._read_on()
 
     def eof_received(self) -> bool:
@@ -95,4 +125,10 @@ class TransportConnection(asyncio.Protocol):
             self._channel._flush_now()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._channel._drop(getattr(error, "strerror", None) or "the connection was dropped")
+        self._lost = getattr(error, "strerror", None) or "the connection was dropped"
+        self.watch_hang_up(False)
+        if self._arrived:  # which is still read, and the end behind it
+            self._input_ended = True
+            self._channel._peer_hung_up(select.EPOLLHUP)
+        else:
+            self._channel._drop(self._lost)

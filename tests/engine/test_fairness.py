@@ -1,0 +1,59 @@
+"""A peer that sends without pause gets no more of an event loop's iteration than others."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+
+import pytest
+
+from websocket_handler import IS_NATIVE
+from websocket_handler.protocol.frame import Opcode, write_frame
+
+from ..end_to_end.programs import wait_for
+from .carriers import CARRIERS, LOOPS, new_websocket, running_engine
+
+pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="asyncio reads for the engine")
+
+SIZE, COUNT = 1000, 8000
+FRAMES = write_frame(Opcode.BINARY, bytes(SIZE), key=bytes(4)) * COUNT
+BYTES_PER_ITERATION = 2 * (81920 + 16384)
+"""At most: what an event leads to and what was left before, each with a TLS record over it."""
+
+
+def send_all(peer: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        peer.sendall(FRAMES)
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize("kind", LOOPS)
+def test_flooding_peer_is_read_by_budget_and_to_its_last_byte(kind: str, carrier: str) -> None:
+    received = [0]  # in each iteration of the loop
+    with running_engine(kind) as home:
+        assert home.thread is not None
+        loop = home.thread.loop
+
+        def count(message: bytes) -> None:
+            received[-1] += len(message)
+            hash(message * 20)  # so that the peer is faster
+
+        def begin_iteration() -> None:
+            received.append(0)
+            if websocket.traffic.messages_received < COUNT:
+                loop.call_soon(begin_iteration)
+
+        websocket, _ = new_websocket(home)
+        websocket.on("message", count)
+        peer = home.connect(websocket, carrier)
+        websocket.pause()
+        sender = threading.Thread(target=send_all, args=(peer,))
+        sender.start()
+        sender.join(0.3)  # the system's buffers are full by then, or it goes on meanwhile
+        loop.call_soon_threadsafe(begin_iteration)
+        websocket.resume()
+        wait_for(lambda: websocket.traffic.messages_received == COUNT, "every message", 30)
+        sender.join(10)
+        assert sum(received) == COUNT * SIZE
+        assert max(received) <= BYTES_PER_ITERATION

@@ -1,0 +1,158 @@
+"""A peer that ends the connection while nothing is read from it: the end is seen, once."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from websocket_handler import IS_NATIVE, ConnectionClosed, WebSocket
+from websocket_handler.protocol.frame import Opcode, write_frame
+
+from ..end_to_end.programs import wait_for
+from .carriers import PLACES, Home, descriptors, finish, new_websocket, reset, running_engine
+
+pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="asyncio polls for the engine")
+
+MESSAGE = write_frame(Opcode.BINARY, bytes(20_000), key=bytes(4))
+
+Prepare = Callable[[WebSocket], object]
+
+
+def without_a_listener(_: WebSocket) -> None:
+    """What arrives fills the backlog."""
+
+
+def paused(websocket: WebSocket) -> None:
+    websocket.on("message", lambda _: None)
+    websocket.on("open", websocket.pause)
+
+
+def with_a_slow_reader(websocket: WebSocket) -> threading.Thread:
+    reader = threading.Thread(target=websocket.receive, args=(20,))
+    websocket.on("open", reader.start)
+    return reader
+
+
+def with_a_slow_peer(websocket: WebSocket) -> None:
+    websocket.on("message", lambda _: None)
+
+    def send_much() -> None:
+        for _ in range(12):
+            websocket.send(bytes(1 << 20))
+
+    websocket.on("open", send_much)
+
+
+HOLDING = (without_a_listener, paused, with_a_slow_reader, with_a_slow_peer)
+
+
+def send_some(peer: socket.socket) -> None:
+    peer.settimeout(0.2)
+    with contextlib.suppress(OSError):  # once nothing is read any more
+        for _ in range(3):
+            peer.sendall(MESSAGE)
+
+
+@pytest.fixture(params=PLACES, ids=" with ".join)
+def place(request: pytest.FixtureRequest) -> tuple[str, str]:
+    found: tuple[str, str] = request.param
+    return found
+
+
+def cpu_seconds_of(seconds: float) -> float:
+    """The processor time that this process needs for a while in which nothing happens."""
+    begin = time.process_time()
+    time.sleep(seconds)
+    return time.process_time() - begin
+
+
+def check_end(home: Home, websocket: WebSocket, ends: list[tuple[int, str]], before: int) -> None:
+    wait_for(lambda: bool(ends), "the close event", 10)
+    assert ends[0][0] == 1006
+    wait_for(lambda: descriptors() < before, "the descriptor to be given back", 10)
+    assert cpu_seconds_of(0.3) < 0.1
+    assert len(ends) == 1
+    assert home.engine.stats().open == 0
+    assert websocket.wait_closed(10)
+
+
+@pytest.mark.parametrize("end", [reset, finish], ids=["reset", "fin"])
+@pytest.mark.parametrize("hold", HOLDING, ids=lambda hold: hold.__name__)
+def test_held_back_peer_that_ends_is_noticed(
+    place: tuple[str, str], hold: Prepare, end: Callable[[socket.socket], None]
+) -> None:
+    kind, carrier = place
+    with running_engine(kind) as home:
+        websocket, ends = new_websocket(home, high_water=10_000)
+        hold(websocket)
+        peer = home.connect(websocket, carrier)
+        send_some(peer)
+        wait_for(lambda: websocket._reading_paused or websocket._above_water, "no more reading")
+        before = descriptors() - 1  # without the peer's
+        end(peer)
+        check_end(home, websocket, ends, before)
+
+
+@pytest.mark.parametrize("carrier", ["socket", "TLS"])
+@pytest.mark.parametrize("end", [reset, finish], ids=["reset", "fin"])
+def test_busy_listener_whose_peer_ends_sees_it_afterwards(
+    carrier: str, end: Callable[[socket.socket], None]
+) -> None:
+    entered, released = threading.Event(), threading.Event()
+
+    def block(_: object) -> None:
+        entered.set()
+        released.wait(20)
+
+    with running_engine("threads") as home:
+        websocket, ends = new_websocket(home)
+        websocket.on("message", block)
+        peer = home.connect(websocket, carrier)
+        send_some(peer)
+        assert entered.wait(10)
+        wait_for(lambda: home.engine.take_overs > 0, "another thread to take over")
+        before = descriptors() - 1
+        end(peer)
+        assert cpu_seconds_of(1.0) < 0.25
+        released.set()
+        check_end(home, websocket, ends, before)
+
+
+def test_messages_that_came_before_the_end_are_received(place: tuple[str, str]) -> None:
+    kind, carrier = place
+    with running_engine(kind) as home:
+        websocket, ends = new_websocket(home, high_water=10_000)
+        reader = with_a_slow_reader(websocket)
+        peer = home.connect(websocket, carrier)
+        for _ in range(4):
+            peer.sendall(MESSAGE)
+        reader.join(10)  # it has taken the first
+        finish(peer)
+        wait_for(lambda: bool(ends), "the close event", 10)
+        for _ in range(3):
+            assert websocket.receive(10) == bytes(20_000)
+        with pytest.raises(ConnectionClosed):
+            websocket.receive(10)
+
+
+def test_what_a_gone_peer_left_is_bounded(place: tuple[str, str]) -> None:
+    """The system's buffers may hold megabytes, and compressed ones at that."""
+    kind, carrier = place
+    with running_engine(kind) as home:
+        websocket, ends = new_websocket(home, high_water=10_000, max_buffered=50_000)
+        with_a_slow_reader(websocket)
+        peer = home.connect(websocket, carrier)
+        peer.settimeout(0.5)
+        with contextlib.suppress(OSError):
+            while True:  # until the system's buffers are full
+                peer.sendall(MESSAGE)
+        reset(peer)
+        wait_for(lambda: bool(ends), "the close event", 10)
+        inbox = websocket._inbox
+        assert inbox is not None
+        assert inbox.amount() < 300_000  # the limit, and what one iteration reads
