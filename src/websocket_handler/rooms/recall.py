@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BusUnavailable
-from .broker import Broker, BrokerError, Offset, Page
+from .broker import Broker, BrokerError, ChannelsRefused, Offset, Page
 from .envelope import Envelope, Kind
 from .joined import Joined
 
@@ -126,6 +126,8 @@ class Recall:
     async def _catch_up_or_break(self, broker: Broker, room: Joined) -> None:
         try:
             await self._catch_up(broker, room)
+        except ChannelsRefused as error:
+            self._endpoint.refuse_room(room, str(error))
         except BrokerError as error:
             broker.has_broken(str(error))
 
@@ -209,7 +211,8 @@ class Recall:
         except ValueError as error:
             self._endpoint.call(failed, error)
         except BrokerError as error:
-            broker.has_broken(str(error))
+            if not isinstance(error, ChannelsRefused):
+                broker.has_broken(str(error))
             self._endpoint.call(failed, BusUnavailable(str(error)))
         except asyncio.CancelledError:
             self._endpoint.call(failed, BusUnavailable("the connection to the broker has ended"))
