@@ -91,6 +91,7 @@ class Endpoint:
         self._heard = 0.0
         self._sending_since: float | None = None
         self._must_check = False
+        self._has_met_newer = False
         self._largest = sys.maxsize
         self._reason = ""
         self._random = random.Random()  # noqa: S311
@@ -177,8 +178,21 @@ class Endpoint:
             self.has_lost(room, gap, is_news)
         if envelope.node != self.node:
             self.counters.received += 1
+        if envelope.kind is Kind.NEWER:
+            self._cannot_read(room)
+            return
         text = None if offset is None else "-".join(map(str, offset))
         self.call(self.rooms.deliver, room.name, envelope.message, envelope.key, text, context)
+
+    def _cannot_read(self, room: Joined) -> None:
+        """A process with a newer version of this library has sent a message."""
+        if not self._has_met_newer:
+            self._has_met_newer = True
+            logger.warning(
+                "a process with a newer version of this library sends messages that this one "
+                "cannot read: they are reported as lost"
+            )
+        self.has_lost(room, 1)
 
     def has_heard(self) -> None:
         """The broker is alive."""
@@ -532,7 +546,7 @@ class Endpoint:
         envelope = self.open(channel, data)
         if envelope is None:
             return
-        if envelope.kind is not Kind.MESSAGE:
+        if envelope.kind not in (Kind.MESSAGE, Kind.NEWER):
             if envelope.node != self.node:
                 self.presence.heard(room, envelope)
         elif room is None:

@@ -33,7 +33,7 @@ from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
 from .broker import Broker, BrokerError, Entry, Offset, Page, Refusals
 from .broker_url import BrokerURL, tls_context
-from .bus_settings import History
+from .bus_settings import IDLE_EXPIRY, History
 
 HEADERS = 300
 """Bytes that are left for the headers of a stored message, of which the longest has 270."""
@@ -449,14 +449,14 @@ class NatsBroker(Broker):
 
 def stream_config(name: str, prefix: str, history: History) -> StreamConfig:
     """One stream for all rooms that share a prefix."""
-    age = history.age or 0.0
+    age = history.age or float(IDLE_EXPIRY)
     return StreamConfig(
         name=name,
         subjects=[f"{kept_prefix(prefix)}.>"],
         storage=StorageType.FILE,
         max_msgs_per_subject=history.length if history.length is not None else -1,
         max_age=age,
-        duplicate_window=min(DUPLICATES, age) if age else DUPLICATES,
+        duplicate_window=min(DUPLICATES, age),
         discard=DiscardPolicy.OLD,
         allow_direct=True,
         republish=RePublish(src=f"{kept_prefix(prefix)}.>", dest=f"{prefix}.>"),

@@ -89,7 +89,8 @@ class Recall:
             self._hold(room, envelope, offset, previous)
         elif offset <= room.cursor:
             if not room.sequences.is_known(envelope.node, envelope.number):
-                self._broker.has_broken("the broker has begun another history")
+                room.is_catching_up = True
+                self._start(self._check_history(self._broker, room))
         elif previous in (room.cursor, ()):  # (): all before it have grown too old
             room.cursor = offset
             self._endpoint.deliver(room, envelope, offset)
@@ -122,6 +123,26 @@ class Recall:
     def _start_catching_up(self, broker: Broker, room: Joined) -> None:
         room.is_catching_up = True  # now, so that the next message does not start it again
         self._start(self._catch_up_or_break(broker, room))
+
+    async def _check_history(self, broker: Broker, room: Joined) -> None:
+        """A message that is not after the cursor was not delivered here: it was sent before the
+        room was joined, or the broker has lost the history and begun another."""
+        try:
+            (tip,) = await broker.tips([room.channel])
+        except ChannelsRefused as error:
+            room.is_catching_up = False
+            self._endpoint.refuse_room(room, str(error))
+        except BrokerError as error:
+            broker.has_broken(str(error))
+        else:
+            room.is_catching_up = False
+            if self._endpoint.joined.get(room.name) is not room:
+                return
+            if tip < room.cursor:
+                self._endpoint.has_lost(room, None)
+                room.held.clear()
+                room.cursor, room.seen = (), tip
+            self.go_on(room)
 
     async def _catch_up_or_break(self, broker: Broker, room: Joined) -> None:
         try:
@@ -163,7 +184,7 @@ class Recall:
 
     def _deliver(self, room: Joined, offset: Offset, data: bytes) -> None:
         envelope = self._endpoint.open(room.channel, data)
-        if envelope is not None and envelope.kind is Kind.MESSAGE:
+        if envelope is not None and envelope.kind in (Kind.MESSAGE, Kind.NEWER):
             self._endpoint.deliver(room, envelope, offset)
 
     def _give_up(self, room: Joined) -> None:

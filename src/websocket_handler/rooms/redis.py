@@ -44,6 +44,7 @@ from redis.exceptions import (
 
 from .broker import Broker, BrokerError, ChannelsRefused, Entry, Offset, Page, Refusals
 from .broker_url import BrokerURL, checks_certificate, checks_host_name
+from .bus_settings import IDLE_EXPIRY
 
 REMEMBERED = 24 * 60 * 60
 """Seconds for which the last number of a process is kept: a retry after them stores twice."""
@@ -83,7 +84,8 @@ end
 if stored > 0 then
     redis.call('SET', KEYS[3], string.format('%.0f', last), 'EX', ARGV[5])
     if ARGV[3] == '' then
-        redis.call('SET', KEYS[2], tip)
+        redis.call('EXPIRE', KEYS[1], IDLE_EXPIRY)
+        redis.call('SET', KEYS[2], tip, 'EX', 2 * IDLE_EXPIRY)
     else
         local age = tonumber(ARGV[3])
         redis.call('XTRIM', KEYS[1], 'MINID', '~', string.format('%.0f', time - age))
@@ -92,7 +94,7 @@ if stored > 0 then
     end
 end
 return refused or stored
-"""
+""".replace("IDLE_EXPIRY", str(IDLE_EXPIRY))
 # KEYS: stream, tip, last number of the process, channel.
 # ARGV: a number that must be stored already, length, age in ms, command, seconds; then pairs
 # of number and envelope.
