@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from urllib.parse import quote
 
@@ -27,10 +28,8 @@ def test_user_and_password_are_percent_decoded(user: str, password: str, scheme:
 
 @given(st.text(), st.sampled_from(sorted(SCHEMES)))
 def test_any_text_is_a_url_or_a_value_error(text: str, scheme: str) -> None:
-    try:
-        parse_broker_url(f"{scheme}://{text}")
-    except ValueError as error:
-        assert "URL" in str(error)
+    with contextlib.suppress(ValueError):
+        assert parse_broker_url(f"{scheme}://{text}").scheme == scheme
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+cluster", "redis+sentinel", "nats"])

@@ -78,11 +78,17 @@ class Connection(Client):
             raise NatsError("the connection has no TLS, which the URL asks for")
         return super()._connect_command()
 
+    async def confirm(self, timeout: float) -> None:
+        """Returns once the server has read everything that was sent. The PING of `flush` alone
+        overtakes what is still pending."""
+        await self._flush_pending(force_flush=True)
+        await self.flush(int(timeout) + 1)
+
 
 class NatsBroker(Broker):
     """One NATS server, or a cluster, of which one server is enough."""
 
-    _client: Client | None = None
+    _client: Connection | None = None
     _noticing: asyncio.Task[None] | None = None
     _acknowledged: dict[str, tuple[asyncio.Future[str | None], str]]
 
@@ -96,7 +102,7 @@ class NatsBroker(Broker):
         self._stream = f"{prefix}-rooms"
         self._first_error: Exception | None = None
         self._refused: set[tuple[str, str]] = set()
-        self._is_asking = False
+        self._asking_count = 0
         user, password, token = credentials(self.url)
         with self.errors():
             try:
@@ -127,7 +133,7 @@ class NatsBroker(Broker):
 
     async def _on_error(self, error: Exception) -> None:
         violation = VIOLATION.search(str(error).lower())
-        if violation and self._is_asking and self._is_of_room(violation[2]):
+        if violation and self._asking_count and self._is_of_room(violation[2]):
             self._has_refused(violation[1], violation[2])
             return
         self._first_error = self._first_error or error
@@ -148,11 +154,11 @@ class NatsBroker(Broker):
     def _asking(self) -> Iterator[set[tuple[str, str]]]:
         """Collect what the server refuses meanwhile: (publish or subscription, subject)."""
         self._refused.clear()
-        self._is_asking = True
+        self._asking_count += 1
         try:
             yield self._refused
         finally:
-            self._is_asking = False
+            self._asking_count -= 1
 
     async def _notice(self) -> None:
         """The end of the connection, also where nats-py fails before it calls `closed_cb`."""
@@ -192,7 +198,7 @@ class NatsBroker(Broker):
         return text
 
     @property
-    def client(self) -> Client:
+    def client(self) -> Connection:
         assert self._client is not None
         return self._client
 
@@ -236,7 +242,7 @@ class NatsBroker(Broker):
 
     async def _flush(self) -> None:
         """Returns once the server has read all that was sent."""
-        await self.client.flush(int(self.settings.silence) + 1)
+        await self.client.confirm(self.settings.silence)
 
     async def unsubscribe(self, channels: Sequence[str]) -> None:
         with self.errors():
