@@ -11,6 +11,7 @@ from tests.end_to_end.programs import wait_for
 from websocket_handler.rooms import outbox
 from websocket_handler.rooms.broker_url import parse_broker_url
 from websocket_handler.rooms.bus_settings import BusState, History
+from websocket_handler.rooms.envelope import seal
 from websocket_handler.rooms.names import room_channel
 
 from .brokers import BrokerProcess, nats_server, redis_server
@@ -304,7 +305,6 @@ def test_message_of_a_newer_version_is_reported(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    seal = outbox.seal
     room = f"versions {history}"
     sender, _ = connect(shared, history=history)
     _, recorder = connect(shared, room, history=history)

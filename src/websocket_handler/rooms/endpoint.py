@@ -52,6 +52,13 @@ async def end(tasks: set[asyncio.Task[None]]) -> None:
                 task.exception()
 
 
+def retrieved(what: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """A task of which asyncio does not log the exception when who waited for it is cancelled."""
+    task = asyncio.ensure_future(what)
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())
+    return task
+
+
 class Endpoint:
     """Subscribes, publishes, receives."""
 
@@ -266,12 +273,12 @@ class Endpoint:
     async def _connect(self, broker: Broker) -> None:
         timeout = self.settings.connect_timeout
         try:
-            await asyncio.wait_for(broker.connect(), timeout)
+            await asyncio.wait_for(retrieved(broker.connect()), timeout)
             broker.limit = self.limit = min(broker.limit, self._largest)
             self.was_away = self._loop.time() - self._deaf_since
             self.has_heard()
             channels = [node_channel(self.node), EVERYONE]
-            refused = await asyncio.wait_for(broker.subscribe(channels), timeout)
+            refused = await asyncio.wait_for(retrieved(broker.subscribe(channels)), timeout)
         except (asyncio.TimeoutError, TimeoutError):
             raise BrokerError(f"the broker has not answered within {timeout} s") from None
         for channel, why in refused.items():
@@ -338,12 +345,13 @@ class Endpoint:
             self._wake.clear()
             if self._changed:
                 await self._follow(broker)
-            if self._must_check:
-                self._must_check = False
-                await self._soon(broker.check())
-            if self._control or len(self.outbox):
+            if self._must_check or self._control or len(self.outbox):
                 self._sending_since = self._loop.time()
-                await self._publish(broker)
+                if self._must_check:
+                    self._must_check = False
+                    await broker.check()
+                if self._control or len(self.outbox):
+                    await self._publish(broker)
                 self._sending_since = None
             else:
                 await self._wake.wait()
@@ -448,7 +456,7 @@ class Endpoint:
     async def _soon(self, what: Coroutine[Any, Any, Any]) -> Any:
         """What the broker has to answer before it is taken for silent."""
         try:
-            return await asyncio.wait_for(what, self.settings.silence)
+            return await asyncio.wait_for(retrieved(what), self.settings.silence)
         except (asyncio.TimeoutError, TimeoutError):
             raise BrokerError(
                 f"the broker has not answered within {self.settings.silence} s"
