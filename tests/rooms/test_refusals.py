@@ -156,6 +156,31 @@ def test_room_that_may_not_be_received_does_not_stop_the_others(
     assert bus.stats().attempts == 1
 
 
+def test_process_that_may_use_its_rooms_only(
+    start: Start, kind: str, connect: Connect, history: History | None
+) -> None:
+    """Its heartbeat is refused, which is not silence."""
+    if kind == "redis":
+        broker = start()
+        url = redis_user(broker, "resetchannels", "&websocket-handler:room.*", "-role")
+    else:
+        allowed = ["websocket-handler.room.>", "websocket-handler:kept.room.>", "$JS.>", "_INBOX.>"]
+        rule = f"{{ allow: {allowed} }}".replace("'", '"')
+        user = (
+            f"{{ user: app, password: pw, permissions: {{ publish: {rule}, subscribe: {rule} }} }}"
+        )
+        broker = start(configuration=f"authorization {{ users: [{user}] }}")
+        url = broker.url.replace("//", "//app:pw@")
+    settings = {"heartbeat": 0.2, "silence": 1.0, "connect_timeout": 5.0}
+    bus, recorder = connect(url, "room", history=history, **settings)
+    sender, _ = connect(url, history=history)
+    began = bus._endpoint._loop.time()
+    wait_for(lambda: bus._endpoint._loop.time() - began > 2.5, "more than the silence")
+    send(sender, "room", "x")
+    assert recorder.wait_for_messages(1) == ["x"]
+    assert [state for state, _ in recorder.states] == [BusState.UP]
+
+
 def test_redis_keys_that_may_not_be_used(
     tmp_path_factory: pytest.TempPathFactory, connect: Connect
 ) -> None:

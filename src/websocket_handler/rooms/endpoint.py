@@ -98,6 +98,8 @@ class Endpoint:
         self._heard = 0.0
         self._sending_since: float | None = None
         self._must_check = False
+        self._receives_heartbeat = True
+        """The broker lets this process subscribe to its own channel."""
         self._has_met_newer = False
         self._largest = sys.maxsize
         self._reason = ""
@@ -281,6 +283,7 @@ class Endpoint:
             refused = await asyncio.wait_for(retrieved(broker.subscribe(channels)), timeout)
         except (asyncio.TimeoutError, TimeoutError):
             raise BrokerError(f"the broker has not answered within {timeout} s") from None
+        self._receives_heartbeat = node_channel(self.node) not in refused
         for channel, why in refused.items():
             self.refusals.log("receive from", channel, why)
         self._changed = set(self.joined)
@@ -353,6 +356,8 @@ class Endpoint:
                 if self._control or len(self.outbox):
                     await self._publish(broker)
                 self._sending_since = None
+                if not self._receives_heartbeat:
+                    self.has_heard()
             else:
                 await self._wake.wait()
 
@@ -480,11 +485,12 @@ class Endpoint:
         except BrokerError:
             self._suspect(wanted)
             raise
-        for index, item in enumerate(wanted):
-            if index in refused:
-                self._refuse(item, refused[index])
-            elif item.prepared.room in self._refused_rooms:
-                self._deliver_here(item)
+        if refused or self._refused_rooms:
+            for index, item in enumerate(wanted):
+                if index in refused:
+                    self._refuse(item, refused[index])
+                elif item.prepared.room in self._refused_rooms:
+                    self._deliver_here(item)
         self.counters.published += len(wanted) - len(refused)
         self.outbox.done(len(batch))
 

@@ -175,10 +175,19 @@ class Pair:
 
     async def _read(self) -> None:
         """Receive, for ever; in turns, so that others get theirs."""
+        read = self.subscriber.read_response
         turns = 0
         try:
             while True:
-                await self._read_one()
+                try:
+                    kind, channel, data = await read()
+                except ResponseError as error:
+                    self._refused(error)
+                    continue
+                if kind in (b"message", b"smessage"):
+                    self._broker.received(channel, data)
+                else:
+                    self._confirmed(kind, channel)
                 turns = (turns + 1) % 256
                 if not turns:
                     await asyncio.sleep(0)
@@ -189,17 +198,13 @@ class Pair:
                 one.answered.exception()
             self._unconfirmed.clear()
 
-    async def _read_one(self) -> None:
-        try:
-            kind, channel, data = await self.subscriber.read_response()
-        except ResponseError as error:
-            if not self._unconfirmed:
-                raise
-            self._unconfirmed.popleft().answered.set_exception(error)
-            return
-        if kind in (b"message", b"smessage"):
-            self._broker.received(channel, data)
-            return
+    def _refused(self, error: ResponseError) -> None:
+        """The answer to the first command that has none."""
+        if not self._unconfirmed:
+            raise error
+        self._unconfirmed.popleft().answered.set_exception(error)
+
+    def _confirmed(self, kind: bytes, channel: bytes) -> None:
         first = self._unconfirmed[0] if self._unconfirmed else None
         if first is None or not first.confirms(kind, channel):
             # the slot has moved to another server of the cluster
