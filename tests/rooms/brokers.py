@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -79,8 +80,9 @@ class BrokerProcess:
 
 
 def redis_server(folder: Path, *options: str, user: str = "", tls: bool = False) -> BrokerProcess:
-    """Keeps what it has in an append-only file. `tls`: it speaks nothing else."""
-    program = shutil.which("redis-server")
+    """Keeps what it has in an append-only file. `tls`: it speaks nothing else. REDIS_SERVER in
+    the environment is the program of another one, as valkey-server."""
+    program = os.environ.get("REDIS_SERVER") or shutil.which("redis-server")
     require(program, "redis-server")
     port = free_port()
     ports = f"--port 0 --tls-port {port}" if tls else f"--port {port}"

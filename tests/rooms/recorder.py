@@ -24,6 +24,7 @@ class Recorder:
         self.delivered: list[Delivered] = []
         self.states: list[tuple[BusState, str]] = []
         self.losses: list[tuple[str, int | None]] = []
+        self.refusals: list[tuple[str, str, str]] = []
         self.presence: list[str] = []
 
     def deliver(
@@ -36,6 +37,9 @@ class Recorder:
 
     def lost(self, room: str, count: int | None) -> None:
         self.losses.append((room, count))
+
+    def refused(self, room: str, action: str, reason: str) -> None:
+        self.refusals.append((room, action, reason))
 
     def presence_changed(self, room: str) -> None:
         self.presence.append(room)

@@ -26,11 +26,11 @@ KEPT = History(length=10_000)
 
 
 class Certificates:
-    """An authority, and a certificate of it for 127.0.0.1."""
+    """An authority, and a certificate of it for 127.0.0.1, or other names."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *names: str) -> None:
         authority = trustme.CA()
-        mine = authority.issue_cert("127.0.0.1", "localhost")
+        mine = authority.issue_cert(*names or ("127.0.0.1", "localhost"))
         self.authority = folder / "ca.pem"
         self.certificate = folder / "certificate.pem"
         self.key = folder / "key.pem"

@@ -324,7 +324,7 @@ def test_malformed_messages_are_ignored(
     bus, recorder = connect(shared, room, history=history)
     sender, _ = connect(shared, history=history)
     separator = ":" if kind == "redis" else "."
-    broken = [b"", b"x", b"\x01" * 10, b"\x09" + bytes(40), b"@1-1,x;", b"@"]
+    broken = [b"", b"x", b"\x01" * 10, b"\x00" + bytes(40), b"@1-1,x;", b"@"]
     broken += [b"\x01\x09" + bytes(19), b"\x01\x00\xf0" + bytes(18)]
     broken += [b"\x01\x00\x01" + bytes(18) + b"\xff", b"\x01\x00\x02" + bytes(16) + b"\xff\xff"]
     publish_raw(shared, kind, f"websocket-handler{separator}room.{room}", broken)

@@ -13,6 +13,7 @@ from tests.conftest import require
 from tests.end_to_end.programs import wait_for
 from websocket_handler.rooms.bus import Bus
 from websocket_handler.rooms.bus_settings import BusState, History
+from websocket_handler.rooms.redis_cluster import RedisClusterBroker
 
 from ..ports import free_port
 from .brokers import BrokerProcess, redis_server
@@ -46,6 +47,20 @@ class Cluster:
             self.close()
             raise
         self.url = f"redis+cluster://{','.join(hosts)}"
+
+    def rebalance(self) -> None:
+        """Move all slots of the first server to the others, and wait until all know it."""
+        program = str(shutil.which("redis-cli"))
+        first = f"127.0.0.1:{self.servers[0].port}"
+        name = subprocess.run(
+            [program, "-p", str(self.servers[0].port), "CLUSTER", "MYID"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        ).stdout.strip()
+        command = [program, "--cluster", "rebalance", first, "--cluster-weight", f"{name}=0"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def close(self) -> None:
         for server in self.servers:
@@ -113,6 +128,35 @@ def test_one_server_is_killed(cluster: Cluster, connect: Connect) -> None:
     for room in rooms:
         assert receiver.messages(room) == ["before", "while it is away", "after"]
     assert receiver.losses == []
+
+
+@pytest.mark.parametrize("history", HISTORIES, ids=["plain", "history"])
+def test_slot_that_moves_to_another_server(
+    cluster: Cluster, connect: Connect, history: History | None
+) -> None:
+    sender, _ = connect(cluster.url, history=history)
+    bus, receiver = connect(cluster.url, *NAMES, history=history)
+    for name in NAMES:
+        send(sender, name, "before")
+    receiver.wait_for_messages(len(NAMES))
+    cluster.rebalance()
+    wait_for(
+        lambda: bus.state is BusState.UP and bus.stats().rooms == len(NAMES) and has_moved(bus),
+        "the rooms to be subscribed on the servers that have them now",
+        60,
+    )
+    for name in NAMES:
+        send(sender, name, "after")
+    for name in NAMES:
+        wait_for(lambda name=name: "after" in receiver.messages(name), f"{name!r}", 30)  # type: ignore[misc]
+    if history is not None:
+        assert receiver.losses == []
+
+
+def has_moved(bus: Bus) -> bool:
+    """Whether it is connected to the servers as they are after `rebalance`."""
+    broker = bus._endpoint.broker
+    return isinstance(broker, RedisClusterBroker) and len(broker._pairs) == 2
 
 
 def test_a_server_that_is_no_cluster(tmp_path: Path, connect: Connect) -> None:

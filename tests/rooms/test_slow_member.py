@@ -29,7 +29,7 @@ def left(member: SlowMember) -> str:
 
 @pytest.mark.parametrize(
     ("when_full", "kept", "dropped"),
-    [("drop_oldest", "cdef", 2), ("drop_newest", "abcd", 2), ("latest", "f", 5)],
+    [("drop_oldest", "cdef", 2), ("drop_newest", "abcd", 2), ("latest", "cdef", 2)],
 )
 def test_policies(when_full: WhenFull, kept: str, dropped: int) -> None:
     member = SlowMember(SlowConsumers(when_full, FOUR))
@@ -62,13 +62,23 @@ def test_latest_by_key() -> None:
     assert left(member) == "cdef"
 
 
-def test_one_that_is_too_large_for_all_of_the_place() -> None:
-    for when_full in ("drop_oldest", "drop_newest", "latest"):
-        member = SlowMember(SlowConsumers(when_full, FOUR))
-        keep(member, "a")
-        assert keep(member, "x" * FOUR) in (Delivery(dropped=1), Delivery(dropped=2))
-        keep(member, "b")
-        assert left(member) in ("ab", "b")
+def test_latest_without_a_key_replaces_nothing() -> None:
+    member = SlowMember(SlowConsumers("latest", FOUR))
+    for message, key in [("a", None), ("b", "x"), ("c", None), ("d", "x")]:
+        assert keep(member, message, key) is not None
+    assert left(member) == "acd"
+    assert member.dropped == 1
+
+
+@pytest.mark.parametrize("when_full", ["drop_oldest", "drop_newest", "latest"])
+def test_message_larger_than_the_backlog_drops_only_itself(when_full: WhenFull) -> None:
+    member = SlowMember(SlowConsumers(when_full, FOUR))
+    for letter in "abc":
+        keep(member, letter, letter)
+    assert keep(member, "x" * FOUR, "x") == Delivery(dropped=1)
+    keep(member, "d", "d")
+    assert left(member) == "abcd"
+    assert member.dropped == 1
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
+from .broker_url import BrokerURL
 from .bus_settings import BusSettings, History
 
 Offset = tuple[int, ...]
@@ -25,6 +25,19 @@ None for what is not in the history."""
 
 class BrokerError(Exception):
     """The connection cannot be made, or is of no use any more; the text says why to a person."""
+
+
+class ChannelsRefused(BrokerError):
+    """The broker refuses the history of some channels; the connection stays usable."""
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        super().__init__("; ".join(sorted(set(reasons.values()))))
+        self.reasons = reasons
+        """Channel -> why."""
+
+
+Refusals = Mapping[int, str]
+"""Index of a message -> why the broker refused it, and does so whenever it is sent again."""
 
 
 class Entry(NamedTuple):
@@ -52,7 +65,7 @@ class Broker(ABC):
     """The most bytes of one message."""
 
     def __init__(
-        self, url: str, settings: BusSettings, history: History | None, receive: Receive
+        self, url: BrokerURL, settings: BusSettings, history: History | None, receive: Receive
     ) -> None:
         self.url = url
         self.settings = settings
@@ -71,28 +84,33 @@ class Broker(ABC):
         """Connect, authenticate, and find out `limit`."""
 
     @abstractmethod
-    async def subscribe(self, channels: Sequence[str]) -> None:
-        """Returns once whatever is published to them from now on will be received."""
+    async def subscribe(self, channels: Sequence[str]) -> Mapping[str, str]:
+        """Returns once everything published to them from now on will be received: the channels
+        that the broker refused to this user, and why."""
 
     @abstractmethod
     async def unsubscribe(self, channels: Sequence[str]) -> None: ...
 
     @abstractmethod
-    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        """Send (channel, data), in order, all at once; returns once the broker has them."""
+    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> Refusals:
+        """Send (channel, data), in order, all at once; returns once the broker has answered."""
 
     @abstractmethod
-    async def append(self, entries: Sequence[Entry]) -> None:
+    async def append(self, entries: Sequence[Entry]) -> Refusals:
         """Keep them in the history and publish them. An entry that is there already is not
         kept again."""
 
     @abstractmethod
     async def tips(self, channels: Sequence[str]) -> list[Offset]:
-        """The offset of the last message of each."""
+        """The offset of the last message of each. Raises `ChannelsRefused`, as `read` does."""
 
     @abstractmethod
     async def read(self, channel: str, after: Offset, count: int) -> Page:
         """Up to `count` messages that came after an offset; fewer only if there are no more."""
+
+    async def check(self) -> None:  # noqa: B027  (most brokers have nothing to check)
+        """Raises `BrokerError` if what is published does not get to the others although the
+        broker takes it; called with each heartbeat."""
 
     @abstractmethod
     def parse_offset(self, text: str) -> Offset:
@@ -114,47 +132,22 @@ class Kind(NamedTuple):
 
 
 REDIS = Kind("redis", "RedisBroker", "redis", "redis", 1 << 24)
+REDIS_CLUSTER = REDIS._replace(module="redis_cluster", name="RedisClusterBroker")
+REDIS_SENTINEL = REDIS._replace(module="redis_sentinel", name="RedisSentinelBroker")
 NATS = Kind("nats", "NatsBroker", "nats", "nats", 1 << 20)
 
-SCHEMES = {
+KINDS = {
     "redis": REDIS,
     "rediss": REDIS,
     "unix": REDIS,
-    "redis+cluster": REDIS._replace(module="redis_cluster", name="RedisClusterBroker"),
-    "rediss+cluster": REDIS._replace(module="redis_cluster", name="RedisClusterBroker"),
+    "redis+cluster": REDIS_CLUSTER,
+    "rediss+cluster": REDIS_CLUSTER,
+    "redis+sentinel": REDIS_SENTINEL,
+    "rediss+sentinel": REDIS_SENTINEL,
     "nats": NATS,
     "tls": NATS,
+    "nats+tls": NATS,
 }
-
-
-def kind_of(url: str) -> Kind:
-    """ValueError for a URL that no broker has."""
-    scheme, separator, _ = url.partition("://")
-    if not separator or scheme not in SCHEMES:
-        schemes = ", ".join(f"{name}://" for name in SCHEMES)
-        raise ValueError(f"a broker's URL begins with one of {schemes}; this one does not: {url!r}")
-    kind = SCHEMES[scheme]
-    if scheme != "unix":
-        hosts = each_host(url)
-        for one in hosts:
-            try:
-                parts = urlsplit(one)
-                _ = parts.port
-            except ValueError as error:
-                raise ValueError(f"not a URL: {without_password(url)!r}: {error}") from None
-            if not parts.hostname:
-                raise ValueError(f"a broker's URL names its host: {without_password(url)!r}")
-        if len(hosts) > 1 and kind is REDIS:
-            raise ValueError(f"one Redis server has one host: {without_password(url)!r}")
-    return kind
-
-
-def each_host(url: str) -> list[str]:
-    """A URL with several hosts, a,b:1,c, as one for each."""
-    scheme, separator, rest = url.partition("://")
-    authority, slash, path = rest.partition("/")
-    user, at, hosts = authority.rpartition("@")
-    return [f"{scheme}{separator}{user}{at}{host}{slash}{path}" for host in hosts.split(",")]
 
 
 def broker_class(kind: Kind) -> type[Broker]:
@@ -168,12 +161,3 @@ def broker_class(kind: Kind) -> type[Broker]:
         ) from None
     found: type[Broker] = getattr(import_module(f".{kind.module}", __package__), kind.name)
     return found
-
-
-def without_password(url: str) -> str:
-    """The URL as it may be logged."""
-    scheme, separator, rest = url.partition("://")
-    authority, slash, path = rest.partition("/")
-    _, at, host = authority.rpartition("@")
-    path = path.partition("?")[0]
-    return f"{scheme}{separator}{'***@' if at else ''}{host}{slash}{path}"

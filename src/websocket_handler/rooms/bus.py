@@ -13,7 +13,8 @@ import weakref
 from collections.abc import Callable, Mapping
 
 from ..errors import BusUnavailable
-from .broker import broker_class, kind_of
+from .broker import KINDS, broker_class
+from .broker_url import parse_broker_url
 from .bus_settings import BusSettings, BusState, BusStats, History
 from .bus_thread import BusThread, real_lock, wait_until
 from .endpoint import Endpoint
@@ -46,11 +47,12 @@ class Bus:
         history: History | None = None,
         settings: BusSettings = BusSettings(),  # noqa: B008  (it is frozen)
     ) -> None:
-        """`url`: redis://, rediss://, unix://, redis+cluster://, rediss+cluster://, nats:// or
-        tls://. Raises ValueError for any other, and ImportError that names the extra where the
-        broker's library is missing."""
-        self._url = url
-        self._kind = kind_of(url)
+        """`url`: redis://, rediss://, unix://, redis+cluster://, rediss+cluster://,
+        redis+sentinel://, rediss+sentinel://, nats://, tls:// or nats+tls://. Raises ValueError
+        for any other, and ImportError that names the extra where the broker's library is
+        missing."""
+        self._url = parse_broker_url(url)
+        self._kind = KINDS[self._url.scheme]
         self._broker_class = broker_class(self._kind)
         self._rooms = node
         self._history = history

@@ -10,6 +10,10 @@ from .names import check_prefix
 
 MIB = 1 << 20
 
+IDLE_EXPIRY = 30 * 24 * 60 * 60
+"""Seconds. Without an `age`, Redis forgets the history of a room so long after its last message,
+and JetStream each message after so long."""
+
 
 class BusState(Enum):
     """How a bus stands to its broker."""
@@ -30,7 +34,8 @@ class History:
     """The last so many messages of each room."""
 
     age: float | None = None
-    """Those of the last so many seconds."""
+    """Those of the last so many seconds. None: nothing is kept for ever, but for 30 days after
+    the last message of the room (with NATS, each message for 30 days)."""
 
     def __post_init__(self) -> None:
         if self.length is None and self.age is None:

@@ -11,10 +11,13 @@ import asyncio
 import contextlib
 import logging
 import random
+import sys
+import traceback
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from .broker import Broker, BrokerError, Entry, Offset, without_password
+from .broker import Broker, BrokerError, ChannelsRefused, Entry, Offset, Refusals
+from .broker_url import BrokerURL
 from .bus_settings import BusSettings, BusState, Counters, History
 from .envelope import Envelope, Kind, encode_content, open_envelope, seal
 from .joined import Joined
@@ -22,12 +25,17 @@ from .names import EVERYONE, node_channel
 from .outbox import Outbox, Outgoing
 from .presence_wire import PresenceWire
 from .recall import Recall
+from .refusals import RefusalLog
 from .this_process import RoomsOfThisProcess
 
 logger = logging.getLogger("websocket_handler")
 
 BATCH, BATCH_BYTES = 1000, 1 << 20
 """What is sent to the broker before its answers are waited for."""
+
+MAX_BREAKS = 3
+"""A message larger than a batch is given up when the connection broke so often while it was
+sent."""
 
 CHANNELS = 1000
 """Subscribed at a time."""
@@ -44,12 +52,19 @@ async def end(tasks: set[asyncio.Task[None]]) -> None:
                 task.exception()
 
 
+def retrieved(what: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """A task of which asyncio does not log the exception when who waited for it is cancelled."""
+    task = asyncio.ensure_future(what)
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())
+    return task
+
+
 class Endpoint:
     """Subscribes, publishes, receives."""
 
     def __init__(
         self,
-        url: str,
+        url: BrokerURL,
         broker_class: type[Broker],
         node: bytes,
         rooms: RoomsOfThisProcess,
@@ -69,6 +84,7 @@ class Endpoint:
         self.ready_rooms = 0
         self.joined: dict[str, Joined] = {}
         self.broker: Broker | None = None
+        self.refusals = RefusalLog(self)
         self.presence = PresenceWire(self)
         self.recall = Recall(self)
         self._broker_class = broker_class
@@ -76,10 +92,16 @@ class Endpoint:
         self._subscribed: dict[str, str] = {}  # room -> channel, in this session
         self._changed: set[str] = set()
         self._control: list[tuple[str, bytes]] = []
+        self._refused_rooms: set[str] = set()  # those the broker does not let us receive
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
         self._heard = 0.0
         self._sending_since: float | None = None
+        self._must_check = False
+        self._receives_heartbeat = True
+        """The broker lets this process subscribe to its own channel."""
+        self._has_met_newer = False
+        self._largest = sys.maxsize
         self._reason = ""
         self._random = random.Random()  # noqa: S311
         self._deaf_since = 0.0
@@ -110,6 +132,7 @@ class Endpoint:
         if room is not None:
             del self._by_channel[room.channel]
             self.ready_rooms -= room.is_ready
+            self._refused_rooms.discard(name)
             self.presence.left(room)
             room.tell_ready(False)
             self._change(name)
@@ -164,8 +187,21 @@ class Endpoint:
             self.has_lost(room, gap, is_news)
         if envelope.node != self.node:
             self.counters.received += 1
+        if envelope.kind is Kind.NEWER:
+            self._cannot_read(room)
+            return
         text = None if offset is None else "-".join(map(str, offset))
         self.call(self.rooms.deliver, room.name, envelope.message, envelope.key, text, context)
+
+    def _cannot_read(self, room: Joined) -> None:
+        """A process with a newer version of this library has sent a message."""
+        if not self._has_met_newer:
+            self._has_met_newer = True
+            logger.warning(
+                "a process with a newer version of this library sends messages that this one "
+                "cannot read: they are reported as lost"
+            )
+        self.has_lost(room, 1)
 
     def has_heard(self) -> None:
         """The broker is alive."""
@@ -219,12 +255,14 @@ class Endpoint:
         except BrokerError as error:
             return str(error)
         except Exception as error:
-            logger.exception("the bus to %s failed", without_password(self.url))
-            return repr(error)
+            text = "".join(traceback.format_exception(error))
+            logger.error("the bus to %s failed: %s", self.url, self.url.without_secrets(text))
+            return self.url.without_secrets(repr(error))
         finally:
             self.broker = None
             self._subscribed = {}
             self._control = []
+            self._refused_rooms = set()
             self.ready_rooms = 0
             for room in self.joined.values():
                 room.is_ready = room.is_catching_up = False
@@ -237,13 +275,17 @@ class Endpoint:
     async def _connect(self, broker: Broker) -> None:
         timeout = self.settings.connect_timeout
         try:
-            await asyncio.wait_for(broker.connect(), timeout)
-            self.limit = broker.limit
+            await asyncio.wait_for(retrieved(broker.connect()), timeout)
+            broker.limit = self.limit = min(broker.limit, self._largest)
             self.was_away = self._loop.time() - self._deaf_since
             self.has_heard()
-            await asyncio.wait_for(broker.subscribe([node_channel(self.node), EVERYONE]), timeout)
+            channels = [node_channel(self.node), EVERYONE]
+            refused = await asyncio.wait_for(retrieved(broker.subscribe(channels)), timeout)
         except (asyncio.TimeoutError, TimeoutError):
             raise BrokerError(f"the broker has not answered within {timeout} s") from None
+        self._receives_heartbeat = node_channel(self.node) not in refused
+        for channel, why in refused.items():
+            self.refusals.log("receive from", channel, why)
         self._changed = set(self.joined)
 
     async def _session(self, broker: Broker) -> None:
@@ -288,7 +330,7 @@ class Endpoint:
         if (state, reason) == (self.state, self._reason):
             return
         self.state, self._reason = state, reason
-        where = without_password(self.url)
+        where = self.url
         if state is BusState.DOWN:
             logger.warning("the bus to %s is down: %s", where, reason)
         else:
@@ -306,10 +348,16 @@ class Endpoint:
             self._wake.clear()
             if self._changed:
                 await self._follow(broker)
-            if self._control or len(self.outbox):
+            if self._must_check or self._control or len(self.outbox):
                 self._sending_since = self._loop.time()
-                await self._publish(broker)
+                if self._must_check:
+                    self._must_check = False
+                    await broker.check()
+                if self._control or len(self.outbox):
+                    await self._publish(broker)
                 self._sending_since = None
+                if not self._receives_heartbeat:
+                    self.has_heard()
             else:
                 await self._wake.wait()
 
@@ -334,6 +382,8 @@ class Endpoint:
                 raise BrokerError(f"the broker has been silent for {settings.silence} s")
             if now - beats >= settings.heartbeat:
                 beats = now
+                self._must_check = True
+                self._changed |= self._refused_rooms  # they may be permitted by now
                 self.tell(node_channel(self.node), Kind.HEARTBEAT, "")
             self.presence.tick()
 
@@ -352,23 +402,54 @@ class Endpoint:
             channels = {
                 room.name: room.channel for room in some if room.name not in self._subscribed
             }
-            await self._soon(broker.subscribe(list(channels.values())))
+            refused = await self._soon(broker.subscribe(list(channels.values())))
             self._subscribed.update(channels)
-            await self._have_ready(broker, [room for room in some if self._is_here(room)])
+            for room in some:
+                if room.channel in refused:
+                    del self._subscribed[room.name]
+                    self.refuse_room(room, refused[room.channel])
+            permitted = [room for room in some if room.channel not in refused]
+            await self._have_ready(broker, [room for room in permitted if self._is_here(room)])
         if left:
             await self._soon(broker.unsubscribe([self._subscribed.pop(name) for name in left]))
 
     def _is_here(self, room: Joined) -> bool:
         return self.joined.get(room.name) is room
 
+    def refuse_room(self, room: Joined, reason: str) -> None:
+        """The broker does not let this process receive what is sent to the room."""
+        if not self._is_here(room):
+            return
+        self.ready_rooms -= room.is_ready
+        room.is_ready = False
+        room.tell_ready(False)
+        if room.name not in self._refused_rooms:
+            self._refused_rooms.add(room.name)
+            self.refusals.room(room.name, reason)
+
+    async def _find_cursors(self, broker: Broker, rooms: list[Joined]) -> list[Joined]:
+        """With a history; those rooms of which it may be read."""
+        while rooms:
+            try:
+                await self.recall.find_cursors(broker, rooms, self._soon)
+            except ChannelsRefused as error:
+                for room in rooms:
+                    if room.channel in error.reasons:
+                        self.refuse_room(room, error.reasons[room.channel])
+                rooms = [room for room in rooms if room.channel not in error.reasons]
+            else:
+                break
+        return rooms
+
     async def _have_ready(self, broker: Broker, rooms: list[Joined]) -> None:
         if self.history is not None:
-            await self.recall.find_cursors(broker, rooms, self._soon)
+            rooms = await self._find_cursors(broker, rooms)
         for room in rooms:
             if not self._is_here(room):
                 continue
             room.is_ready = True
             self.ready_rooms += 1
+            self._refused_rooms.discard(room.name)
             if room.has_been_ready and self.history is None:
                 self.has_lost(room, None)
             elif self.history is not None:
@@ -380,7 +461,7 @@ class Endpoint:
     async def _soon(self, what: Coroutine[Any, Any, Any]) -> Any:
         """What the broker has to answer before it is taken for silent."""
         try:
-            return await asyncio.wait_for(what, self.settings.silence)
+            return await asyncio.wait_for(retrieved(what), self.settings.silence)
         except (asyncio.TimeoutError, TimeoutError):
             raise BrokerError(
                 f"the broker has not answered within {self.settings.silence} s"
@@ -395,40 +476,75 @@ class Endpoint:
             await asyncio.sleep(0)  # `join` and `leave` were posted before the messages were put
             while not all(map(self._can_hear, local)):
                 await self._follow(broker)
-        wanted = [item for item in batch if not item.is_back]
+        wanted = [item for item in batch if not item.is_back and not item.is_refused]
         for item in [item for item in wanted if len(item.data) > broker.limit]:
             wanted.remove(item)
-            self._refuse(item, broker.limit)
+            self._refuse(item, f"its {len(item.data)} bytes are over the limit of {broker.limit}")
+        try:
+            refused = await self._send(broker, control, wanted)
+        except BrokerError:
+            self._suspect(wanted)
+            raise
+        if refused or self._refused_rooms:
+            for index, item in enumerate(wanted):
+                if index in refused:
+                    self._refuse(item, refused[index])
+                elif item.prepared.room in self._refused_rooms:
+                    self._deliver_here(item)
+        self.counters.published += len(wanted) - len(refused)
+        self.outbox.done(len(batch))
+
+    async def _send(
+        self, broker: Broker, control: list[tuple[str, bytes]], wanted: list[Outgoing]
+    ) -> Refusals:
+        """Which of those wanted were refused, and why."""
         messages = [(item.prepared.channel, item.data) for item in wanted]
         if self.history is None:
-            await broker.publish([*control, *messages])
-        else:
-            if control:
-                await broker.publish(control)
-            entries = zip(messages, wanted, strict=True)
-            if wanted:
-                await broker.append(
-                    [
-                        Entry(channel, self.node, item.number, data)
-                        for (channel, data), item in entries
-                    ]
-                )
-        self.counters.published += len(wanted)
-        self.outbox.done(len(batch))
+            refused = await broker.publish([*control, *messages])
+            self._control_refused(control, refused)
+            return {index - len(control): why for index, why in refused.items()}
+        if control:
+            self._control_refused(control, await broker.publish(control))
+        if not wanted:
+            return {}
+        return await broker.append(
+            [
+                Entry(channel, self.node, item.number, data)
+                for (channel, data), item in zip(messages, wanted, strict=True)
+            ]
+        )
+
+    def _control_refused(self, control: list[tuple[str, bytes]], refused: Refusals) -> None:
+        for index, why in refused.items():
+            if index < len(control):
+                self.has_heard()  # a heartbeat that is refused does not come back
+                self.refusals.log("send to", control[index][0], why)
+
+    def _suspect(self, wanted: list[Outgoing]) -> None:
+        """The connection broke. A large message, which is sent alone, may be the reason: Redis
+        disconnects for one over its limit, and may not tell the limit to this user."""
+        if len(wanted) == 1 and len(wanted[0].data) > BATCH_BYTES:
+            item = wanted[0]
+            item.breaks += 1
+            if item.breaks == MAX_BREAKS:
+                size = len(item.data)
+                self._largest = min(self._largest, size - 1)
+                self._refuse(item, f"its {size} bytes ended the connection {MAX_BREAKS} times")
 
     def _can_hear(self, name: str) -> bool:
         """Whether what is published to the room now will come back, if it is to."""
         room = self.joined.get(name)
-        return room is None or room.is_ready
+        return room is None or room.is_ready or name in self._refused_rooms
 
-    def _refuse(self, item: Outgoing, limit: int) -> None:
-        """The limit was not known yet when it was prepared: only this process gets it."""
+    def _refuse(self, item: Outgoing, reason: str) -> None:
+        """The broker does not take it: only this process gets it."""
+        item.is_refused = True
+        self.refusals.message(item.prepared.room, reason)
+        self._deliver_here(item)
+
+    def _deliver_here(self, item: Outgoing) -> None:
+        """It does not come back from the broker."""
         what = item.prepared
-        self.counters.refused += 1
-        logger.warning(
-            "a message of %d bytes to room %r is over the broker's limit of %d",
-            *(len(item.data), what.room, limit),
-        )
         if item.is_local and self.outbox.back(what.room, item.number) and not item.is_early:
             self.call(self.rooms.deliver, what.room, what.message, what.key, None, item.context)
 
@@ -444,7 +560,7 @@ class Endpoint:
         envelope = self.open(channel, data)
         if envelope is None:
             return
-        if envelope.kind is not Kind.MESSAGE:
+        if envelope.kind not in (Kind.MESSAGE, Kind.NEWER):
             if envelope.node != self.node:
                 self.presence.heard(room, envelope)
         elif room is None:

@@ -1,6 +1,10 @@
 """What travels from process to process: a head of 21 bytes, a key, a payload.
 
 Knows bytes only: no broker, no room, no connection.
+
+During a deploy processes of two versions of this library share a broker. A reader reads every
+version up to its own. Version, kind, node and number stay where they are in every version, so
+that a reader counts a message that it cannot read: it reports that message as lost.
 """
 
 from __future__ import annotations
@@ -10,6 +14,9 @@ from enum import IntEnum
 from typing import NamedTuple
 
 VERSION = 1
+"""The lowest version of the format that a reader needs; it grows when an older reader would
+misunderstand an envelope."""
+
 HEAD = struct.Struct(">BBB8sQH")  # version, kind, flags, node, number, bytes of the key
 
 TEXT, HAS_KEY, STARTS = 1, 2, 4
@@ -28,6 +35,8 @@ class Kind(IntEnum):
     """The sender wants to know who is in the room."""
     ALIVE = 4
     GOODBYE = 5
+    NEWER = 255
+    """Never sent: a message in a version of the format that this process cannot read."""
 
 
 class Envelope(NamedTuple):
@@ -78,8 +87,10 @@ def open_envelope(data: bytes) -> Envelope:
         version, kind, flags, node, number, length = HEAD.unpack_from(data)
     except struct.error:
         raise ValueError("too short for an envelope") from None
-    if version != VERSION:
-        raise ValueError(f"an envelope of version {version}, not {VERSION}")
+    if version > VERSION and kind == Kind.MESSAGE:
+        return Envelope(Kind.NEWER, node, number, bool(flags & STARTS), "", None)
+    if not 1 <= version <= VERSION or kind == Kind.NEWER:
+        raise ValueError(f"an envelope of version {version} and kind {kind}")
     if flags & ~(TEXT | HAS_KEY | STARTS) or (length and not flags & HAS_KEY):
         raise ValueError("an envelope with flags of no meaning")
     payload_begin = HEAD.size + length

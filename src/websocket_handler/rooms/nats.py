@@ -12,7 +12,9 @@ import asyncio
 import contextlib
 import itertools
 import json
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import re
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -29,11 +31,17 @@ from nats.js.api import (
 )
 from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
-from .broker import Broker, BrokerError, Entry, Offset, Page, each_host
-from .bus_settings import History
+from .broker import Broker, BrokerError, Entry, Offset, Page, Refusals
+from .broker_url import BrokerURL, tls_context
+from .bus_settings import IDLE_EXPIRY, History
 
-HEADERS = 200
-"""Bytes that are left for the headers of a stored message."""
+HEADERS = 300
+"""Bytes that are left for the headers of a stored message, of which the longest has 270."""
+
+VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
+"""nats-py makes the text of an error lower case, the subject included."""
+
+TOO_LARGE_FOR_STREAM = 10054
 
 DUPLICATES = 600.0
 """Seconds for which JetStream knows what it has stored: a retry after them stores twice, unless
@@ -46,12 +54,43 @@ AT_ONCE = 200
 """Requests under way at a time."""
 
 
+class Connection(Client):
+    """A client that speaks TLS where the URL says so, whatever the server asks for, and uses no
+    server but those of the URL."""
+
+    def __init__(self, requires_tls: bool) -> None:
+        super().__init__()
+        self._requires_tls = requires_tls
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        """The first INFO comes before TLS, so that anybody may have written it."""
+        info.pop("connect_urls", None)
+        if self._requires_tls and initial_connection:
+            if not (info.get("tls_required") or info.get("tls_available")):
+                raise NatsError("the server has no TLS, which the URL asks for")
+            info["tls_required"] = True
+        await super()._process_info(info, initial_connection=initial_connection)
+
+    def _connect_command(self) -> bytes:
+        """The first that is sent; it has the password."""
+        writer = getattr(self._transport, "_io_writer", None)
+        if self._requires_tls and (writer is None or writer.get_extra_info("ssl_object") is None):
+            raise NatsError("the connection has no TLS, which the URL asks for")
+        return super()._connect_command()
+
+    async def confirm(self, timeout: float) -> None:
+        """Returns once the server has read everything that was sent. The PING of `flush` alone
+        overtakes what is still pending."""
+        await self._flush_pending(force_flush=True)
+        await self.flush(int(timeout) + 1)
+
+
 class NatsBroker(Broker):
     """One NATS server, or a cluster, of which one server is enough."""
 
-    _client: Client | None = None
+    _client: Connection | None = None
     _noticing: asyncio.Task[None] | None = None
-    _acknowledged: dict[str, asyncio.Future[None]]
+    _acknowledged: dict[str, tuple[asyncio.Future[str | None], str]]
 
     # The connection
 
@@ -62,11 +101,18 @@ class NatsBroker(Broker):
         self._tokens = itertools.count()
         self._stream = f"{prefix}-rooms"
         self._first_error: Exception | None = None
-        with _broker_errors():
+        self._refused: set[tuple[str, str]] = set()
+        self._asking_count = 0
+        user, password, token = credentials(self.url)
+        with self.errors():
             try:
-                self._client = Client()
+                self._client = Connection(self.url.is_tls)
                 await self._client.connect(
-                    each_host(self.url),
+                    [f"nats://{host}" for host in self.url.hosts],
+                    user=user,
+                    password=password,
+                    token=token,
+                    tls=tls_context(self.url) if self.url.is_tls else None,
                     allow_reconnect=False,
                     max_reconnect_attempts=1,
                     reconnect_time_wait=0,
@@ -76,7 +122,7 @@ class NatsBroker(Broker):
                     pending_size=16 << 20,
                 )
             except (NatsError, OSError, asyncio.TimeoutError) as error:
-                raise BrokerError(explain(self._first_error or error)) from error
+                raise BrokerError(self.explain(self._first_error or error)) from error
             self._noticing = asyncio.create_task(self._notice())
             self.limit = self._client.max_payload
             if self.history is not None:
@@ -86,9 +132,33 @@ class NatsBroker(Broker):
                 await self._have_stream()
 
     async def _on_error(self, error: Exception) -> None:
+        violation = VIOLATION.search(str(error).lower())
+        if violation and self._asking_count and self._is_of_room(violation[2]):
+            self._has_refused(violation[1], violation[2])
+            return
         self._first_error = self._first_error or error
-        if isinstance(error, OSError):
-            self.has_broken(explain(error))
+        if violation or isinstance(error, OSError):
+            self.has_broken(self.explain(error))
+
+    def _is_of_room(self, subject: str) -> bool:
+        begins = (self._subject(""), self._kept_subject(""))
+        return subject.startswith(tuple(begin.lower() for begin in begins))
+
+    def _has_refused(self, what: str, subject: str) -> None:
+        self._refused.add((what, subject))
+        for future, kept in self._acknowledged.values():
+            if kept.lower() == subject and not future.done():
+                future.set_result("permission denied")
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[set[tuple[str, str]]]:
+        """Collect what the server refuses meanwhile: (publish or subscription, subject)."""
+        self._refused.clear()
+        self._asking_count += 1
+        try:
+            yield self._refused
+        finally:
+            self._asking_count -= 1
 
     async def _notice(self) -> None:
         """The end of the connection, also where nats-py fails before it calls `closed_cb`."""
@@ -99,18 +169,36 @@ class NatsBroker(Broker):
     async def _on_closed(self) -> None:
         client = self._client
         error = client.last_error if client is not None else None
-        self.has_broken(explain(error) if error is not None else "the broker has disconnected")
+        self.has_broken(self.explain(error) if error is not None else "the broker has disconnected")
 
     async def close(self) -> None:
         if self._noticing is not None:
             self._noticing.cancel()
         if self._client is not None:
             await self._client.close()
-        for future in self._acknowledged.values():
+        for future, _ in self._acknowledged.values():
             future.cancel()
 
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """What goes wrong with the connection, in words."""
+        try:
+            yield
+        except (NatsError, OSError, asyncio.TimeoutError) as error:
+            raise BrokerError(self.explain(error)) from error
+
+    def explain(self, error: BaseException) -> str:
+        text = self.url.without_secrets(str(error) or repr(error))
+        if "authorization violation" in text.lower():
+            return f"the broker refuses this user or password: {text}"
+        if "permissions violation" in text.lower():
+            return f"the broker refuses this to the user: {text}"
+        if "INFO" in text:
+            return f"this does not answer like a NATS server: {text}"
+        return text
+
     @property
-    def client(self) -> Client:
+    def client(self) -> Connection:
         assert self._client is not None
         return self._client
 
@@ -120,20 +208,44 @@ class NatsBroker(Broker):
         return f"{self.settings.prefix}.{channel}"
 
     def _kept_subject(self, channel: str) -> str:
-        return f"{self.settings.prefix}-kept.{channel}"
+        return f"{kept_prefix(self.settings.prefix)}.{channel}"
 
-    async def subscribe(self, channels: Sequence[str]) -> None:
-        with _broker_errors():
-            for channel in channels:
-                self._subscriptions[channel] = await self.client.subscribe(
-                    self._subject(channel),
-                    cb=self._listener(channel),
-                    pending_bytes_limit=self.settings.queue_bytes * 2,
-                )
-            await self.client.flush(int(self.settings.silence) + 1)
+    async def subscribe(self, channels: Sequence[str]) -> dict[str, str]:
+        with self.errors(), self._asking() as refused:
+            await self._subscribe(channels)
+            suspected = [
+                channel
+                for channel in channels
+                if ("subscription", self._subject(channel).lower()) in refused
+            ]
+            if len(suspected) > 1:
+                suspected = [one for one in suspected if await self._is_refused_alone(one)]
+            for channel in suspected:
+                await self._subscriptions.pop(channel).unsubscribe()
+        return dict.fromkeys(suspected, "no permission to subscribe")
+
+    async def _subscribe(self, channels: Iterable[str]) -> None:
+        for channel in channels:
+            self._subscriptions[channel] = await self.client.subscribe(
+                self._subject(channel),
+                cb=self._listener(channel),
+                pending_bytes_limit=self.settings.queue_bytes * 2,
+            )
+        await self._flush()
+
+    async def _is_refused_alone(self, channel: str) -> bool:
+        """The server's error may be about another channel that differs in case only."""
+        await self._subscriptions.pop(channel).unsubscribe()
+        self._refused.clear()
+        await self._subscribe([channel])
+        return bool(self._refused)
+
+    async def _flush(self) -> None:
+        """Returns once the server has read all that was sent."""
+        await self.client.confirm(self.settings.silence)
 
     async def unsubscribe(self, channels: Sequence[str]) -> None:
-        with _broker_errors():
+        with self.errors():
             for channel in channels:
                 await self._subscriptions.pop(channel).unsubscribe()
 
@@ -156,12 +268,31 @@ class NatsBroker(Broker):
 
         return listen
 
-    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        client = self.client
-        with _broker_errors():
-            for channel, data in messages:
-                await client.publish(self._subject(channel), data)
-            await client.flush(int(self.settings.silence) + 1)
+    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> Refusals:
+        with self.errors(), self._asking() as refused:
+            await self._publish(messages)
+            suspected = [
+                index
+                for index, (channel, _) in enumerate(messages)
+                if ("publish", self._subject(channel).lower()) in refused
+            ]
+            if len({messages[index][0] for index in suspected}) > 1:
+                suspected = [
+                    index for index in suspected if await self._is_refused_again(messages[index])
+                ]
+        return dict.fromkeys(suspected, "no permission to publish")
+
+    async def _publish(self, messages: Iterable[tuple[str, bytes]]) -> None:
+        for channel, data in messages:
+            await self.client.publish(self._subject(channel), data)
+        await self._flush()
+
+    async def _is_refused_again(self, message: tuple[str, bytes]) -> bool:
+        """The server's error may have been about another channel that differs in case only; who
+        has the message already skips it."""
+        self._refused.clear()
+        await self._publish([message])
+        return bool(self._refused)
 
     # The history
 
@@ -179,29 +310,46 @@ class NatsBroker(Broker):
                 raise
             await manager.update_stream(config)
 
-    async def append(self, entries: Sequence[Entry]) -> None:
+    async def append(self, entries: Sequence[Entry]) -> Refusals:
+        with self.errors(), self._asking():
+            refused = await self._append(entries)
+            suspected = {entries[index].channel for index in refused}
+            if len({channel.lower() for channel in suspected}) < len(suspected):
+                # The server's error was about one of channels that differ in case only.
+                alone = {}
+                for index in refused:
+                    alone[index] = (await self._append([entries[index]])).get(0)
+                refused = {index: why for index, why in alone.items() if why}
+        return refused
+
+    async def _append(self, entries: Sequence[Entry]) -> dict[int, str]:
         loop = asyncio.get_running_loop()
-        client = self.client
-        waiting = []
+        waiting: dict[str, asyncio.Future[str | None]] = {}
         try:
-            with _broker_errors():
-                for channel, node, number, data in entries:
-                    token = str(next(self._tokens))
-                    future = self._acknowledged[token] = loop.create_future()
-                    waiting.append(future)
-                    await client.publish(
-                        self._kept_subject(channel),
-                        data,
-                        reply=f"{self._inbox}.{token}",
-                        headers={"Nats-Msg-Id": f"{node.hex()}-{number}-{channel}"},
-                    )
-                await asyncio.gather(*waiting)
+            for channel, node, number, data in entries:
+                token = str(next(self._tokens))
+                waiting[token] = loop.create_future()
+                subject = self._kept_subject(channel)
+                self._acknowledged[token] = waiting[token], subject
+                await self.client.publish(
+                    subject,
+                    data,
+                    reply=f"{self._inbox}.{token}",
+                    headers={"Nats-Msg-Id": f"{node.hex()}-{number}-{channel}"},
+                )
+            answers = await asyncio.gather(*waiting.values())
         finally:
-            for future in waiting:
+            for token, future in waiting.items():
                 future.cancel()
+                self._acknowledged.pop(token, None)
+        refused = {index: answer for index, answer in enumerate(answers) if answer}
+        if refused:
+            await self._flush()  # each of them has an error of its own, which may still come
+        return refused
 
     async def _on_acknowledgement(self, message: Msg) -> None:
-        future = self._acknowledged.pop(message.subject.rpartition(".")[2], None)
+        token = message.subject.rpartition(".")[2]
+        future, _ = self._acknowledged.pop(token, (None, ""))
         if future is None or future.done():
             return
         if message.headers and message.headers.get("Status") == "503":
@@ -212,15 +360,17 @@ class NatsBroker(Broker):
             error = answer.get("error")
         except (ValueError, AttributeError):
             error = {"description": "an answer that is none"}
-        if error:
+        if not error:
+            future.set_result(None)
+        elif error.get("err_code") == TOO_LARGE_FOR_STREAM:
+            future.set_result(str(error.get("description")))
+        else:
             text = f"the broker's JetStream refuses: {error.get('description')}"
             future.set_exception(BrokerError(text))
-        else:
-            future.set_result(None)
 
     async def tips(self, channels: Sequence[str]) -> list[Offset]:
         found: list[Offset] = []
-        with _broker_errors():
+        with self.errors():
             for begin in range(0, len(channels), AT_ONCE):
                 some = channels[begin : begin + AT_ONCE]
                 found += await asyncio.gather(*map(self._tip, some))
@@ -235,7 +385,7 @@ class NatsBroker(Broker):
         return _offset(message.seq or 0)
 
     async def read(self, channel: str, after: Offset, count: int) -> Page:
-        with _broker_errors():
+        with self.errors():
             return await self._read(channel, after, count)
 
     async def _read(self, channel: str, after: Offset, count: int) -> Page:
@@ -305,17 +455,17 @@ class NatsBroker(Broker):
 
 def stream_config(name: str, prefix: str, history: History) -> StreamConfig:
     """One stream for all rooms that share a prefix."""
-    age = history.age or 0.0
+    age = history.age or float(IDLE_EXPIRY)
     return StreamConfig(
         name=name,
-        subjects=[f"{prefix}-kept.>"],
+        subjects=[f"{kept_prefix(prefix)}.>"],
         storage=StorageType.FILE,
         max_msgs_per_subject=history.length if history.length is not None else -1,
         max_age=age,
-        duplicate_window=min(DUPLICATES, age) if age else DUPLICATES,
+        duplicate_window=min(DUPLICATES, age),
         discard=DiscardPolicy.OLD,
         allow_direct=True,
-        republish=RePublish(src=f"{prefix}-kept.>", dest=f"{prefix}.>"),
+        republish=RePublish(src=f"{kept_prefix(prefix)}.>", dest=f"{prefix}.>"),
     )
 
 
@@ -323,19 +473,13 @@ def _offset(sequence: int) -> Offset:
     return (sequence,) if sequence else ()
 
 
-@contextlib.contextmanager
-def _broker_errors() -> Iterator[None]:
-    """What goes wrong with the connection, in words."""
-    try:
-        yield
-    except (NatsError, OSError, asyncio.TimeoutError) as error:
-        raise BrokerError(explain(error)) from error
+def kept_prefix(prefix: str) -> str:
+    """The subjects of stored messages begin with it; no other prefix can be the same."""
+    return f"{prefix}:kept"
 
 
-def explain(error: BaseException) -> str:
-    text = str(error) or repr(error)
-    if "Authorization Violation" in text:
-        return f"the broker refuses this user or password: {text}"
-    if "INFO" in text:
-        return f"this does not answer like a NATS server: {text}"
-    return text
+def credentials(url: BrokerURL) -> tuple[str | None, str | None, str | None]:
+    """User and password, or a token."""
+    if url.password is None:
+        return None, None, url.user
+    return url.user or "", url.password, None

@@ -33,12 +33,14 @@ class Outgoing:
     """A message on its way to the broker."""
 
     __slots__ = (
+        "breaks",
         "context",
         "data",
         "is_acknowledged",
         "is_back",
         "is_early",
         "is_local",
+        "is_refused",
         "number",
         "prepared",
     )
@@ -57,6 +59,10 @@ class Outgoing:
         self.is_back = False
         """It was received, so the broker has it."""
         self.is_acknowledged = False
+        self.is_refused = False
+        """The broker does not take it."""
+        self.breaks = 0
+        """How often the connection broke while it was sent."""
 
 
 class Outbox:

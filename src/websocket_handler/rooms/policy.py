@@ -23,6 +23,9 @@ class SlowConsumers:
     - `"drop_oldest"`, `"drop_newest"`: it misses messages.
     - `"latest"`: of messages with the same `key`, only the newest is kept from the start; when
       it is full all the same, the oldest is dropped. For figures that replace each other.
+      Messages without a `key` replace none.
+
+    A message that is larger than `max_backlog` is itself dropped, and none for it.
     """
 
     when_full: WhenFull = "close"

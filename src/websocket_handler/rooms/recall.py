@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BusUnavailable
-from .broker import Broker, BrokerError, Offset, Page
+from .broker import Broker, BrokerError, ChannelsRefused, Offset, Page
 from .envelope import Envelope, Kind
 from .joined import Joined
 
@@ -89,7 +89,8 @@ class Recall:
             self._hold(room, envelope, offset, previous)
         elif offset <= room.cursor:
             if not room.sequences.is_known(envelope.node, envelope.number):
-                self._broker.has_broken("the broker has begun another history")
+                room.is_catching_up = True
+                self._start(self._check_history(self._broker, room))
         elif previous in (room.cursor, ()):  # (): all before it have grown too old
             room.cursor = offset
             self._endpoint.deliver(room, envelope, offset)
@@ -123,9 +124,31 @@ class Recall:
         room.is_catching_up = True  # now, so that the next message does not start it again
         self._start(self._catch_up_or_break(broker, room))
 
+    async def _check_history(self, broker: Broker, room: Joined) -> None:
+        """A message that is not after the cursor was not delivered here: it was sent before the
+        room was joined, or the broker has lost the history and begun another."""
+        try:
+            (tip,) = await broker.tips([room.channel])
+        except ChannelsRefused as error:
+            room.is_catching_up = False
+            self._endpoint.refuse_room(room, str(error))
+        except BrokerError as error:
+            broker.has_broken(str(error))
+        else:
+            room.is_catching_up = False
+            if self._endpoint.joined.get(room.name) is not room:
+                return
+            if tip < room.cursor:
+                self._endpoint.has_lost(room, None)
+                room.held.clear()
+                room.cursor, room.seen = (), tip
+            self.go_on(room)
+
     async def _catch_up_or_break(self, broker: Broker, room: Joined) -> None:
         try:
             await self._catch_up(broker, room)
+        except ChannelsRefused as error:
+            self._endpoint.refuse_room(room, str(error))
         except BrokerError as error:
             broker.has_broken(str(error))
 
@@ -161,7 +184,7 @@ class Recall:
 
     def _deliver(self, room: Joined, offset: Offset, data: bytes) -> None:
         envelope = self._endpoint.open(room.channel, data)
-        if envelope is not None and envelope.kind is Kind.MESSAGE:
+        if envelope is not None and envelope.kind in (Kind.MESSAGE, Kind.NEWER):
             self._endpoint.deliver(room, envelope, offset)
 
     def _give_up(self, room: Joined) -> None:
@@ -209,7 +232,8 @@ class Recall:
         except ValueError as error:
             self._endpoint.call(failed, error)
         except BrokerError as error:
-            broker.has_broken(str(error))
+            if not isinstance(error, ChannelsRefused):
+                broker.has_broken(str(error))
             self._endpoint.call(failed, BusUnavailable(str(error)))
         except asyncio.CancelledError:
             self._endpoint.call(failed, BusUnavailable("the connection to the broker has ended"))

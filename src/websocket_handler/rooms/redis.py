@@ -10,25 +10,41 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
+import functools
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    ConnectionPool,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
+    ClusterDownError,
     InvalidResponse,
     NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 from redis.exceptions import (
     ConnectionError as RedisConnectionError,
 )
 
-from .broker import Broker, BrokerError, Entry, Offset, Page
+from .broker import Broker, BrokerError, ChannelsRefused, Entry, Offset, Page, Refusals
+from .broker_url import BrokerURL, checks_certificate, checks_host_name
+from .bus_settings import IDLE_EXPIRY
 
 REMEMBERED = 24 * 60 * 60
 """Seconds for which the last number of a process is kept: a retry after them stores twice."""
@@ -45,7 +61,7 @@ local dash = string.find(tip, '-', 1, true)
 local time, count = tonumber(string.sub(tip, 1, dash - 1)), tonumber(string.sub(tip, dash + 1))
 local now = redis.call('TIME')
 time = math.max(now[1] * 1000 + math.floor(now[2] / 1000), time)
-local stored = 0
+local stored, refused = 0, nil
 for i = 6, #ARGV, 2 do
     local number, envelope = tonumber(ARGV[i]), ARGV[i + 1]
     if number > last then
@@ -56,14 +72,20 @@ for i = 6, #ARGV, 2 do
         else
             redis.call('XADD', KEYS[1], id, 'e', envelope)
         end
-        redis.call(ARGV[4], KEYS[4], '@' .. tip .. ',' .. id .. ';' .. envelope)
+        local sent = redis.pcall(ARGV[4], KEYS[4], '@' .. tip .. ',' .. id .. ';' .. envelope)
+        if type(sent) == 'table' and sent.err then
+            redis.call('XDEL', KEYS[1], id)
+            refused = sent
+            break
+        end
         tip, last, stored = id, number, stored + 1
     end
 end
 if stored > 0 then
     redis.call('SET', KEYS[3], string.format('%.0f', last), 'EX', ARGV[5])
     if ARGV[3] == '' then
-        redis.call('SET', KEYS[2], tip)
+        redis.call('EXPIRE', KEYS[1], IDLE_EXPIRY)
+        redis.call('SET', KEYS[2], tip, 'EX', 2 * IDLE_EXPIRY)
     else
         local age = tonumber(ARGV[3])
         redis.call('XTRIM', KEYS[1], 'MINID', '~', string.format('%.0f', time - age))
@@ -71,8 +93,8 @@ if stored > 0 then
         redis.call('SET', KEYS[2], tip, 'PX', string.format('%.0f', 2 * age + 86400000))
     end
 end
-return stored
-"""
+return refused or stored
+""".replace("IDLE_EXPIRY", str(IDLE_EXPIRY))
 # KEYS: stream, tip, last number of the process, channel.
 # ARGV: a number that must be stored already, length, age in ms, command, seconds; then pairs
 # of number and envelope.
@@ -88,7 +110,7 @@ class Pair:
         self.commands = make()
         self.subscriber = make()
         self._broker = broker
-        self._unconfirmed: dict[tuple[bytes, bytes], asyncio.Future[None]] = {}
+        self._unconfirmed: deque[Unconfirmed] = deque()
         self._reader: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
 
@@ -129,18 +151,27 @@ class Pair:
             raise RedisConnectionError("the connection has been lost")
         await connection.send_packed_command(packed, check_health=False)
 
-    async def subscribe(self, command: bytes, groups: Sequence[Sequence[bytes]]) -> None:
+    async def subscribe(
+        self, command: bytes, groups: Sequence[Sequence[bytes]]
+    ) -> dict[bytes, ResponseError]:
         """`command` is (S)SUBSCRIBE or (S)UNSUBSCRIBE, sent for each group of channels; returns
-        once all are confirmed."""
-        loop = asyncio.get_running_loop()
-        waiting = []
-        for channel in chain(*groups):
-            future = loop.create_future()
-            self._unconfirmed[command.lower(), channel] = future
-            waiting.append(future)
+        once all are answered: the channels that were refused."""
+        waiting = [Unconfirmed(command.lower(), group) for group in groups]
+        self._unconfirmed.extend(waiting)
         commands = [(command, *group) for group in groups]
         await self._send(self.subscriber, self.subscriber.pack_commands(commands))
-        await asyncio.gather(*waiting)
+        await asyncio.wait([one.answered for one in waiting])
+        refused: dict[bytes, ResponseError] = {}
+        for group, error in zip(groups, [one.answered.exception() for one in waiting], strict=True):
+            if error is None:
+                continue
+            if not isinstance(error, ResponseError) or not is_refusal(error):
+                raise error
+            if len(group) == 1:
+                refused[group[0]] = error
+            else:
+                refused |= await self.subscribe(command, [[name] for name in group])
+        return refused
 
     async def _read(self) -> None:
         """Receive, for ever; in turns, so that others get theirs."""
@@ -148,22 +179,58 @@ class Pair:
         turns = 0
         try:
             while True:
-                kind, channel, data = await read()
+                try:
+                    kind, channel, data = await read()
+                except ResponseError as error:
+                    self._refused(error)
+                    continue
                 if kind in (b"message", b"smessage"):
                     self._broker.received(channel, data)
                 else:
-                    future = self._unconfirmed.pop((kind, channel), None)
-                    if future is not None:
-                        future.set_result(None)
-                    else:  # the slot has moved to another server of the cluster
-                        self._broker.has_broken(f"the broker ended a subscription to {channel!r}")
+                    self._confirmed(kind, channel)
                 turns = (turns + 1) % 256
                 if not turns:
                     await asyncio.sleep(0)
         except Exception as error:
-            self._broker.has_broken(explain(error))
-            for future in self._unconfirmed.values():
-                future.cancel()
+            self._broker.has_broken(self._broker.explain(error))
+            for one in self._unconfirmed:
+                one.answered.set_exception(RedisConnectionError("the connection has been lost"))
+                one.answered.exception()
+            self._unconfirmed.clear()
+
+    def _refused(self, error: ResponseError) -> None:
+        """The answer to the first command that has none."""
+        if not self._unconfirmed:
+            raise error
+        self._unconfirmed.popleft().answered.set_exception(error)
+
+    def _confirmed(self, kind: bytes, channel: bytes) -> None:
+        first = self._unconfirmed[0] if self._unconfirmed else None
+        if first is None or not first.confirms(kind, channel):
+            # the slot has moved to another server of the cluster
+            self._broker.has_broken(f"the broker ended a subscription to {channel!r}")
+        elif first.answered.done():
+            self._unconfirmed.popleft()
+
+
+class Unconfirmed:
+    """A command of a subscriber that has not been answered for all its channels."""
+
+    __slots__ = ("_channels", "_kind", "answered")
+
+    def __init__(self, kind: bytes, channels: Iterable[bytes]) -> None:
+        self._kind = kind
+        self._channels = set(channels)
+        self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def confirms(self, kind: bytes, channel: bytes) -> bool:
+        """Whether this is an answer to the command; remembers it."""
+        if kind != self._kind or channel not in self._channels:
+            return False
+        self._channels.remove(channel)
+        if not self._channels:
+            self.answered.set_result(None)
+        return True
 
 
 class RedisBroker(Broker):
@@ -194,26 +261,29 @@ class RedisBroker(Broker):
         """The channels that one command may name."""
         return [names]
 
-    def _pool(self, url: str, **settings: Any) -> ConnectionPool:
+    def _pool(self, url: BrokerURL) -> ConnectionPool:
         # RESP2 works with every Redis, and costs less than RESP3; no retries but ours, and no
         # time-out for a subscriber that has nothing to hear.
-        return ConnectionPool.from_url(
-            url,
+        return ConnectionPool(
+            **_address(url),
+            db=url.database,
+            username=url.user,
+            password=url.password,
             protocol=2,
             retry=Retry(NoBackoff(), 0),
             socket_timeout=None,
-            socket_connect_timeout=self.settings.connect_timeout,
+            socket_connect_timeout=self.settings.connect_timeout / max(1, len(self.url.hosts)),
             health_check_interval=0,
-            **settings,
         )
 
     # The connection
 
     async def connect(self) -> None:
-        with _broker_errors():
+        with self.errors():
             await self._connect_pairs()
             self.limit = LARGEST
             for pair in self.pairs():
+                await self._check_pair(pair)
                 self.limit = min(self.limit, await self._limit_of(pair))
                 if self.history is not None:
                     self._script = await pair.call(["SCRIPT", "LOAD", APPEND])
@@ -230,17 +300,56 @@ class RedisBroker(Broker):
             limit = min(limit, hard // 2) if hard else limit
         return limit
 
+    async def check(self) -> None:
+        with self.errors():
+            for pair in self.pairs():
+                await self._check_pair(pair)
+
+    async def _check_pair(self, pair: Pair) -> None:
+        """A primary that became a replica keeps its connections, and what is published to it
+        stays there. A server that does not say what it is is believed."""
+        with contextlib.suppress(ResponseError):
+            role, *_ = await pair.call([b"ROLE"])
+            if role == b"slave":
+                raise BrokerError("this Redis server is a replica: others do not receive from it")
+
     async def close(self) -> None:
         for pair in self.pairs():
             await pair.close()
 
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """What goes wrong with the connection, in words."""
+        try:
+            yield
+        except (RedisError, OSError, asyncio.TimeoutError) as error:
+            raise BrokerError(self.explain(error)) from error
+
+    def explain(self, error: BaseException) -> str:
+        """Why, without a secret: Redis repeats what it was sent when it does not know AUTH."""
+        text = (str(error) or repr(error)).partition(", with args beginning with")[0]
+        text = self.url.without_secrets(text)
+        if isinstance(error, AuthenticationError):
+            return f"the broker refuses this user or password: {text}"
+        if isinstance(error, NoPermissionError):
+            return f"the broker refuses this to the user: {text}"
+        if isinstance(error, InvalidResponse):
+            return f"this does not answer like a Redis server: {text}"
+        return text
+
     # Channels
 
+    @functools.cached_property
+    def _begin(self) -> str:
+        """Pub/sub knows no databases: the number is part of the names in all but the first."""
+        database = self.url.database
+        return f"{self.settings.prefix}@{database}:" if database else f"{self.settings.prefix}:"
+
     def name(self, channel: str) -> bytes:
-        return f"{self.settings.prefix}:{channel}".encode()
+        return f"{self._begin}{channel}".encode()
 
     def received(self, name: bytes, data: bytes) -> None:
-        channel = name[len(self.settings.prefix) + 1 :].decode()
+        channel = name[len(self._begin) :].decode()
         if not data.startswith(b"@"):
             self.receive(channel, data, None, None)
             return
@@ -253,37 +362,50 @@ class RedisBroker(Broker):
             return
         self.receive(channel, envelope, *offsets)
 
-    async def subscribe(self, channels: Sequence[str]) -> None:
-        await self._on_each(self.subscribe_command, channels)
+    async def subscribe(self, channels: Sequence[str]) -> dict[str, str]:
+        return await self._on_each(self.subscribe_command, channels)
 
     async def unsubscribe(self, channels: Sequence[str]) -> None:
         await self._on_each(self.unsubscribe_command, channels)
 
-    async def _on_each(self, command: bytes, channels: Sequence[str]) -> None:
+    async def _on_each(self, command: bytes, channels: Sequence[str]) -> dict[str, str]:
         of_pair: dict[Pair, list[bytes]] = {}
         for channel in channels:
             name = self.name(channel)
             of_pair.setdefault(self.pair_of(name), []).append(name)
-        with _broker_errors():
-            await asyncio.gather(
+        with self.errors():
+            answers = await asyncio.gather(
                 *(pair.subscribe(command, self.groups(names)) for pair, names in of_pair.items())
             )
+        return {
+            name[len(self._begin) :].decode(): self.explain(error)
+            for refused in answers
+            for name, error in refused.items()
+        }
 
-    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
+    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> Refusals:
         commands = []
         for channel, data in messages:
             name = self.name(channel)
             commands.append((name, (self.publish_command, name, data)))
-        await self._run(commands)
+        return self._refusals(await self._run(commands))
+
+    def _refusals(self, replies: Sequence[Any]) -> dict[int, str]:
+        """Index -> why, of the replies that are errors."""
+        return {
+            index: self.explain(reply)
+            for index, reply in enumerate(replies)
+            if isinstance(reply, ResponseError)
+        }
 
     async def _run(self, commands: Sequence[tuple[bytes, Sequence[Any]]]) -> list[Any]:
-        """Run (name whose server it is for, command); all replies, in order. Raises
-        `BrokerError` if one is an error."""
+        """Run (name whose server it is for, command); all replies, in order. A refusal is one
+        of them; raises `BrokerError` for an error of another kind."""
         of_pair: dict[Pair, list[int]] = {}
         for index, (name, _) in enumerate(commands):
             of_pair.setdefault(self.pair_of(name), []).append(index)
         replies: list[Any] = [None] * len(commands)
-        with _broker_errors():
+        with self.errors():
             results = await asyncio.gather(
                 *(
                     pair.call_many([commands[index][1] for index in indices])
@@ -294,8 +416,8 @@ class RedisBroker(Broker):
             for index, reply in zip(indices, some, strict=True):
                 replies[index] = reply
         for reply in replies:
-            if isinstance(reply, Exception):
-                raise BrokerError(f"the broker refuses: {reply}") from reply
+            if isinstance(reply, ResponseError) and not is_refusal(reply):
+                raise BrokerError(f"the broker refuses: {self.explain(reply)}") from reply
         return replies
 
     # The history
@@ -305,17 +427,18 @@ class RedisBroker(Broker):
         name = self.name(channel)
         return name, b"{%b}:stream" % name, b"{%b}:tip" % name
 
-    async def append(self, entries: Sequence[Entry]) -> None:
+    async def append(self, entries: Sequence[Entry]) -> Refusals:
         assert self.history is not None
         length, age = self.history.length, self.history.age
         limits = (
             b"" if length is None else b"%d" % length,
             b"" if age is None else b"%d" % (age * 1000),
         )
-        together: dict[tuple[str, bytes], list[Entry]] = {}
-        for entry in entries:
-            together.setdefault((entry.channel, entry.node), []).append(entry)
+        together: dict[tuple[str, bytes], list[int]] = {}
+        for index, entry in enumerate(entries):
+            together.setdefault((entry.channel, entry.node), []).append(index)
         commands = []
+        indices: list[list[int]] = []
         for (channel, node), some in together.items():
             name, stream, tip = self._keys(channel)
             last = b"{%b}:last:%b" % (name, node.hex().encode())
@@ -323,24 +446,35 @@ class RedisBroker(Broker):
             # that call was refused.
             required = 0
             for begin in range(0, len(some), MOST_TOGETHER):
-                piece = some[begin : begin + MOST_TOGETHER]
+                indices.append(some[begin : begin + MOST_TOGETHER])
+                piece = [entries[index] for index in indices[-1]]
                 pairs = [value for entry in piece for value in (entry.number, entry.data)]
                 call = (b"EVALSHA", self._script, 4, stream, tip, last, name, required, *limits)
                 commands.append((name, (*call, self.publish_command, REMEMBERED, *pairs)))
                 required = piece[-1].number
-        await self._run(commands)
+        refusals = self._refusals(await self._run(commands))
+        return {index: why for call, why in refusals.items() for index in indices[call]}
 
     async def tips(self, channels: Sequence[str]) -> list[Offset]:
         commands = []
         for channel in channels:
             name, _, tip = self._keys(channel)
             commands.append((name, (b"GET", tip)))
-        return [self.parse_offset(tip.decode()) if tip else () for tip in await self._run(commands)]
+        tips = await self._run(commands)
+        self._require(channels, tips)
+        return [self.parse_offset(tip.decode()) if tip else () for tip in tips]
+
+    def _require(self, channels: Sequence[str], replies: Sequence[Any]) -> None:
+        refusals = self._refusals(replies)
+        if refusals:
+            raise ChannelsRefused({channels[index]: why for index, why in refusals.items()})
 
     async def read(self, channel: str, after: Offset, count: int) -> Page:
         name, stream, _ = self._keys(channel)
         begin = b"(%b" % self.format_offset(after).encode() if after else b"-"
-        (found,) = await self._run([(name, (b"XRANGE", stream, begin, b"+", b"COUNT", count))])
+        replies = await self._run([(name, (b"XRANGE", stream, begin, b"+", b"COUNT", count))])
+        self._require([channel], replies)
+        (found,) = replies
         entries = [(self.parse_offset(id_.decode()), fields[1]) for id_, fields in found]
         if not entries:
             return Page(entries, 0)
@@ -361,21 +495,43 @@ class RedisBroker(Broker):
         return offset if offset != (0, 0) else ()
 
 
-@contextlib.contextmanager
-def _broker_errors() -> Any:
-    """What goes wrong with the connection, in words."""
-    try:
-        yield
-    except (RedisError, OSError, asyncio.TimeoutError) as error:
-        raise BrokerError(explain(error)) from error
+def _address(url: BrokerURL) -> dict[str, Any]:
+    """Where to connect to and how, as redis-py has it."""
+    if url.scheme == "unix":
+        return {"connection_class": UnixDomainSocketConnection, "path": url.path}
+    (host,) = url.hosts
+    address = {"connection_class": Connection, "host": host.name, "port": host.port}
+    if not url.is_tls:
+        return address
+    files = ("ssl_ca_certs", "ssl_ca_data", "ssl_certfile", "ssl_keyfile")
+    return {
+        **address,
+        "connection_class": SSLConnection,
+        "ssl_cert_reqs": "required" if checks_certificate(url) else "none",
+        "ssl_check_hostname": checks_host_name(url),
+        **{name: url.options[name] for name in files if name in url.options},
+    }
 
 
-def explain(error: BaseException) -> str:
-    text = str(error) or repr(error)
-    if isinstance(error, AuthenticationError):
-        return f"the broker refuses this user or password: {text}"
-    if isinstance(error, NoPermissionError):
-        return f"the broker refuses this to the user: {text}"
-    if isinstance(error, InvalidResponse):
-        return f"this does not answer like a Redis server: {text}"
-    return text
+PASSING_ERRORS = (
+    AskError,  # and MovedError
+    ClusterDownError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    TryAgainError,
+)
+
+PASSING_CODES = re.compile(
+    r"\b(OOM|READONLY|MISCONF|NOREPLICAS|LOADING|BUSY|MASTERDOWN|CLUSTERDOWN|NOAUTH|NOSCRIPT"
+    r"|EXECABORT|OUT OF ORDER)\b"
+)
+
+
+def is_refusal(error: ResponseError) -> bool:
+    """Whether the server refuses this command whenever it is sent: it is not in a state that
+    passes, and has not moved the channel to another server."""
+    text = str(error)
+    if isinstance(error, NoPermissionError) or text.startswith("unknown command"):
+        return True
+    return not isinstance(error, PASSING_ERRORS) and not PASSING_CODES.search(text)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from redis.crc import key_slot
 from redis.exceptions import RedisError, ResponseError
 
-from .broker import BrokerError, each_host
-from .redis import Pair, RedisBroker, explain
+from .broker import BrokerError
+from .broker_url import BrokerURL, Host
+from .redis import Pair, RedisBroker
 
 SLOTS = 16384
 
@@ -29,47 +29,43 @@ class RedisClusterBroker(RedisBroker):
     _pairs: Sequence[Pair] = ()
 
     async def _connect_pairs(self) -> None:
-        seeds = [url.replace("+cluster://", "://", 1) for url in each_host(self.url)]
         self._of_slot: list[Pair | None] = [None] * SLOTS
-        pairs: dict[str, Pair] = {}
-        seed, ranges = await self._ask(seeds)
-        for first, last, (host, port, *_), *_ in ranges:
-            url = self._at(seed, host.decode() if host else "", port)
-            if url not in pairs:
-                pairs[url] = Pair(self._pool(url).make_connection, self)
+        pairs: dict[Host, Pair] = {}
+        seed, ranges = await self._ask()
+        for first, last, (name, port, *_), *_ in ranges:
+            host = self._host(seed, name.decode() if name else "", port)
+            if host not in pairs:
+                pairs[host] = Pair(self._pool(self.url.at(host)).make_connection, self)
                 self._pairs = list(pairs.values())
-                await pairs[url].connect()
+                await pairs[host].connect()
             for slot in range(first, last + 1):
-                self._of_slot[slot] = pairs[url]
+                self._of_slot[slot] = pairs[host]
 
-    async def _ask(self, seeds: list[str]) -> tuple[str, Any]:
+    async def _ask(self) -> tuple[BrokerURL, Any]:
         """The first server that answers, and who has which slots."""
         reason: Exception = BrokerError("no server")
-        for seed in seeds:
+        for seed in map(self.url.at, self.url.hosts):
             pair = Pair(self._pool(seed).make_connection, self)
             try:
                 await pair.commands.connect()  # type: ignore[no-untyped-call]
                 ranges = await pair.call([b"CLUSTER", b"SLOTS"])
             except ResponseError as error:
-                raise BrokerError(f"this is not a server of a cluster: {error}") from error
+                text = self.explain(error)
+                raise BrokerError(f"this is not a server of a cluster: {text}") from error
             except (RedisError, OSError) as error:
                 reason = error
             else:
                 if ranges:
                     return seed, ranges
-                reason = BrokerError(f"the cluster at {urlsplit(seed).netloc} has no slots")
+                reason = BrokerError(f"the cluster at {seed.hosts[0]} has no slots")
             finally:
                 await pair.close()
-        raise BrokerError(explain(reason)) from reason
+        raise BrokerError(self.explain(reason)) from reason
 
     @staticmethod
-    def _at(seed: str, host: str, port: int) -> str:
-        """The URL of another server: only host and port differ."""
-        parts = urlsplit(seed)
-        user, at, _ = parts.netloc.rpartition("@")
-        host = host if host not in ("", "?") else parts.hostname or ""
-        name = f"[{host}]" if ":" in host else host
-        return parts._replace(netloc=f"{user}{at}{name}:{port}").geturl()
+    def _host(seed: BrokerURL, name: str, port: int) -> Host:
+        """Another server, of which the cluster may not know the name: then it is the seed's."""
+        return Host(name if name not in ("", "?") else seed.hosts[0].name, port)
 
     def pairs(self) -> Iterable[Pair]:
         return self._pairs

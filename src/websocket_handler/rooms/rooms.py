@@ -30,7 +30,7 @@ DEFAULT_BUS_SETTINGS = BusSettings()
 ANNOUNCE_AFTER = 0.02
 """Seconds for which changes of who is in a room collect, before others are told."""
 
-EVENTS = ("bus", "lost", "presence")
+EVENTS = ("bus", "lost", "presence", "refused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,9 @@ class Rooms:
         with_offset: WithOffset | None = None,
         bus: BusSettings = DEFAULT_BUS_SETTINGS,
     ) -> None:
-        """`url` is that of a Redis (redis://, rediss://, unix://, redis+cluster://) or NATS
-        (nats://, tls://); without it the rooms are those of this process alone.
+        """`url` is that of a Redis (redis://, rediss://, unix://, redis+cluster://,
+        redis+sentinel://) or NATS (nats://, tls://); without it (None) the rooms are those of
+        this process alone.
 
         `slow` says what becomes of messages to members that are behind: the same in every
         room, or what it returns for the name of each. With a `history` the broker keeps
@@ -89,7 +90,9 @@ class Rooms:
         self._to_announce: set[str] = set()
         self._history = history
         self._with_offset = with_offset
-        self._bus = Bus(url, _Receiver(self), history=history, settings=bus) if url else None
+        self._bus = (
+            Bus(url, _Receiver(self), history=history, settings=bus) if url is not None else None
+        )
         _of_this_process.add(self)
 
     def __getitem__(self, name: str) -> Room:
@@ -120,6 +123,8 @@ class Rooms:
         lost     the `Room`, and how many messages have not come here, None if that
                  cannot be known
         presence the `Room`, of which `present` has changed
+        refused  the `Room`, "send to" or "receive from", and why the broker refuses it:
+                 called for each message that did not reach the other processes
         ======== ====================================================================
 
         They are called in whatever thread notices, and must not block. Raises `ValueError`
@@ -290,6 +295,9 @@ class _Receiver:
 
     def lost(self, room: str, count: int | None) -> None:
         self._rooms._emit("lost", self._rooms[room], count)
+
+    def refused(self, room: str, action: str, reason: str) -> None:
+        self._rooms._emit("refused", self._rooms[room], action, reason)
 
     def presence_changed(self, room: str) -> None:
         self._rooms._emit("presence", self._rooms[room])

@@ -35,10 +35,14 @@ class SlowMember:
     def keep(self, message: PreparedMessage, key: str | None) -> Delivery | None:
         """One more, with its `key`; None if there is no place for it and the member is to be
         closed for that."""
-        before, place = self.dropped, object() if self._policy.when_full != "latest" else key
+        before = self.dropped
+        place = key if self._policy.when_full == "latest" and key is not None else object()
         if place in self._waiting:
             self._drop(place)
         most = self._policy.max_backlog - _cost(message)
+        if most < 0 and self._policy.when_full != "close":  # others are not dropped for it
+            self.dropped += 1
+            return Delivery(dropped=self.dropped - before)
         if self._size > most and self._policy.when_full == "close":
             return None
         while self._waiting and self._size > most and self._policy.when_full != "drop_newest":

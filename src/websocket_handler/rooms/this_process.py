@@ -29,5 +29,8 @@ class RoomsOfThisProcess(Protocol):
         """Messages to the room have not come here; None if how many, or whether any, cannot be
         known."""
 
+    def refused(self, room: str, action: str, reason: str) -> None:
+        """The broker refuses to "send to" the room, for each message, or to "receive from" it."""
+
     def presence_changed(self, room: str) -> None:
         """Others are in the room now, in the other processes."""

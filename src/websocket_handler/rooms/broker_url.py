@@ -1,0 +1,275 @@
+"""Parses the URL of a broker.
+
+An error names what is wrong and never repeats the URL: a password whose special characters were
+not percent-encoded may be in any part of it.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+from urllib.parse import parse_qsl, unquote
+
+TLS_OPTIONS = frozenset(
+    {
+        "ssl_ca_certs",
+        "ssl_ca_data",
+        "ssl_certfile",
+        "ssl_keyfile",
+        "ssl_cert_reqs",
+        "ssl_check_hostname",
+    }
+)
+
+IGNORED_REDIS_OPTIONS = frozenset(
+    {
+        "client_name",
+        "decode_responses",
+        "encoding",
+        "encoding_errors",
+        "health_check_interval",
+        "legacy_responses",
+        "max_connections",
+        "protocol",
+        "retry_on_timeout",
+        "socket_connect_timeout",
+        "socket_keepalive",
+        "socket_read_size",
+        "socket_timeout",
+        "timeout",
+    }
+)
+"""Options of redis-py's own client: a URL that is shared with it may have them. The bus has its
+own timeouts, retries and protocol version."""
+
+HOST_NAME = re.compile(r"[\w.-]+")
+IPV6_ADDRESS = re.compile(r"[0-9A-Fa-f:.]+(%\w+)?")
+
+
+class Scheme(NamedTuple):
+    """The rules for the URLs of one scheme."""
+
+    port: int
+    """The default one."""
+    is_tls: bool = False
+    is_redis: bool = True
+    has_many_hosts: bool = False
+    has_database: bool = True
+    has_service: bool = False
+    """The first part of the path is the name of a Sentinel service."""
+
+
+SCHEMES = {
+    "redis": Scheme(6379),
+    "rediss": Scheme(6379, is_tls=True),
+    "unix": Scheme(0),
+    "redis+cluster": Scheme(6379, has_many_hosts=True, has_database=False),
+    "rediss+cluster": Scheme(6379, is_tls=True, has_many_hosts=True, has_database=False),
+    "redis+sentinel": Scheme(26379, has_many_hosts=True, has_service=True),
+    "rediss+sentinel": Scheme(26379, is_tls=True, has_many_hosts=True, has_service=True),
+    "nats": Scheme(4222, is_redis=False, has_many_hosts=True, has_database=False),
+    "tls": Scheme(4222, is_tls=True, is_redis=False, has_many_hosts=True, has_database=False),
+    "nats+tls": Scheme(4222, is_tls=True, is_redis=False, has_many_hosts=True, has_database=False),
+}
+
+
+class Host(NamedTuple):
+    """The address of one server."""
+
+    name: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.name}]:{self.port}" if ":" in self.name else f"{self.name}:{self.port}"
+
+
+@dataclass(frozen=True)
+class BrokerURL:
+    """The parts of a broker's URL, percent-decoded. Its text form has no secrets."""
+
+    scheme: str
+    hosts: tuple[Host, ...] = ()
+    user: str | None = field(default=None, repr=False)
+    """With NATS and no password, a token."""
+    password: str | None = field(default=None, repr=False)
+    path: str = ""
+    """Of a Unix socket."""
+    service: str = ""
+    database: int = 0
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Those of TLS."""
+
+    @property
+    def is_tls(self) -> bool:
+        return SCHEMES[self.scheme].is_tls
+
+    def at(self, host: Host) -> BrokerURL:
+        """The URL with this host alone."""
+        return replace(self, hosts=(host,))
+
+    def __str__(self) -> str:
+        credentials = "***@" if self.user or self.password else ""
+        hosts = ",".join(map(str, self.hosts))
+        path = "/".join(filter(None, (self.service, str(self.database or ""))))
+        place = self.path if self.scheme == "unix" else f"/{path}" if path else ""
+        return f"{self.scheme}://{credentials}{hosts}{place}"
+
+    def without_secrets(self, text: str) -> str:
+        """`text`, which a library or a server wrote, with no password in it."""
+        for secret in (self.password, None if self.password else self.user):
+            if secret:
+                text = text.replace(secret, "***")
+        return text
+
+
+def parse_broker_url(url: str) -> BrokerURL:
+    """Raises ValueError for a URL of no broker, or with an option that is not supported."""
+    scheme, separator, rest = url.partition("://")
+    rules = SCHEMES.get(scheme) if separator else None
+    if rules is None:
+        schemes = ", ".join(f"{name}://" for name in SCHEMES)
+        raise ValueError(f"the URL of a broker must begin with one of {schemes}")
+    if "#" in rest:
+        raise _invalid(scheme, "it has a fragment")
+    rest, _, query = rest.partition("?")
+    authority, slash, path = rest.partition("/")
+    user, password, hosts = _split_credentials(scheme, authority)
+    options = _parse_options(scheme, rules, query)
+    database = options.pop("db", None)
+    user = options.pop("username", user)
+    password = options.pop("password", password)
+    found = BrokerURL(scheme, (), user, password, options=options)
+    if scheme == "unix":
+        if hosts:
+            raise _invalid(scheme, "it has no host, but three slashes")
+        return replace(found, path=slash + unquote(path), database=_database(scheme, database))
+    if "@" in path:
+        raise _invalid(scheme, "there is an @ after the hosts")
+    service, path = _split_service(scheme, rules, path)
+    return replace(
+        found,
+        hosts=tuple(_parse_hosts(scheme, rules, hosts)),
+        service=service,
+        database=_database(scheme, path if database is None else database, rules.has_database),
+    )
+
+
+def _invalid(scheme: str, reason: str) -> ValueError:
+    return ValueError(
+        f"not a URL of a broker: {scheme}://…: {reason}. Percent-encode the special characters "
+        f"of a user name and password: urllib.parse.quote(password, safe='')"
+    )
+
+
+def _split_credentials(scheme: str, authority: str) -> tuple[str | None, str | None, str]:
+    """User, password and hosts."""
+    credentials, at, hosts = authority.rpartition("@")
+    if not at:
+        return None, None, hosts
+    if "@" in credentials and "," in credentials:
+        raise _invalid(scheme, "user and password stand once, before the first host")
+    user, colon, password = credentials.partition(":")
+    user, password = unquote(user), unquote(password)
+    try:
+        (user + password).encode()
+    except UnicodeEncodeError:
+        pass
+    else:
+        return user or None, password if colon else None, hosts
+    raise _invalid(scheme, "user and password must be text that UTF-8 can encode")
+
+
+def _parse_hosts(scheme: str, rules: Scheme, hosts: str) -> list[Host]:
+    found = [_parse_host(scheme, rules, host) for host in hosts.split(",")]
+    if len(found) > 1 and not rules.has_many_hosts:
+        raise _invalid(scheme, "it has one host")
+    return found
+
+
+def _parse_host(scheme: str, rules: Scheme, host: str) -> Host:
+    if host.startswith("["):
+        name, bracket, port = host[1:].partition("]")
+        is_valid = bool(bracket) and IPV6_ADDRESS.fullmatch(name) and port[:1] in ("", ":")
+        port = port[1:]
+    else:
+        name, _, port = host.partition(":")
+        is_valid = bool(HOST_NAME.fullmatch(name))
+    if not is_valid:
+        raise _invalid(scheme, "it needs a host name or an address")
+    if not port:
+        return Host(name, rules.port)
+    if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 1 << 16):
+        raise _invalid(scheme, "a port is a number from 1 to 65535")
+    return Host(name, int(port))
+
+
+def _split_service(scheme: str, rules: Scheme, path: str) -> tuple[str, str]:
+    """The Sentinel service, and the rest of the path."""
+    if not rules.has_service:
+        return "", path
+    service, _, path = path.partition("/")
+    if not service:
+        raise _invalid(scheme, "the name of the service follows the hosts, as in /mymaster")
+    return unquote(service), path
+
+
+def _database(scheme: str, text: str | None, has_database: bool = True) -> int:
+    text = (text or "").strip("/")
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdigit()) or len(text) > 9:
+        raise _invalid(scheme, "a database is a number" if has_database else "it has no path")
+    if int(text) and not has_database:
+        raise _invalid(scheme, "it has no databases")
+    return int(text)
+
+
+def _parse_options(scheme: str, rules: Scheme, query: str) -> dict[str, str]:
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    allowed = {"db", "username", "password", *IGNORED_REDIS_OPTIONS} if rules.is_redis else set()
+    for name in options:
+        if name in TLS_OPTIONS and not rules.is_tls:
+            raise _invalid(scheme, f"{name} needs a scheme with TLS")
+        if name not in TLS_OPTIONS and name not in allowed:
+            shown = name if re.fullmatch(r"\w{1,40}", name) and "@" not in query else "an option"
+            raise _invalid(scheme, f"{shown} is not supported")
+    _check_tls_options(scheme, options)
+    return {name: options[name] for name in options if name not in IGNORED_REDIS_OPTIONS}
+
+
+def _check_tls_options(scheme: str, options: Mapping[str, str]) -> None:
+    if options.get("ssl_cert_reqs", "required") not in ("required", "none"):
+        raise _invalid(scheme, "ssl_cert_reqs is required or none")
+    if options.get("ssl_check_hostname", "true").lower() not in ("true", "false"):
+        raise _invalid(scheme, "ssl_check_hostname is true or false")
+
+
+# TLS
+
+
+def checks_certificate(url: BrokerURL) -> bool:
+    """Whether the server needs a certificate of a known authority: unless the URL says not."""
+    return url.options.get("ssl_cert_reqs") != "none"
+
+
+def checks_host_name(url: BrokerURL) -> bool:
+    """Whether the certificate must be for the host of the URL: unless the URL says not."""
+    is_checked = url.options.get("ssl_check_hostname", "true").lower() == "true"
+    return is_checked and checks_certificate(url)
+
+
+def tls_context(url: BrokerURL) -> ssl.SSLContext:
+    """The settings of TLS for a URL. Raises OSError for a file that cannot be read."""
+    options = url.options
+    context = ssl.create_default_context()
+    if "ssl_ca_certs" in options or "ssl_ca_data" in options:
+        context.load_verify_locations(options.get("ssl_ca_certs"), None, options.get("ssl_ca_data"))
+    context.check_hostname = checks_host_name(url)
+    if not checks_certificate(url):
+        context.verify_mode = ssl.CERT_NONE
+    if "ssl_certfile" in options:
+        context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+    return context

@@ -1,0 +1,411 @@
+"""What the broker refuses is reported, and ends nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from tests.end_to_end.programs import wait_for
+from websocket_handler.rooms import outbox
+from websocket_handler.rooms.broker_url import parse_broker_url
+from websocket_handler.rooms.bus_settings import BusState, History
+from websocket_handler.rooms.envelope import seal
+from websocket_handler.rooms.names import room_channel
+
+from .brokers import BrokerProcess, nats_server, redis_server
+from .conftest import Connect, Start
+from .test_bus import publish_raw, send
+from .test_history import Replay
+
+HISTORIES = [None, History(length=10_000)]
+LARGE = 3 << 20
+"""Bytes; over the limit that a test gives to Redis."""
+
+
+@pytest.fixture(params=HISTORIES, ids=["plain", "history"])
+def history(request: pytest.FixtureRequest) -> History | None:
+    found: History | None = request.param
+    return found
+
+
+def redis_user(broker: BrokerProcess, *rules: str) -> str:
+    """The URL of a user that may do everything but what the rules say."""
+    with socket.create_connection(("127.0.0.1", broker.port), 5) as connection:
+        words = ["ACL", "SETUSER", "app", "reset", "on", ">pw", "~*", "&*", "+@all", *rules]
+        connection.sendall(" ".join(words).encode() + b"\r\n")
+        assert connection.recv(1000) == b"+OK\r\n"
+    return broker.url.replace("//", "//app:pw@")
+
+
+NATS_USERS = """
+authorization {
+  admin = { publish: ">", subscribe: ">" }
+  no_publish = { publish: { deny: [%(subjects)s] } }
+  no_subscribe = { subscribe: { deny: [%(subjects)s] } }
+  users = [
+    { user: admin, password: pw, permissions: $admin }
+    { user: no_publish, password: pw, permissions: $no_publish }
+    { user: no_subscribe, password: pw, permissions: $no_subscribe }
+  ]
+}
+"""
+
+
+def limited(start: Start, kind: str, denied: str, room: str) -> tuple[str, str]:
+    """URLs of a broker: for a user who may do everything, and for one who must not `publish`
+    to a room, or `subscribe` to it."""
+    channel = room_channel(room)
+    if kind == "nats":
+        subjects = [f'"websocket-handler{middle}.{channel}"' for middle in ("", ":kept")]
+        broker = start(configuration=NATS_USERS % {"subjects": ", ".join(subjects)})
+        user = f"no_{denied}:pw@"
+        return broker.url.replace("//", "//admin:pw@"), broker.url.replace("//", f"//{user}")
+    broker = start()
+    allowed = ["&websocket-handler:node*", "&websocket-handler:room.public*"]
+    return broker.url, redis_user(broker, "resetchannels", *allowed)
+
+
+def test_refused_messages_do_not_stop_the_others(
+    start: Start,
+    kind: str,
+    connect: Connect,
+    history: History | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    everything, few = limited(start, kind, "publish", "private")
+    _, receiver = connect(everything, "public", "Private", history=history)
+    bus, recorder = connect(few, history=history)
+    for number in range(10):
+        send(bus, "private", "refused")
+        send(bus, "public", str(number))
+    assert bus.flush(10)
+    assert receiver.wait_for_messages(10) == [str(number) for number in range(10)]
+    stats = bus.stats()
+    assert (stats.refused, stats.published, stats.queued, stats.attempts) == (10, 10, 0, 1)
+    assert [(room, action) for room, action, _ in recorder.refusals] == [
+        ("private", "send to")
+    ] * 10
+    assert caplog.text.count("refuses to send to 'private'") == 1
+    assert receiver.losses == []
+
+
+def test_nats_tells_rooms_apart_that_differ_in_case(
+    tmp_path_factory: pytest.TempPathFactory, connect: Connect, history: History | None
+) -> None:
+    """Its client makes the text of errors lower case."""
+    folder = tmp_path_factory.mktemp("nats")
+    brokers: list[BrokerProcess] = []
+
+    def start_one(**settings: str) -> BrokerProcess:
+        brokers.append(nats_server(folder, **settings))  # type: ignore[arg-type]
+        return brokers[-1]
+
+    try:
+        everything, few = limited(start_one, "nats", "publish", "private")
+        _, receiver = connect(everything, "Private", "private", history=history)
+        bus, _ = connect(few, history=history)
+        for _ in range(3):
+            send(bus, "private", "refused", "refused")
+            send(bus, "Private", "taken")
+        assert bus.flush(10)
+        assert receiver.wait_for_messages(3) == ["taken"] * 3
+        assert (bus.stats().refused, bus.stats().attempts) == (6, 1)
+        user = few.replace("no_publish", "no_subscribe")
+        _, ears = connect(user, "Private", "private", history=history, wait=False)
+        ears.wait_for_state(BusState.UP)
+        wait_for(lambda: ears.refusals, "the refusal")
+        assert [room for room, _, _ in ears.refusals] == ["private"]
+        send(connect(everything, history=history)[0], "Private", "received")
+        wait_for(lambda: "received" in ears.messages(), "the message")
+    finally:
+        for broker in brokers:
+            broker.close()
+
+
+def test_room_that_may_not_be_received_does_not_stop_the_others(
+    start: Start,
+    kind: str,
+    connect: Connect,
+    history: History | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    everything, few = limited(start, kind, "subscribe", "private")
+    sender, _ = connect(everything, history=history)
+    bus, recorder = connect(few, "public", "private", "public2", history=history, wait=False)
+    recorder.wait_for_state(BusState.UP)
+    wait_for(lambda: bus.stats().rooms == 2, "the two others to be subscribed")
+    send(sender, "private", "not received")
+    send(sender, "public", "1")
+    send(sender, "public2", "2")
+    assert sorted(map(str, recorder.wait_for_messages(2))) == ["1", "2"]
+    assert [(room, action) for room, action, _ in recorder.refusals] == [
+        ("private", "receive from")
+    ]
+    assert caplog.text.count("refuses to receive from 'private'") == 1
+    assert bus.stats().attempts == 1
+    if history is not None:
+        replay = Replay(bus, recorder, "private", "0-1" if kind == "redis" else "1").wait()
+        assert replay.error is not None
+    if kind == "nats":  # what it may send reaches the others, and its own members
+        send(bus, "private", "sent")
+        assert bus.flush(10)
+        if history is not None:
+            wait_for(lambda: "sent" in recorder.messages("private"), "its own message")
+    assert bus.stats().attempts == 1
+
+
+def test_process_that_may_use_its_rooms_only(
+    start: Start, kind: str, connect: Connect, history: History | None
+) -> None:
+    """Its heartbeat is refused, which is not silence."""
+    if kind == "redis":
+        broker = start()
+        url = redis_user(broker, "resetchannels", "&websocket-handler:room.*", "-role")
+    else:
+        allowed = ["websocket-handler.room.>", "websocket-handler:kept.room.>", "$JS.>", "_INBOX.>"]
+        rule = f"{{ allow: {allowed} }}".replace("'", '"')
+        user = (
+            f"{{ user: app, password: pw, permissions: {{ publish: {rule}, subscribe: {rule} }} }}"
+        )
+        broker = start(configuration=f"authorization {{ users: [{user}] }}")
+        url = broker.url.replace("//", "//app:pw@")
+    settings = {"heartbeat": 0.2, "silence": 1.0, "connect_timeout": 5.0}
+    bus, recorder = connect(url, "room", history=history, **settings)
+    sender, _ = connect(url, history=history)
+    began = bus._endpoint._loop.time()
+    wait_for(lambda: bus._endpoint._loop.time() - began > 2.5, "more than the silence")
+    send(sender, "room", "x")
+    assert recorder.wait_for_messages(1) == ["x"]
+    assert [state for state, _ in recorder.states] == [BusState.UP]
+
+
+def test_redis_keys_that_may_not_be_used(
+    tmp_path_factory: pytest.TempPathFactory, connect: Connect
+) -> None:
+    broker = redis_server(tmp_path_factory.mktemp("redis"))
+    try:
+        few = redis_user(broker, "resetkeys", "~*websocket-handler:room.public*")
+        bus, recorder = connect(few, "public", "private", history=HISTORIES[1], wait=False)
+        recorder.wait_for_state(BusState.UP)
+        wait_for(lambda: bus.stats().rooms == 1, "the public room")
+        send(bus, "private", "1", "2")
+        send(bus, "public", "3")
+        assert bus.flush(10)
+        wait_for(lambda: "3" in recorder.messages(), "the public message")
+        assert recorder.messages("private") == ["1", "2"]  # to the members here
+        assert (bus.stats().refused, bus.stats().attempts) == (2, 1)
+        redis_user(broker)
+        wait_for(lambda: bus.stats().rooms == 2, "the heartbeat to try again", 20)
+        send(bus, "private", "4")
+        wait_for(lambda: "4" in recorder.messages("private"), "the message")
+        assert recorder.delivered[-1].offset
+        assert bus.stats().attempts == 1
+    finally:
+        broker.close()
+
+
+@pytest.mark.parametrize("name", ["PUBLISH", "SUBSCRIBE"])
+def test_redis_without_a_command(
+    tmp_path_factory: pytest.TempPathFactory,
+    connect: Connect,
+    name: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = redis_server(tmp_path_factory.mktemp("redis"), "--rename-command", name, "")
+    try:
+        bus, recorder = connect(
+            broker, "room", wait=False, heartbeat=0.2, silence=0.6, connect_timeout=5
+        )
+        recorder.wait_for_state(BusState.UP)
+        send(bus, "room", "a secret message")
+        assert bus.flush(10)
+        wait_for(lambda: recorder.refusals, "the refusal")
+        (room, action, reason), *_ = recorder.refusals
+        assert (room, action) == ("room", "send to" if name == "PUBLISH" else "receive from")
+        assert "unknown command" in reason
+        assert "a secret message" not in caplog.text
+    finally:
+        broker.close()
+
+
+def test_message_over_a_limit_that_redis_does_not_tell(
+    tmp_path_factory: pytest.TempPathFactory, connect: Connect, history: History | None
+) -> None:
+    broker = redis_server(
+        tmp_path_factory.mktemp("redis"),
+        *("--proto-max-bulk-len", "1mb", "--rename-command", "CONFIG", ""),
+    )
+    try:
+        bus, recorder = connect(broker, "room", history=history)
+        _, receiver = connect(broker, "room", history=history)
+        send(bus, "room", "before", "x" * LARGE, "after")
+        wait_for(lambda: "after" in receiver.messages(), "the message after it", 30)
+        assert bus.flush(10)
+        assert bus.stats().refused == 1
+        assert recorder.refusals[0][:2] == ("room", "send to")
+        reason = recorder.refusals[0][2]
+        assert "bulk length" in reason or "ended the connection" in reason
+    finally:
+        broker.close()
+
+
+def test_largest_message_with_the_longest_name(
+    start: Start, connect: Connect, history: History | None
+) -> None:
+    """The headers of a stored message count in NATS."""
+    bus, _ = connect(start(), "x" * 1000, history=history)
+    size = (bus._endpoint.limit or 0) - len("x") - 20
+    send(bus, "x" * 1000, b"x" * size)
+    assert bus.flush(20)
+    assert (bus.stats().attempts, bus.stats().refused) == (1, 0)
+
+
+def test_message_over_the_limit_of_a_stream(
+    tmp_path_factory: pytest.TempPathFactory, connect: Connect
+) -> None:
+    broker = nats_server(tmp_path_factory.mktemp("nats"))
+    try:
+        bus, recorder = connect(broker, "room", "other", history=HISTORIES[1])
+        bus_loop = bus._thread
+        assert bus_loop is not None
+        client = bus._endpoint.broker.client  # type: ignore[union-attr]
+
+        async def limit() -> None:
+            config = (await client.jsm().stream_info("websocket-handler-rooms")).config
+            config.max_msg_size = 1000
+            await client.jsm().update_stream(config)
+
+        asyncio.run_coroutine_threadsafe(limit(), bus_loop.loop).result(10)
+        send(bus, "room", "x" * 5000)
+        send(bus, "other", "after")
+        wait_for(lambda: "after" in recorder.messages("other"), "the message after it")
+        assert recorder.refusals[0][:2] == ("room", "send to")
+        assert "size" in recorder.refusals[0][2]
+        assert bus.stats().attempts == 1
+    finally:
+        broker.close()
+
+
+def test_message_of_before_the_join_ends_no_session(
+    shared: BrokerProcess, kind: str, connect: Connect
+) -> None:
+    """One that comes after the last offset of the room was read."""
+    kept = HISTORIES[1]
+    sender, _ = connect(shared, history=kept)
+    send(sender, "late", "1", "2", "3")
+    assert sender.flush(10)
+    bus, recorder = connect(shared, "late", "quiet", history=kept)
+    (tip,) = [room.cursor for room in bus._endpoint.joined.values() if room.name == "late"]
+    data = b"\x01\x00\x01another!" + bytes(7) + b"\x01\x00\x00late"
+    if kind == "redis":
+        head = f"@{tip[0]}-{tip[1] - 1},{tip[0]}-{tip[1]};".encode()
+        publish_raw(shared, kind, "websocket-handler:room.late", [head + data])
+    else:
+        publish_stored(shared, "websocket-handler.room.late", tip[0], data)
+    send(sender, "late", "4")
+    send(sender, "quiet", "5")
+    wait_for(lambda: sorted(map(str, recorder.messages())) == ["4", "5"], "the two messages")
+    assert bus.stats().attempts == 1
+    assert recorder.losses == []
+
+
+def publish_stored(broker: BrokerProcess, subject: str, sequence: int, data: bytes) -> None:
+    """As JetStream republishes a message."""
+    headers = f"NATS/1.0\r\nNats-Sequence: {sequence}\r\nNats-Last-Sequence: {sequence - 1}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", broker.port), 5) as connection:
+        command = f"HPUB {subject} {len(headers)} {len(headers) + len(data)}\r\n{headers}"
+        connection.sendall(b'CONNECT {"verbose":false,"headers":true}\r\n')
+        connection.sendall(command.encode() + data + b"\r\nPING\r\n")
+        answer = b""
+        while b"PONG" not in answer:
+            answer += connection.recv(10_000)
+
+
+def test_message_of_a_newer_version_is_reported(
+    shared: BrokerProcess,
+    connect: Connect,
+    history: History | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    room = f"versions {history}"
+    sender, _ = connect(shared, history=history)
+    _, recorder = connect(shared, room, history=history)
+    send(sender, room, "1")
+    recorder.wait_for_messages(1)
+    monkeypatch.setattr(outbox, "seal", lambda *args: b"\x02" + seal(*args)[1:21] + b"other")
+    send(sender, room, "2", "3")
+    monkeypatch.undo()
+    send(sender, room, "4")
+    assert recorder.wait_for_messages(2) == ["1", "4"]
+    assert recorder.losses == [(room, 1)] * 2
+    assert caplog.text.count("newer version") == 1
+
+
+def test_prefixes_do_not_collide(shared: BrokerProcess, connect: Connect) -> None:
+    for prefix, other in (("shop", "shop-kept"), ("shop", "shop-rooms"), ("a", "a-b")):
+        _, one = connect(shared, "room", history=HISTORIES[1], prefix=prefix)
+        bus, recorder = connect(shared, "room", history=HISTORIES[1], prefix=other)
+        send(bus, "room", "only here")
+        wait_for(lambda: recorder.messages(), "the message")  # noqa: B023
+        plain, _ = connect(shared, prefix=other)
+        send(plain, "room", "again")
+        wait_for(lambda: "again" in recorder.messages(), "the message")  # noqa: B023
+        assert one.delivered == []
+
+
+def test_redis_databases_are_apart(
+    tmp_path_factory: pytest.TempPathFactory, connect: Connect, history: History | None
+) -> None:
+    broker = redis_server(tmp_path_factory.mktemp("redis"))
+    try:
+        ends = [connect(f"{broker.url}/{number}", "room", history=history) for number in (0, 1, 2)]
+        sender, _ = connect(f"{broker.url}?db=1", history=history)
+        send(sender, "room", "only in 1")
+        assert ends[1][1].wait_for_messages(1) == ["only in 1"]
+        for (bus, _), text in zip(ends, ("in 0", "in 1", "in 2"), strict=True):
+            send(bus, "room", text)
+        for bus, _ in ends:
+            assert bus.flush(10)
+            wait_for(lambda bus=bus: bus.stats().own == 1, "its own message")  # type: ignore[misc]
+        assert [bus.stats().received for bus, _ in ends] == [0, 1, 0]
+    finally:
+        broker.close()
+
+
+def test_history_without_an_age_has_an_end(
+    tmp_path_factory: pytest.TempPathFactory, connect: Connect
+) -> None:
+    broker = redis_server(tmp_path_factory.mktemp("redis"))
+    try:
+        bus, recorder = connect(broker, "room", history=History())
+        send(bus, "room", "x")
+        recorder.wait_for_messages(1)
+        assert bus.flush(10)
+        with socket.create_connection(("127.0.0.1", broker.port), 5) as connection:
+            for name in ("stream", "tip"):
+                key = f"{{websocket-handler:room.room}}:{name}"
+                connection.sendall(f"TTL {key}\r\n".encode())
+                assert int(connection.recv(100)[1:]) > 29 * 24 * 3600
+    finally:
+        broker.close()
+
+
+def test_options_of_redis_py_do_not_break_the_bus(
+    tmp_path_factory: pytest.TempPathFactory, connect: Connect
+) -> None:
+    broker = redis_server(tmp_path_factory.mktemp("redis"))
+    options = "socket_timeout=0.2&protocol=3&decode_responses=true&health_check_interval=1"
+    try:
+        url = f"{broker.url}/0?{options}"
+        assert parse_broker_url(url).options == {}
+        bus, recorder = connect(url, "room", heartbeat=2.0, silence=5.0)
+        sender, _ = connect(url)
+        wait_for(lambda: bus._endpoint._loop.time() - bus._endpoint._heard > 0.5, "silence")
+        send(sender, "room", "x")
+        assert recorder.wait_for_messages(1) == ["x"]
+        assert bus.stats().attempts == 1
+    finally:
+        broker.close()
