@@ -80,7 +80,6 @@ cdef enum:
     MUCH_TO_DEFLATE = 65536   # from this size on, other threads run meanwhile
     CORKED_AT_MOST = 65536    # bytes that wait for the end of a turn
     LEFT_AT_MOST = 16384      # bytes that another thread leaves to the engine's
-    BUSY_DEADLINE = 1         # seconds until the timer looks again, while a listener blocks
     RULES_KEPT = 256          # to be shared by connections with the same settings
     LAYER_SEND_SIZE = 1 << 18 # what a layer gets at once
     READING = EPOLLIN | EPOLLRDHUP
@@ -659,6 +658,21 @@ cdef class Channel(Pollable):
         listener blocks."""
         return bool(self.paused or self.busy)
 
+    @property
+    def _is_busy(self):
+        """Whether a listener blocks, and another thread runs the engine meanwhile."""
+        return bool(self.busy)
+
+    @property
+    def _descriptor(self):
+        """The socket's descriptor, -1 if there is none."""
+        return self.layer.fileno() if self.fed and self.layer is not None else self.fd
+
+    @property
+    def _hidden_buffer(self):
+        """The most bytes that may wait where nobody counts them: in an asyncio transport."""
+        return LAYER_SEND_SIZE if self.fed else 0
+
     def _pause_reading(self, bint paused):
         """Read nothing more, or go on. In the engine's thread only."""
         self.paused = paused
@@ -891,10 +905,7 @@ cdef class Channel(Pollable):
         return self.heard / 1000.0
 
     cdef void expired(self) noexcept:
-        if self.busy:
-            self._set_deadline(BUSY_DEADLINE)
-        else:
-            self._deadline_passed()
+        self._deadline_passed()
 
     cdef void close_descriptor(self) noexcept:
         cdef int fd = self.fd

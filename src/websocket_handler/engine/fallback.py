@@ -25,6 +25,9 @@ from .ledger import Ledger, Stats, Traffic
 
 logger = logging.getLogger("websocket_handler")
 
+TLS_BUFFER = 1 << 18
+"""Bytes that asyncio's TLS keeps at most before it takes no more."""
+
 
 class Engine:
     """Serves WebSockets that were taken over from HTTP servers.
@@ -269,6 +272,7 @@ class Channel:
         self._heard = time.monotonic()
         return self
 
+    _is_busy: ClassVar[bool] = False  # whoever blocks the loop blocks everything
     has_codec: ClassVar[bool] = False
     has_deflate: ClassVar[bool] = False
 
@@ -303,6 +307,19 @@ class Channel:
     @property
     def _blocked(self) -> bool:
         return bool(self._transport and self._transport.get_write_buffer_size())
+
+    @property
+    def _descriptor(self) -> int:
+        """The socket's descriptor, -1 if there is none."""
+        sock = self._transport.get_extra_info("socket") if self._transport else None
+        return -1 if sock is None else int(sock.fileno())
+
+    @property
+    def _hidden_buffer(self) -> int:
+        """The most bytes that may wait where nobody counts them: beneath asyncio's TLS."""
+        transport = self._transport
+        is_tls = transport is not None and transport.get_extra_info("sslcontext") is not None
+        return TLS_BUFFER if is_tls else 0
 
     def _counts(self) -> Traffic:
         return self._traffic

@@ -36,6 +36,11 @@ class TransportConnection(asyncio.Protocol):
 
     # For the channel
 
+    def fileno(self) -> int:
+        """The descriptor of the transport's socket, -1 if it has none."""
+        sock = self._transport.get_extra_info("socket")
+        return -1 if sock is None else int(sock.fileno())
+
     def receive(self) -> bytes | None:
         """What has arrived; b"" at the end, None if there is nothing now."""
         if self._arrived:
