@@ -109,6 +109,7 @@ class Connection(Channel):
     _backlog: Backlog | None = None
     _pong: bytes | None = None  # the newest ping's, while the peer is not reading
     _unread_pongs = 0  # of the pings sent while nothing is read: they may all come at once
+    _holds_too_much = False  # more than high water waits for a fragmented message to end
     _taken_while_closing: Progress | None = None  # at the last deadline of a slow peer
     _waiting_for_room: list[tuple[Callable[[], object], bool]] | None = None
 
@@ -200,8 +201,9 @@ class Connection(Channel):
             if name == event:
                 try:
                     listener(*args)
-                except BaseException:
-                    logger.exception("%r: a listener of %r raised", self, event)
+                except BaseException as error:
+                    if not self._is_own_end(error):
+                        logger.exception("%r: a listener of %r raised", self, event)
 
     # Rooms
 
@@ -262,13 +264,15 @@ class Connection(Channel):
         self._tell_of_room(full=True)
 
     def _go_on(self) -> None:
-        self._pause_reading(self._takes_messages() and self._takes_nothing())
+        """Read on, unless there is another reason not to."""
+        is_full = self._holds_too_much and not self._is_client
+        self._pause_reading(self._takes_messages() and (is_full or self._takes_nothing()))
 
     def _pause(self, paused: bool) -> None:
         """The application wants no messages for now, or wants them again."""
         if self._takes_messages():
             self._paused = paused
-            self._pause_reading(self._takes_nothing())
+            self._go_on()
             if paused:
                 self._tell_of_room(full=True)
 
@@ -283,17 +287,40 @@ class Connection(Channel):
 
     # Room for more to be sent
 
-    def _when_drained(self, notice: Callable[[], object], or_full: bool = False) -> None:
+    def _when_drained(
+        self, notice: Callable[[], object], or_full: bool = False, of_channel: bool = False
+    ) -> None:
         """Have `notice` called when the peer has caught up, at the end, or now; also when we
-        read nothing, and the peer may be waiting for us, if that matters."""
+        read nothing, and the peer may be waiting for us, if that matters. `of_channel` leaves out
+        what has not come as far as the channel."""
         if (
-            not self._above_water
+            not (self._above_water if of_channel else self._is_behind())
             or self._state is State.CLOSED
             or (or_full and self._takes_nothing())
         ):
             notice()
         else:
             self._waiting_for_room = [*(self._waiting_for_room or ()), (notice, or_full)]
+
+    def _is_behind(self) -> bool:
+        """Whether more than high water waits, and has yet to fall well below it."""
+        withholds_too_much = self._withheld > self._settings.high_water
+        return self._above_water or self._holds_too_much or withholds_too_much
+
+    def _forget_notice(self, notice: Callable[[], object]) -> None:
+        """It has waited for too long."""
+        waiting = self._waiting_for_room or ()
+        self._waiting_for_room = [pair for pair in waiting if pair[0] != notice] or None
+
+    @property
+    def _unflushed(self) -> int:
+        """The bytes that wait in the channel."""
+        return super().buffered_amount
+
+    @property
+    def _withheld(self) -> int:
+        """The bytes that wait for the handshake to be complete."""
+        return len(self._codec.withheld or b"") if self._codec is not None else 0
 
     def _tell_of_room(self, full: bool = False) -> None:
         waiting = self._waiting_for_room
@@ -412,6 +439,8 @@ class Connection(Channel):
             withheld, self._codec.withheld = self._codec.withheld, None
             self._write(response + bytes(withheld or b""))
         self._open()
+        if not self._is_behind():
+            self._tell_of_room()
 
     def _open(self) -> None:
         if self._state is not State.CLOSING:
@@ -557,11 +586,27 @@ class Connection(Channel):
 
     def _failed(self, error: BaseException) -> None:
         """A listener raised, or memory ran out: this connection ends, with 1011."""
+        if self._is_own_end(error):
+            logger.debug("%r: a listener was not done at the end: %s", self, error)
+            return
         logger.error("%r: a listener raised", self, exc_info=error)
         self._emit_last("error", error)
         self._start_closing(INTERNAL_ERROR, "internal error")
         if isinstance(error, KeyboardInterrupt | SystemExit) and self._engine is not None:
             self._engine.interrupt(error)
+
+    def _is_own_end(self, error: BaseException) -> bool:
+        """Whether a listener raised because this very connection has ended meanwhile."""
+        if not isinstance(error, ConnectionClosed):
+            return False
+        if self._state is State.OPEN:  # a thread's `send` has given the peer up just now
+            return error.code == POLICY_VIOLATION and self._is_hopeless
+        return (error.code, error.reason) == (self._close.code, self._close.reason)
+
+    @property
+    def _is_hopeless(self) -> bool:
+        """Whether more waits to be sent than may."""
+        return self.buffered_amount > self._settings.max_buffered
 
     def _deadline_passed(self) -> None:
         if self._state is State.OPEN:
@@ -579,7 +624,7 @@ class Connection(Channel):
         """Whether the peer still takes what was sent before the end, at `MIN_RATE` at least; or
         cannot be read, because a listener blocks, and has taken everything."""
         look, last = self._progress(), self._taken_while_closing
-        left, expected = look.unacknowledged + self.buffered_amount, self._expected_while_closing
+        left, expected = look.unacknowledged + self._unflushed, self._expected_while_closing
         if self._is_busy and not left:
             return True
         self._taken_while_closing = look

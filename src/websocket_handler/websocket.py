@@ -365,14 +365,18 @@ class WebSocket(SendingConnection):
 
         Called in the handler itself, after `connect()`, the hand-over happens now. Raises
         `TimeoutError`; `ConnectionClosed` once the connection is over and every message was
-        taken; `WebSocketError` if messages go to listeners or coroutines, or in the
-        engine's own thread, which would wait for itself.
+        taken; `WebSocketError` if messages go to listeners or coroutines, or in the thread of
+        the engine or of an event loop, which would serve nobody meanwhile.
         """
+        if asyncio._get_running_loop() is not None:
+            raise WebSocketError(
+                "receive() would stop the event loop of this thread: await areceive() instead"
+            )
+        self._check_not_in_engine("receive()")
         inbox = self._inbox
         if not isinstance(inbox, ThreadInbox):
             inbox = ThreadInbox(self, self._settings.high_water)
             self._receive_through(inbox)
-        self._check_not_in_engine("receive()")
         return inbox.get(timeout)
 
     def __iter__(self) -> Iterator[Any]:
@@ -493,7 +497,11 @@ class WebSocket(SendingConnection):
             engine = self._handling.engine if self._handling is not None else self._engine
             loop = engine.home_loop if engine is not None else None
             if loop is None:
-                raise WebSocketError("an async def listener needs an engine in an event loop")
+                raise WebSocketError(
+                    "an async def listener needs an engine in an event loop; that of this "
+                    "connection runs in a thread: use a plain function, which may block, or pass "
+                    "the coroutine to a loop with asyncio.run_coroutine_threadsafe()"
+                )
             self._turns = Turns(self, self._settings.high_water, loop)
         return Awaited(listener, self._turns)  # type: ignore[arg-type]
 

@@ -246,7 +246,7 @@ class Channel:
     # What the engine calls; a WebSocket has them.
     _opened: Callable[[], None]
     _feed: Callable[[bytes], None]
-    _send_otherwise: Callable[[Any, bool | None], None]
+    _send_otherwise: Callable[[Any, bool | None, float | None], None]
     _failed: Callable[[BaseException], None]
     _input_over: Callable[[], None]
     _drained: Callable[[], None]
@@ -291,16 +291,22 @@ class Channel:
 
     # sending
 
-    def send(self, message: Any, compress: bool | None = None) -> None:
+    def send(
+        self, message: Any, compress: bool | None = None, timeout: float | None = None
+    ) -> None:
         """Send a message: text for `str`, binary for bytes-like, fragments for an iterable.
 
         See the native engine's `Channel.send`, whose twin this is.
         """
-        self._send_otherwise(message, compress)
+        self._send_otherwise(message, compress, timeout)
 
     @property
     def buffered_amount(self) -> int:
         """The bytes accepted by `send` that the operating system has not taken yet."""
+        return self._kept()
+
+    def _kept(self) -> int:
+        """The bytes that wait here and in the transport."""
         kept = self._transport.get_write_buffer_size() if self._transport else 0
         return kept + self._waiting
 
@@ -338,7 +344,7 @@ class Channel:
         with self._unsent:
             self._outgoing.append(data)
             self._waiting += len(data)
-        if self.buffered_amount > self._limits.high_water:
+        if self._kept() > self._limits.high_water:
             self._above_water = True
         if self._transport is None or self._engine is None:
             return
