@@ -140,8 +140,9 @@ def test_connection_that_was_aborted_before_the_engine_had_it_leaves(engine: Eng
     assert aborted.wait(10)
     assert websocket.state is State.CLOSED
     engine.attach(websocket, ours)
-    while theirs.recv(4096):  # until the end
-        pass
+    with theirs:
+        while theirs.recv(4096):  # until the end
+            pass
 
 
 def test_stop_in_the_engines_own_thread_closes_its_connections(engine: Engine) -> None:
