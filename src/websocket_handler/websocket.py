@@ -349,8 +349,8 @@ class WebSocket(SendingConnection):
         """Read nothing more, until `resume()`; the peer is held back once the buffers of both
         systems are full.
 
-        Messages that were read already may still come. Meanwhile pings are not answered, and
-        a peer that has died is not noticed. Closing reads on. From any thread.
+        Messages that were read already may still come. Meanwhile pings are not answered; ours
+        go on, and find a peer that has died. Closing reads on. From any thread.
         """
         self._in_engine(partial(self._pause, True))
 
