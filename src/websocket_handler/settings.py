@@ -50,8 +50,9 @@ class Settings:
     only send would wait for each other."""
 
     max_buffered: int = 16 * MIB
-    """With more than this already waiting, also for a fragmented message to end, the next send from a listener or an event loop
-    closes with 1008 "slow consumer"; other threads wait in `send` already at high water."""
+    """With more than this already waiting, for the peer or for a fragmented message to end, the
+    next send from a listener or an event loop closes with 1008 "slow consumer"; other threads
+    wait in `send` already at high water."""
 
     open_timeout: float = 10.0
     """How long a client has to complete a handshake whose last bytes come later (hixie-76

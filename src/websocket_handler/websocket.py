@@ -293,9 +293,9 @@ class WebSocket(SendingConnection):
         self._taken_over = True
         if isinstance(self._request, Request):
             self._request = pack(self._request)
+        if not self._version.has_pings:
+            keep_alive(_socket_of(connected), self._settings)
         if isinstance(connected, (socket.socket, Socket)):
-            if not self._version.has_pings:
-                keep_alive(connected, self._settings)
             engine.attach(self, connected, early)
         else:
             engine.attach_transport(self, connected, early)
@@ -539,6 +539,14 @@ class WebSocket(SendingConnection):
             self._handling.when_receiving(self)
         self._inbox = inbox
         self._in_engine(partial(self._hear_inbox, inbox))
+
+
+def _socket_of(connected: Connected) -> socket.socket | None:
+    """The socket, or that of a transport if it has one."""
+    if isinstance(connected, (socket.socket, Socket)):
+        return connected
+    sock: socket.socket | None = connected.get_extra_info("socket")
+    return sock
 
 
 def close_connected(connected: Connected) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import socket
@@ -17,6 +18,7 @@ import pytest
 from websocket_handler import IS_NATIVE, Engine, State, WebSocket
 from websocket_handler.protocol.assembly import Close, Message, Ping
 from websocket_handler.protocol.frame import Opcode, write_frame
+from websocket_handler.protocol.versions import by_name
 
 from .connections import Peer, make_websocket
 
@@ -324,3 +326,26 @@ def test_peer_that_answers_is_kept_however_often(engine: Engine) -> None:
         say(peer, ping.payload, Opcode.PONG)
     say(peer, b"x")
     assert any(peer.read() == Message(b"x") for _ in range(5))
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="the kernel cannot be asked to")
+@pytest.mark.parametrize(("version", "by_system"), [("hixie-75", True), ("RFC 6455", False)])
+def test_system_finds_dead_peers_of_a_transport_where_there_are_no_pings(
+    version: str, by_system: bool
+) -> None:
+    async def test() -> int:
+        loop = asyncio.get_running_loop()
+        engine = Engine(loop)
+        ours, theirs = by_tcp()
+        with theirs:
+            transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+            websocket = make_websocket(engine)
+            websocket.begin_as_client(by_name(version), b"", None)
+            websocket.take_over(transport)
+            found = ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            websocket.abort()
+            engine.stop()
+            await asyncio.sleep(0.01)
+        return found
+
+    assert asyncio.run(test()) == by_system
