@@ -304,8 +304,11 @@ class Connection(Channel):
 
     def _is_behind(self) -> bool:
         """Whether more than high water waits, and has yet to fall well below it."""
-        withholds_too_much = self._withheld > self._settings.high_water
-        return self._above_water or self._holds_too_much or withholds_too_much
+        return self._above_water or self._has_too_much_ahead()
+
+    def _has_too_much_ahead(self) -> bool:
+        """Whether more than high water waits before it comes to the channel."""
+        return self._holds_too_much or self._withheld > self._settings.high_water
 
     def _forget_notice(self, notice: Callable[[], object]) -> None:
         """It has waited for too long."""

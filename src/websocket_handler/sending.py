@@ -84,6 +84,8 @@ class SendingConnection(Connection):
         relieved = threading.Event()
         self._in_engine(partial(self._when_drained, relieved.set))
         in_time = relieved.wait(timeout)
+        if not in_time:
+            self._in_engine(partial(self._forget_notice, relieved.set))
         self._check_open()
         return in_time
 
@@ -196,7 +198,7 @@ class SendingConnection(Connection):
         """As `send`, which it does for what `fan_out` leaves. Never waits: returns False if the
         peer is behind, and sends nothing then."""
         self._check_open()
-        if self.buffered_amount > self._settings.high_water:
+        if self._unflushed > self._settings.high_water or self._has_too_much_ahead():
             return False
         if not self._has_to_wait(message.data, None):
             self._send_whole(message.data, None, message)

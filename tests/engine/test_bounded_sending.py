@@ -22,6 +22,7 @@ from websocket_handler import (
 )
 from websocket_handler.protocol.assembly import Close, Message
 from websocket_handler.protocol.frame import Opcode, write_frame
+from websocket_handler.protocol.prepared import PreparedMessage
 from websocket_handler.protocol.versions import by_name
 
 from .connections import Peer, connect, make_websocket
@@ -241,3 +242,23 @@ def test_fragments_that_run_out_of_time_close_the_connection(engine: Engine) -> 
     with pytest.raises(TimeoutError):
         websocket.send((bytes(1 << 20) for _ in range(3)), timeout=0.1)
     assert Close(1011, "message broken off") in peer.read_to_end_or_close()
+
+
+def test_prepared_message_is_refused_only_while_its_notice_would_wait(engine: Engine) -> None:
+    """Else a room would try again and again."""
+    websocket, prepared = make_websocket(engine), PreparedMessage("prepared")
+    peer = connect(websocket)
+    fragmented = Fragmented(websocket)
+    websocket.send(bytes(HIGH_WATER))
+    assert not websocket._send_prepared(prepared)
+    drained = threading.Event()
+    engine.post(partial(websocket._when_drained, drained.set))
+    assert not drained.wait(0.1)
+    fragmented.end()
+    assert drained.wait(10)
+    assert websocket._send_prepared(prepared)
+    assert [peer.read() for _ in range(3)] == [
+        Message("firstlast"),
+        Message(bytes(HIGH_WATER)),
+        Message("prepared"),
+    ]
