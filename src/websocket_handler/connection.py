@@ -11,13 +11,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 from .engine import Channel, Engine
 from .engine.forks import in_forked_child
 from .engine.ledger import Traffic
+from .engine.progress import Progress, progress, unacknowledged
 from .errors import ConnectionClosed, ProtocolError, WebSocketError
 from .inbox import Backlog, LoopInbox, ThreadInbox
+from .liveness import MIN_RATE, AwaitedPong
 from .protocol import handshake
 from .protocol import message as framing
 from .protocol.assembly import Close, Completed, Event, Message, Ping, Pong
@@ -108,6 +111,9 @@ class Connection(Channel):
     _codec: Codec | None = None
     _backlog: Backlog | None = None
     _pong: bytes | None = None  # the newest ping's, while the peer is not reading
+    _unread_pongs = 0  # of the pings sent while nothing is read: they may all come at once
+    _holds_too_much = False  # more than high water waits for a fragmented message to end
+    _taken_while_closing: Progress | None = None  # at the last deadline of a slow peer
     _waiting_for_room: list[tuple[Callable[[], object], bool]] | None = None
 
     def __init__(self, settings: Settings) -> None:
@@ -117,7 +123,7 @@ class Connection(Channel):
         self._close = NOT_CLOSED
         self._listeners: tuple[tuple[str, Callable[..., object]], ...] = ()  # but for messages
         self._inbox: LoopInbox | ThreadInbox | None = None
-        self._pinged: tuple[float, bytes] | None = None  # when, and the payload, until its pong
+        self._pinged: AwaitedPong | None = None
         self._memberships: tuple[Callable[[Connection], object], ...] = ()  # in rooms
 
     def _speak(
@@ -198,8 +204,9 @@ class Connection(Channel):
             if name == event:
                 try:
                     listener(*args)
-                except BaseException:
-                    logger.exception("%r: a listener of %r raised", self, event)
+                except BaseException as error:
+                    if not self._is_own_end(error):
+                        logger.exception("%r: a listener of %r raised", self, event)
 
     # Rooms
 
@@ -260,13 +267,15 @@ class Connection(Channel):
         self._tell_of_room(full=True)
 
     def _go_on(self) -> None:
-        self._pause_reading(self._takes_messages() and self._takes_nothing())
+        """Read on, unless there is another reason not to."""
+        is_full = self._holds_too_much and not self._is_client
+        self._pause_reading(self._takes_messages() and (is_full or self._takes_nothing()))
 
     def _pause(self, paused: bool) -> None:
         """The application wants no messages for now, or wants them again."""
         if self._takes_messages():
             self._paused = paused
-            self._pause_reading(self._takes_nothing())
+            self._go_on()
             if paused:
                 self._tell_of_room(full=True)
 
@@ -281,11 +290,14 @@ class Connection(Channel):
 
     # Room for more to be sent
 
-    def _when_drained(self, notice: Callable[[], object], or_full: bool = False) -> None:
+    def _when_drained(
+        self, notice: Callable[[], object], or_full: bool = False, of_channel: bool = False
+    ) -> None:
         """Have `notice` called when the peer has caught up, at the end, or now; also when we
-        read nothing, and the peer may be waiting for us, if that matters."""
+        read nothing, and the peer may be waiting for us, if that matters. `of_channel` leaves out
+        what has not come as far as the channel."""
         if (
-            not self._above_water
+            not (self._above_water if of_channel else self._is_behind())
             or self._state is State.CLOSED
             or (or_full and self._takes_nothing())
         ):
@@ -293,11 +305,29 @@ class Connection(Channel):
         else:
             self._waiting_for_room = [*(self._waiting_for_room or ()), (notice, or_full)]
 
-    def _forget_drained(self, notice: Callable[[], object]) -> None:
-        """Nobody waits for this notice any more."""
+    def _is_behind(self) -> bool:
+        """Whether more than high water waits, and has yet to fall well below it."""
+        return self._above_water or self._has_too_much_ahead()
+
+    def _has_too_much_ahead(self) -> bool:
+        """Whether more than high water waits before it comes to the channel."""
+        return self._holds_too_much or self._withheld > self._settings.high_water
+
+    def _forget_notice(self, notice: Callable[[], object]) -> None:
+        """Remove a waiter that has been cancelled, or has waited for too long."""
         if self._waiting_for_room is not None:
             left = [pair for pair in self._waiting_for_room if pair[0] != notice]
             self._waiting_for_room = left or None
+
+    @property
+    def _unflushed(self) -> int:
+        """The bytes that wait in the channel."""
+        return super().buffered_amount
+
+    @property
+    def _withheld(self) -> int:
+        """The bytes that wait for the handshake to be complete."""
+        return len(self._codec.withheld or b"") if self._codec is not None else 0
 
     def _tell_of_room(self, full: bool = False) -> None:
         waiting = self._waiting_for_room
@@ -416,6 +446,8 @@ class Connection(Channel):
             withheld, self._codec.withheld = self._codec.withheld, None
             self._write(response + bytes(withheld or b""))
         self._open()
+        if not self._is_behind():
+            self._tell_of_room()
 
     def _open(self) -> None:
         if self._state is not State.CLOSING:
@@ -438,6 +470,8 @@ class Connection(Channel):
             self._set_deadline(self._settings.close_timeout)
         elif self._state is State.OPEN:
             self._set_deadline(self._settings.ping_interval if self._version.has_pings else None)
+        elif self._state is State.CLOSED:  # aborted before the engine had the socket
+            self._in_engine(partial(self._drop, ""))
 
     def _feed(self, data: bytes | bytearray) -> None:
         """What has arrived, where the channel has no codec for the version."""
@@ -476,10 +510,14 @@ class Connection(Channel):
         self._emit("ping", payload)
 
     def _pong_received(self, payload: bytes) -> None:
-        if self._state is not State.OPEN or self._closes_for_flood():
+        if self._state is not State.OPEN:
             return
-        if self._pinged is not None and self._pinged[1] == payload:
-            self._latency = time.monotonic() - self._pinged[0]
+        if self._unread_pongs and payload == KEEPALIVE:
+            self._unread_pongs -= 1
+        elif self._closes_for_flood():
+            return
+        if self._pinged is not None and self._pinged.payload == payload:
+            self._latency = time.monotonic() - self._pinged.pinged_at
             self._pinged = None
             assert self._engine is not None
             self._engine.ledger.count_round_trip(self._latency)
@@ -494,7 +532,8 @@ class Connection(Channel):
 
     def _send_ping(self, payload: bytes) -> None:
         if self._pinged is None:  # the pong of one is awaited at a time
-            self._pinged = time.monotonic(), payload
+            now = time.monotonic()
+            self._pinged = AwaitedPong(payload, now, now, is_delivered=not self.buffered_amount)
         self._send_frame(Opcode.PING, payload)
 
     def _flushed(self) -> None:
@@ -554,47 +593,131 @@ class Connection(Channel):
 
     def _failed(self, error: BaseException) -> None:
         """A listener raised, or memory ran out: this connection ends, with 1011."""
+        if self._is_own_end(error):
+            logger.debug("%r: a listener was not done at the end: %s", self, error)
+            return
         logger.error("%r: a listener raised", self, exc_info=error)
         self._emit_last("error", error)
         self._start_closing(INTERNAL_ERROR, "internal error")
         if isinstance(error, KeyboardInterrupt | SystemExit) and self._engine is not None:
             self._engine.interrupt(error)
 
+    def _is_own_end(self, error: BaseException) -> bool:
+        """Whether a listener raised because this very connection has ended meanwhile."""
+        if not isinstance(error, ConnectionClosed):
+            return False
+        if self._state is State.OPEN:  # a thread's `send` has given the peer up just now
+            return error.code == POLICY_VIOLATION and self._is_hopeless
+        return (error.code, error.reason) == (self._close.code, self._close.reason)
+
+    @property
+    def _is_hopeless(self) -> bool:
+        """Whether more waits to be sent than may."""
+        return self.buffered_amount > self._settings.max_buffered
+
     def _deadline_passed(self) -> None:
         if self._state is State.OPEN:
             self._keep_alive()
-        elif self._state is State.CLOSING:
-            self._give_up("the peer did not answer the close frame in time")
         elif self._state is State.CONNECTING:
             self._give_up("the client did not complete the handshake in time")
+        elif self._closes_slowly():
+            self._set_deadline(self._settings.close_timeout)
+        elif self._state is State.CLOSING:
+            self._give_up("the peer did not answer the close frame in time")
         else:
             self._drop("")
 
+    def _closes_slowly(self) -> bool:
+        """Whether the peer still takes what was sent before the end, at `MIN_RATE` at least; or
+        cannot be read, because a listener blocks, and has taken everything."""
+        look, last = self._progress(), self._taken_while_closing
+        left, expected = look.unacknowledged + self._unflushed, self._expected_while_closing
+        if self._is_busy and not left:
+            return True
+        self._taken_while_closing = look
+        if last is None:
+            return left > expected
+        return left > 0 and look.acknowledged - last.acknowledged >= expected
+
+    @property
+    def _expected_while_closing(self) -> float:
+        return MIN_RATE * self._settings.close_timeout
+
+    # Whether the peer is alive
+
     def _keep_alive(self) -> None:
-        """Ping a silent peer, and drop it if it stays silent."""
+        """Ping a silent peer, and drop it if it shows no sign of life."""
         interval = self._settings.ping_interval
         assert interval is not None
-        if self._reading_paused:  # it is we who do not listen
-            if self._backlog is not None:
-                logger.warning("%r: messages wait, but there is no listener or iteration", self)
-            self._pinged = None
-            self._set_deadline(interval)
-            return
-        now, heard, timeout = time.monotonic(), self._heard, self._settings.ping_timeout
-        if self._pinged is not None and heard + CLOCK_STEP < self._pinged[0]:
-            left = self._pinged[0] + timeout - now
+        now, heard, awaited = time.monotonic(), self._heard, self._pinged
+        if awaited is not None and heard + CLOCK_STEP < awaited.pinged_at:
+            left = awaited.since + self._settings.ping_timeout - now
             if left > 0:
                 self._set_deadline(left)
             else:
-                self._give_up("no answer to a ping")
-            return
-        if now - heard < interval:
+                self._look_for_life(awaited, now)
+        elif now - heard < interval:
             self._set_deadline(interval - (now - heard))
-            return
-        self._pinged = now, KEEPALIVE
-        if not self._blocked:
+        else:
+            self._ping_silent(now)
+
+    def _ping_silent(self, now: float) -> None:
+        """Ping the peer, unless it is behind; note how far it is if the ping cannot arrive, or its
+        pong be read, at once."""
+        is_next = not (self._blocked or unacknowledged(self._descriptor))
+        if is_next and not self._reading_paused:
             self._send_frame(Opcode.PING, KEEPALIVE)
-        self._set_deadline(timeout)
+            self._await_pong(AwaitedPong(KEEPALIVE, now, now, is_delivered=True))
+            return
+        look = self._progress()
+        if self._is_busy and not look.is_tcp:  # the system tells when that peer is gone
+            self._set_deadline(self._settings.ping_interval)
+            return
+        if self._reading_paused and self._backlog is not None:
+            logger.warning("%r: messages wait, but there is no listener or iteration", self)
+        if not self._blocked:
+            self._unread_pongs += self._reading_paused
+            self._send_frame(Opcode.PING, KEEPALIVE)
+            look = self._progress()
+        self._await_pong(AwaitedPong(KEEPALIVE, now, now, is_next, look, self._end_of(look)))
+
+    def _await_pong(self, awaited: AwaitedPong) -> None:
+        self._pinged = awaited
+        self._set_deadline(self._settings.ping_timeout)
+
+    def _look_for_life(self, awaited: AwaitedPong, now: float) -> None:
+        """No pong was read in time: drop the peer, unless there is another sign of life."""
+        look, is_unread = self._progress(), self._reading_paused
+        if awaited.last is None and (is_unread or not awaited.is_delivered):  # look from now on
+            end = self._end_of(look)
+            self._await_pong(awaited._replace(since=now, last=look, end=end))
+        elif is_unread and awaited.is_answered(look, self._is_busy):
+            self._pinged = None
+            self._set_deadline(self._settings.ping_interval)
+        elif awaited.makes_progress(look, now):
+            self._await_pong(awaited._replace(since=now, last=look))
+        elif awaited.has_left(look) and not awaited.is_delivered:
+            self._await_pong(awaited._replace(since=now, last=look, is_delivered=True))
+        else:
+            self._drop_silent()
+
+    def _end_of(self, look: Progress) -> int:
+        """As many bytes are acknowledged when everything is that has been sent so far."""
+        return look.acknowledged + look.unacknowledged + self.buffered_amount + self._hidden_buffer
+
+    def _drop_silent(self) -> None:
+        """End the connection of a peer that is taken for dead, with a close frame if it can be
+        sent: some are alive, and only do not answer."""
+        reason = "no answer to a ping"
+        if self._blocked or self._is_busy:
+            self._give_up(reason)
+        else:
+            self._send_close(INTERNAL_ERROR, "keepalive ping timeout")
+            self._end(Step.LOST, ABNORMAL_CLOSURE, reason)
+
+    def _progress(self) -> Progress:
+        counts = self._counts()
+        return progress(self._descriptor, counts[5], counts[4])
 
     def _connection_lost(self, reason: str) -> None:
         if self._settle(Step.LOST, ABNORMAL_CLOSURE, reason):

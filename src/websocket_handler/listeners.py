@@ -98,7 +98,8 @@ class Turns:
         self._waiting: deque[tuple[AsyncListener, tuple[Any, ...]]] = deque()
         self._size = 0
         self._held_back = False
-        self._task: asyncio.Task[None] | None = None
+        self._is_working = False
+        self._task: asyncio.Task[None] | None = None  # which the loop alone would not keep
 
     def amount(self) -> int:
         """How much waits: the bytes of the messages, and what each event counts beside them."""
@@ -112,8 +113,10 @@ class Turns:
         if self._size > self._high_water and not self._held_back:
             self._held_back = True
             self._source._hold_back()
-        if self._task is None:
-            self._task = self._loop.create_task(self._work())
+        if not self._is_working:
+            self._is_working = True
+            task = self._loop.create_task(self._work())  # an eager one may be done by now
+            self._task = task if self._is_working else None
 
     async def _work(self) -> None:
         try:
@@ -133,6 +136,7 @@ class Turns:
                     self._held_back = False
                     self._source._go_on()
         finally:
+            self._is_working = False
             self._task = None
 
 

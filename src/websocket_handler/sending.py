@@ -9,13 +9,16 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import chain
 from typing import Any
 
 from .connection import Codec, Connection
 from .errors import ConnectionClosed, UnsupportedByVersion, WebSocketError
+from .listeners import EVENT_OVERHEAD
 from .protocol import handshake
 from .protocol.check import INTERNAL_ERROR, POLICY_VIOLATION
 from .protocol.frame import MAX_CONTROL_PAYLOAD
@@ -33,7 +36,14 @@ class SendingConnection(Connection):
     __slots__ = ()
 
     # Messages that wait for a fragmented one to end, with what was said about compression
-    _held: list[tuple[Any, bool | None]] | None = None
+    _held: deque[tuple[Any, bool | None]] | None = None
+    _held_size = 0
+    _fragmenter: int | None = None  # the thread that sends the fragmented one
+
+    @property
+    def buffered_amount(self) -> int:
+        """The bytes accepted by `send` that the operating system has not taken yet."""
+        return self._unflushed + self._held_size + self._withheld
 
     def send_text_message(self, text: str) -> None:
         """As `send`, for text alone: raises `TypeError` for anything but `str`."""
@@ -78,7 +88,7 @@ class SendingConnection(Connection):
             in_time = relieved.wait(timeout)
         finally:
             if not relieved.is_set():
-                self._in_engine(partial(self._forget_drained, notice))
+                self._in_engine(partial(self._forget_notice, notice))
         self._check_open()
         return in_time
 
@@ -92,16 +102,21 @@ class SendingConnection(Connection):
             await relieved.wait()
         finally:
             if not relieved.is_set():
-                self._in_engine(partial(self._forget_drained, notice))
+                self._in_engine(partial(self._forget_notice, notice))
         self._check_open()
 
     # Behind the API
 
-    def _check_not_in_engine(self, what: str) -> None:
+    def _check_not_in_engine(self, call: str) -> None:
         if self._engine is not None and self._engine.is_own_thread():
-            raise WebSocketError(f"{what} would stop the engine, whose thread this is")
+            raise WebSocketError(
+                f"{call} would stop the engine, whose thread this is: call it in another thread, "
+                "or register a listener with on()"
+            )
 
-    def _send_otherwise(self, message: Any, compress: bool | None = None) -> None:
+    def _send_otherwise(
+        self, message: Any, compress: bool | None = None, timeout: float | None = None
+    ) -> None:
         """`send` for whatever the channel does not send by itself: a str or bytes, on a
         connection that is open and keeps up, in a version it has a codec for."""
         self._check_open()
@@ -115,24 +130,49 @@ class SendingConnection(Connection):
                 "a message is a str, a bytes-like object, or an iterable of either, "
                 f"not {type(message).__name__}"
             )
-        self._make_room()
+        if self.buffered_amount > self._settings.high_water:
+            self._make_room(timeout)
         if not self._has_to_wait(message, compress):
             if is_whole:
                 self._send_whole(message, compress)
             else:
-                self._send_fragmented(message)
+                self._send_fragmented(message, timeout)
 
-    def _make_room(self) -> None:
-        """Wait for a peer that is behind, in threads that may, unless it waits for us to take
-        messages; give one up that is hopelessly behind."""
-        if self.buffered_amount <= self._settings.high_water:
-            return
-        if self._taken_over and self._engine is not None and self._engine.may_wait():
-            relieved = threading.Event()
-            self._in_engine(partial(self._when_drained, relieved.set, or_full=True))
-            relieved.wait()
-            self._check_open()
-        if self.buffered_amount > self._settings.max_buffered:
+    def _make_room(self, timeout: float | None) -> None:
+        """Wait for a peer that is behind, and for a fragmented message that is under way, in
+        threads that may, unless the peer waits for us to take messages; give one up that is
+        hopelessly behind."""
+        if self._may_wait() and self._fragmenter != threading.get_ident():
+            end = None if timeout is None else time.monotonic() + timeout
+            while self._is_behind():
+                self._wait_until_drained(end)
+                if self._takes_nothing():
+                    break
+        self._check_not_hopeless()
+
+    def _make_room_for_fragment(self, timeout: float | None) -> None:
+        """As `_make_room`, for the message that the others wait for."""
+        if self._unflushed > self._settings.high_water:
+            if self._may_wait():
+                end = None if timeout is None else time.monotonic() + timeout
+                self._wait_until_drained(end, of_channel=True)
+            self._check_not_hopeless()
+
+    def _may_wait(self) -> bool:
+        return self._taken_over and self._engine is not None and self._engine.may_wait()
+
+    def _wait_until_drained(self, end: float | None, of_channel: bool = False) -> None:
+        """Raises `TimeoutError` if that is not so by `end`, `ConnectionClosed` if it is over."""
+        relieved = threading.Event()
+        notice: Callable[[], object] = relieved.set
+        self._in_engine(partial(self._when_drained, notice, or_full=True, of_channel=of_channel))
+        if not relieved.wait(None if end is None else max(0.0, end - time.monotonic())):
+            self._in_engine(partial(self._forget_notice, notice))
+            raise TimeoutError("the peer is behind, and has not caught up in time")
+        self._check_open()
+
+    def _check_not_hopeless(self) -> None:
+        if self._is_hopeless:
             logger.info("%r: closing, %d bytes were not read", self, self.buffered_amount)
             self._in_engine(partial(self._start_closing, POLICY_VIOLATION, "slow consumer"))
             raise ConnectionClosed(POLICY_VIOLATION, "slow consumer")
@@ -166,7 +206,7 @@ class SendingConnection(Connection):
         """As `send`, which it does for what `fan_out` leaves. Never waits: returns False if the
         peer is behind, and sends nothing then."""
         self._check_open()
-        if self.buffered_amount > self._settings.high_water:
+        if self._unflushed > self._settings.high_water or self._has_too_much_ahead():
             return False
         if not self._has_to_wait(message.data, None):
             self._send_whole(message.data, None, message)
@@ -175,13 +215,20 @@ class SendingConnection(Connection):
     # Messages in fragments
 
     def _has_to_wait(self, message: Any, compress: bool | None) -> bool:
-        """Whether a fragmented message is under way: then this one follows it."""
+        """Whether a fragmented message is under way: then this one follows it. Where too much
+        does, nothing more is read from a client."""
         with self._moment:
-            if self._held is not None:
-                self._held.append((message, compress))
-            return self._held is not None
+            if self._held is None:
+                return False
+            self._held.append((message, compress))
+            self._held_size += _size_of(message)
+            is_full = self._held_size > self._settings.high_water and not self._holds_too_much
+            self._holds_too_much |= is_full
+        if is_full and not self._is_client:
+            self._in_engine(self._go_on)
+        return True
 
-    def _send_fragmented(self, pieces: Iterable[Any]) -> None:
+    def _send_fragmented(self, pieces: Iterable[Any], timeout: float | None) -> None:
         """One message, a frame a piece; what others send meanwhile waits for its end."""
         iterator = iter(pieces)
         first: Any = next(iterator, iterator)
@@ -190,7 +237,7 @@ class SendingConnection(Connection):
         pieces = chain([first], iterator)
         if self._hold_others(pieces):
             try:
-                self._send_fragments(pieces)
+                self._send_fragments(pieces, timeout)
             finally:
                 self._send_held()
 
@@ -199,17 +246,17 @@ class SendingConnection(Connection):
         is so already: then `pieces` waits too."""
         becoming_frames = self._codec.sending if self._codec else contextlib.nullcontext()
         with becoming_frames, self._moment:
-            if self._held is not None:
-                self._held.append((pieces, None))
+            if self._has_to_wait(pieces, None):
                 return False
-            self._held = []
+            self._held = deque()
+            self._fragmenter = threading.get_ident()
             if self._codec is None:
                 self._fragmenting = True
         if self._codec is None:
             self._stop_sending()
         return True
 
-    def _send_fragments(self, pieces: Iterable[Any]) -> None:
+    def _send_fragments(self, pieces: Iterable[Any], timeout: float | None = None) -> None:
         iterator = iter(pieces)
         first: Any = next(iterator, iterator)
         if first is iterator:
@@ -218,7 +265,7 @@ class SendingConnection(Connection):
         try:
             for opcode, payload, fin in fragments(iterator, first):
                 self._check_open()
-                self._make_room()
+                self._make_room_for_fragment(timeout)
                 self._send_fragment(opcode, payload, fin)
                 begun = True
             self._count(messages_sent=self._codec is not None)  # else the channel has
@@ -238,15 +285,8 @@ class SendingConnection(Connection):
 
     def _send_held(self) -> None:
         """Send what has waited, in its order, until nothing does."""
-        while True:
-            with self._moment:
-                if not self._held:
-                    self._held = None
-                    if self._codec is None:
-                        self._fragmenting = False
-                        self._sendable = self._takes_messages()
-                    return
-                message, compress = self._held.pop(0)
+        while (waiting := self._take_held()) is not None:
+            message, compress = waiting
             try:
                 if not isinstance(message, str | bytes):
                     self._send_fragments(message)
@@ -261,6 +301,39 @@ class SendingConnection(Connection):
             except BaseException:  # of this thread, and no fault of those that wait
                 self._send_held()
                 raise
+
+    def _take_held(self) -> tuple[Any, bool | None] | None:
+        """The next message that has waited; None if there is none, and none has to from now on."""
+        with self._moment:
+            if self._held:
+                message, compress = self._held.popleft()
+                self._held_size -= _size_of(message)
+                return message, compress
+            self._held = self._fragmenter = None
+            was_full, self._holds_too_much = self._holds_too_much, False
+            if self._codec is None:
+                self._fragmenting = False
+                self._sendable = self._takes_messages()
+        if was_full:
+            self._in_engine(self._held_sent)
+        return None
+
+    def _held_sent(self) -> None:
+        self._go_on()
+        if not self._is_behind():
+            self._tell_of_room()
+
+    def _announce_close(self) -> None:
+        if self._held is not None:  # the fragmented message may take long to end
+            with self._moment:
+                self._held = deque() if self._held is not None else None
+                self._held_size = 0
+        super()._announce_close()
+
+
+def _size_of(message: Any) -> int:
+    """What a message counts that waits; the fragments of one are made when they are sent."""
+    return EVENT_OVERHEAD + (len(message) if isinstance(message, str | bytes) else 0)
 
 
 def tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:

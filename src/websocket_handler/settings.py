@@ -50,8 +50,9 @@ class Settings:
     only send would wait for each other."""
 
     max_buffered: int = 16 * MIB
-    """With more than this already waiting, the next send from a listener or an event loop
-    closes with 1008 "slow consumer"; other threads wait in `send` already at high water."""
+    """With more than this already waiting, for the peer or for a fragmented message to end, the
+    next send from a listener or an event loop closes with 1008 "slow consumer"; other threads
+    wait in `send` already at high water."""
 
     open_timeout: float = 10.0
     """How long a client has to complete a handshake whose last bytes come later (hixie-76
@@ -61,7 +62,9 @@ class Settings:
     """After this long without a byte from the peer it is pinged; None for never."""
 
     ping_timeout: float = 20.0
-    """A peer silent this long after a ping is taken for dead, and dropped."""
+    """A peer silent this long after a ping has been delivered is taken for dead, and dropped; with
+    1011 "keepalive ping timeout" if it reads. While data lies before the ping, it is enough that
+    the peer acknowledges 500 bytes a second."""
 
     close_timeout: float = 10.0
     """How long the peer has for its part of the closing handshake."""

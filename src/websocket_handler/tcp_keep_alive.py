@@ -10,10 +10,12 @@ LONGEST = 32767
 """Seconds: the most that TCP can be asked for."""
 
 
-def keep_alive(sock: socket.socket, settings: Settings) -> None:
+def keep_alive(sock: socket.socket | None, settings: Settings) -> None:
     """Have the kernel find out whether the peer is dead, in the time that pings would take."""
     interval = settings.ping_interval
-    if interval is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+    if interval is None or sock is None:
+        return
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     silence, step = (min(seconds, LONGEST) for seconds in (interval, settings.ping_timeout))

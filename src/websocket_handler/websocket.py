@@ -309,9 +309,9 @@ class WebSocket(SendingConnection):
         self._taken_over = True
         if isinstance(self._request, Request):
             self._request = pack(self._request)
+        if not self._version.has_pings:
+            keep_alive(_socket_of(connected), self._settings)
         if isinstance(connected, (socket.socket, Socket)):
-            if not self._version.has_pings:
-                keep_alive(connected, self._settings)
             engine.attach(self, connected, early)
         else:
             engine.attach_transport(self, connected, early)
@@ -365,9 +365,9 @@ class WebSocket(SendingConnection):
         """Read nothing more, until `resume()`; the peer is held back once the buffers of both
         systems are full.
 
-        Messages that were read already may still come. Meanwhile pings are not answered, and
-        a peer that has died is not noticed; one that ends the connection is: what it had sent
-        still comes, and `close`. Closing reads on. From any thread.
+        Messages that were read already may still come. Meanwhile pings are not answered; the
+        own ones go on and find a peer that has died. A peer that ends the connection is
+        noticed: what it had sent still comes, and `close`. Closing reads on. From any thread.
         """
         self._in_engine(partial(self._pause, True))
 
@@ -382,14 +382,18 @@ class WebSocket(SendingConnection):
 
         Called in the handler itself, after `connect()`, the hand-over happens now. Raises
         `TimeoutError`; `ConnectionClosed` once the connection is over and every message was
-        taken; `WebSocketError` if messages go to listeners or coroutines, or in the
-        engine's own thread, which would wait for itself.
+        taken; `WebSocketError` if messages go to listeners or coroutines, or in the thread of
+        the engine or of an event loop, which would serve nobody meanwhile.
         """
+        if asyncio._get_running_loop() is not None:
+            raise WebSocketError(
+                "receive() would stop the event loop of this thread: await areceive() instead"
+            )
+        self._check_not_in_engine("receive()")
         inbox = self._inbox
         if not isinstance(inbox, ThreadInbox):
             inbox = ThreadInbox(self, self._settings.high_water)
             self._receive_through(inbox)
-        self._check_not_in_engine("receive()")
         return inbox.get(timeout)
 
     def __iter__(self) -> Iterator[Any]:
@@ -529,7 +533,11 @@ class WebSocket(SendingConnection):
             engine = self._handling.engine if self._handling is not None else self._engine
             loop = engine.home_loop if engine is not None else None
             if loop is None:
-                raise WebSocketError("an async def listener needs an engine in an event loop")
+                raise WebSocketError(
+                    "an async def listener needs an engine in an event loop; that of this "
+                    "connection runs in a thread: use a plain function, which may block, or pass "
+                    "the coroutine to a loop with asyncio.run_coroutine_threadsafe()"
+                )
             self._turns = Turns(self, self._settings.high_water, loop)
         return Awaited(listener, self._turns)  # type: ignore[arg-type]
 
@@ -577,6 +585,14 @@ class Notice:
 
     def __call__(self, *_: object) -> None:
         self._call()
+
+
+def _socket_of(connected: Connected) -> socket.socket | None:
+    """The socket, or that of a transport if it has one."""
+    if isinstance(connected, (socket.socket, Socket)):
+        return connected
+    sock: socket.socket | None = connected.get_extra_info("socket")
+    return sock
 
 
 def close_connected(connected: Connected) -> None:

@@ -266,5 +266,6 @@ def test_a_clock_that_jumps(faults: Path, row: Row) -> None:
             client.echo(HELLO)
             time.sleep(0.005)
         assert silent.read_frame().payload == b"keepalive"
+        silent.expect(close(1011, "keepalive ping timeout"))
         silent.expect_end()
         client.echo(HELLO)

@@ -1,8 +1,7 @@
 """The engine that holds all open WebSockets: native where it can be, else plain Python.
 
-Both give `Engine` and `Channel` with the same interface (`engine.pyi` and `channel.pyi`
-list it). The environment variable WEBSOCKET_HANDLER_PURE_PYTHON=1 chooses the one in plain
-Python.
+Both give `Engine` and `Channel` with the same interface, which `interface` has. The environment
+variable WEBSOCKET_HANDLER_PURE_PYTHON=1 chooses the one in plain Python.
 """
 
 from __future__ import annotations

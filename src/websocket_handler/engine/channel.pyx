@@ -80,7 +80,6 @@ cdef enum:
     MUCH_TO_DEFLATE = 65536   # from this size on, other threads run meanwhile
     CORKED_AT_MOST = 65536    # bytes that wait for the end of a turn
     LEFT_AT_MOST = 16384      # bytes that another thread leaves to the engine's
-    BUSY_DEADLINE = 1         # seconds until the timer looks again, while a listener blocks
     RULES_KEPT = 256          # to be shared by connections with the same settings
     LAYER_SEND_SIZE = 1 << 18 # what a layer gets at once
     READING = EPOLLIN | EPOLLRDHUP
@@ -185,18 +184,24 @@ cdef class Channel(Pollable):
 
     # sending
 
-    def send(self, message, compress=None):
+    def send(self, message, compress=None, timeout=None):
         """Send a message: text for `str`, binary for bytes-like, fragments for an iterable.
 
         The frame leaves at once, or together with what else the same read or listener
         gives rise to; what the peer does not take is kept (`buffered_amount`). An iterable
         of `str` or of bytes-like is sent as one message, a fragment for each item as it
-        comes (RFC 6455 section 5.4); other messages wait until it is complete. May be
-        called from any thread. One that is neither the engine's nor an event loop's waits
-        here while more than high water waits to be sent, until the peer has caught up, but
-        not if high water of messages waits for who receives them, as for it perhaps; the
-        others never wait (see `Settings.max_buffered`). Raises `ConnectionClosed` if the connection is not open,
-        `TypeError` for anything else, `UnicodeEncodeError` for a lone surrogate.
+        comes (RFC 6455 section 5.4); other messages wait until it is complete, and count.
+
+        May be called from any thread. In one that is neither the engine's nor an event loop's,
+        this call blocks while more than `Settings.high_water` waits to be sent, until the peer
+        has caught up: for as long as a slow peer takes, or for `timeout` seconds (for each
+        fragment). It does not block if high water of messages waits for the application. The
+        engine's thread and event loops never wait (see `Settings.max_buffered`).
+
+        Raises `ConnectionClosed` if the connection is not open, `TimeoutError` if the peer has
+        not caught up in time, and nothing was sent (a message in fragments that has begun is
+        broken off, and the connection closed with 1011), `TypeError` for anything else,
+        `UnicodeEncodeError` for a lone surrogate.
 
         Where permessage-deflate was negotiated, a message is compressed if it is at least
         as long as `Compression.threshold`, or as `compress` says; one that does not shrink
@@ -214,7 +219,7 @@ cdef class Channel(Pollable):
                 size = PyBytes_GET_SIZE(message)
                 first = FRAME_FIN | OPCODE_BINARY
         if not first:
-            self._send_otherwise(message, compress)
+            self._send_otherwise(message, compress, timeout)
         elif compress is None and <size_t>size < self.rules.compress_from:
             self.write_frame(first, <const uint8_t *>data, <size_t>size, message)
         else:
@@ -695,6 +700,25 @@ cdef class Channel(Pollable):
         listener blocks."""
         return bool(self.paused or self.busy)
 
+    @property
+    def _is_busy(self):
+        """Whether a listener blocks, and another thread runs the engine meanwhile."""
+        return bool(self.busy)
+
+    @property
+    def _is_client(self):
+        return bool(self.masks)
+
+    @property
+    def _descriptor(self):
+        """The socket's descriptor, -1 if there is none."""
+        return self.layer.fileno() if self.fed and self.layer is not None else self.fd
+
+    @property
+    def _hidden_buffer(self):
+        """The most bytes that may wait where nobody counts them: in an asyncio transport."""
+        return LAYER_SEND_SIZE if self.fed else 0
+
     def _pause_reading(self, bint paused):
         """Read nothing more, or go on. In the engine's thread only."""
         self.paused = paused
@@ -946,10 +970,7 @@ cdef class Channel(Pollable):
         return self.heard / 1000.0
 
     cdef void expired(self) noexcept:
-        if self.busy:
-            self._set_deadline(BUSY_DEADLINE)
-        else:
-            self._deadline_passed()
+        self._deadline_passed()
 
     cdef void close_descriptor(self) noexcept:
         cdef int fd = self.fd

@@ -1,21 +1,22 @@
 """The engine in plain Python, for where the native one cannot be: asyncio carries the bytes.
 
-It has the interface of the native engine (`engine.pyi`, `channel.pyi`) and the same two
-homes, and uses the codec of `protocol`. Slower, and a few objects a connection; nothing else
-differs.
+It has the interface of the native engine (`interface`) and the same two homes, and uses the
+codec of `protocol`. It is slower, takes a few objects a connection, and has one thread: a
+listener that blocks holds up every connection.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Container
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..protocol.permessage_deflate import Terms
 from ..protocol.prepared import PreparedMessage
@@ -24,7 +25,25 @@ from ..settings import Settings
 from .forks import engines
 from .ledger import Ledger, Stats, Traffic
 
+if TYPE_CHECKING:
+    from .interface import ChannelEvents as Events
+else:
+    Events = object  # a WebSocket, which derives from the channel, has them
+
 logger = logging.getLogger("websocket_handler")
+
+TLS_BUFFER = 1 << 18
+"""Bytes that asyncio's TLS keeps at most before it takes no more."""
+
+
+@functools.cache
+def warn_once() -> None:
+    """Say what differs from the native engine, before it is felt."""
+    logger.warning(
+        "the engine of websocket_handler is the one in plain Python: it is slower than the native "
+        "one, and a listener that blocks holds up all connections. The native one is built where "
+        "pip finds a C compiler, on Linux, unless WEBSOCKET_HANDLER_PURE_PYTHON is set"
+    )
 
 
 _of_the_parent: list[object] = []
@@ -36,14 +55,17 @@ class Engine:
     """Serves WebSockets that were taken over from HTTP servers.
 
     Without `loop`, an event loop in a background thread does it, started with the first
-    connection. With a `loop`, listeners run in that loop, and must not block it.
+    connection. With a `loop`, listeners run in that loop. In neither may they block.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None, threads: int = 32) -> None:
+        """`threads` is for the native engine, which goes on in others while listeners block."""
+        del threads
         self._is_guest = loop is not None
         self._loop = loop
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._early_calls: list[Callable[[], object]] = []  # posted before there was a loop
         self._channels: set[Channel] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._owner: int | None = None
@@ -87,8 +109,15 @@ class Engine:
         self._owner = threading.get_ident()
 
     def post(self, call: Callable[[], object]) -> None:
-        """Have `call()` made in the engine's thread, soon. Safe from any thread."""
-        if self._loop is not None and not self._loop.is_closed():
+        """Have `call()` made in the engine's thread, soon, or once there is one. Safe from any
+        thread."""
+        if self._loop is None:
+            with self._starting:
+                if self._loop is None:
+                    if not self._closed:
+                        self._early_calls.append(call)
+                    return
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(call)
 
     def interrupt(self, error: BaseException) -> None:
@@ -96,9 +125,14 @@ class Engine:
         if self._is_guest:
             raise error
 
+    @property
+    def take_overs(self) -> int:
+        """How often another thread went on where a listener blocked: never."""
+        return 0
+
     def stats(self) -> Stats:
         """An account of what happened so far; from any thread."""
-        return self.ledger.stats(self.channels(), take_overs=0)
+        return self.ledger.stats(self.channels(), self.take_overs)
 
     def attach(self, channel: Channel, sock: socket.socket, early: bytes = b"") -> None:
         """Give a connected socket to the engine, with bytes already read from it."""
@@ -114,6 +148,7 @@ class Engine:
     ) -> None:
         """Give an asyncio transport to the engine, which lives in its loop; in that loop's
         thread. `early` was already read from it."""
+        self._start()
         channel._engine = self
         self._channels.add(channel)
         carrier = _Carrier(self, channel, early)
@@ -138,11 +173,12 @@ class Engine:
         Waits up to `timeout` seconds for a listener that is still running in the thread.
         """
         self._closed = True
-        if self._thread is not None and self._loop is not None and not self.is_own_thread():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(timeout)
-        elif self._is_guest:
+        if self._is_guest:
             self.post(self.close)
+        elif self._thread is not None and self._loop is not None:
+            self.post(self._loop.stop)
+            if not self.is_own_thread():
+                self._thread.join(timeout)
 
     def close(self) -> None:
         """Drop every connection as it is. In the engine's thread."""
@@ -169,13 +205,18 @@ class Engine:
     def _start(self) -> None:
         if self._closed:
             raise RuntimeError("the engine is closed")
+        warn_once()
         with self._starting:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
+                loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(
-                    target=self._run, args=(self._loop,), name="websocket-engine", daemon=True
+                    target=self._run, args=(loop,), name="websocket-engine", daemon=True
                 )
                 self._thread.start()
+                for call in self._early_calls:
+                    loop.call_soon_threadsafe(call)
+                self._early_calls.clear()
+                self._loop = loop
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         self.adopt_thread()
@@ -205,7 +246,7 @@ def fan_out(
     return 0, [member for member in members if member not in excluded]
 
 
-class Channel:
+class Channel(Events):
     """One connection's bytes: what `WebSocket` is made of."""
 
     __slots__ = (
@@ -218,6 +259,7 @@ class Channel:
         "_drain_due",
         "_engine",
         "_finishing",
+        "_fragmenting",
         "_heard",
         "_input_ended",
         "_is_client",
@@ -255,25 +297,13 @@ class Channel:
     _corked: bool
     _tell_when_flushed: bool
     _finishing: bool
+    _fragmenting: bool
     _input_ended: bool
     _reading_paused: bool
     _traffic: Traffic
     _controls: int  # so many control frames came in the second that began at
     _controls_since: float
     _is_client: bool  # who goes on reading while its peer is behind: see `is_held_back`
-
-    # What the engine calls; a WebSocket has them.
-    _opened: Callable[[], None]
-    _feed: Callable[[bytes], None]
-    _send_otherwise: Callable[[Any, bool | None], None]
-    _failed: Callable[[BaseException], None]
-    _input_over: Callable[[], None]
-    _drained: Callable[[], None]
-    _flushed: Callable[[], None]
-    _deadline_passed: Callable[[], None]
-    _connection_lost: Callable[[str], None]
-    _released: Callable[[], None]
-    _abandoned: Callable[[], None]
 
     def __new__(cls, *_: object, **__: object) -> Channel:
         self = super().__new__(cls)
@@ -282,7 +312,7 @@ class Channel:
         self._sendable = self._deaf = self._corked = self._tell_when_flushed = False
         self._finishing = self._input_ended = self._reading_paused = False
         self._above_water = self._drain_due = self._is_client = False
-        self._taken_over = self._paused = False
+        self._taken_over = self._paused = self._fragmenting = False
         self._latency = -1.0
         self._outgoing = []
         self._waiting = 0
@@ -292,6 +322,7 @@ class Channel:
         self._heard = time.monotonic()
         return self
 
+    _is_busy: ClassVar[bool] = False  # whoever blocks the loop blocks everything
     has_codec: ClassVar[bool] = False
     has_deflate: ClassVar[bool] = False
 
@@ -310,16 +341,22 @@ class Channel:
 
     # sending
 
-    def send(self, message: Any, compress: bool | None = None) -> None:
+    def send(
+        self, message: Any, compress: bool | None = None, timeout: float | None = None
+    ) -> None:
         """Send a message: text for `str`, binary for bytes-like, fragments for an iterable.
 
         See the native engine's `Channel.send`, whose twin this is.
         """
-        self._send_otherwise(message, compress)
+        self._send_otherwise(message, compress, timeout)
 
     @property
     def buffered_amount(self) -> int:
         """The bytes accepted by `send` that the operating system has not taken yet."""
+        return self._kept()
+
+    def _kept(self) -> int:
+        """The bytes that wait here and in the transport."""
         kept = self._transport.get_write_buffer_size() if self._transport else 0
         return kept + self._waiting
 
@@ -327,11 +364,28 @@ class Channel:
     def _blocked(self) -> bool:
         return bool(self._transport and self._transport.get_write_buffer_size())
 
+    @property
+    def _descriptor(self) -> int:
+        """The socket's descriptor, -1 if there is none."""
+        sock = self._transport.get_extra_info("socket") if self._transport else None
+        return -1 if sock is None else int(sock.fileno())
+
+    @property
+    def _hidden_buffer(self) -> int:
+        """The most bytes that may wait where nobody counts them: beneath asyncio's TLS."""
+        transport = self._transport
+        is_tls = transport is not None and transport.get_extra_info("sslcontext") is not None
+        return TLS_BUFFER if is_tls else 0
+
     def _counts(self) -> Traffic:
         return self._traffic
 
-    def _count(self, **counts: int) -> None:
-        self._traffic = self._traffic.plus(Traffic(**counts))
+    def _count(
+        self, messages_received: int = 0, messages_sent: int = 0, frames_sent: int = 0
+    ) -> None:
+        self._traffic = self._traffic.plus(
+            Traffic(messages_received, messages_sent, frames_sent=frames_sent)
+        )
 
     def _is_flooded(self) -> bool:
         """Count one more control frame; whether there are too many in this second."""
@@ -344,7 +398,7 @@ class Channel:
         with self._unsent:
             self._outgoing.append(data)
             self._waiting += len(data)
-        if self.buffered_amount > self._limits.high_water:
+        if self._kept() > self._limits.high_water:
             self._above_water = True
         if self._transport is None or self._engine is None:
             return
@@ -356,13 +410,15 @@ class Channel:
             self._corked = True
             self._engine.loop.call_soon(self._uncork)
 
-    def _write_message(self, message: str | bytes, compress: bool | None) -> None:
+    def _write_message(
+        self, message: str | bytes, compress: bool | None, held: bool = False
+    ) -> bool:
         raise NotImplementedError  # the codec is elsewhere
 
     def _stop_sending(self) -> None:
         raise NotImplementedError  # it has never begun
 
-    def _write_frame(self, opcode: int, payload: bytes, fin: bool = True) -> None:
+    def _write_frame(self, opcode: int, payload: bytes, fin: bool = True) -> bool:
         raise NotImplementedError  # the codec is elsewhere
 
     def _uncork(self) -> None:
@@ -377,7 +433,7 @@ class Channel:
             outgoing, self._outgoing = self._outgoing, []
         if outgoing and not self._transport.is_closing():
             data = b"".join(outgoing)
-            self._count(bytes_sent=len(data))
+            self._traffic = self._traffic.plus(Traffic(bytes_sent=len(data)))
             self._transport.write(data)
         with self._unsent:  # only now, or `buffered_amount` would miss it for a moment
             self._waiting -= sum(map(len, outgoing))
@@ -422,7 +478,7 @@ class Channel:
 
     def _receive(self, data: bytes) -> None:
         self._heard = time.monotonic()
-        self._count(bytes_received=len(data))
+        self._traffic = self._traffic.plus(Traffic(bytes_received=len(data)))
         self._corked = True
         if not self._deaf:
             self._feed(data)

@@ -44,8 +44,13 @@ class TransportConnection(asyncio.Protocol):
 
     # For the channel
 
+    def fileno(self) -> int:
+        """The descriptor of the transport's socket, -1 if it has none."""
+        sock = self._transport.get_extra_info("socket")
+        return -1 if sock is None else int(sock.fileno())
+
     def receive(self) -> memoryview | bytes | None:
-        """What has arrived, at most `RECEIVE_SIZE` bytes of it; b"" at the end, None if there
+        """Received data, at most `RECEIVE_SIZE` bytes of it; b"" at the end, None if there
         is nothing now."""
         if not self._arrived:
             return b"" if self._input_ended else None
