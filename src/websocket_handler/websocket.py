@@ -7,6 +7,7 @@ by itself in `connection`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import threading
@@ -17,6 +18,7 @@ from typing import Any, TypeAlias, TypeVar, overload
 
 from .connection import ORDINARY_CODES
 from .engine import Engine, default_engine
+from .engine.ledger import NOT_SERVED, NoThread
 from .engine.tls import Socket, close_socket
 from .errors import ConnectionClosed, WebSocketError
 from .inbox import LoopInbox, ThreadInbox
@@ -218,7 +220,11 @@ class WebSocket(SendingConnection):
         self._settings = _shared(chosen)
         engine = handling.engine
         if isinstance(outcome, handshake.Accepted):
-            why_not = engine.ledger.enter(chosen, self._counted_address)
+            why_not = (
+                engine.ledger.enter(chosen, self._counted_address)
+                if engine.try_to_start()
+                else NOT_SERVED
+            )
             outcome = handshake.refuse(*why_not) if why_not else outcome
         if isinstance(outcome, handshake.Refused):
             engine.ledger.count_refused(outcome.status)
@@ -293,12 +299,30 @@ class WebSocket(SendingConnection):
         self._taken_over = True
         if isinstance(self._request, Request):
             self._request = pack(self._request)
-        if isinstance(connected, (socket.socket, Socket)):
-            if not self._version.has_pings:
-                keep_alive(connected, self._settings)
-            engine.attach(self, connected, early)
-        else:
-            engine.attach_transport(self, connected, early)
+        try:
+            if isinstance(connected, (socket.socket, Socket)):
+                if not self._version.has_pings:
+                    keep_alive(connected, self._settings)
+                engine.attach(self, connected, early)
+            else:
+                engine.attach_transport(self, connected, early)
+        except RuntimeError as error:
+            self._cannot_be_served(engine, connected, error)
+
+    def _cannot_be_served(self, engine: Engine, connected: Connected, error: RuntimeError) -> None:
+        """The engine was stopped meanwhile, or has no thread. Say so to the client, and end."""
+        if isinstance(self._outcome, handshake.Accepted):
+            engine.ledger.count_refused(NOT_SERVED[0])
+        if isinstance(connected, (socket.socket, Socket)) and not self._is_client:
+            with contextlib.suppress(OSError, ValueError):
+                connected.setblocking(False)
+                connected.send(handshake.refuse(*NOT_SERVED).response)
+                connected.shutdown(socket.SHUT_WR)
+        close_connected(connected)
+        self._taken_over = False
+        self._connection_lost(str(error))
+        if self._is_client or not isinstance(error, NoThread):
+            raise error
 
     # Events
 
@@ -500,11 +524,11 @@ class WebSocket(SendingConnection):
     def _listeners_of(self, event: str) -> tuple[Callable[..., object], ...]:
         if event != "message":
             return tuple(listener for name, listener in self._listeners if name == event)
-        if self._inbox is not None or self._backlog is not None or self._message_listener is None:
+        backlog = self._backlog
+        listener = self._message_listener if backlog is None else backlog.listener
+        if self._inbox is not None or listener is None:
             return ()
-        if isinstance(self._message_listener, InTurn):
-            return self._message_listener.listeners
-        return (self._message_listener,)
+        return listener.listeners if isinstance(listener, InTurn) else (listener,)
 
     def _set_listeners(self, event: str, listeners: tuple[Callable[..., object], ...]) -> None:
         if event != "message":
@@ -514,11 +538,14 @@ class WebSocket(SendingConnection):
         if self._inbox is not None:
             raise WebSocketError("messages go to who receives them; there can be no listener")
         chosen = InTurn(listeners) if listeners[1:] else next(iter(listeners), None)
-        if self._backlog is None:
-            if self._takes_messages():
+        with self._moment:
+            backlog = self._backlog
+            if backlog is not None:
+                backlog.listener = chosen
+            elif self._takes_messages():
                 self._message_listener = chosen
-        else:
-            self._in_engine(partial(self._hear, chosen))
+        if backlog is not None:
+            self._in_order(self._hear_listener)
 
     def _receive_through(self, inbox: LoopInbox | ThreadInbox) -> None:
         if self._outcome is None:

@@ -21,7 +21,7 @@ from ..protocol.permessage_deflate import Terms
 from ..protocol.prepared import PreparedMessage
 from ..protocol.versions import Version
 from ..settings import Settings
-from .ledger import Ledger, Stats, Traffic
+from .ledger import Ledger, NoThread, Stats, Traffic
 
 logger = logging.getLogger("websocket_handler")
 
@@ -75,9 +75,12 @@ class Engine:
         self._owner = threading.get_ident()
 
     def post(self, call: Callable[[], object]) -> None:
-        """Have `call()` made in the engine's thread, soon. Safe from any thread."""
+        """Have `call()` made in the engine's thread, soon. Safe from any thread. Once the engine
+        is closed it has no thread any more: the call is made here."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(call)
+        elif self._closed:
+            call()
 
     def interrupt(self, error: BaseException) -> None:
         """Pass on what is meant for the program and not for us: Ctrl-C, exit."""
@@ -123,12 +126,15 @@ class Engine:
     def stop(self, timeout: float | None = None) -> None:
         """Drop every connection and leave the home. See `close_all` for the polite way.
 
-        Waits up to `timeout` seconds for a listener that is still running in the thread.
+        Waits up to `timeout` seconds for a listener that is still running in the thread. From
+        a listener, or any other callback of the engine: that comes to its end first.
         """
         self._closed = True
-        if self._thread is not None and self._loop is not None and not self.is_own_thread():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(timeout)
+        if self._thread is not None and self._loop is not None:
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._loop.stop)
+            if not self.is_own_thread():
+                self._thread.join(timeout)
         elif self._is_guest:
             self.post(self.close)
 
@@ -148,15 +154,27 @@ class Engine:
         self._closed = True
 
     def _start(self) -> None:
+        if not self.try_to_start():
+            raise RuntimeError("the engine is closed") if self._closed else NoThread
+
+    def try_to_start(self) -> bool:
+        """Start the thread if there is none yet. Returns whether the engine can serve another
+        connection: not once it was stopped, nor if there can be no thread, for now."""
         if self._closed:
-            raise RuntimeError("the engine is closed")
+            return False
         with self._starting:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=self._run, args=(self._loop,), name="websocket-engine", daemon=True
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(
+                    target=self._run, args=(loop,), name="websocket-engine", daemon=True
                 )
-                self._thread.start()
+                self._loop, self._thread = loop, thread
+                try:
+                    thread.start()
+                except (RuntimeError, MemoryError):  # too many, or no memory for its stack
+                    self._loop = self._thread = None
+                    loop.close()
+            return self._loop is not None
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         self.adopt_thread()
@@ -245,6 +263,7 @@ class Channel:
     _feed: Callable[[bytes], None]
     _send_otherwise: Callable[[Any, bool | None], None]
     _failed: Callable[[BaseException], None]
+    _input_lost: Callable[[BaseException], None]
     _input_over: Callable[[], None]
     _drained: Callable[[], None]
     _flushed: Callable[[], None]
@@ -390,6 +409,10 @@ class Channel:
         else:
             self._transport.resume_reading()
 
+    def _run_exclusively(self, call: Callable[[], object]) -> None:
+        """Make a call that may run listeners: here they all run in one thread."""
+        call()
+
     def _tell_drained(self) -> None:
         self._drain_due = False
         if not self._above_water:  # or the listener went on sending, and there will be another
@@ -402,7 +425,10 @@ class Channel:
         self._count(bytes_received=len(data))
         self._corked = True
         if not self._deaf:
-            self._feed(data)
+            try:
+                self._feed(data)
+            except Exception as error:
+                self._input_lost(error)
         if self._after_messages is not None:
             try:
                 self._after_messages()
