@@ -142,6 +142,11 @@ class Connection(Channel):
                 self._codec.compress(agreed)
         self._bind(engine, settings, version, client, self._codec is not None, agreed)
 
+    def _begin_sending(self) -> None:
+        """Have the channel send by itself, if it has the codec; unless it is closed already."""
+        with self._moment:
+            self._sendable = self._codec is None and self._takes_messages()
+
     @property
     def _version(self) -> Version:
         if isinstance(self._outcome, handshake.Accepted):

@@ -143,7 +143,6 @@ cdef class Channel(Pollable):
         self.masks = client
         self.foreign = foreign
         self.decoder.old_codes = bool(version.close_codes)
-        self._sendable = not self.foreign
 
     def _enter(self, EpollEngine engine, int fd, bytes early, layer):
         """The engine's thread takes the socket in, and what came with it."""

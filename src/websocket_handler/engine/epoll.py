@@ -50,6 +50,7 @@ class Engine(EpollEngine):
         self._has_watcher = False
         self._is_turned = False
         self._poll_timeout: float | None = None  # while no thread could be started
+        self._has_warned = False
         self._next_attempt = 0.0  # at this time of the monotonic clock, in that case
         self._starting = threading.Lock()
         self._stopped = False
@@ -163,7 +164,9 @@ class Engine(EpollEngine):
         if self._poll_timeout is None:
             self._poll_timeout = STANDBY_RETRY_S
             self.ledger.count_exhausted()
-            logger.warning("no thread can be started: if a listener blocks, all connections wait")
+            if not self._has_warned:  # peers may bring it about again and again
+                self._has_warned = True
+                logger.warning("no thread can be started: a listener that blocks delays everybody")
 
     def _look_for_standby(self) -> None:
         """Try again, unless there is one that was blocked and is back."""
