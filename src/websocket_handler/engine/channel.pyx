@@ -761,7 +761,8 @@ cdef class Channel(Pollable):
             self.watch_what_matters()
 
     cdef void caught_up(self) noexcept:
-        self.busy -= 1
+        if self.busy:  # or this is a forked child, in which nothing is served any more
+            self.busy -= 1
         if self.busy:
             return
         if self.fd < 0:  # it was released meanwhile, but for what was in use

@@ -73,7 +73,8 @@ cdef class Pollable:
         self.busy += 1
 
     cdef void caught_up(self) noexcept:
-        self.busy -= 1
+        if self.busy:
+            self.busy -= 1
 
 
 cdef class Descriptor(Pollable):

@@ -112,6 +112,8 @@ class Engine:
         carrier.connection_made(transport)
         if not channel._reading_paused:
             transport.resume_reading()
+        if transport.is_closing():  # then it may have said so already, to the protocol before
+            self.post(lambda: carrier.connection_lost(None))
 
     def discard(self, sock: socket.socket) -> None:
         """Take a socket over to throw away what arrives on it, until its end."""
@@ -510,6 +512,8 @@ class _Carrier(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         channel = self._channel
+        if channel._transport is None:
+            return
         channel._set_deadline(None)
         channel._sendable = False
         channel._transport = None
