@@ -54,6 +54,10 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     loop.close()
 
 
+def texts(*messages: str) -> bytes:
+    return b"".join(write_frame(Opcode.TEXT, one.encode(), key=KEY) for one in messages)
+
+
 class Ends:
     """Counts the ends of connections."""
 
@@ -188,10 +192,6 @@ class Recorder:
         self._inside -= 1
 
 
-def texts(*messages: str) -> bytes:
-    return b"".join(write_frame(Opcode.TEXT, one.encode(), key=KEY) for one in messages)
-
-
 def with_backlog(engine: Engine) -> tuple[WebSocket, Peer]:
     websocket = make_websocket(engine)
     peer = connect(websocket)
@@ -273,13 +273,14 @@ def test_messages_sent_before_the_connection_broke_are_delivered(size: int) -> N
     websocket.on("close", lambda code, _: ends.append(code))
     peer = connect(websocket)
     engine.poll(0)
-    peer.sock.sendall(texts("last words") + EVENTS["close"])
+    message = "m" * 10_000
+    peer.sock.sendall(texts(message) * 12 + EVENTS["close"])  # more than one read takes
     peer.sock.close()
     websocket.send(bytes(size))  # meets a broken pipe before the engine has read
     end = time.monotonic() + 10
     while websocket.state is not State.CLOSED and time.monotonic() < end:
         engine.poll(0.1)
-    assert heard == ["last words"]
+    assert heard == [message] * 12
     assert ends == [1000]
     assert engine.channels() == []
     engine.close()
