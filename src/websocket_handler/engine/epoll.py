@@ -129,8 +129,10 @@ class Engine(EpollEngine):
         if self._loop is None and not self._threads:
             with self._starting:
                 if not self._threads:
+                    self._is_turned = True
                     begin = self._turn_in_greenlet if is_gevent() else self._turn_and_watch
-                    self._is_turned = self._add_thread(begin)
+                    if not self._add_thread(begin):
+                        self._is_turned = False
         return self._loop is not None or bool(self._threads)
 
     def may_wait(self) -> bool:
