@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 FUZZ_SECONDS ?= 60
+STRESS_SECONDS ?= 600
 BIN = $(VENV)/bin
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo cluster-demo test test-all outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-guard soak scorecard fuzz bench-deflaters dist wheel prose-check clean
+.PHONY: demo cluster-demo test test-all outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-guard soak scorecard fuzz stress bench-deflaters dist wheel prose-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
@@ -46,6 +47,10 @@ sanitize:
 # Every fuzz target for FUZZ_SECONDS, two at a time; see fuzz/README.md.
 fuzz: fuzz/build/ready
 	scripts/fuzz all $(FUZZ_SECONDS)
+
+# Listeners that do everything they should not, for STRESS_SECONDS in each mode; see fuzz/README.md.
+stress: fuzz/build/ready
+	scripts/stress $(STRESS_SECONDS)
 
 # Ours beside its peers and the limits of the machine; see benchmarks/.
 bench: benchmarks/build/ready

@@ -115,6 +115,7 @@ class Connection(Channel):
     _holds_too_much = False  # more than high water waits for a fragmented message to end
     _taken_while_closing: Progress | None = None  # at the last deadline of a slow peer
     _waiting_for_room: list[tuple[Callable[[], object], bool]] | None = None
+    _postponed: tuple[Callable[[], object], ...] = ()  # while a listener blocks
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -149,6 +150,11 @@ class Connection(Channel):
                 self._codec.compress(agreed)
         self._bind(engine, settings, version, client, self._codec is not None, agreed)
 
+    def _begin_sending(self) -> None:
+        """Have the channel send by itself, if it has the codec; unless it is closed already."""
+        with self._moment:
+            self._sendable = self._codec is None and self._takes_messages()
+
     @property
     def _version(self) -> Version:
         if isinstance(self._outcome, handshake.Accepted):
@@ -176,6 +182,13 @@ class Connection(Channel):
             call()
         else:
             engine.post(call)
+
+    def _in_order(self, call: Callable[[], object]) -> None:
+        """As `_in_engine`, for a call that runs listeners: not while another one runs."""
+        if self._taken_over:
+            self._in_engine(partial(self._run_exclusively, call))
+        else:
+            call()
 
     def _check_open(self) -> None:
         if self._outcome is None:
@@ -227,20 +240,28 @@ class Connection(Channel):
         """A message nobody takes: it waits until somebody does."""
         if self._state is not State.OPEN:
             return
-        if self._inbox is not None:  # somebody has just begun to ask
-            self._inbox.put(message)
-        else:
-            self._backlog = Backlog(self, self._settings.high_water)
-            self._message_listener = self._backlog.put
-            self._backlog.put(message)
+        with self._moment:
+            listener = self._message_listener  # which another thread may just have added
+            if listener is None and self._inbox is not None:  # somebody has just begun to ask
+                listener = self._inbox.put
+            elif listener is None:
+                self._backlog = Backlog(self, self._settings.high_water)
+                listener = self._message_listener = self._backlog.put
+        listener(message)
+
+    def _hear_listener(self) -> None:
+        """Messages go to the listener that was added while there was a backlog."""
+        if self._backlog is not None and self._backlog.listener is not None:
+            self._hear(self._backlog.listener)
 
     def _hear(self, listener: Callable[[Any], object] | None) -> None:
         """Messages go to `listener` from now on, those that waited first; unless it takes itself
         off, or ends the connection."""
-        backlog = self._backlog
-        if backlog is not None:
-            self._backlog = None
-        self._message_listener = listener if self._takes_messages() else None
+        with self._moment:
+            backlog = self._backlog
+            if backlog is not None:
+                self._backlog = None
+            self._message_listener = listener if self._takes_messages() else None
         for message in backlog.messages if backlog else ():
             try:
                 (self._message_listener or self._unheard)(message)
@@ -564,10 +585,21 @@ class Connection(Channel):
 
     def _violated(self, code: int, reason: str) -> None:
         """Fail the connection (RFC 6455 section 7.1.7)."""
+        self._fail(code, reason, ProtocolError(code, reason))
+
+    def _input_lost(self, error: BaseException) -> None:
+        """What has arrived could not be taken in, for want of memory: nothing else can be read."""
+        logger.warning("%r: what has arrived could not be taken in: %r", self, error)
+        self._fail(INTERNAL_ERROR, "internal error", error)
+
+    def _fail(self, code: int, reason: str, error: BaseException) -> None:
+        """Close for `error`, without waiting for what the peer says to it."""
         self._let_messages_be_answered()
-        if self._state is State.OPEN:
-            self._send_close(code, reason)
-        self._end(Step.LOST, code, reason, ProtocolError(code, reason))
+        try:
+            if self._state is State.OPEN:
+                self._send_close(code, reason)
+        finally:
+            self._end(Step.LOST, code, reason, error)
 
     def _let_messages_be_answered(self) -> None:
         """A coroutine that is resumed once a read gets its turn before the end in that read."""
@@ -583,7 +615,7 @@ class Connection(Channel):
         else:
             self._end(Step.CLOSE_RECEIVED, NO_CODE_RECEIVED, "")
 
-    def _end(self, step: Step, code: int, reason: str, error: Exception | None = None) -> None:
+    def _end(self, step: Step, code: int, reason: str, error: BaseException | None = None) -> None:
         ended = self._settle(step, code, reason)
         self._linger()
         if error is not None:
@@ -596,9 +628,11 @@ class Connection(Channel):
         if self._is_own_end(error):
             logger.debug("%r: a listener was not done at the end: %s", self, error)
             return
-        logger.error("%r: a listener raised", self, exc_info=error)
-        self._emit_last("error", error)
-        self._start_closing(INTERNAL_ERROR, "internal error")
+        try:
+            logger.error("%r: a listener raised", self, exc_info=error)
+            self._emit_last("error", error)
+        finally:
+            self._start_closing(INTERNAL_ERROR, "internal error")
         if isinstance(error, KeyboardInterrupt | SystemExit) and self._engine is not None:
             self._engine.interrupt(error)
 

@@ -7,6 +7,7 @@ cdef Py_ssize_t MESSAGE_OVERHEAD
 
 cdef class Backlog:
     cdef readonly list messages
+    cdef public object listener
     cdef readonly bint held_back
     cdef object _source
     cdef Py_ssize_t _room

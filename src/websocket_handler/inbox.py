@@ -39,6 +39,7 @@ class Backlog:
 
     def __init__(self, source: Source, high_water: int) -> None:
         self.messages: list[Any] = []
+        self.listener: Callable[[Any], object] | None = None  # which is to have them, soon
         self.held_back = False
         self._source = source
         self._room = high_water

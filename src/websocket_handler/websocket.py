@@ -7,6 +7,7 @@ by itself in `connection`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -18,9 +19,10 @@ from typing import Any, TypeAlias, TypeVar, overload
 
 from .connection import ORDINARY_CODES
 from .engine import Engine, default_engine
+from .engine.ledger import NOT_SERVED, NoThread
 from .engine.tls import Socket, close_socket
 from .errors import ConnectionClosed, WebSocketError
-from .inbox import LoopInbox, ThreadInbox
+from .inbox import Backlog, LoopInbox, ThreadInbox
 from .listeners import Awaited, InTurn, Once, Turns, check_event, is_async
 from .protocol import handshake, versions
 from .protocol.check import NORMAL_CLOSURE
@@ -232,20 +234,30 @@ class WebSocket(SendingConnection):
         self._settings = _shared(chosen)
         engine = handling.engine
         if isinstance(outcome, handshake.Accepted):
-            why_not = engine.ledger.enter(chosen, self._counted_address)
+            why_not = (
+                engine.ledger.enter(chosen, self._counted_address)
+                if engine.try_to_start()
+                else NOT_SERVED
+            )
             outcome = handshake.refuse(*why_not) if why_not else outcome
         if isinstance(outcome, handshake.Refused):
             engine.ledger.count_refused(outcome.status)
-        self._outcome = handshake.to_be_kept(outcome)
-        secret, agreement = b"", None
-        if isinstance(outcome, handshake.Accepted):
-            secret, agreement = outcome.secret, outcome.agreement
-        self._speak(engine, self._version, secret, agreement=agreement)
-        self._write(outcome.response)
-        if isinstance(outcome, handshake.Refused):
-            self._sendable = False
-            self._finish()
+        self._answer(engine, outcome)
         return "" if handling.answer is None else handling.answer(int(outcome.status))
+
+    def _answer(self, engine: Engine, outcome: handshake.Accepted | handshake.Refused) -> None:
+        """Only now may other threads send: behind the response."""
+        if isinstance(outcome, handshake.Accepted):
+            version, secret, agreement = outcome.version, outcome.secret, outcome.agreement
+            self._speak(engine, version, secret, agreement=agreement)
+        else:
+            self._speak(engine, self._version)
+        self._write(outcome.response)
+        self._outcome = handshake.to_be_kept(outcome)
+        if isinstance(outcome, handshake.Refused):
+            self._finish()
+        else:
+            self._begin_sending()
 
     def refuse(self, code: int, reason: str = "", **settings: Any) -> Any:
         """Complete the handshake, then close at once with `code` (usually 4000 to 4999).
@@ -272,6 +284,7 @@ class WebSocket(SendingConnection):
         engine = self._handling.engine
         engine.ledger.enter_client()
         self._speak(engine, version, secret, client=True, agreement=agreement)
+        self._begin_sending()
 
     def respond(self, response: bytes) -> None:
         """Be refused with an HTTP response, of which `write_response` may bring more; for
@@ -309,12 +322,30 @@ class WebSocket(SendingConnection):
         self._taken_over = True
         if isinstance(self._request, Request):
             self._request = pack(self._request)
-        if not self._version.has_pings:
-            keep_alive(_socket_of(connected), self._settings)
-        if isinstance(connected, (socket.socket, Socket)):
-            engine.attach(self, connected, early)
-        else:
-            engine.attach_transport(self, connected, early)
+        try:
+            if not self._version.has_pings:
+                keep_alive(_socket_of(connected), self._settings)
+            if isinstance(connected, (socket.socket, Socket)):
+                engine.attach(self, connected, early)
+            else:
+                engine.attach_transport(self, connected, early)
+        except RuntimeError as error:
+            self._cannot_be_served(engine, connected, error)
+
+    def _cannot_be_served(self, engine: Engine, connected: Connected, error: RuntimeError) -> None:
+        """The engine was stopped meanwhile, or has no thread. Say so to the client, and end."""
+        if isinstance(self._outcome, handshake.Accepted):
+            engine.ledger.count_refused(NOT_SERVED[0])
+        if isinstance(connected, (socket.socket, Socket)) and not self._is_client:
+            with contextlib.suppress(OSError, ValueError):
+                connected.setblocking(False)
+                connected.send(handshake.refuse(*NOT_SERVED).response)
+                connected.shutdown(socket.SHUT_WR)
+        close_connected(connected)
+        self._taken_over = False
+        self._connection_lost(str(error))
+        if self._is_client or not isinstance(error, NoThread):
+            raise error
 
     # Events
 
@@ -334,7 +365,8 @@ class WebSocket(SendingConnection):
         check_event(event)
         if listener is None:
             return partial(self.on, event)
-        self._set_listeners(event, (*self._listeners_of(event), self._callable(listener)))
+        added = self._callable(listener)
+        self._change_listeners(event, lambda present: (*present, added))
         return listener
 
     @overload
@@ -352,12 +384,7 @@ class WebSocket(SendingConnection):
     def off(self, event: str, listener: Callable[..., object]) -> None:
         """No longer call `listener`, added by `on` or `once`. Unknown ones are ignored."""
         check_event(event)
-        left = list(self._listeners_of(event))
-        for present in left:
-            if present == listener or getattr(present, "listener", None) == listener:
-                left.remove(present)
-                break
-        self._set_listeners(event, tuple(left))
+        self._change_listeners(event, partial(_without, listener))
 
     # Receiving less
 
@@ -544,25 +571,39 @@ class WebSocket(SendingConnection):
     def _listeners_of(self, event: str) -> tuple[Callable[..., object], ...]:
         if event != "message":
             return tuple(listener for name, listener in self._listeners if name == event)
-        if self._inbox is not None or self._backlog is not None or self._message_listener is None:
+        backlog = self._backlog
+        listener = self._message_listener if backlog is None else backlog.listener
+        if self._inbox is not None or listener is None:
             return ()
-        if isinstance(self._message_listener, InTurn):
-            return self._message_listener.listeners
-        return (self._message_listener,)
+        return listener.listeners if isinstance(listener, InTurn) else (listener,)
 
-    def _set_listeners(self, event: str, listeners: tuple[Callable[..., object], ...]) -> None:
-        if event != "message":
-            others = tuple(pair for pair in self._listeners if pair[0] != event)
-            self._listeners = (*others, *((event, listener) for listener in listeners))
-            return
+    def _change_listeners(
+        self,
+        event: str,
+        change: Callable[[tuple[Callable[..., object], ...]], tuple[Callable[..., object], ...]],
+    ) -> None:
+        with self._moment:  # other threads may add listeners, too
+            listeners = change(self._listeners_of(event))
+            if event != "message":
+                others = tuple(pair for pair in self._listeners if pair[0] != event)
+                self._listeners = (*others, *((event, listener) for listener in listeners))
+                return
+            backlog = self._set_message_listeners(listeners)
+        if backlog is not None:
+            self._in_order(self._hear_listener)
+
+    def _set_message_listeners(
+        self, listeners: tuple[Callable[..., object], ...]
+    ) -> Backlog | None:
+        """Returns the messages that they are to have first, if there are some."""
         if self._inbox is not None:
             raise WebSocketError("messages go to who receives them; there can be no listener")
         chosen = InTurn(listeners) if listeners[1:] else next(iter(listeners), None)
-        if self._backlog is None:
-            if self._takes_messages():
-                self._message_listener = chosen
-        else:
-            self._in_engine(partial(self._hear, chosen))
+        if self._backlog is not None:
+            self._backlog.listener = chosen
+        elif self._takes_messages():
+            self._message_listener = chosen
+        return self._backlog
 
     def _receive_through(self, inbox: LoopInbox | ThreadInbox) -> None:
         if self._outcome is None:
@@ -601,6 +642,16 @@ def close_connected(connected: Connected) -> None:
         close_socket(connected)
     else:
         connected.abort()
+
+
+def _without(
+    listener: Callable[..., object], present: tuple[Callable[..., object], ...]
+) -> tuple[Callable[..., object], ...]:
+    """`present` without `listener`, once."""
+    for index, one in enumerate(present):
+        if one == listener or getattr(one, "listener", None) == listener:
+            return (*present[:index], *present[index + 1 :])
+    return present
 
 
 @lru_cache

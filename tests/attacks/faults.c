@@ -2,6 +2,7 @@
  *
  * Of every FAULTS_EVERY calls that the engine's own libraries make, one fails as a kernel may
  * have it fail: EINTR, EAGAIN, less than asked for, an error of the connection, no memory.
+ * FAULTS_LARGEST has every allocation of more bytes than that fail, for everybody.
  * FAULTS_CLOCK has the wall clock jump by an hour, back and forth, for everybody.
  */
 #define _GNU_SOURCE
@@ -19,11 +20,14 @@
 
 static atomic_uint calls;
 static unsigned every;
+static size_t largest = SIZE_MAX;
 static int jumps;
 
 __attribute__((constructor)) static void start(void) {
     const char *text = getenv("FAULTS_EVERY");
     every = text ? (unsigned)atoi(text) : 0;
+    text = getenv("FAULTS_LARGEST");
+    largest = text ? (size_t)atoll(text) : SIZE_MAX;
     jumps = getenv("FAULTS_CLOCK") != NULL;
 }
 
@@ -117,13 +121,30 @@ int epoll_ctl(int fd, int operation, int other, struct epoll_event *event) {
     return next(fd, operation, other, event);
 }
 
-void *realloc(void *old, size_t size) {
-    NEXT(realloc);
-    if (size > 64 && fault(CALLER, 1) == 0) {
-        errno = ENOMEM;
+/* By these names, because dlsym allocates memory, too. */
+void *__libc_malloc(size_t size);
+void *__libc_calloc(size_t count, size_t size);
+void *__libc_realloc(void *old, size_t size);
+
+static int is_missing(void *caller, size_t size) {
+    if (size <= largest && (size <= 64 || !every || fault(caller, 1) != 0))
+        return 0;
+    errno = ENOMEM;
+    return 1;
+}
+
+void *malloc(size_t size) {
+    return is_missing(CALLER, size) ? NULL : __libc_malloc(size);
+}
+
+void *calloc(size_t count, size_t size) {
+    if (count && size > SIZE_MAX / count)
         return NULL;
-    }
-    return next(old, size);
+    return is_missing(CALLER, count * size) ? NULL : __libc_calloc(count, size);
+}
+
+void *realloc(void *old, size_t size) {
+    return is_missing(CALLER, size) ? NULL : __libc_realloc(old, size);
 }
 
 static time_t jump(void) {

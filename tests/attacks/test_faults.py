@@ -24,10 +24,13 @@ from websocket_handler.protocol.frame import Opcode
 from ..conftest import ROOT, require
 from ..end_to_end.programs import Program, Row, echo_program, running, wait_for
 from ..end_to_end.raw_client import RawClient, binary, close, text
+from ..end_to_end.test_compression import compressed
 from ..ports import free_port
+from .peers import OFFER
 from .rig import Costs, at_scale, note
 
 HELLO = text("hello")
+MIB = 1 << 20
 SYS_TGKILL = {"x86_64": 234, "aarch64": 131}
 
 
@@ -220,13 +223,13 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def preloaded(library: Path, row: Row, **environment: str) -> Iterator[Program]:
+def preloaded(library: Path, row: Row, *arguments: str, **environment: str) -> Iterator[Program]:
     """An echo program with the library before all others."""
     added = {"LD_PRELOAD": f"{os.environ.get('LD_PRELOAD', '')} {library}".strip(), **environment}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in added.items():
             patch.setenv(name, value)
-        context = echo_program(row, "--defaults", "--close-timeout", "1")
+        context = echo_program(row, *arguments, "--close-timeout", "1")
     with context as program:
         yield program
 
@@ -237,7 +240,7 @@ def test_system_calls_that_fail(faults: Path, row: Row, every: int) -> None:
     """Some connections end; none hangs, no other notices, and nothing is left over."""
     if row.pure:
         return
-    with preloaded(faults, row, FAULTS_EVERY=str(every)) as program:
+    with preloaded(faults, row, "--defaults", FAULTS_EVERY=str(every)) as program:
         whole = broken = 0
         for _ in range(at_scale(60, 5000)):
             with RawClient(program.address) as client, contextlib.suppress(AssertionError, OSError):
@@ -255,10 +258,41 @@ def test_system_calls_that_fail(faults: Path, row: Row, every: int) -> None:
         wait_for(lambda: program.descriptors() < 14, "descriptors to be given back")
 
 
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="it allocates memory itself")
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_message_without_memory_ends_its_connection_alone(
+    faults: Path, row: Row, is_compressed: bool
+) -> None:
+    """1011, one line in the log, and no processor time; even if the peer goes on sending."""
+    with (
+        preloaded(faults, row, FAULTS_LARGEST=str(4 * MIB)) as program,
+        RawClient(program.address) as other,
+        RawClient(program.address) as victim,
+    ):
+        other.open().echo(HELLO)
+        begun = len(program.log())
+        if is_compressed:
+            victim.open("/echo?compression=true", OFFER)
+            victim.send(compressed("x" * 24 * MIB))
+        else:
+            victim.open()
+            victim.sock.sendall(b"\x82\xff" + (24 * MIB).to_bytes(8, "big") + bytes(4 + 6 * MIB))
+        victim.expect_closed(1011)
+        costs = Costs(program)
+        for _ in range(50):
+            other.echo(HELLO)
+            time.sleep(0.01)
+        assert costs.cpu() < 0.4
+        assert program.log()[begun:].count("MemoryError") == 1
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="LD_PRELOAD")
 def test_a_clock_that_jumps(faults: Path, row: Row) -> None:
     """Only the monotonic clock counts: nobody is pinged, or dropped, or kept too long."""
-    with preloaded(faults, row, FAULTS_CLOCK="1") as program, contextlib.ExitStack() as stack:
+    with (
+        preloaded(faults, row, "--defaults", FAULTS_CLOCK="1") as program,
+        contextlib.ExitStack() as stack,
+    ):
         client, silent = (stack.enter_context(RawClient(program.address)) for _ in range(2))
         client.open()
         silent.open("/echo?ping_interval=0.3&ping_timeout=0.2")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,3 +78,23 @@ def test_timers_expire_in_time(
         look_again = call("wheel_next", wheel)
         if due:
             assert look_again < min(due.values()) + TICK or look_again <= now + TICK
+
+
+def test_timers_of_a_later_turn_in_the_same_slot_cost_no_time(wheel_library: ctypes.CDLL) -> None:
+    """Those that are due are as many as those that rest in their slot for the next turn."""
+    count, turn = 20_000, 1024 * TICK
+
+    def seconds(waiting: int) -> float:
+        wheel = ctypes.create_string_buffer(1 << 14)
+        timers = (Timer * (count + waiting))()
+        wheel_library.wheel_start(wheel, ctypes.c_uint64(0))
+        for number in range(count + waiting):
+            due = TICK if number < count else TICK + turn
+            wheel_library.wheel_set(wheel, ctypes.byref(timers[number]), ctypes.c_uint64(due))
+        begun, expired = time.process_time(), 0
+        while wheel_library.wheel_expire(wheel, ctypes.c_uint64(TICK)):
+            expired += 1
+        assert expired == count
+        return time.process_time() - begun
+
+    assert seconds(waiting=count) < 10 * seconds(waiting=0)

@@ -20,6 +20,12 @@ ctypedef struct traffic:
     uint64_t bytes_sent
 
 
+# What `end_service` puts back: the channel that was being served before, and the turn it was in.
+ctypedef struct entry:
+    void *current
+    unsigned long turns
+
+
 cdef class Channel(Pollable):
     cdef readonly EpollEngine _engine
     cdef Rules rules
@@ -70,6 +76,7 @@ cdef class Channel(Pollable):
         object message, bint held) except -1
     cdef size_t deflate(
         self, DeflateContext context, const uint8_t *data, size_t size, uint8_t *out) noexcept
+    cdef void forget_context(self) noexcept
     cdef bint write_prepared(self, bytes frame) except -1
     cdef bint can_send_through(self) noexcept
     cdef bint send_through(
@@ -77,14 +84,16 @@ cdef class Channel(Pollable):
         const uint8_t *data, size_t size, object owner) except -1
     cdef ssize_t send_waiting(self) noexcept
     cdef ssize_t send_by_layer(self) noexcept
+    cdef bint receive_from_layer(self) except -1
+    cdef void serve_layer(self) noexcept
     cdef void read_layer(self) noexcept
-    cdef void receive_from_layer(self) noexcept
     cdef bint append(self, const uint8_t *data, size_t size) except -1
     cdef uint8_t *grow(self, size_t size) except NULL
     cdef void flush_or_cork(self) noexcept
     cdef void flush_or_leave(self) noexcept
     cdef void flush_here(self) noexcept
     cdef void flush(self) noexcept
+    cdef void lose_output(self, str reason) noexcept
     cdef void after_flush(self) noexcept
     cdef void drop_output(self) noexcept
     cdef void watch_what_matters(self) noexcept
@@ -93,11 +102,14 @@ cdef class Channel(Pollable):
     cdef void note_hang_up(self, uint32_t events) noexcept
     cdef bint is_overrun(self) noexcept
     cdef bint wait_for(self, uint32_t interest) noexcept
-    cdef void begin_service(self) noexcept
-    cdef void end_service(self) noexcept
+    cdef entry begin_service(self) noexcept
+    cdef void end_service(self, entry before) noexcept
     cdef void receive(self) noexcept
     cdef void decode(self, uint8_t *data, size_t size) noexcept
     cdef void deliver(self, decoder_kind kind, decoder_event *event) noexcept
-    cdef void feed_elsewhere(self, bytes data) noexcept
+    cdef void feed_elsewhere(self, const uint8_t *data, size_t size) noexcept
     cdef void tell_all_delivered(self) noexcept
     cdef void call_listener(self, object message) noexcept
+    cdef void fail(self, error) noexcept
+    cdef void input_lost(self, error) noexcept
+    cdef void give_up(self) noexcept

@@ -82,6 +82,7 @@ cdef enum:
     LEFT_AT_MOST = 16384      # bytes that another thread leaves to the engine's
     RULES_KEPT = 256          # to be shared by connections with the same settings
     LAYER_SEND_SIZE = 1 << 18 # what a layer gets at once
+    MAX_LAST_READS = 64       # of what arrived before the connection broke
     READING = EPOLLIN | EPOLLRDHUP
     PEER_FINISHED = 1         # `hang_up`: the peer sends nothing more,
     PEER_GONE = 2             # and receives nothing more
@@ -145,30 +146,33 @@ cdef class Channel(Pollable):
         self.masks = client
         self.foreign = foreign
         self.decoder.old_codes = bool(version.close_codes)
-        self._sendable = not self.foreign
 
     def _enter(self, EpollEngine engine, int fd, bytes early, layer):
         """The engine's thread takes the socket in, and what came with it."""
+        cdef entry before
         self._engine = engine
         self.fd = fd
         self.layer = layer
         self.fed = layer is not None and not layer.is_pollable
         self.heard = engine.now = monotonic_ms()
-        if not self.wait_for(READING):
-            reason = strerror(errno)
+        if engine.epoll_fd < 0 or not self.wait_for(READING):
+            reason = "the engine was closed" if engine.epoll_fd < 0 else strerror(errno)
             self.close_descriptor()
             self._connection_lost(reason)
             self._released()
             return
         engine.link(self)
-        self.begin_service()
-        self._opened()
-        self.traffic.bytes_received += <size_t>len(early)
-        buffer = bytearray(early)  # unmasked in place
-        self.decode(<uint8_t *><char *>buffer, len(buffer))
-        if layer is not None:  # it may have read more already
-            self.receive_from_layer()
-        self.end_service()
+        before = self.begin_service()
+        try:
+            self._opened()
+            self.traffic.bytes_received += <size_t>len(early)
+            buffer = bytearray(early)  # unmasked in place
+            self.decode(<uint8_t *><char *>buffer, len(buffer))
+            if layer is not None:  # it may have read more already
+                self.receive_from_layer()
+        except BaseException as error:
+            self.input_lost(error)
+        self.end_service(before)
 
     def _enter_here(self, int fd):
         """As `_enter`, in any thread, where nothing came with it and nobody is to be called. From
@@ -177,10 +181,12 @@ cdef class Channel(Pollable):
         self.heard = monotonic_ms()
         self.fd = fd
         self._engine.link(self)
+        self._set_usual_deadline()  # the engine's thread may set another from now on
+        if not self._sendable:  # or has just done so, because another thread closes already
+            self._set_usual_deadline()
         self.flush()
         if not self.watched:
             self._engine.post(partial(self._drop, strerror(errno)))
-        self._set_usual_deadline()
 
     # sending
 
@@ -229,6 +235,11 @@ cdef class Channel(Pollable):
     def buffered_amount(self):
         """The bytes accepted by `send` that the operating system has not taken yet."""
         return self.waiting()
+
+    @property
+    def _is_client(self):
+        """Whether the connection was opened from here."""
+        return bool(self.masks)
 
     @property
     def _blocked(self):
@@ -341,11 +352,23 @@ cdef class Channel(Pollable):
         elif deflated_size == 0:
             self.write_frame(first, data, size, message)
         else:
-            if deflated_size >= LARGE:
-                deflated = PyBytes_FromStringAndSize(<char *>out, <Py_ssize_t>deflated_size)
-                out = <uint8_t *>PyBytes_AS_STRING(deflated)
-            self.write_frame(first | FRAME_RSV1, out, deflated_size, deflated)
+            try:
+                if deflated_size >= LARGE:
+                    deflated = PyBytes_FromStringAndSize(<char *>out, <Py_ssize_t>deflated_size)
+                    out = <uint8_t *>PyBytes_AS_STRING(deflated)
+                self.write_frame(first | FRAME_RSV1, out, deflated_size, deflated)
+            except MemoryError:
+                self.forget_context()  # the peer never sees this message
+                raise
         return True
+
+    cdef void forget_context(self) noexcept:
+        """The next message must not refer to those before it."""
+        cdef DeflateContext context = self.context
+        if context is not None:
+            context.acquire()
+            context.forget()
+            context.release()
 
     cdef size_t deflate(
         self, DeflateContext context, const uint8_t *data, size_t size, uint8_t *out
@@ -417,11 +440,8 @@ cdef class Channel(Pollable):
         False if that may not be now, or the peer is behind."""
         cdef const uint8_t *data = <const uint8_t *>PyBytes_AS_STRING(frame)
         cdef size_t size = <size_t>PyBytes_GET_SIZE(frame)
-        cdef DeflateContext context = self.context if data[0] & FRAME_RSV1 else None
-        if context is not None:  # the peer will have seen what this connection does not remember
-            context.acquire()
-            context.forget()
-            context.release()  # no other thread runs until the frame is written
+        if data[0] & FRAME_RSV1:  # the peer will have seen what this connection does not remember
+            self.forget_context()  # no other thread runs until the frame is written
         if not self._sendable or self.waiting() > self.rules.high_water:
             return False
         self.traffic.frames_sent += 1
@@ -470,8 +490,14 @@ cdef class Channel(Pollable):
                 self.large_sent = <size_t>sent - ahead - header_size
             return True
         sent = max(sent - <ssize_t>ahead, 0)
-        self.append(header + sent, header_size - <size_t>sent)
-        return self.append(data, size)
+        try:
+            if header_size:
+                self.append(header + sent, header_size - <size_t>sent)
+            self.append(data, size)
+        except MemoryError:  # some of the frame may have left
+            self.lose_output("out of memory")
+            raise
+        return True
 
     cdef ssize_t send_waiting(self) noexcept:
         """One call to send all that waits; returns what the system call did."""
@@ -574,8 +600,8 @@ cdef class Channel(Pollable):
                 or self.waiting() > min(self.rules.high_water, <size_t>LEFT_AT_MOST)):
             self.flush_or_cork()
         elif not self.corked and not self.interest & EPOLLOUT:
-            self.corked = True
             self._engine.corked.append(self)
+            self.corked = True
 
     cdef void flush_here(self) noexcept:
         """Send now; a layer bears but one thread, the engine's."""
@@ -593,6 +619,8 @@ cdef class Channel(Pollable):
         cdef ssize_t sent
         if self.fd < 0:
             return
+        if self.output_ended:  # nobody would get it
+            self.drop_output()
         while self.waiting():
             sent = self.send_waiting()
             if sent >= 0:
@@ -602,13 +630,37 @@ cdef class Channel(Pollable):
             elif errno == EAGAIN:
                 break
             elif errno != EINTR:
-                reason = strerror(errno)
-                self.drop_output()
-                self._engine.post(partial(self._drop, reason))
+                self.lose_output(strerror(errno))
                 return
         if not self.waiting():
             self.drop_output()
         self.after_flush()
+
+    cdef void lose_output(self, str reason) noexcept:
+        """Nothing more can be sent. What the peer sent before that is still read."""
+        self.drop_output()
+        self.output_ended = True
+        self._above_water = False
+        self.watch_what_matters()
+        self._engine.post(partial(self._run_exclusively, partial(self._read_the_rest, reason)))
+
+    def _read_the_rest(self, str reason):
+        """Deliver what has arrived, then leave."""
+        cdef int reads = MAX_LAST_READS
+        cdef uint64_t before
+        while self.fd >= 0 and not (self.input_ended or self.is_held_back()) and reads:
+            reads -= 1
+            before = self.traffic.bytes_received
+            if self.layer is None:
+                self.receive()
+            else:
+                self.receive_from_layer()
+            if self.traffic.bytes_received == before:
+                break
+        if self.busy:  # and no longer in the engine's thread
+            self._run_exclusively(partial(self._read_the_rest, reason))
+        else:
+            self.release(reason)
 
     cdef void after_flush(self) noexcept:
         """See what follows from how much is left: reading, writing, `drain`, FIN."""
@@ -706,10 +758,6 @@ cdef class Channel(Pollable):
         return bool(self.busy)
 
     @property
-    def _is_client(self):
-        return bool(self.masks)
-
-    @property
     def _descriptor(self):
         """The socket's descriptor, -1 if there is none."""
         return self.layer.fileno() if self.fed and self.layer is not None else self.fd
@@ -730,9 +778,25 @@ cdef class Channel(Pollable):
             return
         self.drain_due = False
         if not self._above_water:  # or the listener went on sending, and there will be another
-            self.begin_service()
-            self._drained()
-            self.end_service()
+            self._run_exclusively(self._drained)
+
+    def _run_exclusively(self, call):
+        """Make a call that may run listeners, in the engine's thread: at once, or as soon as no
+        listener of this connection runs in another thread, and none of others in this one."""
+        cdef entry before
+        if self.busy:
+            self._postponed = (*self._postponed, call)
+        elif self._engine.current is <void *>self:
+            call()
+        elif self._engine.current is not NULL:
+            self._engine.post(partial(self._run_exclusively, call))
+        else:
+            before = self.begin_service()
+            try:
+                call()
+            except BaseException as error:
+                self.fail(error)
+            self.end_service(before)
 
     cdef void drop_output(self) noexcept:
         self.large = None
@@ -746,20 +810,28 @@ cdef class Channel(Pollable):
 
     cdef void left_behind(self) noexcept:
         """The listener blocks: nothing is read until it returns, but what it has sent leaves."""
-        self.busy = True
+        self.busy += 1
         self.corked = False
         self.flush()
         if self.fd >= 0:
             self.watch_what_matters()
 
     cdef void caught_up(self) noexcept:
-        self.busy = False
+        if self.busy:  # or this is a forked child, in which nothing is served any more
+            self.busy -= 1
+        if self.busy:
+            return
         if self.fd < 0:  # it was released meanwhile, but for what was in use
             decoder_free(&self.decoder)
             return
         self.watch_what_matters()
         if self.drain_due:
             self._engine.post(self._tell_drained)
+        postponed = self._postponed
+        if postponed:
+            self._postponed = ()
+            for call in postponed:
+                self._engine.post(partial(self._run_exclusively, call))
 
     # receiving
 
@@ -782,7 +854,10 @@ cdef class Channel(Pollable):
             elif self.layer is None:
                 self.receive()
             else:
-                self._read_on()
+                self.corked = True
+                if self.unread != READ_POSTED:
+                    self.read_layer()
+                self.turn_over()
 
     cdef void receive(self) noexcept:
         """One read: into the message under way if it is a large one, the rest into the
@@ -825,14 +900,16 @@ cdef class Channel(Pollable):
     def _read_on(self):
         """Read from the layer, unless a posted call is about to."""
         if self.unread != READ_POSTED:
-            self.read_layer()
+            self.serve_layer()
 
     def _read_rest(self):
         """Read what the last iteration has left in the layer."""
         self.unread = 0
-        self.read_layer()
+        self.serve_layer()
 
-    cdef void read_layer(self) noexcept:
+    cdef void serve_layer(self) noexcept:
+        """Read from the layer outside of `EpollEngine.serve`."""
+        cdef entry before
         if self.fd < 0 or self.input_ended:
             return
         if self.busy:
@@ -842,44 +919,57 @@ cdef class Channel(Pollable):
             self.release("the peer is gone, and what it left is too much")
             return
         self._engine.now = monotonic_ms()  # a layer that is fed may come between turns
-        self.begin_service()
-        self.receive_from_layer()
-        self.end_service()
+        before = self.begin_service()
+        self.read_layer()
+        self.end_service(before)
 
-    cdef void begin_service(self) noexcept:
-        """Listeners may be called, outside of `EpollEngine.serve`."""
+    cdef void read_layer(self) noexcept:
+        try:
+            self.receive_from_layer()
+        except BaseException as error:
+            self.input_lost(error)
+
+    cdef entry begin_service(self) noexcept:
+        """Listeners may be called, outside of `EpollEngine.serve`: until `end_service`, which is
+        to be given the result, `take_over` knows that this thread is in here."""
+        cdef entry before
+        before.current = self._engine.current
+        before.turns = self._engine.turns
         self._engine.current = <void *>self
         self.corked = True
+        return before
 
-    cdef void end_service(self) noexcept:
+    cdef void end_service(self, entry before) noexcept:
         self.turn_over()
-        if self.busy:
+        if self._engine.turns != before.turns:
             self.caught_up()
         else:
-            self._engine.current = NULL
+            self._engine.current = before.current
+            self._engine.end_if_asked()
 
-    cdef void receive_from_layer(self) noexcept:
-        """As much as from a plain socket; what is left is for the next iteration."""
+    cdef bint receive_from_layer(self) except -1:
+        """Read as much as from a plain socket; the rest is left to the next iteration."""
         cdef ssize_t budget = RECEIVE_SIZE
         while self.fd >= 0:
             if self.is_held_back() or budget <= 0:
                 self.unread = UNREAD
-                return
+                return True
             layer = self.layer
             with layer.lock:
                 data = layer.receive()
             if data is None:
-                return
+                return True
             if not data:
                 self.input_ended = True
                 self._input_over()
-                return
+                return True
             self.heard = self._engine.now
             budget -= len(data)
             self.traffic.bytes_received += <size_t>len(data)
             if not self._deaf:
                 buffer = bytearray(data)  # unmasked in place
                 self.decode(<uint8_t *><char *>buffer, len(buffer))
+        return True
 
     cdef void decode(self, uint8_t *data, size_t size) noexcept:
         cdef uint8_t *cursor = data
@@ -887,7 +977,7 @@ cdef class Channel(Pollable):
         cdef decoder_event event
         cdef decoder_kind kind
         if self.foreign:
-            self.feed_elsewhere((<char *>data)[:size])
+            self.feed_elsewhere(data, size)
         while self.fd >= 0 and not self.foreign and not self._deaf:
             kind = decoder_next(&self.decoder, &cursor, end, &event)
             if kind == DECODER_STARVED:
@@ -895,11 +985,11 @@ cdef class Channel(Pollable):
             self.deliver(kind, &event)
         self.tell_all_delivered()
 
-    cdef void feed_elsewhere(self, bytes data) noexcept:
+    cdef void feed_elsewhere(self, const uint8_t *data, size_t size) noexcept:
         try:
-            self._feed(data)
+            self._feed((<const char *>data)[:size])
         except BaseException as error:
-            self._failed(error)
+            self.input_lost(error)
 
     cdef void tell_all_delivered(self) noexcept:
         if self._after_messages is None:
@@ -907,7 +997,7 @@ cdef class Channel(Pollable):
         try:
             self._after_messages()
         except BaseException as error:
-            self._failed(error)
+            self.fail(error)
 
     cdef void deliver(self, decoder_kind kind, decoder_event *event) noexcept:
         """Hand one event on. Whatever goes wrong here ends this connection alone."""
@@ -924,9 +1014,12 @@ cdef class Channel(Pollable):
             elif kind == DECODER_VIOLATION:
                 self._violated(event.code, event.reason.decode("ascii"))
             elif kind == DECODER_NO_MEMORY:
-                raise MemoryError
+                raise MemoryError("there is no memory for a message")
         except BaseException as error:
-            self._failed(error)
+            if kind == DECODER_MESSAGE or kind == DECODER_NO_MEMORY:
+                self.input_lost(error)
+            else:
+                self.fail(error)
 
     cdef void call_listener(self, object message) noexcept:
         cdef object listener = self._message_listener
@@ -936,7 +1029,30 @@ cdef class Channel(Pollable):
             else:
                 listener(message)
         except BaseException as error:
+            self.fail(error)
+
+    cdef void fail(self, error) noexcept:
+        """A listener raised."""
+        try:
             self._failed(error)
+        except BaseException:
+            self.give_up()
+
+    cdef void input_lost(self, error) noexcept:
+        """What has arrived could not be taken, for want of memory: nothing after it can be read."""
+        try:
+            self._input_lost(error)
+        except BaseException:
+            self.give_up()
+
+    cdef void give_up(self) noexcept:
+        """There is no memory even for an orderly end."""
+        self._deaf = True
+        self._sendable = False
+        if self.busy:
+            self._engine.post(partial(self._drop, "out of memory"))
+        else:
+            self.release("out of memory")
 
     # ending
 

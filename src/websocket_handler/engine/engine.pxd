@@ -44,7 +44,7 @@ cdef class Pollable:
     cdef int fd
     cdef uint16_t interest             # in these events
     cdef uint8_t watched
-    cdef uint8_t busy                  # its listener blocks, in a thread that was left behind
+    cdef uint8_t busy                  # threads that were left behind in it: a listener blocks
     cdef void *next                    # its neighbours among the attached channels
     cdef void *previous
     cdef void ready(self, uint32_t events) noexcept
@@ -78,7 +78,9 @@ cdef class EpollEngine:
     cdef void *current                 # whose event is being served
     cdef Descriptor bell               # an eventfd: wakes the thread that watches the turns
     cdef bint watcher_sleeps
-    cdef bint stopping
+    cdef bint watching                 # whether a thread is in `watch_turns`
+    cdef bint stopping                 # whether it is to leave
+    cdef bint closing                  # at the end of this turn, if one is under way
     cdef uint8_t *receive_buffer       # shared by all: a connection owns none
     cdef outgoing *spare[SPARE_BUFFERS] # send buffers for whoever needs one next
     cdef size_t spare_count
@@ -94,18 +96,21 @@ cdef class EpollEngine:
 
     cdef void close_descriptors(self) noexcept
     cdef bint turn(self, int timeout_ms) except -1
-    cdef bint serve(self, Pollable pollable, uint32_t events, unsigned long number) noexcept
-    cdef bint end_turn(self, unsigned long number) noexcept
+    cdef void enter(self, Pollable pollable) noexcept
+    cdef void leave(self, Pollable pollable, unsigned long number) noexcept
+    cdef void serve(self, Pollable pollable, uint32_t events, unsigned long number) noexcept
+    cdef void end_turn(self, unsigned long number) noexcept
+    cdef void end_if_asked(self) noexcept
     cdef bint is_stuck(self) noexcept nogil
     cdef bint take_over(self) noexcept
     cdef void ring(self) noexcept
     cdef bint cork(self, Pollable pollable) noexcept
-    cdef bint uncork(self, unsigned long number) noexcept
+    cdef void uncork(self, unsigned long number) noexcept
     cdef bint watch(self, Pollable pollable, uint32_t interest) noexcept
     cdef void unwatch(self, Pollable pollable) noexcept
     cdef void arm(self) noexcept
-    cdef bint expire_timers(self, unsigned long number) noexcept
-    cdef bint run_posted(self, unsigned long number) noexcept
+    cdef void expire_timers(self, unsigned long number) noexcept
+    cdef void run_posted(self, unsigned long number) noexcept
     cpdef void wake(self) noexcept
     cdef void link(self, Pollable channel) noexcept
     cdef void unlink(self, Pollable channel) noexcept

@@ -69,10 +69,11 @@ cdef class Pollable:
 
     cdef void left_behind(self) noexcept:
         """Another thread turns the engine now; the one in here comes to `caught_up`."""
-        self.busy = True
+        self.busy += 1
 
     cdef void caught_up(self) noexcept:
-        self.busy = False
+        if self.busy:
+            self.busy -= 1
 
 
 cdef class Descriptor(Pollable):
@@ -127,6 +128,7 @@ cdef class EpollEngine:
 
     def open(self):
         """Begin without connections: at the start, and in a forked child after `abandon`."""
+        self.closing = self.stopping = False
         if self.receive_buffer is NULL:
             self.receive_buffer = <uint8_t *>malloc(RECEIVE_SIZE)
         if self.receive_buffer is NULL:
@@ -156,7 +158,8 @@ cdef class EpollEngine:
     cdef void close_descriptors(self) noexcept:
         self.timer.close()
         self.wakeup.close()
-        self.bell.close()
+        if not self.watching:  # or its number might be another descriptor's when it is read
+            self.bell.close()
         if self.epoll_fd >= 0:
             close(self.epoll_fd)
             self.epoll_fd = -1
@@ -194,15 +197,18 @@ cdef class EpollEngine:
         The blocked thread goes on with its own connection when its listener returns, which
         nobody else touches until then, and is no longer the engine's.
         """
-        while True:
+        self.watching = True
+        while not self.stopping:
             with nogil:
                 while not self.is_stuck():
                     if self.stopping:
                         break
-            if self.stopping:
-                return False
-            if self.take_over():
-                return True
+            if not self.stopping and self.take_over():
+                break
+        self.watching = False
+        if self.epoll_fd < 0:  # and the bell was left to us
+            self.bell.close()
+        return not self.stopping
 
     def end_watch(self):
         """Have `watch_turns` return."""
@@ -281,9 +287,17 @@ cdef class EpollEngine:
         self.owner = PyThread_get_thread_ident()
 
     def post(self, call):
-        """Have `call()` made in the engine's thread, soon. Safe from any thread."""
-        self.posted.append(call)
-        self.wake()
+        """Have `call()` made in the engine's thread, soon. Safe from any thread. Once the engine
+        is closed it has no thread any more: the call is made here."""
+        if self.epoll_fd < 0:
+            call()
+        else:
+            self.posted.append(call)
+            self.wake()
+
+    def try_to_start(self):
+        """Returns whether the engine can serve another connection."""
+        return not self.closing and self.epoll_fd >= 0
 
     def attach(self, channel, sock, early=b""):
         """Give a connected socket to the engine, with bytes already read from it.
@@ -291,7 +305,7 @@ cdef class EpollEngine:
         Takes the socket away from `sock`, in any thread; the rest happens in the engine's, or
         here if nobody would be called: that thread need not wake for it.
         """
-        if self.epoll_fd < 0:
+        if not self.try_to_start():
             raise RuntimeError("the engine is closed")
         if sock.family != AF_UNIX:
             sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, True)  # what is sent together leaves together
@@ -318,6 +332,8 @@ cdef class EpollEngine:
 
     def discard(self, sock):
         """Take a socket over to throw away what arrives on it, until its end."""
+        if not self.try_to_start():
+            raise RuntimeError("the engine is closed")
         sock.setblocking(False)
         cdef Sink sink = Sink()
         sink.engine = self
@@ -341,9 +357,17 @@ cdef class EpollEngine:
         return found
 
     def close(self):
-        """Drop every connection as it is and give back the descriptors."""
-        if self.epoll_fd < 0:
+        """Drop every connection as it is and give back the descriptors: now, or at the end of
+        the iteration in which one of its callbacks asks for it. In the thread that polls."""
+        self.closing = True
+        self.end_watch()  # listeners that are called at the end may block
+        self.end_if_asked()
+
+    cdef void end_if_asked(self) noexcept:
+        """Close the engine if `close` was called and nothing here is in the middle of it."""
+        if not self.closing or self.serving or self.current is not NULL or self.epoll_fd < 0:
             return
+        self.serving = True  # a listener may call `close` again
         self.run_posted(self.turns)  # a socket may be waiting to be taken in
         self.uncork(self.turns)
         for channel in self.channels():
@@ -353,6 +377,8 @@ cdef class EpollEngine:
             close((<Sink>sink).fd)
         self.sinks.clear()
         self.close_descriptors()
+        self.run_posted(self.turns)  # from here on, `post` makes the calls itself
+        self.serving = False
 
     def abandon(self):
         """In a forked child: let go of what belongs to the parent, without a word to anyone.
@@ -361,6 +387,7 @@ cdef class EpollEngine:
         anew. An iteration that has forked, in a listener, ends when that returns.
         """
         cdef bint is_iterating = self.serving and self.is_own_thread()
+        self.watching = False  # that thread is the parent's
         self.close_descriptors()
         for call in self.posted:
             if isinstance(call, Arrival):
@@ -400,34 +427,47 @@ cdef class EpollEngine:
         self.serving = True
         if self.watcher_sleeps:
             self.ring()
-        for i in range(count):
-            if not self.serve(<Pollable>events[i].data.ptr, events[i].events, number):
-                free(buffer)
-                return False
-        if not self.end_turn(number):
-            free(buffer)
-            return False
-        return True
+        i = 0
+        while i < count and self.turns == number:
+            self.serve(<Pollable>events[i].data.ptr, events[i].events, number)
+            i += 1
+        if self.turns == number:
+            self.end_turn(number)
+        if self.turns == number:
+            return True
+        free(buffer)  # the thread that has taken over has one of its own
+        return False
 
-    cdef bint serve(self, Pollable pollable, uint32_t events, unsigned long number) noexcept:
-        """Returns False if another thread has taken over meanwhile, as all of these do."""
+    # Wherever a listener may be called: afterwards `turns` says whether another thread has taken
+    # over meanwhile.
+
+    cdef void enter(self, Pollable pollable) noexcept:
+        """Whatever is called until `leave` is in the name of `pollable`: if it blocks, `take_over`
+        knows that another thread is in there."""
         self.served += 1
         self.current = <void *>pollable
-        pollable.ready(events)
-        if self.turns != number:
-            if pollable.busy:
-                pollable.caught_up()
-            return False
-        self.current = NULL
-        return True
 
-    cdef bint end_turn(self, unsigned long number) noexcept:
-        if not (self.run_posted(number) and self.expire_timers(number) and self.uncork(number)):
-            return False
+    cdef void leave(self, Pollable pollable, unsigned long number) noexcept:
+        if self.turns == number:
+            self.current = NULL
+        else:
+            pollable.caught_up()
+
+    cdef void serve(self, Pollable pollable, uint32_t events, unsigned long number) noexcept:
+        self.enter(pollable)
+        pollable.ready(events)
+        self.leave(pollable, number)
+
+    cdef void end_turn(self, unsigned long number) noexcept:
+        self.run_posted(number)
+        self.expire_timers(number)
+        self.uncork(number)
+        if self.turns != number:
+            return
         self.arm()
         self.serving = False
         self.retired.clear()
-        return True
+        self.end_if_asked()
 
     cdef bint cork(self, Pollable pollable) noexcept:
         """Call `turn_over` at the end of this turn, or of this turn of the loop we live in;
@@ -440,43 +480,45 @@ cdef class EpollEngine:
         self.corked.append(pollable)
         return True
 
-    cdef bint uncork(self, unsigned long number) noexcept:
-        while self.corked:
-            self.served += 1
-            (<Pollable>self.corked.pop()).turn_over()
-            if self.turns != number:
-                return False
-        return True
+    cdef void uncork(self, unsigned long number) noexcept:
+        cdef Pollable pollable
+        while self.corked and self.turns == number:
+            pollable = <Pollable>self.corked.pop()
+            self.enter(pollable)
+            pollable.turn_over()
+            self.leave(pollable, number)
 
     def _uncork(self):
         self.uncork(self.turns)
+        self.end_if_asked()
 
-    cdef bint run_posted(self, unsigned long number) noexcept:
-        for _ in range(len(self.posted)):
+    cdef void run_posted(self, unsigned long number) noexcept:
+        cdef Py_ssize_t left = len(self.posted)
+        while left > 0 and self.posted and self.turns == number:
+            left -= 1
             self.served += 1
             call = self.posted.popleft()
             try:
                 call()
             except BaseException:
                 logger.exception("a call posted to the engine failed: %r", call)
-            if self.turns != number:
-                return False
-        return True
 
     cpdef void wake(self) noexcept:
         """Let a waiting `poll` return. Safe from any thread."""
         cdef uint64_t one = 1
         write(self.wakeup.fd, &one, sizeof(one))
 
-    cdef bint expire_timers(self, unsigned long number) noexcept:
-        cdef wheel_timer *timer = wheel_expire(&self.timers, self.now)
-        while timer is not NULL:
-            self.served += 1
-            (<Pollable>timer.owner).expired()
-            if self.turns != number:
-                return False
+    cdef void expire_timers(self, unsigned long number) noexcept:
+        cdef Pollable pollable
+        cdef wheel_timer *timer
+        while self.turns == number:
             timer = wheel_expire(&self.timers, self.now)
-        return True
+            if timer is NULL:
+                return
+            pollable = <Pollable>timer.owner
+            self.enter(pollable)
+            pollable.expired()
+            self.leave(pollable, number)
 
     cdef void arm(self) noexcept:
         """Set the timerfd to the earliest time-out, if that has changed."""

@@ -13,17 +13,23 @@ import os
 import socket
 import sys
 import threading
+import time
 import weakref
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 
 from ..protocol.check import GOING_AWAY
 from .channel import Channel
 from .engine import EpollEngine
 from .farewell import close_all
 from .forks import engines
+from .ledger import NoThread
 from .transport import TransportConnection
 
 logger = logging.getLogger("websocket_handler")
+
+STANDBY_RETRY_S = 1.0
+"""Seconds until the engine tries again to start a thread that could not be started."""
 
 _own_thread = threading.local()
 
@@ -54,6 +60,9 @@ class Engine(EpollEngine):
         self._idle = 0
         self._has_watcher = False
         self._is_turned = False
+        self._poll_timeout: float | None = None  # while no thread could be started
+        self._has_warned = False
+        self._next_attempt = 0.0  # at this time of the monotonic clock, in that case
         self._starting = threading.Lock()
         self._stopped = False
         self._greenlet: int | None = None  # where a greenlet takes the place of the threads
@@ -87,6 +96,8 @@ class Engine(EpollEngine):
         layer = TransportConnection(channel, transport)
         transport.set_protocol(layer)
         channel._enter(self, layer.descriptor, early, layer)
+        if transport.is_closing():  # then it may have said so already, to the protocol before
+            self.post(partial(channel._drop, "the connection was dropped"))
 
     def discard(self, sock: socket.socket) -> None:
         self._start()
@@ -95,7 +106,9 @@ class Engine(EpollEngine):
     def stop(self, timeout: float | None = None) -> None:
         """Drop every connection and leave the home. See `close_all` for the polite way.
 
-        Waits up to `timeout` seconds for a listener that is still running in the thread.
+        Waits up to `timeout` seconds for a listener that is still running in the thread. From
+        a listener, or any other callback of the engine: the iteration that calls it comes to its
+        end first.
         """
         self._stopped = True
         if self._loop is not None:
@@ -105,26 +118,38 @@ class Engine(EpollEngine):
         self.end_watch()
         with self._pool:
             self._pool.notify_all()
-        if self._threads and not self.is_own_thread():
-            self.wake()
+            if not self._is_turned:  # else its thread closes the engine
+                super().close()
+        self.wake()
+        if not self.is_own_thread():
             with self._pool:
-                if not self._pool.wait_for(self._is_left_alone, timeout):
-                    return
-        self.close()
+                self._pool.wait_for(self._is_left_alone, timeout)
+
+    def close(self) -> None:
+        """As `stop`, without waiting for anything."""
+        self.stop(timeout=0)
 
     def _is_left_alone(self) -> bool:
         return not (self._is_turned or self._has_watcher)
 
     def _start(self) -> None:
+        if not self.try_to_start():
+            raise RuntimeError("the engine is closed") if self._stopped else NoThread
+
+    def try_to_start(self) -> bool:
+        """Start the thread if there is none yet. Returns whether the engine can serve another
+        connection: not once it was stopped, nor if there can be no thread, for now."""
         if self._stopped:
-            raise RuntimeError("the engine is closed")
+            return False
         self._reopen()
-        if self._loop is not None or self._threads:
-            return
-        with self._starting:
-            if not self._threads:
-                self._is_turned = True
-                self._add_thread(self._turn_in_greenlet if is_gevent() else self._turn_and_watch)
+        if self._loop is None and not self._threads:
+            with self._starting:
+                if not self._threads:
+                    self._is_turned = True
+                    begin = self._turn_in_greenlet if is_gevent() else self._turn_and_watch
+                    if not self._add_thread(begin):
+                        self._is_turned = False
+        return self._loop is not None or bool(self._threads)
 
     def _reopen(self) -> None:
         """In a forked child, once: the descriptors of before are the parent's."""
@@ -158,11 +183,39 @@ class Engine(EpollEngine):
         """Whether the caller runs in the thread, or greenlet, that turns the engine."""
         return super().is_own_thread() and self._greenlet in (None, threading.get_ident())
 
-    def _add_thread(self, target: Callable[..., None], *arguments: object) -> None:
+    def _add_thread(self, target: Callable[..., None], *arguments: object) -> bool:
+        """Returns whether it could be started."""
         name = f"websocket-engine-{len(self._threads) + 1}"
         thread = threading.Thread(target=target, args=arguments, name=name, daemon=True)
         self._threads.append(thread)
-        thread.start()
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError):  # too many threads, or no memory for its stack
+            self._threads.remove(thread)
+            return False
+        return True
+
+    def _add_standby(self) -> None:
+        """Start a thread that takes over when the next listener blocks. The engine goes on if
+        that cannot be, and tries again later."""
+        if self._add_thread(self._turn_and_watch, False):
+            self._poll_timeout = None
+            return
+        self._next_attempt = time.monotonic() + STANDBY_RETRY_S
+        if self._poll_timeout is None:
+            self._poll_timeout = STANDBY_RETRY_S
+            self.ledger.count_exhausted()
+            if not self._has_warned:  # peers may bring it about again and again
+                self._has_warned = True
+                logger.warning("no thread can be started: a listener that blocks delays everybody")
+
+    def _look_for_standby(self) -> None:
+        """Try again, unless there is one that was blocked and is back."""
+        with self._pool:
+            if self._has_watcher or self._idle:
+                self._poll_timeout = None
+            elif time.monotonic() >= self._next_attempt:
+                self._add_standby()
 
     def _turn_and_watch(self, first: bool = True) -> None:
         """The life of a thread: it turns the engine, until a listener blocks it and another
@@ -171,7 +224,7 @@ class Engine(EpollEngine):
         process = self._process
         if first:
             self.adopt_thread()
-            self._add_thread(self._turn_and_watch, False)
+            self._add_standby()
             self._turn()
         while self._is_serving(process) and self._wait_to_take_over():
             self._turn()
@@ -185,11 +238,18 @@ class Engine(EpollEngine):
         still_ours = True
         while still_ours and not self._stopped:
             with contextlib.suppress(SystemExit, KeyboardInterrupt):  # a listener's, logged
-                still_ours = self.poll(None)
+                still_ours = self.poll(self._poll_timeout)
+                if self._poll_timeout is not None and still_ours:
+                    self._look_for_standby()
         if still_ours:
-            with self._pool:
-                self._is_turned = False
-                self._pool.notify_all()
+            self._end_turns()
+
+    def _end_turns(self) -> None:
+        """The engine was stopped."""
+        super().close()
+        with self._pool:
+            self._is_turned = False
+            self._pool.notify_all()
 
     def _wait_to_take_over(self) -> bool:
         """One thread watches, the others wait to be the next."""
@@ -205,7 +265,7 @@ class Engine(EpollEngine):
             self._has_watcher = False
             if took_over and not self._idle:
                 if len(self._threads) < self._most_threads:
-                    self._add_thread(self._turn_and_watch, False)
+                    self._add_standby()
                 else:
                     logger.warning("%d listeners block; the next will be felt", self._most_threads)
                     self.ledger.count_exhausted()
@@ -228,9 +288,7 @@ class Engine(EpollEngine):
             except SystemExit:
                 pass  # a listener's, logged
         if self._process == process:
-            with self._pool:
-                self._is_turned = False
-                self._pool.notify_all()
+            self._end_turns()
 
     def _enter_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._stopped:
@@ -243,8 +301,9 @@ class Engine(EpollEngine):
         self.wake()  # for what was posted before
 
     def _leave_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        loop.remove_reader(self.fileno())
-        self.close()
+        if self.fileno() >= 0:
+            loop.remove_reader(self.fileno())
+        super().close()
 
     def _loop_ended(self) -> None:
         """The loop was closed: its connections end, with 1001 as far as that can be sent now."""
@@ -255,7 +314,7 @@ class Engine(EpollEngine):
         self.adopt_thread()
         for channel in self.channels():
             channel._start_closing(GOING_AWAY, "")
-        self.close()
+        super().close()
 
     async def _end_with_loop(self) -> None:
         """The loop is about to be closed: close every connection with 1001, and wait a little

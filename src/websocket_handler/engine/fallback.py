@@ -23,7 +23,7 @@ from ..protocol.prepared import PreparedMessage
 from ..protocol.versions import Version
 from ..settings import Settings
 from .forks import engines
-from .ledger import Ledger, Stats, Traffic
+from .ledger import Ledger, NoThread, Stats, Traffic
 
 if TYPE_CHECKING:
     from .interface import ChannelEvents as Events
@@ -110,14 +110,16 @@ class Engine:
 
     def post(self, call: Callable[[], object]) -> None:
         """Have `call()` made in the engine's thread, soon, or once there is one. Safe from any
-        thread."""
-        if self._loop is None:
+        thread. Once the engine is closed it has no thread any more: the call is made here."""
+        if self._loop is None and not self._closed:
             with self._starting:
                 if self._loop is None:
-                    if not self._closed:
-                        self._early_calls.append(call)
+                    self._early_calls.append(call)
                     return
-        with contextlib.suppress(RuntimeError):  # the loop is closed
+        if self._loop is None or self._loop.is_closed():
+            call()
+            return
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             self._loop.call_soon_threadsafe(call)
 
     def interrupt(self, error: BaseException) -> None:
@@ -156,6 +158,8 @@ class Engine:
         carrier.connection_made(transport)
         if not channel._reading_paused:
             transport.resume_reading()
+        if transport.is_closing():  # then it may have said so already, to the protocol before
+            self.post(lambda: carrier.connection_lost(None))
 
     def discard(self, sock: socket.socket) -> None:
         """Take a socket over to throw away what arrives on it, until its end."""
@@ -170,7 +174,8 @@ class Engine:
     def stop(self, timeout: float | None = None) -> None:
         """Drop every connection and leave the home. See `close_all` for the polite way.
 
-        Waits up to `timeout` seconds for a listener that is still running in the thread.
+        Waits up to `timeout` seconds for a listener that is still running in the thread. From
+        a listener, or any other callback of the engine: that comes to its end first.
         """
         self._closed = True
         if self._is_guest:
@@ -203,20 +208,36 @@ class Engine:
         self.ledger = Ledger()
 
     def _start(self) -> None:
+        if not self.try_to_start():
+            raise RuntimeError("the engine is closed") if self._closed else NoThread
+
+    def try_to_start(self) -> bool:
+        """Start the thread if there is none yet. Returns whether the engine can serve another
+        connection: not once it was stopped, nor if there can be no thread, for now."""
         if self._closed:
-            raise RuntimeError("the engine is closed")
+            return False
         warn_once()
         with self._starting:
             if self._loop is None:
-                loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=self._run, args=(loop,), name="websocket-engine", daemon=True
-                )
-                self._thread.start()
-                for call in self._early_calls:
-                    loop.call_soon_threadsafe(call)
-                self._early_calls.clear()
-                self._loop = loop
+                self._start_thread()
+            return self._loop is not None
+
+    def _start_thread(self) -> None:
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(
+            target=self._run, args=(loop,), name="websocket-engine", daemon=True
+        )
+        self._thread = thread
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError):  # too many, or no memory for its stack
+            self._thread = None
+            loop.close()
+            return
+        for call in self._early_calls:
+            loop.call_soon_threadsafe(call)
+        self._early_calls.clear()
+        self._loop = loop
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         self.adopt_thread()
@@ -469,6 +490,10 @@ class Channel(Events):
         else:
             self._transport.resume_reading()
 
+    def _run_exclusively(self, call: Callable[[], object]) -> None:
+        """Make a call that may run listeners: here they all run in one thread."""
+        call()
+
     def _tell_drained(self) -> None:
         self._drain_due = False
         if not self._above_water:  # or the listener went on sending, and there will be another
@@ -481,7 +506,10 @@ class Channel(Events):
         self._traffic = self._traffic.plus(Traffic(bytes_received=len(data)))
         self._corked = True
         if not self._deaf:
-            self._feed(data)
+            try:
+                self._feed(data)
+            except Exception as error:
+                self._input_lost(error)
         if self._after_messages is not None:
             try:
                 self._after_messages()
@@ -576,6 +604,8 @@ class _Carrier(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         channel = self._channel
+        if channel._transport is None:
+            return
         channel._set_deadline(None)
         channel._sendable = False
         channel._transport = None

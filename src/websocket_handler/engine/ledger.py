@@ -20,6 +20,16 @@ from typing import NamedTuple, Protocol
 ROUND_TRIP_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the histogram of round trips, in seconds."""
 
+NOT_SERVED = HTTPStatus.SERVICE_UNAVAILABLE, "the server cannot serve one more connection now"
+"""Why nobody enters an engine that was stopped, or for which no thread can be started."""
+
+
+class NoThread(RuntimeError):
+    """The thread of an engine cannot be started."""
+
+    def __init__(self) -> None:
+        super().__init__("no thread can be started for the engine")
+
 
 class Traffic(NamedTuple):
     """What went over one connection, or all of an engine. Bytes are those of the socket, or
@@ -65,7 +75,7 @@ class Stats:
     take_overs: int
     """How often a listener blocked for so long that another thread went on for the others."""
     exhausted: int
-    """How often no thread was left for the next time."""
+    """How often no thread was left, or could be started, for the next time."""
 
 
 class Limits(Protocol):

@@ -31,6 +31,9 @@ enum { LEAST_RESERVE = 512, RESERVE_FACTOR = 8 };
 /* From these sizes on, others may run while a piece of a message is inflated. */
 enum { MUCH_TO_INFLATE = 16384, MUCH_ROOM = 131072 };
 
+/* `finished`, until decoder_next says so: it is decoder_want that found no memory. */
+enum { WITHOUT_MEMORY = 2 };
+
 enum { PROTOCOL_ERROR = 1002, NO_CODE = 1005, INVALID_DATA = 1007, POLICY = 1008, TOO_BIG = 1009 };
 
 static decoder_kind violation(decoder *d, decoder_event *event, uint16_t code, const char *reason)
@@ -525,6 +528,8 @@ decoder_kind decoder_next(decoder *d, uint8_t **cursor, uint8_t *end, decoder_ev
         }
         if (d->finished) {
             *cursor = end;
+            if (d->finished == WITHOUT_MEMORY)
+                kind = DECODER_NO_MEMORY;
             break;
         }
         if (*cursor == end && !(d->in_payload && d->remaining == 0))
@@ -532,6 +537,8 @@ decoder_kind decoder_next(decoder *d, uint8_t **cursor, uint8_t *end, decoder_ev
         kind = d->in_payload ? read_payload(d, cursor, end, event)
                              : read_head(d, cursor, end, event);
     }
+    if (kind == DECODER_NO_MEMORY)
+        d->finished = 1;
     return kind;
 }
 
@@ -542,8 +549,10 @@ size_t decoder_want(decoder *d, uint64_t least, uint8_t **into)
 
     if (!d->in_payload || d->finished || d->remaining < least || a->compressed)
         return 0;
-    if (a->size == a->storage.capacity && !make_room(d, 1))
+    if (a->size == a->storage.capacity && !make_room(d, 1)) {
+        d->finished = WITHOUT_MEMORY; /* what was in the storage is gone */
         return 0;
+    }
     room = a->storage.capacity - a->size;
     if (room > d->remaining)
         room = d->remaining;

@@ -43,7 +43,7 @@ typedef enum {
     DECODER_PONG,      /* data, size */
     DECODER_CLOSE,     /* code, and the reason in data, size */
     DECODER_VIOLATION, /* code and reason */
-    DECODER_NO_MEMORY
+    DECODER_NO_MEMORY  /* once: the message under way is lost, and nothing else is read */
 } decoder_kind;
 
 /* `data` stays where it is until the next call. If `storage.owner` is set, the message lies
@@ -75,7 +75,7 @@ typedef struct {
     uint8_t old_codes; /* whether close code 1004 is valid, as it was until hybi-12 */
     uint8_t in_payload;
     uint8_t fin;
-    uint8_t finished; /* a close frame or a violation came: nothing else is read */
+    uint8_t finished; /* a close frame or a violation came, or memory ran out: nothing else is read */
 } decoder;
 
 /* Reads on from *cursor up to `end` until something happens. The bytes are unmasked in place. */

@@ -16,21 +16,23 @@ static uint64_t tick_of(const wheel *w, uint64_t due)
     return tick > w->tick ? tick : w->tick;
 }
 
-static void link_timer(wheel *w, wheel_timer *timer, size_t slot)
+static void link_timer(wheel_timer **list, wheel_timer *timer)
 {
-    timer->next = w->slots[slot];
-    timer->link = &w->slots[slot];
+    timer->next = *list;
+    timer->link = list;
     if (timer->next)
         timer->next->link = &timer->next;
-    w->slots[slot] = timer;
-    w->occupied[slot / 64] |= UINT64_C(1) << slot % 64;
+    *list = timer;
 }
 
 void wheel_set(wheel *w, wheel_timer *timer, uint64_t due)
 {
+    size_t slot = (size_t)(tick_of(w, due) % WHEEL_SLOTS);
+
     wheel_cancel(timer);
     timer->due = due;
-    link_timer(w, timer, (size_t)(tick_of(w, due) % WHEEL_SLOTS));
+    link_timer(&w->slots[slot], timer);
+    w->occupied[slot / 64] |= UINT64_C(1) << slot % 64;
 }
 
 /* The slot's bit stays set: clearing it when the hand next passes costs less. */
@@ -62,30 +64,44 @@ static uint64_t next_occupied(const wheel *w, uint64_t tick)
     return WHEEL_NEVER;
 }
 
+/* Takes what is due out of the slot, all of it at once: what rests there for a later turn is
+ * passed once, however many timers are due. */
+static void collect(wheel *w, size_t slot, uint64_t now)
+{
+    wheel_timer *next;
+
+    for (wheel_timer *timer = w->slots[slot]; timer; timer = next) {
+        next = timer->next;
+        if (timer->due <= now) {
+            wheel_cancel(timer);
+            link_timer(&w->expired, timer);
+        }
+    }
+    if (!w->slots[slot])
+        w->occupied[slot / 64] &= ~(UINT64_C(1) << slot % 64);
+}
+
 wheel_timer *wheel_expire(wheel *w, uint64_t now)
 {
     uint64_t last = now / WHEEL_TICK_MS;
     uint64_t tick;
 
-    while ((tick = next_occupied(w, w->tick)) <= last) {
-        size_t slot = (size_t)(tick % WHEEL_SLOTS);
-        for (wheel_timer *timer = w->slots[slot]; timer; timer = timer->next) {
-            if (timer->due <= now) {
-                wheel_cancel(timer);
-                return timer;
-            }
-        }
-        if (!w->slots[slot])
-            w->occupied[slot / 64] &= ~(UINT64_C(1) << slot % 64);
+    while (!w->expired && (tick = next_occupied(w, w->tick)) <= last) {
+        collect(w, (size_t)(tick % WHEEL_SLOTS), now);
         w->tick = tick + 1; /* what is left in the slot is due in a later turn */
     }
-    if (w->tick <= last)
+    wheel_timer *timer = w->expired;
+    if (timer)
+        wheel_cancel(timer);
+    else if (w->tick <= last)
         w->tick = last + 1;
-    return NULL;
+    return timer;
 }
 
 uint64_t wheel_next(const wheel *w)
 {
+    if (w->expired)
+        return w->expired->due;
     uint64_t tick = next_occupied(w, w->tick);
     return tick == WHEEL_NEVER ? WHEEL_NEVER : tick * WHEEL_TICK_MS;
 }

@@ -19,7 +19,8 @@ typedef struct wheel_timer {
 typedef struct {
     wheel_timer *slots[WHEEL_SLOTS];
     uint64_t occupied[WHEEL_SLOTS / 64]; /* a bit a slot, so that empty ones cost nothing */
-    uint64_t tick;                       /* everything before this tick has been expired */
+    uint64_t tick;                       /* everything before this tick is in `expired` */
+    wheel_timer *expired;                /* due, and not taken yet */
 } wheel;
 
 void wheel_start(wheel *w, uint64_t now);
