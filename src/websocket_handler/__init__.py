@@ -12,6 +12,8 @@ class Handler(BaseHTTPRequestHandler):
         ws.connect()                           # takes the socket; the worker is free
 """
 
+import logging
+
 from .client import aconnect, connect
 from .engine import IS_NATIVE, Engine, close_all, default_engine, drain
 from .engine.ledger import Stats, Traffic
@@ -38,6 +40,7 @@ from .rooms import (
     RoomsStats,
     SlowConsumers,
 )
+from .safe_log import SafeRecords
 from .servers.asgi_middleware import ASGIMiddleware
 from .servers.handover import SocketHandOver
 from .servers.http_server import configure_server
@@ -86,3 +89,5 @@ __all__ = [
     "drain",
     "is_websocket_request",
 ]
+
+logging.getLogger(__name__).addFilter(SafeRecords())

@@ -26,6 +26,7 @@ from .protocol.check import NORMAL_CLOSURE
 from .protocol.message import close_payload
 from .protocol.packed_request import pack, unpack
 from .protocol.permessage_deflate import Agreement
+from .protocol.printable import printable
 from .protocol.request import Headers, Request
 from .protocol.state import State
 from .protocol.versions import Version
@@ -122,7 +123,7 @@ class WebSocket(SendingConnection):
         request = self.request
         address = request.remote_address
         peer = "{}:{}".format(*address[:2]) if isinstance(address, tuple) else str(address)
-        return f"<WebSocket {peer} {request.path} {self._state.value}>"
+        return f"<WebSocket {printable(peer)} {printable(request.path)} {self._state.value}>"
 
     # The request
 

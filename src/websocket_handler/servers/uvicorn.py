@@ -26,6 +26,7 @@ from uvicorn.server import ServerState
 from ..engine import loop_engine
 from ..errors import WebSocketError
 from ..protocol.check import SERVICE_RESTART
+from ..protocol.printable import printable
 from ..settings import Settings
 from ..websocket import WebSocket
 from .asgi import Conversation, Scope, request_of
@@ -81,7 +82,7 @@ class WebSocketProtocol(asyncio.Protocol):
             logger.info(
                 '%s - "WebSocket %s" %s',
                 get_client_addr(scope),  # type: ignore[arg-type]
-                get_path_with_query_string(scope),  # type: ignore[arg-type]
+                printable(get_path_with_query_string(scope)),  # type: ignore[arg-type]
                 "[accepted]" if status == 101 else status,
             )
             sockets.look_after(websocket)
