@@ -223,6 +223,7 @@ class WebSocket(SendingConnection):
             outcome = handshake.refuse(*why_not) if why_not else outcome
         if isinstance(outcome, handshake.Refused):
             engine.ledger.count_refused(outcome.status)
+            engine.ledger.refusals.report(self, outcome.status, outcome.reason)
         self._outcome = handshake.to_be_kept(outcome)
         secret, agreement = b"", None
         if isinstance(outcome, handshake.Accepted):
