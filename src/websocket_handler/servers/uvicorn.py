@@ -85,10 +85,9 @@ class WebSocketProtocol(asyncio.Protocol):
                 printable(get_path_with_query_string(scope)),  # type: ignore[arg-type]
                 "[accepted]" if status == 101 else status,
             )
-            sockets.look_after(websocket)
 
         fields = self._server_state.default_headers
-        conversation = Conversation(websocket, hand_over, fields, decided)
+        conversation = Conversation(websocket, hand_over, sockets, fields, decided)
         application: Any = self._config.loaded_app
         task = asyncio.get_running_loop().create_task(conversation.run(application, scope))
         self._server_state.tasks.add(task)
