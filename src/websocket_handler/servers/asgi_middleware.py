@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+from ..protocol.handshake import Accepted
 from ..settings import Settings
 from ..websocket import WebSocket
 from .asgi import KEY, Application, Event, Receive, Scope, Send
@@ -42,7 +43,7 @@ class ASGIMiddleware:
         websocket: WebSocket = scope[KEY]
         websocket._settings = replace(websocket._settings, **self._overrides)
         await receive()  # websocket.connect
-        exchange = _Exchange(websocket, send)
+        exchange = _Exchange(websocket, receive, send)
         try:
             await self._application(http_scope(scope), exchange.receive, exchange.send)
         finally:
@@ -52,9 +53,10 @@ class ASGIMiddleware:
 class _Exchange:
     """The request and response of an ordinary route, in terms of a `websocket` scope."""
 
-    def __init__(self, websocket: WebSocket, send: Send) -> None:
+    def __init__(self, websocket: WebSocket, receive: Receive, send: Send) -> None:
         self.over = asyncio.Event()
         self._websocket = websocket
+        self._receive = receive
         self._send = send
         self._request_received = False
         self._is_responding = False
@@ -63,8 +65,20 @@ class _Exchange:
         if not self._request_received:
             self._request_received = True
             return {"type": "http.request", "body": b"", "more_body": False}
-        await self.over.wait()
+        if self._websocket.outcome is None:
+            await self._wait_for_disconnect()
+        if isinstance(self._websocket.outcome, Accepted):
+            await self.over.wait()
         return {"type": "http.disconnect"}
+
+    async def _wait_for_disconnect(self) -> None:
+        """Until the client leaves before it has an answer, or the application has returned."""
+        waiting = [asyncio.ensure_future(call) for call in (self._receive(), self.over.wait())]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for future in waiting:
+                future.cancel()
 
     async def send(self, message: Event) -> None:
         if self._websocket.outcome is None:
