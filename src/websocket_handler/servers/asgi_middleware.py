@@ -6,11 +6,13 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+from ..errors import WebSocketError
 from ..protocol.handshake import Accepted
 from ..settings import Settings
 from ..websocket import WebSocket
 from .asgi import KEY, Application, Event, Receive, Scope, Send
 from .asgi_messages import converse
+from .asgi_placement import check_placement
 
 
 class ASGIMiddleware:
@@ -22,6 +24,10 @@ class ASGIMiddleware:
     return while the WebSocket goes on. Under a server that keeps the connection to itself,
     the WebSocket lives as long as the server's, over ASGI's messages. `settings` are those of
     `Settings`; they override those of the server's integration.
+
+    Wrap the application as a whole, as the last line: `app = ASGIMiddleware(app)`. Raises
+    `WebSocketError` at startup and at every request if it finds itself inside of other
+    middleware of Starlette or FastAPI, which WebSockets would bypass.
     """
 
     def __init__(self, app: Application, **settings: Any) -> None:
@@ -30,14 +36,24 @@ class ASGIMiddleware:
         self._overrides = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if "app" in scope:
+            await self._check_placement(scope, receive, send)
         if scope["type"] != "websocket":
-            if scope["type"] == "http":
-                scope.setdefault(KEY, None)
+            scope.setdefault(KEY, None)
             await self._application(scope, receive, send)
         elif isinstance(scope.get(KEY), WebSocket):
             await self._request(scope, receive, send)
         else:
             await converse(self._request, scope, receive, send, self._settings)
+
+    async def _check_placement(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            check_placement(self, scope)
+        except WebSocketError as error:
+            if scope["type"] == "lifespan":  # raising alone could be taken for no lifespan
+                await receive()
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         websocket: WebSocket = scope[KEY]
