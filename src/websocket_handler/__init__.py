@@ -41,6 +41,7 @@ from .rooms import (
     SlowConsumers,
 )
 from .safe_log import SafeRecords
+from .server_log import ServerLog
 from .servers.asgi_middleware import ASGIMiddleware
 from .servers.handover import SocketHandOver
 from .servers.http_server import configure_server
@@ -90,4 +91,6 @@ __all__ = [
     "is_websocket_request",
 ]
 
-logging.getLogger(__name__).addFilter(SafeRecords())
+_logger = logging.getLogger(__name__)
+_logger.addFilter(SafeRecords())
+_logger.addHandler(ServerLog())

@@ -143,7 +143,7 @@ class MessageTransport(asyncio.Transport):
         except Exception as error:
             self._log_failure(error)
             with contextlib.suppress(Exception):
-                await self._send({"type": "websocket.close", "code": INTERNAL_ERROR})
+                await self._send_close({"type": "websocket.close", "code": INTERNAL_ERROR})
         finally:
             receiving.cancel()
             self._is_closing = True
@@ -157,12 +157,25 @@ class MessageTransport(asyncio.Transport):
             self._something_to_send.clear()
             while self._outgoing and not self._is_disconnected:
                 message, size = self._outgoing.popleft()
-                await self._send(message)
+                is_close = message["type"] == "websocket.close"
+                await (self._send_close if is_close else self._send)(message)
                 self._size -= size
             if self._is_disconnected:
                 self._outgoing.clear()
             if self._size <= HIGH_WATER and not self._is_closing:
                 self._protocol.resume_writing()
+
+    async def _send_close(self, message: Event) -> None:
+        """Close without a code where the server refuses it: daphne sends but 1000 and those
+        from 3000 on."""
+        try:
+            await self._send(message)
+        except OSError:
+            raise
+        except Exception as error:
+            code = message.get("code")
+            logger.info("%r: the server does not close with %s: %r", self.websocket, code, error)
+            await self._send({"type": "websocket.close"})
 
     async def _carry_in(self) -> None:
         try:
