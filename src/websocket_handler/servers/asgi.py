@@ -32,8 +32,6 @@ KEY = "websocket"
 CLIENT_LEFT = 499
 """Stands in logs and counters for a client that left before it had an answer, as nginx has it."""
 
-TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
-
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
@@ -220,8 +218,11 @@ class Conversation:
 
     def _accept(self, subprotocol: str | None, fields: RawHeaders) -> None:
         websocket = self._websocket
-        for name, value in (*self._fields, *fields):
-            websocket.response_headers.add(name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in decoded((*self._fields, *fields)):
+            if name.lower() == "sec-websocket-protocol" and subprotocol is None:
+                subprotocol = value  # uvicorn's own classes take it from there too
+            else:
+                websocket.response_headers.add(name, value)
         settings: dict[str, Any] = {}
         if websocket._settings.allowed_origins is None:  # it is the application that judges
             settings["allowed_origins"] = (ANY_ORIGIN,)
@@ -234,14 +235,14 @@ class Conversation:
         self, status: int, fields: RawHeaders = (), body: bytes = b"", is_last: bool = True
     ) -> None:
         """An HTTP response, after which the connection closes: its body may end with that."""
-        sent = [
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in (*self._fields, *fields)
-        ]
+        sent = decoded((*self._fields, *fields))
         for name, value in sent:
             check_field(name, value)
-        if is_last and "content-length" not in Headers(sent):
+        present = Headers(sent)
+        if is_last and "content-length" not in present:
             sent.append(("Content-Length", str(len(body))))
+        if "content-type" not in present:
+            sent.append(("Content-Type", "text/plain; charset=utf-8"))
         sent = [field for field in sent if field[0].lower() not in ("connection", "upgrade")]
         start_line = f"HTTP/1.1 {status} {phrase(status)}"
         self._websocket.respond(head(start_line, [*sent, ("Connection", "close")]))
@@ -284,7 +285,7 @@ class Conversation:
         elif self._server.is_closing:
             self._deny(HTTPStatus.SERVICE_UNAVAILABLE)
         else:
-            self._deny(HTTPStatus.INTERNAL_SERVER_ERROR, TEXT, b"Internal Server Error")
+            self._deny(HTTPStatus.INTERNAL_SERVER_ERROR, body=b"Internal Server Error")
 
 
 def request_of(scope: Scope, method: str = "GET") -> Request:
@@ -294,13 +295,15 @@ def request_of(scope: Scope, method: str = "GET") -> Request:
     return Request(
         method=method,
         target=(path.partition(b"?")[0] + (b"?" + query if query else b"")).decode("latin-1"),
-        headers=Headers(
-            (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
-        ),
+        headers=Headers(decoded(scope["headers"])),
         http_version=scope.get("http_version", "1.1"),
         remote_address=tuple(scope["client"]) if scope.get("client") else None,
         scheme="https" if scope.get("scheme") in ("wss", "https") else "http",
     )
+
+
+def decoded(fields: RawHeaders) -> list[tuple[str, str]]:
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields]
 
 
 def received(message: str | bytes) -> Event:
