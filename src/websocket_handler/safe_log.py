@@ -20,13 +20,21 @@ class SafeRecords(logging.Filter):
     """Escapes what is not printable in messages and tracebacks; other records stay as they are."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        if not _is_safe(message):
-            record.msg, record.args = printable(message, MAX_MESSAGE_LENGTH), ()
-        error = record.exc_info[1] if record.exc_info else None
-        if error is not None and not all(map(_is_safe, _texts_of(error))):
-            record.exc_text = safe_traceback(error)
+        try:
+            _make_safe(record)
+        except Exception:  # the repr() of an argument raises, for example
+            record.msg, record.args = f"a message that cannot be formatted: {record.msg}", ()
+            record.exc_info = None
         return True
+
+
+def _make_safe(record: logging.LogRecord) -> None:
+    message = record.getMessage()
+    if not _is_safe(message):
+        record.msg, record.args = printable(message, MAX_MESSAGE_LENGTH), ()
+    error = record.exc_info[1] if record.exc_info else None
+    if error is not None and not all(map(_is_safe, _texts_of(error))):
+        record.exc_text = safe_traceback(error)
 
 
 def safe_traceback(error: BaseException) -> str:

@@ -111,3 +111,12 @@ def test_subprotocols_and_headers_in_messages_stay_on_their_line(log: io.StringI
 def test_room_names_in_messages_stay_on_their_line(log: io.StringIO) -> None:
     logger.info("missed messages of %r", Rooms()[FORGED])
     check(log)
+
+
+def test_message_that_cannot_be_formatted_does_not_raise(log: io.StringIO) -> None:
+    class Broken:
+        def __repr__(self) -> str:
+            raise ValueError("as the test wants it")
+
+    logger.error("failed: %r", Broken())
+    assert "a message that cannot be formatted: failed: %r" in log.getvalue()

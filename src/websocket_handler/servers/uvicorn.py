@@ -81,7 +81,7 @@ class WebSocketProtocol(asyncio.Protocol):
         def decided(status: int) -> None:
             logger.info(
                 '%s - "WebSocket %s" %s',
-                get_client_addr(scope),  # type: ignore[arg-type]
+                printable(get_client_addr(scope)),  # type: ignore[arg-type]
                 printable(get_path_with_query_string(scope)),  # type: ignore[arg-type]
                 "[accepted]" if status == 101 else status,
             )
