@@ -44,6 +44,13 @@ DIFFERENCES: dict[str, dict[str, object]] = {
     # the client is told how the application ended
     "raise-after": {"closed": (1011, "internal error")},
     "return-after": {"closed": (1000, "")},
+    # a header that could end the line is refused
+    "respond-bad-header": {
+        "status": 500,
+        "headers": {"content-type": ["text/plain; charset=utf-8"]},
+        "body": b"Internal Server Error",
+        "journal": ["another error", "nothing", "end"],
+    },
     # a response without a body is sent all the same
     "respond-without-body": {
         "status": 404,

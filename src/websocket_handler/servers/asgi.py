@@ -176,7 +176,10 @@ class Conversation:
         elif kind == "websocket.http.response.start":
             if not 100 <= message["status"] < 600:
                 raise RuntimeError(f"{message['status']} is not an HTTP status")
-            self._denial = (message["status"], message.get("headers", ()))
+            fields = list(message.get("headers", ()))
+            for name, value in decoded(fields):
+                check_field(name, value)
+            self._denial = (message["status"], fields)
             self._go_on_with = self._deny_with_body
         else:
             raise RuntimeError(f"{kind} was sent before websocket.accept or websocket.close")
@@ -236,8 +239,6 @@ class Conversation:
     ) -> None:
         """An HTTP response, after which the connection closes: its body may end with that."""
         sent = decoded((*self._fields, *fields))
-        for name, value in sent:
-            check_field(name, value)
         present = Headers(sent)
         if is_last and "content-length" not in present:
             sent.append(("Content-Length", str(len(body))))

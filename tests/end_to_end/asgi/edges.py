@@ -134,6 +134,7 @@ SENT: dict[str, list[object]] = {
     "respond-status-too-low": [start(99), CLOSE],
     "respond-then-accept": [start(400), body(b"no"), ACCEPT],
     "respond-twice": [start(400), start(401), body(b"no")],
+    "respond-bad-header": [start(400, (b"x-a", b"1\r\nx-b: 2"))],
     "body-first": [body(b"no"), CLOSE],
 }
 """Routes that send these one after the other, and then receive once."""
