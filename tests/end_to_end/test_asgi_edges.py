@@ -57,11 +57,11 @@ DIFFERENCES: dict[str, dict[str, object]] = {
         "headers": {"content-type": ["text/plain; charset=utf-8"]},
     },
 }
-"""What is different on ours, as docs/servers.md says."""
+"""Differences on ours, as docs/servers.md lists them."""
 
 
 class Seen(NamedTuple):
-    """What a client and the application have seen of a route."""
+    """The results of one visit, for the client and for the application."""
 
     status: int | None
     headers: dict[str, list[str]]
@@ -84,12 +84,14 @@ def visit(program: Program, name: str) -> Seen:
             status = response.status
             headers = {key: response.headers[key] for key in SHOWN if key in response.headers}
             body = client.read_to_end() if status != 101 else b""
-        frames, closed = converse(client, name) if status == 101 else ([], (0, ""))
+        frames, closed = converse(program, client, name) if status == 101 else ([], (0, ""))
     journal = wait_for_end(program, name, before)
     return Seen(status, headers, body, frames, closed, journal)
 
 
-def converse(client: RawClient, name: str) -> tuple[list[str | bytes], tuple[int, str]]:
+def converse(
+    program: Program, client: RawClient, name: str
+) -> tuple[list[str | bytes], tuple[int, str]]:
     """Answer each "hello" with a message, and read until the server closes."""
     frames: list[str | bytes] = []
     with contextlib.suppress(OSError):
@@ -97,6 +99,7 @@ def converse(client: RawClient, name: str) -> tuple[list[str | bytes], tuple[int
             client.send(close(4000, "the peer's reason"))
         elif name == "close-before-receiving":
             client.send(text("one"))
+            program.get("/arrived")
     try:
         while (frame := client.read_frame()).opcode != Opcode.CLOSE:
             frames.append(shown(frame))

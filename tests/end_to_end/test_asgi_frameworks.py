@@ -21,7 +21,7 @@ BYE = close(1001, "bye")
 
 
 class Visit(NamedTuple):
-    """What a client does: it sends `frames`, reads as many `answers` to each of the data frames,
+    """The actions of a client: it sends `frames`, reads as many `answers` to each of the data frames,
     and then until the server closes."""
 
     path: str

@@ -38,7 +38,7 @@ def check_placement(middleware: Application, scope: Scope) -> None:
 
 
 def _added_outside(app: Any, cls: type) -> Iterator[str]:
-    """What was added to a Starlette application after `cls`; all of it if `cls` was not."""
+    """Names of middleware added to a Starlette application after `cls`; all if `cls` was not."""
     for entry in getattr(app, "user_middleware", ()):
         added = getattr(entry, "cls", None)
         if isinstance(added, type) and issubclass(added, cls):
@@ -53,7 +53,7 @@ def _name_of(entry: Any, added: object) -> str:
 
 
 def _around_mount(scope: Scope, middleware: Application) -> Iterator[str]:
-    """What wraps `middleware` in a Mount."""
+    """Names of the layers that wrap `middleware` in a Mount."""
     layers, layer = [], scope.get("endpoint")
     while layer is not None and layer is not middleware:
         layers.append(type(layer).__name__)

@@ -13,13 +13,16 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 
 JOURNALS: dict[str, list[Any]] = {}
+ARRIVED = asyncio.Semaphore(0)
+"""Released by a request for `/arrived`, which the client makes when it has sent a message."""
+
 ACCEPT = {"type": "websocket.accept"}
 HELLO = {"type": "websocket.send", "text": "hello"}
 CLOSE = {"type": "websocket.close"}
 
 
 class Edge:
-    """What a route does with its messages, and the journal of it."""
+    """The messages of one route, and its journal."""
 
     def __init__(self, name: str, receive: Receive, send: Send) -> None:
         self._receive = receive
@@ -191,7 +194,7 @@ async def cancelled_while_another_receives(edge: Edge) -> None:
 async def close_before_receiving(edge: Edge) -> None:
     """A message has come, and the application has closed without having received it."""
     await edge.send(ACCEPT)
-    await asyncio.sleep(0.5)
+    await asyncio.wait_for(ARRIVED.acquire(), 10)
     await edge.send(CLOSE)
     await edge.receive()
     await edge.receive()
@@ -236,6 +239,8 @@ ROUTES = {
 async def app(scope: Event, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
         name = scope["query_string"].decode()
+        if scope["path"] == "/arrived":
+            ARRIVED.release()
         data = json.dumps(JOURNALS.get(name, [])).encode()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": data})
