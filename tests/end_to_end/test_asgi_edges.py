@@ -32,6 +32,11 @@ DIFFERENCES: dict[str, dict[str, object]] = {
         "closed": (0, ""),
         "journal": ["another error", ["websocket.disconnect", 1006, "", None], "end"],
     },
+    # a header that could end the line is refused, and nothing has changed
+    "accept-after-a-failure": {
+        "headers": {"x-a": ["2"]},
+        "journal": ["another error", END, "end"],
+    },
     # a message without data is an error
     "send-nothing": {"journal": ["another error", "another error", END, "end"]},
     # a close that cannot be sent changes nothing

@@ -21,7 +21,7 @@ BYE = close(1001, "bye")
 
 
 class Visit(NamedTuple):
-    """The actions of a client: it sends `frames`, reads as many `answers` to each of the data frames,
+    """The actions of a client: it sends `frames`, reads as many `answers` to each data frame,
     and then until the server closes."""
 
     path: str

@@ -221,6 +221,7 @@ class Conversation:
 
     def _accept(self, subprotocol: str | None, fields: RawHeaders) -> None:
         websocket = self._websocket
+        websocket.response_headers.clear()  # of an accept that failed
         for name, value in decoded((*self._fields, *fields)):
             if name.lower() == "sec-websocket-protocol" and subprotocol is None:
                 subprotocol = value  # uvicorn's own classes take it from there too

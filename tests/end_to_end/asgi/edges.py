@@ -101,6 +101,11 @@ SENT: dict[str, list[object]] = {
         accept(headers=[(b"sec-websocket-protocol", b"b")]),
         CLOSE,
     ],
+    "accept-after-a-failure": [
+        accept(subprotocol="c", headers=[(b"x-a", b"1"), (b"x\n", b"")]),
+        accept(headers=[(b"x-a", b"2")]),
+        CLOSE,
+    ],
     "accept-twice": [ACCEPT, ACCEPT, CLOSE],
     "accept-close-accept": [ACCEPT, CLOSE, ACCEPT],
     "send-before": [HELLO, CLOSE],
