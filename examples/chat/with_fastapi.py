@@ -17,7 +17,6 @@ from websocket_handler.servers.uvicorn import WebSocketProtocol
 
 app = FastAPI()
 app.add_middleware(SessionMiddleware, secret_key="change me")
-app.add_middleware(ASGIMiddleware)
 
 
 @app.get("/", response_class=HTMLResponse)
@@ -39,6 +38,9 @@ def join(request: Request):
     if ws is None:
         return Response("We only speak WebSockets here\n", 426)
     return chat.join(ws, request.session.get("name"))
+
+
+app = ASGIMiddleware(app)  # the last line: what wraps it would not see WebSockets
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from websocket_handler.servers.uvicorn import WebSocketProtocol
 
 app = FastAPI()
 app.add_middleware(SessionMiddleware, secret_key="change me")
-app.add_middleware(ASGIMiddleware)
 
 
 @app.get("/", response_class=HTMLResponse)
@@ -38,6 +37,9 @@ def echo(request: Request):
         return Response("Log in first\n", 401)
     ws.on("message", ws.send)
     return ws.connect()
+
+
+app = ASGIMiddleware(app)  # the last line: what wraps it would not see WebSockets
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ class Handler(BaseHTTPRequestHandler):
         ws.connect()                           # takes the socket; the worker is free
 """
 
+import logging
+
 from .client import aconnect, connect
 from .engine import IS_NATIVE, Engine, close_all, default_engine, drain
 from .engine.ledger import Stats, Traffic
@@ -38,6 +40,8 @@ from .rooms import (
     RoomsStats,
     SlowConsumers,
 )
+from .safe_log import SafeRecords
+from .server_log import ServerLog
 from .servers.asgi_middleware import ASGIMiddleware
 from .servers.handover import SocketHandOver
 from .servers.http_server import configure_server
@@ -86,3 +90,7 @@ __all__ = [
     "drain",
     "is_websocket_request",
 ]
+
+_logger = logging.getLogger(__name__)
+_logger.addFilter(SafeRecords())
+_logger.addHandler(ServerLog())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .protocol.printable import printable
+
 
 class WebSocketError(Exception):
     """Base of every error raised by websocket_handler."""
@@ -20,7 +22,7 @@ class ConnectionClosed(WebSocketError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"the WebSocket is closed: {self.code} {self.reason}".rstrip()
+        return f"the WebSocket is closed: {self.code} {printable(self.reason)}".rstrip()
 
 
 class ProtocolError(WebSocketError):
@@ -36,7 +38,7 @@ class ProtocolError(WebSocketError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.reason} ({self.code})"
+        return f"{printable(self.reason)} ({self.code})"
 
 
 class UnsupportedByVersion(WebSocketError):
@@ -64,7 +66,7 @@ class HandshakeFailed(WebSocketError):
         self.body = body
 
     def __str__(self) -> str:
-        return self.reason
+        return printable(self.reason)
 
 
 class BusUnavailable(WebSocketError):

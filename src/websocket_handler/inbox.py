@@ -213,6 +213,11 @@ class LoopInbox(_Inbox):
         self._wakeup = self._context = None
         context.run(wakeup, self)
 
+    @property
+    def has_message(self) -> bool:
+        """Whether the next message can be taken without waiting."""
+        return self._first is not None
+
     # What `async for` and `await` need
 
     def __aiter__(self) -> LoopInbox:

@@ -29,6 +29,7 @@ from .protocol.check import NORMAL_CLOSURE
 from .protocol.message import close_payload
 from .protocol.packed_request import pack, unpack
 from .protocol.permessage_deflate import Agreement
+from .protocol.printable import printable
 from .protocol.request import Headers, Request
 from .protocol.state import State
 from .protocol.versions import Version
@@ -138,7 +139,7 @@ class WebSocket(SendingConnection):
         request = self.request
         address = request.remote_address
         peer = "{}:{}".format(*address[:2]) if isinstance(address, tuple) else str(address)
-        return f"<WebSocket {peer} {request.path} {self._state.value}>"
+        return f"<WebSocket {printable(peer)} {printable(request.path)} {self._state.value}>"
 
     # The request
 
@@ -242,6 +243,7 @@ class WebSocket(SendingConnection):
             outcome = handshake.refuse(*why_not) if why_not else outcome
         if isinstance(outcome, handshake.Refused):
             engine.ledger.count_refused(outcome.status)
+            engine.ledger.refusals.report(self, outcome.status, outcome.reason)
         self._answer(engine, outcome)
         return "" if handling.answer is None else handling.answer(int(outcome.status))
 

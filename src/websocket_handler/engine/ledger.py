@@ -17,6 +17,8 @@ from functools import reduce
 from http import HTTPStatus
 from typing import NamedTuple, Protocol
 
+from ..refusals import RefusalLog
+
 ROUND_TRIP_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the histogram of round trips, in seconds."""
 
@@ -108,6 +110,8 @@ class Ledger:
         self._past = Traffic()
         self._round_trips = [0] * (len(ROUND_TRIP_BOUNDS) + 1)
         self._round_trip_total = 0.0
+        self.refusals = RefusalLog()
+        """Where refused handshakes are reported to the operator."""
         self.is_draining = False
         """Whether nobody may come in any more."""
 

@@ -64,8 +64,7 @@ def answer(
     if defect is not None:
         return refuse(HTTPStatus.BAD_REQUEST, defect)
     if not is_allowed_origin(request, allowed_origins):
-        origin = _printable(", ".join(origins_of(request)))
-        return refuse(HTTPStatus.FORBIDDEN, f"the origin {origin} is not allowed here")
+        return refuse(HTTPStatus.FORBIDDEN, _foreign_origin(request))
     defect = versions.find_contradiction(request)
     if defect is not None:
         return refuse(HTTPStatus.BAD_REQUEST, defect)
@@ -192,6 +191,16 @@ def is_allowed_origin(request: Request, allowed_origins: Collection[str] | None 
     if scheme not in ("http", "https") or (request.tls and scheme != "https"):
         return False
     return origin == _split_origin(f"{scheme}://{request.headers['Host']}")
+
+
+def _foreign_origin(request: Request) -> str:
+    """The reason of a 403: compared with which host, and how to allow the origin."""
+    origin = _printable(", ".join(origins_of(request)))
+    host = _printable(request.headers["Host"])
+    return (
+        f"the origin {origin} is not allowed here, the Host of the request is {host}; "
+        f"behind a proxy pass Host on, or allow it: allowed_origins=[{origin}]"
+    )
 
 
 def origins_of(request: Request) -> list[str]:

@@ -13,6 +13,8 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Protocol, TypeVar, overload
 from urllib.parse import parse_qs
 
+from .printable import printable
+
 Default = TypeVar("Default")
 
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
@@ -119,7 +121,7 @@ def tokens(values: Iterable[str]) -> list[str]:
     return [item.strip(" \t") for value in values for item in value.split(",") if item.strip(" \t")]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Request:
     """What the HTTP server read of the request, before any WebSocket exists.
 
@@ -134,6 +136,10 @@ class Request:
     http_version: str = "1.1"
     remote_address: object = None
     scheme: str = "http"
+
+    def __repr__(self) -> str:
+        """Without the headers, which may contain secrets."""
+        return f"<Request {printable(self.method)} {printable(self.target)}>"
 
     @property
     def path(self) -> str:

@@ -21,12 +21,16 @@ from ..protocol.handshake import ANY_ORIGIN
 from ..protocol.request import Headers, Request, check_field, head
 from ..protocol.state import State
 from ..websocket import WebSocket
-from .handover import HandOver
+from .peer_watch import PeerWatch
+from .transports import OfOneServer, TransportHandOver
 
 logger = logging.getLogger("websocket_handler")
 
 KEY = "websocket"
 """Where an application finds our WebSocket in its scope."""
+
+CLIENT_LEFT = 499
+"""Stands in logs and counters for a client that left before it had an answer, as nginx has it."""
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -50,30 +54,37 @@ class Conversation:
     def __init__(
         self,
         websocket: WebSocket,
-        hand_over: HandOver,
+        hand_over: TransportHandOver,
+        server: OfOneServer,
         fields: RawHeaders = (),
         decided: Callable[[int], object] = lambda _: None,
     ) -> None:
         self._websocket = websocket
         self._hand_over = hand_over
+        self._server = server
         self._fields = list(fields)
         self._when_decided = decided
         self._connect_received = False
         self._decided = asyncio.Event()
+        self._waiting = 0  # coroutines that receive although nothing is decided
         self._denial: tuple[int, RawHeaders] | None = None
         self._closed_with = (ABNORMAL_CLOSURE, "")
         self._messages: LoopInbox | None = None  # from the moment it is accepted
+        self._unread: LoopInbox | None = None  # after the application has closed
+        self._is_receiving = False
+        self._may_receive: asyncio.Event | None = None  # where several coroutines receive
         self._go_on_with: Callable[[Event], object] = self._decide
 
     async def run(self, application: Application, scope: Scope) -> None:
         """The application's whole life with this WebSocket, and what its end leads to."""
         scope[KEY] = self._websocket
+        self._server.undecided.add(self)
         try:
             result = await application(scope, self.receive, self.send)
         except Disconnected:
             pass
         except BaseException as error:
-            logger.error("%r: the ASGI application raised", self._websocket, exc_info=error)
+            logger.error("%r: Exception in ASGI application", self._websocket, exc_info=error)
             await self._end_abnormally()
             if not isinstance(error, Exception):
                 raise
@@ -81,24 +92,64 @@ class Conversation:
             if result is not None:
                 logger.error("the ASGI application should return None, not %r", result)
             await self._end_normally()
+        finally:
+            self._server.undecided.discard(self)
 
     async def receive(self) -> Event:
         """The next message for the application."""
-        if not self._connect_received:
-            self._connect_received = True
-            return {"type": "websocket.connect"}
+        if self._messages is None or self._is_receiving:
+            return await self._receive_otherwise()
         websocket = self._websocket
-        if websocket.outcome is None:
-            await self._decided.wait()
-        if self._messages is None:  # denied, or closed by the application
-            return disconnect(*self._closed_with)
+        self._is_receiving = True
         try:
             message = await self._messages.__anext__()
         except (StopAsyncIteration, ConnectionClosed):
             return disconnect(websocket._close.code, websocket._close.reason)
-        if isinstance(message, str):
-            return {"type": "websocket.receive", "text": message}
-        return {"type": "websocket.receive", "bytes": message}
+        finally:
+            self._is_receiving = False
+            if self._may_receive is not None:
+                self._may_receive.set()
+        return received(message)
+
+    async def _receive_otherwise(self) -> Event:
+        """Receive before the WebSocket is accepted, after it is closed, or beside another
+        coroutine."""
+        if not self._connect_received:
+            self._connect_received = True
+            return {"type": "websocket.connect"}
+        if self._websocket.outcome is None:
+            await self._wait_for_decision()
+        while self._is_receiving:
+            self._may_receive = self._may_receive or asyncio.Event()
+            self._may_receive.clear()
+            await self._may_receive.wait()
+        if self._messages is not None:
+            return await self.receive()
+        if self._unread is not None and self._unread.has_message:
+            return received(await self._unread.__anext__())
+        return disconnect(*self._closed_with)
+
+    async def _wait_for_decision(self) -> None:
+        """Until the application accepts or rejects, its client leaves, or the server closes."""
+        if self._server.is_closing:
+            self._give_up(HTTPStatus.SERVICE_UNAVAILABLE)
+        watch = PeerWatch(self._hand_over.transport, lambda: self._give_up(CLIENT_LEFT))
+        self._waiting += 1
+        try:
+            await self._decided.wait()
+        finally:
+            self._waiting -= 1
+            watch.close()
+
+    def server_closes(self) -> None:
+        """The server shuts down; an application that waits for a message learns it now."""
+        if self._waiting:
+            self._give_up(HTTPStatus.SERVICE_UNAVAILABLE)
+
+    def _give_up(self, status: int) -> None:
+        if self._websocket.outcome is None:
+            self._deny(status)
+            self._go_on_with = self._be_disconnected
 
     async def send(self, message: Event) -> None:
         """A message from the application; waits while the peer is far behind."""
@@ -106,9 +157,9 @@ class Conversation:
             self._go_on_with(message)
             return
         websocket = self._websocket
-        text = message.get("text")
+        data = message.get("bytes")
         try:
-            websocket.send(message["bytes"] if text is None else text)
+            websocket.send(message["text"] if data is None else data)
             if websocket._above_water:
                 await websocket.adrain()
         except ConnectionClosed as closed:
@@ -119,11 +170,16 @@ class Conversation:
     def _decide(self, message: Event) -> None:
         kind = message["type"]
         if kind == "websocket.accept":
-            self._accept(message.get("subprotocol"), message.get("headers", ()))
+            self._accept(message.get("subprotocol") or None, message.get("headers", ()))
         elif kind == "websocket.close":
             self._deny(HTTPStatus.FORBIDDEN)
         elif kind == "websocket.http.response.start":
-            self._denial = (message["status"], message.get("headers", ()))
+            if not 100 <= message["status"] < 600:
+                raise RuntimeError(f"{message['status']} is not an HTTP status")
+            fields = list(message.get("headers", ()))
+            for name, value in decoded(fields):
+                check_field(name, value)
+            self._denial = (message["status"], fields)
             self._go_on_with = self._deny_with_body
         else:
             raise RuntimeError(f"{kind} was sent before websocket.accept or websocket.close")
@@ -136,7 +192,7 @@ class Conversation:
             raise Disconnected("the WebSocket is closed")
         self._websocket.close(code, reason)
         self._closed_with = code, reason
-        self._messages = None
+        self._messages, self._unread = None, self._messages
         self._go_on_with = self._be_over
 
     def _deny_with_body(self, message: Event) -> None:
@@ -153,15 +209,24 @@ class Conversation:
         if is_last:
             self._go_on_with = self._be_over
 
+    def _be_disconnected(self, message: Event) -> None:
+        raise Disconnected(f"{message['type']} was sent after websocket.disconnect")
+
     def _be_over(self, message: Event) -> None:
+        if self._websocket.state is State.CLOSED:
+            self._be_disconnected(message)
         raise RuntimeError(f"{message['type']} was sent after the end")
 
     # What becomes of the connection
 
     def _accept(self, subprotocol: str | None, fields: RawHeaders) -> None:
         websocket = self._websocket
-        for name, value in (*self._fields, *fields):
-            websocket.response_headers.add(name.decode("latin-1"), value.decode("latin-1"))
+        websocket.response_headers.clear()  # of an accept that failed
+        for name, value in decoded((*self._fields, *fields)):
+            if name.lower() == "sec-websocket-protocol" and subprotocol is None:
+                subprotocol = value  # uvicorn's own classes take it from there too
+            else:
+                websocket.response_headers.add(name, value)
         settings: dict[str, Any] = {}
         if websocket._settings.allowed_origins is None:  # it is the application that judges
             settings["allowed_origins"] = (ANY_ORIGIN,)
@@ -174,14 +239,12 @@ class Conversation:
         self, status: int, fields: RawHeaders = (), body: bytes = b"", is_last: bool = True
     ) -> None:
         """An HTTP response, after which the connection closes: its body may end with that."""
-        sent = [
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in (*self._fields, *fields)
-        ]
-        for name, value in sent:
-            check_field(name, value)
-        if is_last and "content-length" not in Headers(sent):
+        sent = decoded((*self._fields, *fields))
+        present = Headers(sent)
+        if is_last and "content-length" not in present:
             sent.append(("Content-Length", str(len(body))))
+        if "content-type" not in present:
+            sent.append(("Content-Type", "text/plain; charset=utf-8"))
         sent = [field for field in sent if field[0].lower() not in ("connection", "upgrade")]
         start_line = f"HTTP/1.1 {status} {phrase(status)}"
         self._websocket.respond(head(start_line, [*sent, ("Connection", "close")]))
@@ -195,12 +258,17 @@ class Conversation:
         assert outcome is not None
         self._hand_over.complete(self._websocket)
         self._decided.set()
+        self._server.undecided.discard(self)
+        self._server.look_after(self._websocket)
         self._when_decided(int(outcome.status))
 
     async def _end_normally(self) -> None:
         if self._websocket.outcome is None:
-            logger.error("%r: the ASGI application neither accepted nor closed", self._websocket)
-            self._deny(HTTPStatus.INTERNAL_SERVER_ERROR)
+            if self._denial is None and not self._server.is_closing:
+                logger.error(
+                    "%r: the ASGI application neither accepted nor closed", self._websocket
+                )
+            self._deny_undecided()
         elif not self._decided.is_set():  # the application itself called `connect()`
             self._hand_over_now()
         else:
@@ -208,9 +276,18 @@ class Conversation:
 
     async def _end_abnormally(self) -> None:
         if self._websocket.outcome is None:
-            self._deny(HTTPStatus.INTERNAL_SERVER_ERROR)
+            self._deny_undecided()
         else:
             self._hand_over.abandon(self._websocket)
+
+    def _deny_undecided(self) -> None:
+        """The application has ended; of a response of its own there is no more than the head."""
+        if self._denial is not None:
+            self._deny(*self._denial)
+        elif self._server.is_closing:
+            self._deny(HTTPStatus.SERVICE_UNAVAILABLE)
+        else:
+            self._deny(HTTPStatus.INTERNAL_SERVER_ERROR, body=b"Internal Server Error")
 
 
 def request_of(scope: Scope, method: str = "GET") -> Request:
@@ -220,13 +297,20 @@ def request_of(scope: Scope, method: str = "GET") -> Request:
     return Request(
         method=method,
         target=(path.partition(b"?")[0] + (b"?" + query if query else b"")).decode("latin-1"),
-        headers=Headers(
-            (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
-        ),
+        headers=Headers(decoded(scope["headers"])),
         http_version=scope.get("http_version", "1.1"),
         remote_address=tuple(scope["client"]) if scope.get("client") else None,
         scheme="https" if scope.get("scheme") in ("wss", "https") else "http",
     )
+
+
+def decoded(fields: RawHeaders) -> list[tuple[str, str]]:
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields]
+
+
+def received(message: str | bytes) -> Event:
+    kind = "text" if isinstance(message, str) else "bytes"
+    return {"type": "websocket.receive", kind: message}
 
 
 def disconnect(code: int, reason: str) -> Event:

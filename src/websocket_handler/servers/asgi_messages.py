@@ -8,6 +8,8 @@ task for each WebSocket, and pings are the server's affair; all else is the same
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 from collections import deque
 from dataclasses import replace
 from http import HTTPStatus
@@ -15,15 +17,23 @@ from typing import Any
 
 from ..engine import loop_engine
 from ..protocol.assembly import Close, Message
-from ..protocol.check import NO_CODE_RECEIVED, NORMAL_CLOSURE, is_valid_close_code
+from ..protocol.check import (
+    ABNORMAL_CLOSURE,
+    INTERNAL_ERROR,
+    NO_CODE_RECEIVED,
+    NORMAL_CLOSURE,
+    is_valid_close_code,
+)
 from ..protocol.frame import Opcode, write_frame
 from ..protocol.message import Decoder, close_payload
 from ..protocol.request import Headers, Request
 from ..protocol.versions import rfc6455
 from ..settings import Settings
 from ..websocket import WebSocket
-from .asgi import KEY, Application, Event, Receive, Scope, Send, request_of
+from .asgi import KEY, Application, Event, Receive, Scope, Send, disconnect, request_of
 from .transports import TransportHandOver
+
+logger = logging.getLogger("websocket_handler")
 
 ASGI = replace(rfc6455.VERSION, name="ASGI", has_pings=False)
 """What is spoken with the server: no version of the protocol, but as good as one."""
@@ -58,10 +68,10 @@ async def converse(
         when_connecting=hand_over.secure,
         when_receiving=hand_over.hasten,
     )
-    scope[KEY] = websocket
+    scope[KEY] = transport.websocket = websocket
     carrying = asyncio.create_task(transport.carry())
     try:
-        await application(scope, receive, transport.deny)
+        await application(scope, transport.receive, transport.deny)
         if websocket.outcome is not None:
             hand_over.complete(websocket)
             await carrying
@@ -94,6 +104,7 @@ class MessageTransport(asyncio.Transport):
         self._send = send
         self._can_deny = can_deny
         self._protocol: Any = None
+        self.websocket: WebSocket | None = None
         self._head = bytearray()
         self._is_accepted = self._is_closing = self._is_disconnected = False
         self._decoder = Decoder(UNLIMITED, expect_masked=False)
@@ -101,6 +112,19 @@ class MessageTransport(asyncio.Transport):
         self._size = 0
         self._something_to_send = asyncio.Event()
         self._reading = asyncio.Event()
+        self._wanted = asyncio.Event()  # the next message, by the engine or the application
+        self._disconnected = asyncio.Event()
+        self._connect_received = False
+
+    async def receive(self) -> Event:
+        """The next message for an application that has not decided yet: after
+        `websocket.connect` that is the end."""
+        if not self._connect_received:
+            self._connect_received = True
+            return await self._receive()
+        self._wanted.set()
+        await self._disconnected.wait()
+        return disconnect(ABNORMAL_CLOSURE, "")
 
     async def deny(self, message: Event) -> None:
         """A response in place of the WebSocket; a bare 403 where the server has no other."""
@@ -110,13 +134,20 @@ class MessageTransport(asyncio.Transport):
             await self._send({"type": "websocket.close"})
 
     async def carry(self) -> None:
-        """Carry messages both ways until the end."""
+        """Carry messages both ways until the end, whoever ends or fails."""
         receiving = asyncio.create_task(self._carry_in())
         try:
             await self._carry_out()
+        except OSError as error:  # the peer has gone, in the words of ASGI 2.4
+            logger.debug("%r: %r", self.websocket, error)
+        except Exception as error:
+            self._log_failure(error)
+            with contextlib.suppress(Exception):
+                await self._send_close({"type": "websocket.close", "code": INTERNAL_ERROR})
         finally:
             receiving.cancel()
             self._is_closing = True
+            self._disconnected.set()
             if self._protocol is not None:
                 self._protocol.connection_lost(None)
 
@@ -126,23 +157,61 @@ class MessageTransport(asyncio.Transport):
             self._something_to_send.clear()
             while self._outgoing and not self._is_disconnected:
                 message, size = self._outgoing.popleft()
-                await self._send(message)
+                is_close = message["type"] == "websocket.close"
+                await (self._send_close if is_close else self._send)(message)
                 self._size -= size
             if self._is_disconnected:
                 self._outgoing.clear()
             if self._size <= HIGH_WATER and not self._is_closing:
                 self._protocol.resume_writing()
 
+    async def _send_close(self, message: Event) -> None:
+        """Close without a code where the server refuses it: daphne sends but 1000 and those
+        from 3000 on."""
+        try:
+            await self._send(message)
+        except OSError:
+            raise
+        except Exception as error:
+            code = message.get("code")
+            logger.info("%r: the server does not close with %s: %r", self.websocket, code, error)
+            await self._send({"type": "websocket.close"})
+
     async def _carry_in(self) -> None:
-        while not self._is_disconnected:
+        try:
+            while not self._is_disconnected:
+                await self._wanted.wait()
+                await self._take(await self._receive())
+        except Exception as error:
+            self._log_failure(error)
+            self._disconnected.set()
             await self._reading.wait()
-            message = await self._receive()
-            if message["type"] == "websocket.receive":
-                self._protocol.data_received(frame_of(message))
-            elif message["type"] == "websocket.disconnect":
-                self._is_disconnected = True
-                self._protocol.data_received(close_frame(message.get("code", NO_CODE_RECEIVED)))
-                self._protocol.eof_received()
+            self._fail()
+
+    async def _take(self, message: Event) -> None:
+        if message["type"] == "websocket.receive":
+            frame = frame_of(message)
+            await self._reading.wait()
+            self._protocol.data_received(frame)
+        elif message["type"] == "websocket.disconnect":
+            self._is_disconnected = True
+            frame = close_frame(message.get("code"), message.get("reason"))
+            self._disconnected.set()
+            await self._reading.wait()
+            self._end_input(frame)
+
+    def _fail(self) -> None:
+        """Close with 1011, as if the peer had answered that: nothing can be received."""
+        if self.websocket is not None:
+            self.websocket.close(INTERNAL_ERROR, "internal error")
+        self._end_input(close_frame(INTERNAL_ERROR, None))
+
+    def _end_input(self, frame: bytes) -> None:
+        self._protocol.data_received(frame)
+        self._protocol.eof_received()
+
+    def _log_failure(self, error: Exception) -> None:
+        logger.error("%r: the ASGI server's messages failed", self.websocket, exc_info=error)
 
     # What the engine asks of a transport
 
@@ -166,9 +235,11 @@ class MessageTransport(asyncio.Transport):
 
     def pause_reading(self) -> None:
         self._reading.clear()
+        self._wanted.clear()
 
     def resume_reading(self) -> None:
         self._reading.set()
+        self._wanted.set()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if not self._is_accepted:
@@ -232,10 +303,13 @@ def frame_of(message: Event) -> bytes:
     return write_frame(Opcode.TEXT, text.encode(), key=NO_KEY)
 
 
-def close_frame(code: int) -> bytes:
-    """The close frame that the server has had; none where there was none."""
-    if code == NO_CODE_RECEIVED:
+def close_frame(code: int | None, reason: str | None) -> bytes:
+    """The close frame that the server has received; empty where there was none.
+
+    daphne has None for a close frame without a code.
+    """
+    if code is None or code == NO_CODE_RECEIVED:
         return write_frame(Opcode.CLOSE, b"", key=NO_KEY)
     if not is_valid_close_code(code):
         return b""
-    return write_frame(Opcode.CLOSE, close_payload(code), key=NO_KEY)
+    return write_frame(Opcode.CLOSE, close_payload(code, reason or ""), key=NO_KEY)

@@ -6,10 +6,13 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+from ..errors import WebSocketError
+from ..protocol.handshake import Accepted
 from ..settings import Settings
 from ..websocket import WebSocket
 from .asgi import KEY, Application, Event, Receive, Scope, Send
 from .asgi_messages import converse
+from .asgi_placement import check_placement
 
 
 class ASGIMiddleware:
@@ -21,6 +24,10 @@ class ASGIMiddleware:
     return while the WebSocket goes on. Under a server that keeps the connection to itself,
     the WebSocket lives as long as the server's, over ASGI's messages. `settings` are those of
     `Settings`; they override those of the server's integration.
+
+    Wrap the application as a whole, as the last line: `app = ASGIMiddleware(app)`. Raises
+    `WebSocketError` at startup and at every request if it finds itself inside of other
+    middleware of Starlette or FastAPI, which WebSockets would bypass.
     """
 
     def __init__(self, app: Application, **settings: Any) -> None:
@@ -29,20 +36,30 @@ class ASGIMiddleware:
         self._overrides = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if "app" in scope:
+            await self._check_placement(scope, receive, send)
         if scope["type"] != "websocket":
-            if scope["type"] == "http":
-                scope.setdefault(KEY, None)
+            scope.setdefault(KEY, None)
             await self._application(scope, receive, send)
         elif isinstance(scope.get(KEY), WebSocket):
             await self._request(scope, receive, send)
         else:
             await converse(self._request, scope, receive, send, self._settings)
 
+    async def _check_placement(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            check_placement(self, scope)
+        except WebSocketError as error:
+            if scope["type"] == "lifespan":  # raising alone could be taken for no lifespan
+                await receive()
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
+
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         websocket: WebSocket = scope[KEY]
         websocket._settings = replace(websocket._settings, **self._overrides)
         await receive()  # websocket.connect
-        exchange = _Exchange(websocket, send)
+        exchange = _Exchange(websocket, receive, send)
         try:
             await self._application(http_scope(scope), exchange.receive, exchange.send)
         finally:
@@ -52,9 +69,10 @@ class ASGIMiddleware:
 class _Exchange:
     """The request and response of an ordinary route, in terms of a `websocket` scope."""
 
-    def __init__(self, websocket: WebSocket, send: Send) -> None:
+    def __init__(self, websocket: WebSocket, receive: Receive, send: Send) -> None:
         self.over = asyncio.Event()
         self._websocket = websocket
+        self._receive = receive
         self._send = send
         self._request_received = False
         self._is_responding = False
@@ -63,8 +81,20 @@ class _Exchange:
         if not self._request_received:
             self._request_received = True
             return {"type": "http.request", "body": b"", "more_body": False}
-        await self.over.wait()
+        if self._websocket.outcome is None:
+            await self._wait_for_disconnect()
+        if isinstance(self._websocket.outcome, Accepted):
+            await self.over.wait()
         return {"type": "http.disconnect"}
+
+    async def _wait_for_disconnect(self) -> None:
+        """Until the client leaves before it has an answer, or the application has returned."""
+        waiting = [asyncio.ensure_future(call) for call in (self._receive(), self.over.wait())]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for future in waiting:
+                future.cancel()
 
     async def send(self, message: Event) -> None:
         if self._websocket.outcome is None:

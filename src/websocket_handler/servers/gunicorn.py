@@ -52,10 +52,7 @@ class WebSocketProtocol(ASGIProtocol):  # type: ignore[misc]
             when_connecting=hand_over.secure,
             when_receiving=hand_over.hasten,
         )
-        conversation = Conversation(
-            websocket, hand_over, decided=lambda _: sockets.look_after(websocket)
-        )
-        await conversation.run(self.app, scope)
+        await Conversation(websocket, hand_over, sockets).run(self.app, scope)
 
 
 class ASGIWorker(gasgi.ASGIWorker):  # type: ignore[misc]

@@ -10,7 +10,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from ..engine import Engine, close_all, loop_engine
 from ..websocket import Connected, WebSocket
@@ -120,6 +120,12 @@ class InertTransport(asyncio.Transport):
     abort = close
 
 
+class Undecided(Protocol):
+    """A request for a WebSocket that the application has neither accepted nor rejected."""
+
+    def server_closes(self) -> None: ...
+
+
 class OfOneServer:
     """The WebSockets that came through one server, to be closed with it. `WebSocket.server`
     of each is this."""
@@ -127,16 +133,19 @@ class OfOneServer:
     def __init__(self, engine: Engine, code: int) -> None:
         self._engine = engine
         self._code = code
-        self._is_closing = False
+        self.is_closing = False
+        self.undecided: set[Undecided] = set()
 
     def look_after(self, websocket: WebSocket) -> None:
         """To be called once the fate of a request is decided: it may be too late."""
-        if self._is_closing:
+        if self.is_closing:
             websocket.close(self._code)
 
     def close_all(self, when_done: Callable[[], object]) -> None:
         """Close those that there are, and those to come; in the loop's thread."""
-        self._is_closing = True
+        self.is_closing = True
+        for conversation in tuple(self.undecided):
+            conversation.server_closes()
         close_all(
             self._engine,
             self._code,

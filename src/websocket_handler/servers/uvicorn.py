@@ -26,6 +26,7 @@ from uvicorn.server import ServerState
 from ..engine import loop_engine
 from ..errors import WebSocketError
 from ..protocol.check import SERVICE_RESTART
+from ..protocol.printable import printable
 from ..settings import Settings
 from ..websocket import WebSocket
 from .asgi import Conversation, Scope, request_of
@@ -80,14 +81,13 @@ class WebSocketProtocol(asyncio.Protocol):
         def decided(status: int) -> None:
             logger.info(
                 '%s - "WebSocket %s" %s',
-                get_client_addr(scope),  # type: ignore[arg-type]
-                get_path_with_query_string(scope),  # type: ignore[arg-type]
+                printable(get_client_addr(scope)),  # type: ignore[arg-type]
+                printable(get_path_with_query_string(scope)),  # type: ignore[arg-type]
                 "[accepted]" if status == 101 else status,
             )
-            sockets.look_after(websocket)
 
         fields = self._server_state.default_headers
-        conversation = Conversation(websocket, hand_over, fields, decided)
+        conversation = Conversation(websocket, hand_over, sockets, fields, decided)
         application: Any = self._config.loaded_app
         task = asyncio.get_running_loop().create_task(conversation.run(application, scope))
         self._server_state.tasks.add(task)

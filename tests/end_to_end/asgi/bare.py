@@ -157,7 +157,20 @@ async def send_before(_: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "websocket.send", "text": "too early"})
 
 
+async def wait(_: Scope, receive: Receive, send: Send) -> None:
+    """Waits for a message before it accepts, as a consumer may that accepts later."""
+    await receive()
+    JOURNAL.append(["waiting"])
+    event = await receive()
+    JOURNAL.append([event["type"], event["code"]])
+    try:
+        await send({"type": "websocket.accept"})
+    except OSError:
+        JOURNAL.append(["too late"])
+
+
 WEBSOCKETS = {
+    "/waits": wait,
     "/echo": echo,
     "/accept-with": accept_with,
     "/forbidden": forbidden,
@@ -176,7 +189,7 @@ WEBSOCKETS = {
 # Ordinary routes
 
 
-async def route(scope: Scope, _: Receive, send: Send) -> None:
+async def route(scope: Scope, receive: Receive, send: Send) -> None:
     path = scope["path"].removeprefix("/asked")
     ws: WebSocket | None = scope["websocket"]
     assert scope["type"] == "http"
@@ -184,6 +197,10 @@ async def route(scope: Scope, _: Receive, send: Send) -> None:
         await respond(send, 426, b"We only speak WebSockets here\n")
     elif path == "/forbidden":
         await respond(send, 403, b"not you\n")
+    elif path == "/waits":
+        await receive()
+        JOURNAL.append(["waiting"])
+        JOURNAL.append([(await receive())["type"], None])
     elif path == "/raise":
         ws.connect()
         raise RuntimeError("as the test wants it")
