@@ -116,6 +116,7 @@ class Connection(Channel):
     _taken_while_closing: Progress | None = None  # at the last deadline of a slow peer
     _waiting_for_room: list[tuple[Callable[[], object], bool]] | None = None
     _postponed: tuple[Callable[[], object], ...] = ()  # while a listener blocks
+    _output_lost: str | None = None  # the reason why nothing more can be sent
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -195,6 +196,8 @@ class Connection(Channel):
             raise WebSocketError("connect() has not been called")
         if self._state in (State.CLOSING, State.CLOSED):
             raise ConnectionClosed(self._close.code, self._close.reason)
+        if self._output_lost is not None:
+            raise ConnectionClosed(ABNORMAL_CLOSURE, self._output_lost)
 
     # Events
 
@@ -641,6 +644,8 @@ class Connection(Channel):
         if not isinstance(error, ConnectionClosed):
             return False
         if self._state is State.OPEN:  # a thread's `send` has given the peer up just now
+            if error.reason == self._output_lost:
+                return error.code == ABNORMAL_CLOSURE
             return error.code == POLICY_VIOLATION and self._is_hopeless
         return (error.code, error.reason) == (self._close.code, self._close.reason)
 

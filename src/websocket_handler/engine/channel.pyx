@@ -638,6 +638,8 @@ cdef class Channel(Pollable):
 
     cdef void lose_output(self, str reason) noexcept:
         """Nothing more can be sent. What the peer sent before that is still read."""
+        self._sendable = False
+        self._output_lost = reason  # for a listener that blocks, and goes on sending
         self.drop_output()
         self.output_ended = True
         self._above_water = False
