@@ -102,7 +102,7 @@ class Attacker(RawClient):
     def _receive(self) -> bytes:
         data = self.sock.recv(1 << 16)
         if not data:
-            raise EOFError("the connection has ended")
+            raise AssertionError("the connection has ended")
         return data
 
     def flood(

@@ -209,7 +209,7 @@ class RawClient:
         while len(self._unread) < size:
             data = self.sock.recv(max(size - len(self._unread), 1 << 16))
             if not data:
-                raise EOFError(f"the connection ended within {size} bytes: {self._unread[:200]!r}")
+                raise AssertionError(f"the connection ended within {size} bytes: {self._unread[:200]!r}")
             self._unread += data
         found = bytes(self._unread[:size])
         del self._unread[:size]
@@ -237,7 +237,7 @@ class RawClient:
         while b"\r\n" not in self._unread:
             data = self.sock.recv(1 << 16)
             if not data:
-                raise EOFError(f"the connection ended within a line: {self._unread[:200]!r}")
+                raise AssertionError(f"the connection ended within a line: {self._unread[:200]!r}")
             self._unread += data
         line = self.read(self._unread.index(b"\r\n"))
         self.read(2)

@@ -43,7 +43,7 @@ class Peer:
         while not head.endswith(b"\r\n\r\n"):
             byte = self.sock.recv(1)
             if not byte:
-                raise EOFError(f"the connection ended after {head!r}")
+                raise AssertionError(f"the connection ended after {head!r}")
             head += byte
         return head
 
@@ -51,7 +51,7 @@ class Peer:
         while not self._events:
             data = self.sock.recv(1 << 16)
             if not data:
-                raise EOFError("the connection has ended")
+                raise AssertionError("the connection has ended")
             self._events += self._decoder.feed(data)
         return self._events.pop(0)
 
