@@ -610,7 +610,9 @@ class Connection(Channel):
             self._after_messages()
 
     def _input_over(self) -> None:
-        if self._version.has_close or self._state is State.CONNECTING:
+        if self._output_lost is not None:  # the system reports an error once, and an end then
+            self._end(Step.LOST, ABNORMAL_CLOSURE, self._output_lost)
+        elif self._version.has_close or self._state is State.CONNECTING:
             reason = "the peer ended the connection without closing it"
             self._end(Step.LOST, ABNORMAL_CLOSURE, reason)
         elif self._state is State.CLOSING:
