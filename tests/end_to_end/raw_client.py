@@ -209,7 +209,9 @@ class RawClient:
         while len(self._unread) < size:
             data = self.sock.recv(max(size - len(self._unread), 1 << 16))
             if not data:
-                raise AssertionError(f"the connection ended within {size} bytes: {self._unread[:200]!r}")
+                raise AssertionError(
+                    f"the connection ended within {size} bytes: {self._unread[:200]!r}"
+                )
             self._unread += data
         found = bytes(self._unread[:size])
         del self._unread[:size]

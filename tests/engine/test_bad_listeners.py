@@ -212,4 +212,4 @@ def test_a_crowd_of_them(home: Engine) -> None:
     finally:
         logging.getLogger("websocket_handler").setLevel(logging.NOTSET)
     assert home.stats().closed == {1000: 100}  # which is what the peer answers to 1011
-    assert [type(channel) for channel in home.channels()] == [WebSocket]
+    wait_for(lambda: [type(channel) for channel in home.channels()] == [WebSocket], "the sockets")

@@ -270,6 +270,12 @@ def run_with_socket(program: str) -> tuple[socket.socket, subprocess.Popen[bytes
     return theirs, process
 
 
+def written_errors(process: subprocess.Popen[bytes]) -> str:
+    """Its standard error, but for the warning of the engine in plain Python."""
+    lines = process.communicate(timeout=20)[1].decode().splitlines()
+    return "\n".join(line for line in lines if "the one in plain Python" not in line)
+
+
 def read_until_the_end(sock: socket.socket) -> bytes:
     data = b""
     while part := sock.recv(4096):
@@ -282,7 +288,7 @@ def read_until_the_end(sock: socket.socket) -> bytes:
 def test_the_end_of_the_process_closes_with_1001() -> None:
     sock, process = run_with_socket(PROGRAM)
     assert read_until_the_end(sock).endswith(b"\r\n\r\n\x88\x02\x03\xe9")
-    assert process.communicate(timeout=20)[1] == b""
+    assert written_errors(process) == ""
     assert process.returncode == 0
     sock.close()
 
@@ -322,7 +328,7 @@ def test_a_forked_child_does_not_touch_the_connections_of_its_parent() -> None:
         assert part, process.communicate(timeout=20)[1].decode()
         data += part
     sock.close()
-    assert process.communicate(timeout=20)[1] == b""
+    assert written_errors(process) == ""
     assert process.returncode == 0
 
 

@@ -479,5 +479,5 @@ def test_receive_in_the_engines_own_thread_is_an_error(engine: Engine) -> None:
 
     peer = connect(websocket)
     assert done.wait(10)
-    assert "would stop the engine" in str(refused[0])
+    assert "receive() would stop" in str(refused[0])
     peer.sock.close()
