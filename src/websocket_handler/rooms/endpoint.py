@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Container, Coroutine, Mapping
 from typing import Any
 
 from .broker import Broker, BrokerError, Entry, Offset, without_password
@@ -31,6 +31,12 @@ BATCH, BATCH_BYTES = 1000, 1 << 20
 
 CHANNELS = 1000
 """Subscribed at a time."""
+
+LINGER = 1.0
+"""Seconds for which a room stays subscribed to after its last member has left."""
+
+MAX_LINGERING = 1000
+"""Rooms for which that is so at a time."""
 
 
 async def end(tasks: set[asyncio.Task[None]]) -> None:
@@ -56,13 +62,16 @@ class Endpoint:
         outbox: Outbox,
         history: History | None,
         settings: BusSettings,
+        wanted: Container[str] = (),
     ) -> None:
+        """`wanted` are the rooms with members, of which `join` and `leave` follow in time."""
         self.url = url
         self.node = node
         self.rooms = rooms
         self.outbox = outbox
         self.history = history
         self.settings = settings
+        self._wanted = wanted
         self.counters = Counters()
         self.state = BusState.CONNECTING
         self.limit: int | None = None
@@ -74,6 +83,7 @@ class Endpoint:
         self._broker_class = broker_class
         self._by_channel: dict[str, Joined] = {}
         self._subscribed: dict[str, str] = {}  # room -> channel, in this session
+        self._leaving: dict[str, None] = {}  # rooms without members, the first that was left first
         self._changed: set[str] = set()
         self._control: list[tuple[str, bytes]] = []
         self._wake = asyncio.Event()
@@ -94,25 +104,60 @@ class Endpoint:
 
     def deliver_early(self, item: Outgoing) -> None:
         """While the broker is away, what would have come back is delivered here at once."""
-        if self.state is not BusState.UP and not item.is_early and not item.is_back:
+        if not item.is_local or item.is_back:
+            return
+        if self.state is not BusState.UP and not item.is_early:
             item.is_early = True
             what = item.prepared
             self.call(self.rooms.deliver, what.room, what.message, what.key, None, item.context)
 
     def join(self, name: str) -> None:
-        if name not in self.joined:
+        room = self.joined.get(name)
+        if room is None:
             room = self.joined[name] = Joined(name)
             self._by_channel[room.channel] = room
             self._change(name)
+        elif room.leaving is not None:
+            room.leaving.cancel()
+            room.leaving = None
+            del self._leaving[name]
+            self.ready_rooms += room.is_ready
 
     def leave(self, name: str) -> None:
-        room = self.joined.pop(name, None)
-        if room is not None:
-            del self._by_channel[room.channel]
-            self.ready_rooms -= room.is_ready
-            self.presence.left(room)
-            room.tell_ready(False)
-            self._change(name)
+        """Nobody is in the room any more. It stays subscribed to for a while, so that a member
+        that comes at once misses nothing."""
+        room = self.joined.get(name)
+        if room is None or room.leaving is not None:
+            return
+        self.ready_rooms -= room.is_ready
+        self.presence.left(room)
+        room.tell_ready(False)
+        room.tell_subscribed(False)
+        room.leaving = asyncio.get_running_loop().call_later(LINGER, self._end_subscription, name)
+        self._leaving[name] = None
+        if len(self._leaving) > MAX_LINGERING:
+            self._end_subscription(next(iter(self._leaving)))
+
+    def _end_subscription(self, name: str) -> None:
+        room = self.joined.pop(name)
+        assert room.leaving is not None
+        room.leaving.cancel()
+        del self._leaving[name]
+        del self._by_channel[room.channel]
+        self.presence.forget(room)
+        self.outbox.forget(name)
+        self._change(name)
+
+    def when_subscribed(self, name: str, call: Callable[[bool], object]) -> None:
+        """Have `call` made with True once what is sent to a joined room is received here, with
+        False if that will not be."""
+        room = self.joined.get(name)
+        if room is None or room.leaving is not None or self.state is BusState.CLOSED:
+            call(False)
+        elif room.is_ready:
+            call(True)
+        else:
+            room.when_subscribed.append(call)
 
     def announce(self, name: str, who: Mapping[str, int]) -> None:
         if name in self.joined:
@@ -142,7 +187,7 @@ class Endpoint:
 
     def has_lost(self, room: Joined, count: int | None, is_news: bool = True) -> None:
         self.counters.lost += count or 0
-        if is_news:
+        if is_news and (room.leaving is None or room.name in self._wanted):
             self.call(self.rooms.lost, room.name, count)
 
     def deliver(self, room: Joined, envelope: Envelope, offset: Offset | None) -> None:
@@ -160,8 +205,10 @@ class Endpoint:
             self.counters.duplicates += 1
             return
         gap, is_news = arrived
-        if gap and offset is None:
+        if gap and (offset is None or is_news):
             self.has_lost(room, gap, is_news)
+        if room.leaving is not None and room.name not in self._wanted:
+            return
         if envelope.node != self.node:
             self.counters.received += 1
         text = None if offset is None else "-".join(map(str, offset))
@@ -207,6 +254,9 @@ class Endpoint:
         self._set_state(BusState.CLOSED, "")
         for room in self.joined.values():
             room.tell_ready(False)
+            room.tell_subscribed(False)
+        for item in self.outbox.not_back():
+            self.deliver_early(item)
 
     async def _one_session(self) -> str:
         """Why it ended."""
@@ -229,7 +279,8 @@ class Endpoint:
             for room in self.joined.values():
                 room.is_ready = room.is_catching_up = False
                 room.held.clear()
-                room.sequences.reconnected()
+                if self.history is None:
+                    room.sequences.reconnected()
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(broker.close(), 1)
         return "closed"
@@ -271,6 +322,7 @@ class Endpoint:
 
     def _is_up(self) -> None:
         self.counters.connects += 1
+        self.was_away = 0.0
         self._set_state(BusState.UP, "")
         self.presence.begin()
 
@@ -368,7 +420,7 @@ class Endpoint:
             if not self._is_here(room):
                 continue
             room.is_ready = True
-            self.ready_rooms += 1
+            self.ready_rooms += room.leaving is None
             if room.has_been_ready and self.history is None:
                 self.has_lost(room, None)
             elif self.history is not None:
@@ -415,6 +467,9 @@ class Endpoint:
                 )
         self.counters.published += len(wanted)
         self.outbox.done(len(batch))
+        if self.history is not None:
+            for room in {item.prepared.room for item in batch} - self.joined.keys():
+                self.outbox.forget(room)
 
     def _can_hear(self, name: str) -> bool:
         """Whether what is published to the room now will come back, if it is to."""
@@ -429,7 +484,8 @@ class Endpoint:
             "a message of %d bytes to room %r is over the broker's limit of %d",
             *(len(item.data), what.room, limit),
         )
-        if item.is_local and self.outbox.back(what.room, item.number) and not item.is_early:
+        self.outbox.back(what.room, item.number)
+        if item.is_local and not item.is_early:
             self.call(self.rooms.deliver, what.room, what.message, what.key, None, item.context)
 
     # Receiving

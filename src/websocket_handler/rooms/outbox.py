@@ -7,7 +7,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from ..errors import BusUnavailable
-from .bus_thread import real_lock, wait_until
+from ..native_locks import native_lock
+from .bus_thread import wait_until
 from .envelope import HEAD, Kind, seal
 
 MOST_ROOMS = 100_000
@@ -47,7 +48,7 @@ class Outgoing:
         self, prepared: Prepared, number: int, data: bytes, context: object, is_local: bool
     ) -> None:
         self.is_local = is_local
-        """This process is given it when it comes back."""
+        """It is for members of this process, among others."""
         self.prepared = prepared
         self.number = number
         self.data = data
@@ -66,7 +67,7 @@ class Outbox:
         self._node = node
         self._most = most
         self._most_bytes = most_bytes
-        self._lock = real_lock()
+        self._lock = native_lock()
         self._waiting: deque[Outgoing] = deque()
         self._numbers: OrderedDict[str, int] = OrderedDict()
         self._forgotten = 0
@@ -75,14 +76,17 @@ class Outbox:
         self.size = 0
         """Bytes that wait."""
         self.own: dict[str, dict[int, Outgoing]] = {}
-        """With a history: room -> number -> what this process has to be given."""
+        """With a history: room -> number -> what has not come back from the broker."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, prepared: Prepared, context: object, is_local: bool) -> tuple[Outgoing, bool]:
-        """Add a message; with whether it is the only one. `is_local`: this process is to be
-        given it when it comes back. Raises `BusUnavailable` if there is no room."""
+    def put(
+        self, prepared: Prepared, context: object, is_local: bool, comes_back: bool
+    ) -> tuple[Outgoing, bool]:
+        """Add a message; with whether it is the only one. `is_local`: it is for members of this
+        process; `comes_back`: by way of the history. Raises `BusUnavailable` if there is no room.
+        """
         size = prepared.size
         with self._lock:
             if len(self._waiting) >= self._most or self.size + size > self._most_bytes:
@@ -97,7 +101,7 @@ class Outbox:
                 self._forgotten = max(self._forgotten, self._numbers.popitem(last=False)[1])
             data = seal(Kind.MESSAGE, self._node, number, last is None, prepared.content)
             item = Outgoing(prepared, number, data, context, is_local)
-            if is_local:
+            if comes_back:
                 self.own.setdefault(prepared.room, {})[number] = item
             self._waiting.append(item)
             self._accepted += 1
@@ -150,9 +154,9 @@ class Outbox:
             ]
 
     def forget(self, room: str) -> None:
-        """Nobody waits for what comes back to this room."""
-        with self._lock:
-            self.own.pop(room, None)
+        """The room is not subscribed to any more: what the broker has will not come back."""
+        for item in self.not_back(room, acknowledged=True):
+            self.back(room, item.number)
 
     # Waiting
 
