@@ -123,7 +123,7 @@ class Replay:
             wanted = room.cursor
             page = await broker.read(room.channel, position, count, None)
             self._endpoint.has_heard()
-            if page.missing != self._missing:
+            if page.missing not in (0, self._missing) and self._missing is not None:
                 self._report_missing(page.missing)
             taken = self._give_page(room, page)
             if taken:
