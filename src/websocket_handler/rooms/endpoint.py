@@ -104,9 +104,12 @@ class Endpoint:
 
     def deliver_early(self, item: Outgoing) -> None:
         """While the broker is away, what would have come back is delivered here at once."""
-        if not item.is_local or item.is_back:
-            return
-        if self.state is not BusState.UP and not item.is_early:
+        if self.state is not BusState.UP and not item.is_back:
+            self.deliver_alone(item)
+
+    def deliver_alone(self, item: Outgoing) -> None:
+        """Deliver an own message that is not known to be in the history, once."""
+        if item.is_local and not item.is_early:
             item.is_early = True
             what = item.prepared
             self.call(self.rooms.deliver, what.room, what.message, what.key, None, item.context)
@@ -195,6 +198,8 @@ class Endpoint:
         arrived = room.sequences.arrived(envelope.node, envelope.number, envelope.starts)
         context = None
         if envelope.node == self.node:
+            for lost in self.outbox.overtaken(room.name, envelope.number):
+                self.deliver_alone(lost)
             item = self.outbox.back(room.name, envelope.number)
             self.counters.own += 1
             if item is not None:
@@ -205,7 +210,7 @@ class Endpoint:
             self.counters.duplicates += 1
             return
         gap, is_news = arrived
-        if gap and (offset is None or is_news):
+        if gap and envelope.node != self.node and (offset is None or is_news):
             self.has_lost(room, gap, is_news)
         if room.leaving is not None and room.name not in self._wanted:
             return
@@ -485,8 +490,7 @@ class Endpoint:
             *(len(item.data), what.room, limit),
         )
         self.outbox.back(what.room, item.number)
-        if item.is_local and not item.is_early:
-            self.call(self.rooms.deliver, what.room, what.message, what.key, None, item.context)
+        self.deliver_alone(item)
 
     # Receiving
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from itertools import islice
+from itertools import islice, takewhile
 from typing import NamedTuple
 
 from ..errors import BusUnavailable
@@ -141,6 +141,14 @@ class Outbox:
                 item.is_back = True
             return item
 
+    def overtaken(self, room: str, number: int) -> list[Outgoing]:
+        """Those before a message of this process that has been received. They will not come back
+        any more."""
+        with self._lock:
+            items = self.own.get(room, {})
+            older = list(takewhile(lambda one: one < number, items))
+            return [items.pop(one) for one in older]
+
     def not_back(self, room: str | None = None, acknowledged: bool = False) -> list[Outgoing]:
         """What has not come back yet, of one room or of all; only those which are with the
         broker, if `acknowledged`."""
@@ -155,8 +163,11 @@ class Outbox:
 
     def forget(self, room: str) -> None:
         """The room is not subscribed to any more: what the broker has will not come back."""
-        for item in self.not_back(room, acknowledged=True):
-            self.back(room, item.number)
+        with self._lock:
+            items = self.own.pop(room, {})
+            left = {number: item for number, item in items.items() if not item.is_acknowledged}
+            if left:
+                self.own[room] = left
 
     # Waiting
 

@@ -217,12 +217,7 @@ class Recall:
         same, and not again if they do come back."""
         endpoint = self._endpoint
         for item in endpoint.outbox.not_back(room.name, acknowledged=True):
-            what = item.prepared
-            if item.is_local and not item.is_early:
-                item.is_early = True
-                endpoint.call(
-                    endpoint.rooms.deliver, what.room, what.message, what.key, None, item.context
-                )
+            endpoint.deliver_alone(item)
 
     # Replaying
 
