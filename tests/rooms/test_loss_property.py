@@ -12,7 +12,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -35,7 +35,7 @@ from .test_bus import send
 from .test_history import Replay
 
 FULL = os.environ.get("ATTACKS") == "full"
-EXAMPLES, STEPS = (150, 40) if FULL else (10, 14)
+EXAMPLES, STEPS = (150, 40) if FULL else (25, 16)
 
 ROOM = "room"
 LOST = object()
@@ -237,6 +237,25 @@ class Machine(RuleBasedStateMachine):
         wait_for(lambda: self.near.state is BusState.UP, "the broker", 20)
         wait_for(lambda: self.is_cut or self.far.state is BusState.UP, "the broker", 20)
 
+    @rule(
+        before=st.integers(0, 4),
+        disturbance=st.sampled_from(["nothing", "flush", "recreate", "trim"]),
+        after=st.integers(0, 9),
+    )
+    def outage(self, before: int, disturbance: str, after: int) -> None:
+        """What is most likely to be overlooked, in one step."""
+        if not self.is_cut:
+            self.cut()
+        if before:
+            self.publish(before)
+        if disturbance == "trim":
+            self.trim(1)
+        elif disturbance != "nothing":
+            getattr(self, disturbance)()
+        if after:
+            self.publish(after)
+        self.restore()
+
     # What must be so
 
     @rule(back=st.integers(0, 30))
@@ -298,6 +317,7 @@ def test_every_message_arrives_once_or_a_loss_is_reported(start: Start, kind: st
         max_examples=EXAMPLES,
         stateful_step_count=STEPS,
         deadline=None,
+        phases=[Phase.generate],  # to make an example smaller takes minutes with real brokers
         suppress_health_check=list(HealthCheck),
         database=None,
         print_blob=False,
