@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
+import redis
 
 from tests.end_to_end.programs import wait_for
 from websocket_handler.errors import BusUnavailable
@@ -18,6 +19,7 @@ from websocket_handler.rooms.names import room_channel
 
 from .brokers import BrokerProcess
 from .conftest import Connect, Start
+from .link import Link
 from .recorder import Recorder, new_room
 from .test_bus import send
 
@@ -397,3 +399,32 @@ def test_a_room_that_is_left_and_joined_again(shared: BrokerProcess, connect: Co
     wait_for(lambda: "last" in recorder.messages(), "the last message")
     assert recorder.delivered[-1].context == "mine"
     assert len(set(recorder.messages())) == len(recorder.messages())
+
+
+def test_a_server_that_lost_the_end_of_the_history_counts_from_there(
+    start: Start, connect: Connect, kind: str
+) -> None:
+    """As a Redis that is killed before it has written its append-only file."""
+    if kind != "redis":
+        pytest.skip("NATS numbers all messages of its stream")
+    broker = start()
+    link = Link(broker.port)
+    sender, sent = connect(broker, "room", history=KEPT)
+    bus, recorder = connect(f"redis://127.0.0.1:{link.port}", "room", history=KEPT)
+    send(sender, "room", *map(str, range(5)))
+    recorder.wait_for_messages(5)
+    known = offsets(recorder)
+    link.cut()
+    recorder.wait_for_state(BusState.DOWN)
+    name = f"{{websocket-handler:{room_channel('room')}}}"
+    with redis.Redis(port=broker.port) as client:
+        client.xdel(f"{name}:stream", known[3], known[4])
+        client.set(f"{name}:tip", known[2])
+    sent.wait_for_messages(5)
+    send(sender, "room", "after")
+    assert sender.flush(10)
+    link.restore()
+    assert recorder.wait_for_messages(6)[5:] == ["after"]
+    assert recorder.losses == [("room", None)]
+    assert bus.stats().lost == 0
+    link.close()

@@ -379,7 +379,9 @@ class RedisBroker(Broker):
         return (time if count % EPOCH == 0 else 0), count - count % EPOCH
 
     def count_between(self, after: Offset, last: Offset) -> int | None:
-        return last[1] - after[1] if self.is_same_history(after, last) else None
+        """None also where the server has lost the end of the history and counts from there."""
+        is_known = self.is_same_history(after, last) and last[1] > after[1]
+        return last[1] - after[1] if is_known else None
 
     async def read(
         self,
@@ -395,8 +397,8 @@ class RedisBroker(Broker):
         if not entries:
             return Page(entries, 0)
         first = entries[0][0]
-        missing = self.count_between(after or self.beginning(first), first)
-        return Page(entries, missing - 1 if missing else None)
+        distance = self.count_between(after or self.beginning(first), first)
+        return Page(entries, distance - 1 if distance else None)
 
     @staticmethod
     def format_offset(offset: Offset) -> str:
