@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -18,6 +17,7 @@ from .engine import Channel, Engine
 from .engine.ledger import Traffic
 from .errors import ConnectionClosed, ProtocolError, WebSocketError
 from .inbox import Backlog, LoopInbox, ThreadInbox
+from .native_locks import native_rlock
 from .protocol import handshake
 from .protocol import message as framing
 from .protocol.assembly import Close, Completed, Event, Message, Ping, Pong
@@ -62,7 +62,7 @@ class Codec:
     def __init__(self, decoder: Decoder, encoder: Encoder, withhold: bool) -> None:
         self.decoder = decoder
         self.encoder = encoder
-        self.sending = threading.RLock()
+        self.sending = native_rlock()
         """Held from the last look at the state of the connection until a frame is written."""
         self.withheld = bytearray() if withhold else None
         """What was sent before the handshake was complete, in versions that complete later."""
@@ -96,7 +96,7 @@ class Connection(Channel):
         "_state",
     )
 
-    _moment: ClassVar = threading.RLock()
+    _moment: ClassVar = native_rlock()
     """Held for a moment by whoever changes the state of a connection, or what waits on it."""
 
     # What few connections ever have takes no slot: it is in the dict that the application may
@@ -601,7 +601,7 @@ class Connection(Channel):
 
 def _renew_lock() -> None:
     """In a forked child: the thread that held it is not here."""
-    Connection._moment = threading.RLock()
+    Connection._moment = native_rlock()
 
 
 if hasattr(os, "register_at_fork"):

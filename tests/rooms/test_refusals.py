@@ -303,7 +303,7 @@ def test_message_of_before_the_join_ends_no_session(
         head = f"@{tip[0]}-{tip[1] - 1},{tip[0]}-{tip[1]};".encode()
         publish_raw(shared, kind, "websocket-handler:room.late", [head + data])
     else:
-        publish_stored(shared, "websocket-handler.room.late", tip[0], data)
+        publish_stored(shared, "websocket-handler.room.late", tip[-1], data)
     send(sender, "late", "4")
     send(sender, "quiet", "5")
     wait_for(lambda: sorted(map(str, recorder.messages())) == ["4", "5"], "the two messages")
