@@ -148,8 +148,8 @@ class Bus:
 
     def wait_until_subscribed(self, room: str, timeout: float | None = None) -> bool:
         """Wait until what others send to a joined room from then on comes here, at most `timeout`
-        seconds. Returns whether it does: False if the room is left or not joined, or after
-        `close`. In the bus's thread, which cannot wait for itself, it does not wait."""
+        seconds. Returns whether it does: False if the room is left, refused or not joined, or
+        after `close`. In the bus's thread, which cannot wait for itself, it does not wait."""
         answers: list[bool] = []
         thread = self._thread
         if thread is not None and thread.is_current():

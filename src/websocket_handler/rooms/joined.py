@@ -55,7 +55,7 @@ class Joined:
         self.when_ready: list[Callable[[bool], object]] = []
         """Called when it is ready, or with False if that fails."""
         self.when_subscribed: list[Callable[[bool], object]] = []
-        """The same, but over all reconnects until the room is left."""
+        """The same, but over all reconnects until the room is left or refused."""
         self.leaving: asyncio.TimerHandle | None = None
         """Set when the last member has left: when the subscription ends."""
 

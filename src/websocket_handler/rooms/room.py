@@ -128,7 +128,8 @@ class Room:
     def ready(self, timeout: float | None = None) -> bool:
         """Wait up to `timeout` seconds until messages that other processes send to the room from
         then on reach its members in this process; for threads. Returns whether that is so:
-        False if there are none here, or the rooms are closed. Without a broker always True."""
+        False if there are none here, the broker refuses it, or the rooms are closed. Without a
+        broker always True."""
         return self._rooms._wait_until_subscribed(self, timeout)
 
     async def aready(self) -> bool:
