@@ -91,9 +91,9 @@ bench-guard: $(VENV)/.test-ready
 	command -v valgrind || apt-get install -y --no-install-recommends valgrind
 	$(BIN)/python benchmarks/guard.py
 
-# The attacks of tests/attacks at full scale: some hours.
+# The attacks of tests/attacks at full scale, and the histories of rooms: some hours.
 soak: $(VENV)/.test-ready
-	ATTACKS=full $(BIN)/python -m pytest tests/attacks --timeout=0
+	ATTACKS=full $(BIN)/python -m pytest tests/attacks tests/rooms/test_loss_property.py --timeout=0
 
 # The same at the suite's scale, unless ATTACKS=full, with the figures in docs/scorecard.md.
 scorecard: $(VENV)/.test-ready benchmarks/build/load

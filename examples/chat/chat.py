@@ -129,6 +129,13 @@ def lost(room: Room, count: int | None) -> None:
     tell_here(room, type="lost")
 
 
+@rooms.on("missed")
+def missed(room: Room, member: WebSocket, count: int | None) -> None:
+    """What came after its `since` is not kept any more."""
+    with contextlib.suppress(ConnectionClosed):
+        member.send(json.dumps({"type": "lost"}))
+
+
 def tell_here(room: Room, **content: Any) -> None:
     """Tell the members in this process; the others are told by theirs."""
     message = json.dumps(content)

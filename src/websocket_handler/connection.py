@@ -8,7 +8,6 @@ runs in the engine's thread.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +20,7 @@ from .engine.progress import Progress, progress, unacknowledged
 from .errors import ConnectionClosed, ProtocolError, WebSocketError
 from .inbox import Backlog, LoopInbox, ThreadInbox
 from .liveness import MIN_RATE, AwaitedPong
+from .native_locks import native_rlock
 from .protocol import handshake
 from .protocol import message as framing
 from .protocol.assembly import Close, Completed, Event, Message, Ping, Pong
@@ -68,7 +68,7 @@ class Codec:
     def __init__(self, decoder: Decoder, encoder: Encoder, withhold: bool) -> None:
         self.decoder = decoder
         self.encoder = encoder
-        self.sending = threading.RLock()
+        self.sending = native_rlock()
         """Held from the last look at the state of the connection until a frame is written."""
         self.withheld = bytearray() if withhold else None
         """What was sent before the handshake was complete, in versions that complete later."""
@@ -102,7 +102,7 @@ class Connection(Channel):
         "_state",
     )
 
-    _moment: ClassVar = threading.RLock()
+    _moment: ClassVar = native_rlock()
     """Held for a moment by whoever changes the state of a connection, or what waits on it."""
 
     # What few connections ever have takes no slot: it is in the dict that the application may
@@ -787,4 +787,4 @@ class Connection(Channel):
 @in_forked_child
 def _renew_lock() -> None:
     """The thread that held it is not here."""
-    Connection._moment = threading.RLock()
+    Connection._moment = native_rlock()

@@ -86,7 +86,9 @@ def redis_server(folder: Path, *options: str, user: str = "", tls: bool = False)
     require(program, "redis-server")
     port = free_port()
     ports = f"--port 0 --tls-port {port}" if tls else f"--port {port}"
-    fixed = f"{ports} --bind 127.0.0.1 --appendonly yes --save".split()
+    # With another `appendfsync` Redis may answer up to two seconds before it writes.
+    kept = "--appendonly yes --appendfsync always"
+    fixed = f"{ports} --bind 127.0.0.1 {kept} --save".split()
     command = [str(program), *fixed, "", "--dir", str(folder), *options]
     return BrokerProcess(command, f"redis://{user}127.0.0.1:{port}", port, folder)
 

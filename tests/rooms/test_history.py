@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 
 import pytest
+import redis
 
 from tests.end_to_end.programs import wait_for
 from websocket_handler.errors import BusUnavailable
@@ -17,6 +19,7 @@ from websocket_handler.rooms.names import room_channel
 
 from .brokers import BrokerProcess
 from .conftest import Connect, Start
+from .link import Link
 from .recorder import Recorder, new_room
 from .test_bus import send
 
@@ -24,26 +27,52 @@ KEPT = History(length=10_000)
 
 
 class Replay:
-    """What `replay` tells, in order, and what was delivered before it admitted."""
+    """What a replay gives a member, in order, and what was delivered before it was admitted. It
+    takes `at_once` messages, and more when `resume` is called."""
 
-    def __init__(self, bus: Bus, recorder: Recorder, room: str, since: str) -> None:
+    has_left = False
+
+    def __init__(
+        self, bus: Bus, recorder: Recorder, room: str, since: str, at_once: int = 1_000_000
+    ) -> None:
         self.given: list[tuple[str | bytes, str]] = []
-        self.cursor: str | None = None
+        self.losses: list[int | None] = []
         self.delivered_before = -1
         self.error: Exception | None = None
+        self._at_once = at_once
+        self._allowed = at_once
         self._recorder = recorder
+        self._waiting: Callable[[], object] | None = None
         self._done = threading.Event()
-        bus.replay(room, since, self._give, self._admit, self._fail)
+        bus.replay(room, since, self)
 
-    def _give(self, message: str | bytes, offset: str) -> None:
+    def give(self, message: str | bytes, offset: str) -> bool:
+        if len(self.given) >= self._allowed:
+            return False
         self.given.append((message, offset))
+        return True
 
-    def _admit(self, cursor: str | None) -> None:
-        self.cursor = cursor
+    def when_ready(self, call: Callable[[], object]) -> None:
+        self._waiting = call
+
+    @property
+    def is_waiting(self) -> bool:
+        return self._waiting is not None
+
+    def resume(self) -> None:
+        assert self._waiting is not None
+        call, self._waiting = self._waiting, None
+        self._allowed = len(self.given) + self._at_once
+        call()
+
+    def missed(self, count: int | None) -> None:
+        self.losses.append(count)
+
+    def admit(self) -> None:
         self.delivered_before = len(self._recorder.delivered)
         self._done.set()
 
-    def _fail(self, error: Exception) -> None:
+    def failed(self, error: Exception) -> None:
         self.error = error
         self._done.set()
 
@@ -89,9 +118,9 @@ def test_coming_back(shared: BrokerProcess, connect: Connect) -> None:
     replay = Replay(bus, recorder, room, known[9]).wait()
     assert replay.messages() == [str(number) for number in range(10, 1200)]
     assert [offset for _, offset in replay.given] == known[10:]
-    assert replay.cursor == known[-1]
     nothing = Replay(bus, recorder, room, known[-1]).wait()
-    assert (nothing.given, nothing.cursor) == ([], known[-1])
+    assert nothing.given == []
+    assert replay.losses == nothing.losses == []
     assert recorder.losses == []
 
 
@@ -134,7 +163,7 @@ def test_another_process_takes_over(shared: BrokerProcess, connect: Connect) -> 
     second, others = connect(shared, room, history=KEPT)
     replay = Replay(second, others, room, since).wait()
     assert replay.messages() == ["b", "c"]
-    assert replay.cursor == offsets(recorder)[-1]
+    assert [offset for _, offset in replay.given] == offsets(recorder)[1:]
     assert others.delivered == []
 
 
@@ -153,7 +182,7 @@ def test_an_empty_room(shared: BrokerProcess, connect: Connect, kind: str) -> No
     bus, recorder = connect(shared, room, history=KEPT)
     nothing = "0-0" if kind == "redis" else "0"
     replay = Replay(bus, recorder, room, nothing).wait()
-    assert (replay.error, replay.given, replay.cursor) == (None, [], None)
+    assert (replay.error, replay.given, replay.losses) == (None, [], [])
     send(bus, room, "first")
     recorder.wait_for_messages(1)
     assert Replay(bus, recorder, room, nothing).wait().messages() == ["first"]
@@ -169,11 +198,11 @@ def test_an_offset_that_is_too_old(shared: BrokerProcess, connect: Connect, kind
     kept = len(replay.given)
     assert 50 <= kept < 500
     assert replay.messages() == [str(number) for number in range(1000 - kept, 1000)]
-    assert recorder.losses == [(room, None)]
-    assert Replay(bus, recorder, room, offsets(recorder)[-10]).wait().messages() == [
-        str(number) for number in range(991, 1000)
-    ]
-    assert recorder.losses == [(room, None)]
+    assert replay.losses == [1000 - 4 - kept if kind == "redis" else None]
+    late = Replay(bus, recorder, room, offsets(recorder)[-10]).wait()
+    assert late.messages() == [str(number) for number in range(991, 1000)]
+    assert late.losses == []
+    assert recorder.losses == []
 
 
 def test_messages_grow_too_old(shared: BrokerProcess, connect: Connect, kind: str) -> None:
@@ -185,11 +214,11 @@ def test_messages_grow_too_old(shared: BrokerProcess, connect: Connect, kind: st
     since = offsets(recorder)[0]
 
     def is_gone() -> bool:
-        recorder.losses.clear()
-        return Replay(bus, recorder, room, since).wait().messages() == []
+        replay = Replay(bus, recorder, room, since).wait()
+        assert bool(replay.losses) == (replay.messages() == [])
+        return replay.messages() == []
 
     wait_for(is_gone, "the messages to be gone")
-    recorder.losses.clear()
     send(bus, room, "new")
     assert recorder.wait_for_messages(3)[2:] == ["new"]
     send(bus, room, "newer")
@@ -219,8 +248,8 @@ def test_what_cannot_be_replayed(start: Start, connect: Connect, kind: str) -> N
     bus, recorder = connect(broker, "room", history=KEPT)
     assert isinstance(Replay(bus, recorder, "another", since).wait().error, ValueError)
     beyond = Replay(bus, recorder, "room", "999999999999999-9" if kind == "redis" else "999").wait()
-    assert (beyond.error, beyond.given) == (None, [])
-    assert recorder.losses == [("room", None)]
+    assert (beyond.error, beyond.given, beyond.losses) == (None, [], [None])
+    assert recorder.losses == []
     broker.kill()
     recorder.wait_for_state(BusState.DOWN)
     assert isinstance(Replay(bus, recorder, "room", since).wait().error, BusUnavailable)
@@ -370,3 +399,32 @@ def test_a_room_that_is_left_and_joined_again(shared: BrokerProcess, connect: Co
     wait_for(lambda: "last" in recorder.messages(), "the last message")
     assert recorder.delivered[-1].context == "mine"
     assert len(set(recorder.messages())) == len(recorder.messages())
+
+
+def test_a_server_that_lost_the_end_of_the_history_counts_from_there(
+    start: Start, connect: Connect, kind: str
+) -> None:
+    """As a Redis that is killed before it has written its append-only file."""
+    if kind != "redis":
+        pytest.skip("NATS numbers all messages of its stream")
+    broker = start()
+    link = Link(broker.port)
+    sender, sent = connect(broker, "room", history=KEPT)
+    bus, recorder = connect(f"redis://127.0.0.1:{link.port}", "room", history=KEPT)
+    send(sender, "room", *map(str, range(5)))
+    recorder.wait_for_messages(5)
+    known = offsets(recorder)
+    link.cut()
+    recorder.wait_for_state(BusState.DOWN)
+    name = f"{{websocket-handler:{room_channel('room')}}}"
+    with redis.Redis(port=broker.port) as client:
+        client.xdel(f"{name}:stream", known[3], known[4])
+        client.set(f"{name}:tip", known[2])
+    sent.wait_for_messages(5)
+    send(sender, "room", "after")
+    assert sender.flush(10)
+    link.restore()
+    assert recorder.wait_for_messages(6)[5:] == ["after"]
+    assert recorder.losses == [("room", None)]
+    assert bus.stats().lost == 0
+    link.close()

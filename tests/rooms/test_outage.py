@@ -92,9 +92,8 @@ def restart(broker: BrokerProcess, away: float = 0.3) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_with_a_history_nothing_is_lost_or_doubled(start: Start, kind: str) -> None:
-    # By default Redis may answer up to two seconds before it writes.
-    broker = start(*(["--appendfsync", "always"] if kind == "redis" else []))
+def test_with_a_history_nothing_is_lost_or_doubled(start: Start) -> None:
+    broker = start()
     each = MESSAGES // PROCESSES
     options = ("--history", str(MESSAGES * 2), "--messages", str(each), "--until")
     with members(broker.url, *options, str(each * PROCESSES)) as started:

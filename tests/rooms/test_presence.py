@@ -22,6 +22,7 @@ from websocket_handler.rooms.presence import (
 from .brokers import BrokerProcess
 from .conftest import Connect, Start
 from .recorder import Recorder, new_room
+from .test_history import break_connection
 
 A, B = b"node a..", b"node b.."
 
@@ -140,6 +141,69 @@ def test_thousands_are_told_in_pieces(presence: Presence, clock: Clock) -> None:
     assert late.present("room") == everyone
 
 
+def crowd(count: int) -> dict[str, int]:
+    return {f"somebody with a long name {number}": 1 for number in range(count)}
+
+
+def test_a_view_changes_when_it_is_whole(presence: Presence, clock: Clock) -> None:
+    """Also where it is told again, and where many come or go at once."""
+    teller = Presence(30, clock)
+    everyone = crowd(5000)
+    fewer = dict(list(everyone.items())[:10])
+    steps: list[tuple[list[Announcement], dict[str, int], bool]] = [
+        (teller.announce("room", everyone), everyone, True),
+        (teller.whole("room"), everyone, False),
+        (teller.announce("room", fewer), fewer, True),
+        (teller.announce("room", everyone), everyone, True),
+    ]
+    before: dict[str, int] = {}
+    for announcements, after, is_change in steps:
+        assert len(announcements) > 5
+        for announcement in announcements[:-1]:
+            assert tell(presence, A, [announcement]) == [(False, False)]
+            assert presence.present("room") == before
+        assert tell(presence, A, announcements[-1:]) == [(is_change, False)]
+        assert presence.present("room") == after
+        before = after
+
+
+@pytest.mark.parametrize("size", range(5))
+def test_a_last_piece_is_never_full(presence: Presence, clock: Clock, size: int) -> None:
+    """Nothing would tell then that it is the last."""
+    everyone = {str(number) * 600: 1 for number in range(10, 10 + 12 * size)}
+    tell(presence, A, Presence(30, clock).announce("room", everyone))
+    assert presence.present("room") == everyone
+
+
+def test_a_change_that_overtakes_pieces_waits_for_them(presence: Presence, clock: Clock) -> None:
+    teller = Presence(30, clock)
+    everyone = crowd(5000)
+    whole = teller.announce("room", everyone)
+    change = teller.announce("room", {**everyone, "late": 1, "somebody with a long name 4999": 0})
+    first, *others, last = whole
+    tell(presence, A, [first, *others])
+    assert tell(presence, A, change) == [(False, False)]
+    assert tell(presence, A, [last]) == [(True, False)]
+    del everyone["somebody with a long name 4999"]
+    assert presence.present("room") == {**everyone, "late": 1}
+
+
+def test_a_piece_that_is_missing_leaves_the_view_as_it_was(
+    presence: Presence, clock: Clock
+) -> None:
+    teller = Presence(30, clock)
+    tell(presence, A, teller.announce("room", {"ann": 1}))
+    everyone = {"ann": 1, **crowd(5000)}
+    first, second, *_ = teller.announce("room", everyone)
+    del second
+    tell(presence, A, [first])
+    assert presence.present("room") == {"ann": 1}
+    assert tell(presence, A, teller.announce("room", {"ann": 1, "bob": 1}))[0] == (False, True)
+    assert presence.present("room") == {"ann": 1}
+    tell(presence, A, teller.whole("room"))
+    assert presence.present("room") == {"ann": 1, "bob": 1}
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -237,6 +301,24 @@ def test_presence_outlives_the_broker(start: Start, connect: Connect) -> None:
     present(first, "room", {"bob": 1, "cid": 1})
     present(second, "room", {"ann": 1})
     assert ears.presence == ["room", "room"]
+
+
+def test_many_present_stay_when_their_process_reconnects(
+    shared: BrokerProcess, connect: Connect
+) -> None:
+    room = new_room()
+    first, ears = connect(shared, room)
+    second, others = connect(shared, room)
+    everyone = crowd(5000)
+    second.announce(room, everyone)
+    present(first, room, everyone)
+    told = len(ears.presence)
+    break_connection(second)
+    wait_for(lambda: second.stats().connects == 2, "the next connection")
+    second.announce(room, {**everyone, "the last": 1})
+    present(first, room, {**everyone, "the last": 1})
+    assert len(ears.presence) == told + 1
+    assert others.presence == []
 
 
 def test_presence_changed_may_fail(shared: BrokerProcess, connect: Connect) -> None:

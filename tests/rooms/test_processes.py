@@ -245,3 +245,76 @@ def test_greenlets(start: Start, connect: Connect, history: History | None) -> N
             process.kill()
     assert (said, process.returncode) == ("well\n", 0), errors
     assert len(receiver.messages()) == 301 + (history is not None)
+
+
+GREENLETS_AND_MEMBERS = """
+from gevent import monkey
+monkey.patch_all()
+import faulthandler, os, socket, sys
+import gevent
+from tests.engine.connections import HANDSHAKE
+from websocket_handler import Engine, Headers, History, Request, Rooms, Settings, WebSocket
+from websocket_handler.protocol.versions import rfc6455
+
+sys.setswitchinterval(1e-5)  # so that a lock is often found taken
+url, name = sys.argv[1:]
+history = eval(os.environ["HISTORY"])
+both = [Rooms(url, history=history) for _ in range(2)]
+engine = Engine()
+
+def read(sock):
+    while sock.recv(65536):
+        pass
+
+def join(room, number):
+    request = Request("GET", "/", Headers(HANDSHAKE.items()), remote_address="a pair")
+    websocket = WebSocket(request, Settings(), engine=engine)
+    ours, theirs = socket.socketpair()
+    if number % 2:
+        websocket.connect()
+    else:  # with its codec in Python
+        websocket.begin_as_client(rfc6455.VERSION, b"", None)
+    websocket.take_over(ours)
+    gevent.spawn(read, theirs)
+    room.add(websocket, f"user {number}")
+
+def send(rooms, number):
+    room = rooms[name]
+    for count in range(int(os.environ["COUNT"])):
+        room.send(f"{number} {count}")
+        room.present()
+        if count % 100 == number:
+            join(room, number)
+        gevent.sleep(0)
+
+for rooms in both:
+    for number in range(4):
+        join(rooms[name], number)
+    assert rooms[name].ready(20)
+jobs = [gevent.spawn(send, both[number % 2], number) for number in range(8)]
+gevent.joinall(jobs, timeout=60)
+if not all(job.successful() for job in jobs):
+    faulthandler.dump_traceback()
+    os._exit(1)
+print("well", flush=True)
+for rooms in both:
+    rooms.close(5)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("pure", [False, True], ids=["native", "pure"])
+@pytest.mark.parametrize("history", [None, History(length=1000)], ids=["plain", "history"])
+def test_greenlets_and_the_bus_share_rooms(
+    shared: BrokerProcess,
+    history: History | None,
+    pure: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither waits for ever for what the other has."""
+    pytest.importorskip("gevent")
+    monkeypatch.setenv("HISTORY", repr(history))
+    monkeypatch.setenv("COUNT", "150" if pure else "500")
+    if pure:
+        monkeypatch.setenv("WEBSOCKET_HANDLER_PURE_PYTHON", "1")
+    assert run(GREENLETS_AND_MEMBERS, shared, new_room(), timeout=90).strip() == "well"

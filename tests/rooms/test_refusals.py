@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from tests.end_to_end.programs import wait_for
+from websocket_handler.errors import BusUnavailable
 from websocket_handler.rooms import outbox
 from websocket_handler.rooms.broker_url import parse_broker_url
 from websocket_handler.rooms.bus_settings import BusState, History
@@ -206,6 +207,89 @@ def test_redis_keys_that_may_not_be_used(
         broker.close()
 
 
+def test_message_delivered_while_its_room_is_refused_does_not_come_twice(
+    tmp_path_factory: pytest.TempPathFactory, connect: Connect
+) -> None:
+    broker = redis_server(tmp_path_factory.mktemp("redis"))
+    try:
+        url = redis_user(broker)
+        bus, recorder = connect(url, "room", history=HISTORIES[1], heartbeat=0.5)
+        other, _ = connect(broker, history=HISTORIES[1])
+        send(other, "room", "1")
+        recorder.wait_for_messages(1)
+        redis_user(broker, "-subscribe")
+        with socket.create_connection(("127.0.0.1", broker.port), 5) as connection:
+            connection.sendall(b"CLIENT KILL TYPE pubsub USER app\r\n")
+            assert connection.recv(100) == b":1\r\n"
+        wait_for(lambda: recorder.refusals, "the refusal")
+        assert not bus.wait_until_subscribed("room", 20)
+        send(bus, "room", "2")
+        assert recorder.wait_for_messages(2) == ["1", "2"]
+        assert bus.flush(10)
+        send(other, "room", "3")
+        assert other.flush(10)
+        redis_user(broker)
+        assert bus.wait_until_subscribed("room", 20)
+        wait_for(lambda: "3" in recorder.messages(), "the message that was kept")
+        assert recorder.messages() == ["1", "2", "3"]
+        assert recorder.losses == []
+        assert bus.stats().rooms == 1
+    finally:
+        broker.close()
+
+
+def test_room_that_is_refused_after_it_was_left_is_not_counted_twice(
+    shared: BrokerProcess, connect: Connect
+) -> None:
+    bus, _ = connect(shared, "left", "stays")
+    endpoint = bus._endpoint
+    counts: list[int] = []
+
+    def leave_and_refuse() -> None:
+        endpoint.leave("left")
+        endpoint.refuse_room(endpoint.joined["left"], "no permission")
+        counts.append(endpoint.ready_rooms)
+
+    assert bus._post(leave_and_refuse)
+    wait_for(lambda: counts, "the bus's thread")
+    assert counts == [1]
+
+
+def test_replay_that_is_refused_ends_no_session(
+    tmp_path_factory: pytest.TempPathFactory, connect: Connect
+) -> None:
+    broker = redis_server(tmp_path_factory.mktemp("redis"))
+    try:
+        bus, recorder = connect(redis_user(broker, "-xrange"), "room", history=HISTORIES[1])
+        send(bus, "room", "1", "2")
+        recorder.wait_for_messages(2)
+        replay = Replay(bus, recorder, "room", str(recorder.delivered[0].offset)).wait()
+        assert isinstance(replay.error, BusUnavailable)
+        send(bus, "room", "3")
+        assert recorder.wait_for_messages(3) == ["1", "2", "3"]
+        assert bus.stats().attempts == 1
+    finally:
+        broker.close()
+
+
+def test_user_that_may_only_read_a_room_receives_it(
+    tmp_path_factory: pytest.TempPathFactory, connect: Connect
+) -> None:
+    """It cannot begin the history of a room that has none."""
+    broker = redis_server(tmp_path_factory.mktemp("redis"))
+    try:
+        url = redis_user(broker, "resetkeys", "%R~*")
+        bus, recorder = connect(url, "room", history=HISTORIES[1])
+        sender, _ = connect(broker, history=HISTORIES[1])
+        send(sender, "room", "1", "2")
+        assert recorder.wait_for_messages(2) == ["1", "2"]
+        assert recorder.losses == []
+        assert recorder.refusals == []
+        assert bus.stats().attempts == 1
+    finally:
+        broker.close()
+
+
 @pytest.mark.parametrize("name", ["PUBLISH", "SUBSCRIBE"])
 def test_redis_without_a_command(
     tmp_path_factory: pytest.TempPathFactory,
@@ -303,7 +387,7 @@ def test_message_of_before_the_join_ends_no_session(
         head = f"@{tip[0]}-{tip[1] - 1},{tip[0]}-{tip[1]};".encode()
         publish_raw(shared, kind, "websocket-handler:room.late", [head + data])
     else:
-        publish_stored(shared, "websocket-handler.room.late", tip[0], data)
+        publish_stored(shared, "websocket-handler.room.late", tip[-1], data)
     send(sender, "late", "4")
     send(sender, "quiet", "5")
     wait_for(lambda: sorted(map(str, recorder.messages())) == ["4", "5"], "the two messages")
@@ -342,6 +426,22 @@ def test_message_of_a_newer_version_is_reported(
     assert recorder.wait_for_messages(2) == ["1", "4"]
     assert recorder.losses == [(room, 1)] * 2
     assert caplog.text.count("newer version") == 1
+
+
+def test_message_of_a_newer_version_is_reported_to_a_member_that_comes_back(
+    shared: BrokerProcess, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender, _ = connect(shared, history=HISTORIES[1])
+    bus, recorder = connect(shared, "newer", history=HISTORIES[1])
+    send(sender, "newer", "1")
+    recorder.wait_for_messages(1)
+    monkeypatch.setattr(outbox, "seal", lambda *args: b"\x02" + seal(*args)[1:21] + b"other")
+    send(sender, "newer", "2")
+    monkeypatch.undo()
+    send(sender, "newer", "3")
+    recorder.wait_for_messages(2)
+    replay = Replay(bus, recorder, "newer", str(recorder.delivered[0].offset)).wait()
+    assert (replay.messages(), replay.losses) == (["3"], [1])
 
 
 def test_prefixes_do_not_collide(shared: BrokerProcess, connect: Connect) -> None:

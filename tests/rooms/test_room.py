@@ -6,6 +6,7 @@ import gc
 import os
 import socket
 import threading
+import time
 import weakref
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -314,3 +315,71 @@ def test_a_forked_child_has_empty_rooms(engine: Engine) -> None:
     assert os.waitpid(child, 0)[1] == 0
     lobby.send("from the parent")
     assert peer.read() == Message("from the parent")
+
+
+def test_a_policy_may_look_at_the_rooms() -> None:
+    made: list[Rooms] = []
+
+    def policy(name: str) -> SlowConsumers:
+        (rooms,) = made
+        assert name not in [room.name for room in rooms]
+        return rooms["default"]._policy if name != "default" else SlowConsumers("drop_newest")
+
+    made.append(Rooms(slow=policy))
+    done: list[str] = []
+    working = threading.Thread(target=lambda: done.append(made[0]["lobby"]._policy.when_full))
+    working.daemon = True
+    working.start()
+    working.join(10)
+    assert done == ["drop_newest"]
+
+
+def test_a_name_that_utf_8_cannot_write_makes_no_member(engine: Engine) -> None:
+    rooms = Rooms()
+    websocket, _ = join(engine)
+    with pytest.raises(ValueError, match="UTF-8"):
+        rooms["\udc80"].add(websocket)
+    assert list(rooms) == []
+
+
+def test_an_add_that_raises_makes_no_member(engine: Engine) -> None:
+    lobby = Rooms()["lobby"]
+    websocket, _ = join(engine)
+    is_failing = True
+    changed = lobby._rooms._members_changed
+
+    def fail(room: Room, who: str | None) -> None:
+        if is_failing and len(room):
+            raise RuntimeError("can't start new thread")
+        changed(room, who)
+
+    lobby._rooms._members_changed = fail  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError):
+        lobby.add(websocket, "alice")
+    assert websocket not in lobby
+    assert lobby.present() == {}
+    is_failing = False
+    lobby.add(websocket, "alice")
+    assert lobby.present() == {"alice": 1}
+
+
+def test_the_cost_of_slow_members_is_linear(engine: Engine) -> None:
+    """Sixteen times as many may not cost 256 times as much."""
+
+    def cost(count: int) -> float:
+        lobby = Rooms(slow=SlowConsumers("drop_newest", max_backlog=0))["lobby"]
+        members = [make_websocket(engine, high_water=1) for _ in range(count)]
+        for websocket in members:
+            websocket.connect()
+            websocket.send("more than high water")
+            lobby.add(websocket)
+        assert lobby.send("x") == Delivery(dropped=count)
+
+        def measure() -> float:
+            begin = time.thread_time()
+            lobby.send("x")
+            return time.thread_time() - begin
+
+        return min(measure() for _ in range(7))
+
+    assert cost(3200) < 64 * cost(200)

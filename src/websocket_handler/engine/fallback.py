@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..native_locks import native_lock
 from ..protocol.permessage_deflate import Terms
 from ..protocol.prepared import PreparedMessage
 from ..protocol.versions import Version
@@ -339,7 +340,7 @@ class Channel(Events):
         self._waiting = 0
         self._traffic = Traffic()
         self._controls, self._controls_since = 0, 0.0
-        self._unsent = threading.Lock()
+        self._unsent = native_lock()
         self._heard = time.monotonic()
         return self
 

@@ -16,7 +16,7 @@ from .broker_url import BrokerURL
 from .bus_settings import BusSettings, History
 
 Offset = tuple[int, ...]
-"""Where a message lies in the history of its room. () is before the first."""
+"""Where a message lies in the history of its room. () is before the first of any history."""
 
 Receive = Callable[[str, bytes, "Offset | None", "Offset | None"], None]
 """Called with channel, data, offset and the offset of the message before it in that channel;
@@ -49,6 +49,15 @@ class Entry(NamedTuple):
     data: bytes
 
 
+class Tip(NamedTuple):
+    """Where the history of a channel ends."""
+
+    offset: Offset
+    """Of its last message, or of its beginning if it has none."""
+    data: bytes | None
+    """That message, if the broker gives it; None otherwise."""
+
+
 class Page(NamedTuple):
     """A piece of a channel's history."""
 
@@ -56,6 +65,14 @@ class Page(NamedTuple):
     missing: int | None
     """How many between where it was asked to begin and its first entry are not kept any more;
     None if that cannot be known."""
+
+    def next_count(self, count: int, largest: int, most_bytes: int) -> int:
+        """How many to read after this page, which was to have `count`: at most `largest`, of
+        about `most_bytes`."""
+        size = sum(len(data) for _, data in self.entries)
+        if size > most_bytes:
+            return max(1, count // 2)
+        return min(2 * count, largest) if 2 * size <= most_bytes else count
 
 
 class Broker(ABC):
@@ -101,12 +118,31 @@ class Broker(ABC):
         kept again."""
 
     @abstractmethod
-    async def tips(self, channels: Sequence[str]) -> list[Offset]:
-        """The offset of the last message of each. Raises `ChannelsRefused`, as `read` does."""
+    async def tips(self, channels: Sequence[str]) -> list[Tip]:
+        """The last message of each. A history that the broker does not have begins with this.
+        Raises `ChannelsRefused`, as `read` does."""
 
     @abstractmethod
-    async def read(self, channel: str, after: Offset, count: int) -> Page:
-        """Up to `count` messages that came after an offset; fewer only if there are no more."""
+    async def read(
+        self, channel: str, after: Offset, count: int, identity: tuple[bytes, int] | None
+    ) -> Page:
+        """Up to `count` messages that came after an offset of this history; fewer only if there
+        are no more. `identity` is process and number of the message at that offset, if known."""
+
+    @abstractmethod
+    def is_same_history(self, one: Offset, other: Offset) -> bool:
+        """Whether both lie in one history: a broker that has lost its data begins another."""
+
+    @abstractmethod
+    def beginning(self, offset: Offset) -> Offset:
+        """The offset before the first message of the history in which this one lies."""
+
+    def is_beginning(self, offset: Offset) -> bool:
+        return not offset or offset == self.beginning(offset)
+
+    def count_between(self, after: Offset, last: Offset) -> int | None:  # noqa: ARG002
+        """How many messages there were after one up to another; None if that is unknown."""
+        return None
 
     async def check(self) -> None:  # noqa: B027  (most brokers have nothing to check)
         """Raises `BrokerError` if what is published does not get to the others although the

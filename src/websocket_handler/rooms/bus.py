@@ -6,6 +6,7 @@ Knows rooms by name and messages as text or bytes, nothing of WebSockets.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import logging
 import os
@@ -13,16 +14,17 @@ import weakref
 from collections.abc import Callable, Mapping
 
 from ..errors import BusUnavailable
+from ..native_locks import native_lock
 from .broker import KINDS, broker_class
 from .broker_url import parse_broker_url
 from .bus_settings import BusSettings, BusState, BusStats, History
-from .bus_thread import BusThread, real_lock, wait_until
+from .bus_thread import BusThread, wait_until
 from .endpoint import Endpoint
 from .envelope import encode_content
 from .names import room_channel
 from .outbox import Outbox, Prepared
 from .presence import check_identities
-from .recall import Admit, Failed, Give
+from .replayed import Replayed
 from .this_process import RoomsOfThisProcess
 
 logger = logging.getLogger("websocket_handler")
@@ -61,7 +63,7 @@ class Bus:
         _buses.add(self)
 
     def _begin(self) -> None:
-        self._lock = real_lock()
+        self._lock = native_lock()
         self._node = os.urandom(8)
         self._outbox = Outbox(self._node, self._settings.queue_size, self._settings.queue_bytes)
         self._joined: set[str] = set()
@@ -75,6 +77,7 @@ class Bus:
             self._outbox,
             self._history,
             self._settings,
+            self._joined,
         )
 
     @property
@@ -107,12 +110,20 @@ class Bus:
         endpoint = self._endpoint
         if self._settings.when_away == "raise" and endpoint.state is BusState.DOWN:
             raise BusUnavailable("the broker is away")
-        is_local = self._history is not None and prepared.room in self._joined
-        item, is_first = self._outbox.put(prepared, context, is_local)
+        comes_back = self._history is not None
+        is_local = comes_back and prepared.room in self._joined
+        item, is_first = self._outbox.put(prepared, context, is_local, comes_back)
         if is_first or self._thread is None:
             self._post(endpoint.wake)
         if is_local and endpoint.state is BusState.DOWN:
             self._post(endpoint.deliver_early, item)
+
+    def deliver_here(self, prepared: Prepared, context: object = None) -> None:
+        """Deliver a message that `publish` did not take to this process alone, after those that
+        it has taken."""
+        what = prepared.room, prepared.message, prepared.key, None, context
+        if self._is_closed or not self._post(self._endpoint.call, self._rooms.deliver, *what):
+            self._rooms.deliver(*what)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until what was published so far is with the broker, at most `timeout` seconds;
@@ -133,8 +144,44 @@ class Bus:
         """It does not any more, and nobody is there in this process."""
         if room in self._joined:
             self._joined.discard(room)
-            self._outbox.forget(room)  # now: what is sent after the next `join` is waited for
             self._post(self._endpoint.leave, room)
+
+    def wait_until_subscribed(self, room: str, timeout: float | None = None) -> bool:
+        """Wait until what others send to a joined room from then on comes here, at most `timeout`
+        seconds. Returns whether it does: False if the room is left, refused or not joined, or
+        after `close`. In the bus's thread, which cannot wait for itself, it does not wait."""
+        answers: list[bool] = []
+        thread = self._thread
+        if thread is not None and thread.is_current():
+            self._endpoint.when_subscribed(room, answers.append)
+            return answers == [True]
+        if not self._post(self._endpoint.when_subscribed, room, answers.append):
+            return False
+        wait_until(lambda: bool(answers) or self._has_ended, timeout)
+        return answers == [True]
+
+    async def until_subscribed(self, room: str) -> bool:
+        """As `wait_until_subscribed`, for coroutines."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[bool] = loop.create_future()
+
+        def tell(is_subscribed: bool) -> None:
+            if not answer.done():
+                answer.set_result(is_subscribed)
+
+        def tell_loop(is_subscribed: bool) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(tell, is_subscribed)
+
+        if not self._post(self._endpoint.when_subscribed, room, tell_loop):
+            return False
+        while not answer.done() and not self._has_ended:
+            await asyncio.wait({answer}, timeout=1)
+        return answer.done() and answer.result()
+
+    @property
+    def _has_ended(self) -> bool:
+        return self._thread is not None and self._thread.has_ended
 
     def announce(self, room: str, who: Mapping[str, int]) -> None:
         """Who is in a joined room in this process now: identity -> connections. Raises
@@ -150,18 +197,17 @@ class Bus:
         """Who is in a joined room in the other processes: identity -> connections there."""
         return self._endpoint.presence.known.present(room)
 
-    def replay(self, room: str, since: str, give: Give, admit: Admit, failed: Failed) -> None:
-        """With a history: tell what came to a joined room after the offset `since`.
+    def replay(self, room: str, since: str, member: Replayed) -> None:
+        """With a history: give a member what came to a joined room after the offset `since`.
 
-        In the bus's thread, `give(message, offset)` is called for each message up to the last
-        one that was delivered here, and then `admit(offset of that one)`, so that the next
-        `deliver` goes on exactly there. If some are not kept any more, `lost(room, None)` is
-        told before. `failed(error)` instead of `admit`: ValueError for a `since` that is no
+        In the bus's thread, `member.give` is called for each message up to the last one that was
+        delivered here, and then `member.admit`, so that the next `deliver` goes on exactly
+        there. `member.failed(error)` instead of `admit`: ValueError for a `since` that is no
         offset or a room that is not joined, `BusUnavailable` if the broker is away.
         """
         if self._history is None:
             raise ValueError("there is no history to replay")
-        self._post(self._endpoint.recall.replay, room, since, give, admit, failed)
+        self._post(self._endpoint.recall.replay, room, since, member)
 
     # The end
 
@@ -190,7 +236,8 @@ class Bus:
             **numbers,
         )
 
-    def _post(self, call: object, *arguments: object) -> None:
+    def _post(self, call: object, *arguments: object) -> bool:
+        """Returns whether it will be called in the bus's thread: not after the end of that."""
         if self._thread is None:
             with self._lock:
                 if self._thread is None and not self._is_closed:
@@ -198,8 +245,7 @@ class Bus:
                     thread.start(self._endpoint.run)
                     self._thread = thread
                     _started.add(self)
-        if self._thread is not None:
-            self._thread.post(call, *arguments)  # type: ignore[arg-type]
+        return self._thread is not None and self._thread.post(call, *arguments)  # type: ignore[arg-type]
 
     # Fork and exit
 

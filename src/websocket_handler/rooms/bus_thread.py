@@ -4,29 +4,14 @@ threads: the broker must be heard while greenlets compute, and they must not wai
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
-import sys
-import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from selectors import BaseSelector
 from typing import Any
 
-
-def original(module: str, name: str) -> Any:
-    """What gevent has replaced, or would have."""
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is not None and monkey.is_module_patched("threading"):
-        return monkey.get_original(module, name)
-    return getattr(importlib.import_module(module), name)
-
-
-def real_lock() -> threading.Lock:
-    """A lock between real threads. A greenlet must not be switched away while it has it."""
-    lock: threading.Lock = original("_thread", "allocate_lock")()
-    return lock
+from ..native_locks import original
 
 
 def wait_until(is_so: Callable[[], bool], timeout: float | None) -> bool:

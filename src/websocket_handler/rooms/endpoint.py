@@ -13,7 +13,7 @@ import logging
 import random
 import sys
 import traceback
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Container, Coroutine, Mapping
 from typing import Any
 
 from .broker import Broker, BrokerError, ChannelsRefused, Entry, Offset, Refusals
@@ -39,6 +39,12 @@ sent."""
 
 CHANNELS = 1000
 """Subscribed at a time."""
+
+LINGER = 1.0
+"""Seconds for which a room stays subscribed to after its last member has left."""
+
+MAX_LINGERING = 1000
+"""Rooms for which that is so at a time."""
 
 
 async def end(tasks: set[asyncio.Task[None]]) -> None:
@@ -71,13 +77,16 @@ class Endpoint:
         outbox: Outbox,
         history: History | None,
         settings: BusSettings,
+        wanted: Container[str] = (),
     ) -> None:
+        """`wanted` are the rooms with members, of which `join` and `leave` follow in time."""
         self.url = url
         self.node = node
         self.rooms = rooms
         self.outbox = outbox
         self.history = history
         self.settings = settings
+        self._wanted = wanted
         self.counters = Counters()
         self.state = BusState.CONNECTING
         self.limit: int | None = None
@@ -90,6 +99,7 @@ class Endpoint:
         self._broker_class = broker_class
         self._by_channel: dict[str, Joined] = {}
         self._subscribed: dict[str, str] = {}  # room -> channel, in this session
+        self._leaving: dict[str, None] = {}  # rooms without members, the first that was left first
         self._changed: set[str] = set()
         self._control: list[tuple[str, bytes]] = []
         self._refused_rooms: set[str] = set()  # those the broker does not let us receive
@@ -116,26 +126,64 @@ class Endpoint:
 
     def deliver_early(self, item: Outgoing) -> None:
         """While the broker is away, what would have come back is delivered here at once."""
-        if self.state is not BusState.UP and not item.is_early and not item.is_back:
+        if self.state is not BusState.UP and not item.is_back:
+            self.deliver_alone(item)
+
+    def deliver_alone(self, item: Outgoing) -> None:
+        """Deliver an own message that is not known to be in the history, once."""
+        if item.is_local and not item.is_early:
             item.is_early = True
             what = item.prepared
             self.call(self.rooms.deliver, what.room, what.message, what.key, None, item.context)
 
     def join(self, name: str) -> None:
-        if name not in self.joined:
+        room = self.joined.get(name)
+        if room is None:
             room = self.joined[name] = Joined(name)
             self._by_channel[room.channel] = room
             self._change(name)
+        elif room.leaving is not None:
+            room.leaving.cancel()
+            room.leaving = None
+            del self._leaving[name]
+            self.ready_rooms += room.is_ready
 
     def leave(self, name: str) -> None:
-        room = self.joined.pop(name, None)
-        if room is not None:
-            del self._by_channel[room.channel]
-            self.ready_rooms -= room.is_ready
-            self._refused_rooms.discard(name)
-            self.presence.left(room)
-            room.tell_ready(False)
-            self._change(name)
+        """Nobody is in the room any more. It stays subscribed to for a while, so that a member
+        that comes at once misses nothing."""
+        room = self.joined.get(name)
+        if room is None or room.leaving is not None:
+            return
+        self.ready_rooms -= room.is_ready
+        self.presence.left(room)
+        room.tell_ready(False)
+        room.tell_subscribed(False)
+        room.leaving = asyncio.get_running_loop().call_later(LINGER, self._end_subscription, name)
+        self._leaving[name] = None
+        if len(self._leaving) > MAX_LINGERING:
+            self._end_subscription(next(iter(self._leaving)))
+
+    def _end_subscription(self, name: str) -> None:
+        room = self.joined.pop(name)
+        assert room.leaving is not None
+        room.leaving.cancel()
+        del self._leaving[name]
+        del self._by_channel[room.channel]
+        self._refused_rooms.discard(name)
+        self.presence.forget(room)
+        self.outbox.forget(name)
+        self._change(name)
+
+    def when_subscribed(self, name: str, call: Callable[[bool], object]) -> None:
+        """Have `call` made with True once what is sent to a joined room is received here, with
+        False if that will not be."""
+        room = self.joined.get(name)
+        if room is None or room.leaving is not None or self.state is BusState.CLOSED:
+            call(False)
+        elif room.is_ready:
+            call(True)
+        else:
+            room.when_subscribed.append(call)
 
     def announce(self, name: str, who: Mapping[str, int]) -> None:
         if name in self.joined:
@@ -165,7 +213,7 @@ class Endpoint:
 
     def has_lost(self, room: Joined, count: int | None, is_news: bool = True) -> None:
         self.counters.lost += count or 0
-        if is_news:
+        if is_news and (room.leaving is None or room.name in self._wanted):
             self.call(self.rooms.lost, room.name, count)
 
     def deliver(self, room: Joined, envelope: Envelope, offset: Offset | None) -> None:
@@ -173,6 +221,8 @@ class Endpoint:
         arrived = room.sequences.arrived(envelope.node, envelope.number, envelope.starts)
         context = None
         if envelope.node == self.node:
+            for lost in self.outbox.overtaken(room.name, envelope.number):
+                self.deliver_alone(lost)
             item = self.outbox.back(room.name, envelope.number)
             self.counters.own += 1
             if item is not None:
@@ -183,8 +233,10 @@ class Endpoint:
             self.counters.duplicates += 1
             return
         gap, is_news = arrived
-        if gap and offset is None:
+        if gap and envelope.node != self.node and (offset is None or is_news):
             self.has_lost(room, gap, is_news)
+        if room.leaving is not None and room.name not in self._wanted:
+            return
         if envelope.node != self.node:
             self.counters.received += 1
         if envelope.kind is Kind.NEWER:
@@ -243,6 +295,9 @@ class Endpoint:
         self._set_state(BusState.CLOSED, "")
         for room in self.joined.values():
             room.tell_ready(False)
+            room.tell_subscribed(False)
+        for item in self.outbox.not_back():
+            self.deliver_early(item)
 
     async def _one_session(self) -> str:
         """Why it ended."""
@@ -267,7 +322,8 @@ class Endpoint:
             for room in self.joined.values():
                 room.is_ready = room.is_catching_up = False
                 room.held.clear()
-                room.sequences.reconnected()
+                if self.history is None:
+                    room.sequences.reconnected()
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(broker.close(), 1)
         return "closed"
@@ -313,6 +369,7 @@ class Endpoint:
 
     def _is_up(self) -> None:
         self.counters.connects += 1
+        self.was_away = 0.0
         self._set_state(BusState.UP, "")
         self.presence.begin()
 
@@ -420,9 +477,10 @@ class Endpoint:
         """The broker does not let this process receive what is sent to the room."""
         if not self._is_here(room):
             return
-        self.ready_rooms -= room.is_ready
+        self.ready_rooms -= room.is_ready and room.leaving is None
         room.is_ready = False
         room.tell_ready(False)
+        room.tell_subscribed(False)
         if room.name not in self._refused_rooms:
             self._refused_rooms.add(room.name)
             self.refusals.room(room.name, reason)
@@ -448,7 +506,7 @@ class Endpoint:
             if not self._is_here(room):
                 continue
             room.is_ready = True
-            self.ready_rooms += 1
+            self.ready_rooms += room.leaving is None
             self._refused_rooms.discard(room.name)
             if room.has_been_ready and self.history is None:
                 self.has_lost(room, None)
@@ -493,6 +551,9 @@ class Endpoint:
                     self._deliver_here(item)
         self.counters.published += len(wanted) - len(refused)
         self.outbox.done(len(batch))
+        if self.history is not None:
+            for name in {item.prepared.room for item in batch} - self.joined.keys():
+                self.outbox.forget(name)
 
     async def _send(
         self, broker: Broker, control: list[tuple[str, bytes]], wanted: list[Outgoing]
@@ -543,10 +604,13 @@ class Endpoint:
         self._deliver_here(item)
 
     def _deliver_here(self, item: Outgoing) -> None:
-        """It does not come back from the broker."""
-        what = item.prepared
-        if item.is_local and self.outbox.back(what.room, item.number) and not item.is_early:
-            self.call(self.rooms.deliver, what.room, what.message, what.key, None, item.context)
+        """It does not come back from the broker; if it does after all, it is a duplicate."""
+        name = item.prepared.room
+        if self.outbox.back(name, item.number) is None:
+            return
+        if name in self.joined:
+            self.joined[name].sequences.arrived(self.node, item.number)
+        self.deliver_alone(item)
 
     # Receiving
 

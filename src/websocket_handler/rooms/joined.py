@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 
@@ -22,12 +23,15 @@ class Joined:
         "cursor",
         "has_been_ready",
         "held",
+        "identity",
         "is_catching_up",
         "is_ready",
+        "leaving",
         "name",
         "seen",
         "sequences",
         "when_ready",
+        "when_subscribed",
     )
 
     def __init__(self, name: str) -> None:
@@ -41,15 +45,28 @@ class Joined:
         """The last message of the history that was delivered here."""
         self.began: Offset = ()
         """Where the cursor was when the room was joined."""
+        self.identity: tuple[bytes, int] | None = None
+        """The process and number of the message at the cursor, if it was delivered here."""
         self.seen: Offset = ()
         """The last one that was heard of, and may have to be read."""
         self.is_catching_up = False
         self.held: deque[tuple[Envelope, Offset, Offset]] = deque(maxlen=MOST_HELD)
         """The latest of those heard meanwhile, without a gap: with offset and the one before."""
         self.when_ready: list[Callable[[bool], object]] = []
-        """Who waits for it to be ready; called with False if that fails."""
+        """Called when it is ready, or with False if that fails."""
+        self.when_subscribed: list[Callable[[bool], object]] = []
+        """The same, but over all reconnects until the room is left or refused."""
+        self.leaving: asyncio.TimerHandle | None = None
+        """Set when the last member has left: when the subscription ends."""
 
     def tell_ready(self, is_ready: bool) -> None:
         waiting, self.when_ready = self.when_ready, []
         for call in waiting:
             call(is_ready)
+        if is_ready:
+            self.tell_subscribed(True)
+
+    def tell_subscribed(self, is_subscribed: bool) -> None:
+        waiting, self.when_subscribed = self.when_subscribed, []
+        for call in waiting:
+            call(is_subscribed)

@@ -18,6 +18,17 @@ EVERYONE = "nodes"
 """The channel that every process listens to."""
 
 
+def check_name(room: str) -> None:
+    """Raises `TypeError` for a room's name that is no str, `ValueError` for one that UTF-8 cannot
+    write."""
+    if not isinstance(room, str):
+        raise TypeError(f"the name of a room is a str, not {type(room).__name__}")
+    try:
+        room.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"a room's name must be text that UTF-8 can write: {error}") from None
+
+
 def room_channel(room: str) -> str:
     """The channel of a room. ValueError for what is no text."""
     if not isinstance(room, str):

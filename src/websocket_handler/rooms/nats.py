@@ -2,8 +2,8 @@
 
 What is sent to a room with a history goes to a subject of the stream. That stores it and
 republishes it to the room's ordinary subject, with its number in the stream and that of the
-message before it in the same room; so what is heard live is what was stored. Offsets are
-numbers of the stream.
+message before it in the same room; so what is heard live is what was stored. An offset is the
+time at which the stream was made, in milliseconds, and a number of the stream.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import json
 import re
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -28,12 +29,14 @@ from nats.js.api import (
     RePublish,
     StorageType,
     StreamConfig,
+    StreamInfo,
 )
 from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
-from .broker import Broker, BrokerError, Entry, Offset, Page, Refusals
+from .broker import Broker, BrokerError, Entry, Offset, Page, Refusals, Tip
 from .broker_url import BrokerURL, tls_context
 from .bus_settings import IDLE_EXPIRY, History
+from .envelope import open_envelope
 
 HEADERS = 300
 """Bytes that are left for the headers of a stored message, of which the longest has 270."""
@@ -91,6 +94,8 @@ class NatsBroker(Broker):
     _client: Connection | None = None
     _noticing: asyncio.Task[None] | None = None
     _acknowledged: dict[str, tuple[asyncio.Future[str | None], str]]
+    _made = 0
+    """When the stream was made: that of before is another history."""
 
     # The connection
 
@@ -258,8 +263,8 @@ class NatsBroker(Broker):
             headers = message.headers
             if headers and self.history is not None:
                 with contextlib.suppress(KeyError, ValueError):
-                    offset = _offset(int(headers["Nats-Sequence"]))
-                    previous = _offset(int(headers["Nats-Last-Sequence"]))
+                    offset = self._made, int(headers["Nats-Sequence"])
+                    previous = self._made, int(headers["Nats-Last-Sequence"])
             try:
                 receive(channel, message.data, offset, previous)
             except Exception as error:
@@ -302,13 +307,14 @@ class NatsBroker(Broker):
         config = stream_config(self._stream, prefix, self.history)
         manager = self.client.jsm()
         try:
-            await manager.add_stream(config)
+            info = await manager.add_stream(config)
         except ServiceUnavailableError as error:
             raise BrokerError("the broker has no JetStream, which a history needs") from error
         except APIError as error:
             if error.err_code != 10058:  # the name is in use, with other settings
                 raise
-            await manager.update_stream(config)
+            info = await manager.update_stream(config)
+        self._made = _milliseconds(info)
 
     async def append(self, entries: Sequence[Entry]) -> Refusals:
         with self.errors(), self._asking():
@@ -368,28 +374,36 @@ class NatsBroker(Broker):
             text = f"the broker's JetStream refuses: {error.get('description')}"
             future.set_exception(BrokerError(text))
 
-    async def tips(self, channels: Sequence[str]) -> list[Offset]:
-        found: list[Offset] = []
+    async def tips(self, channels: Sequence[str]) -> list[Tip]:
+        found: list[Tip] = []
         with self.errors():
+            try:
+                self._made = _milliseconds(await self.client.jsm().stream_info(self._stream))
+            except NotFoundError:
+                await self._have_stream()
             for begin in range(0, len(channels), AT_ONCE):
                 some = channels[begin : begin + AT_ONCE]
                 found += await asyncio.gather(*map(self._tip, some))
         return found
 
-    async def _tip(self, channel: str) -> Offset:
+    async def _tip(self, channel: str) -> Tip:
         subject = self._kept_subject(channel)
         try:
             message = await self.client.jsm().get_msg(self._stream, subject=subject, direct=True)
         except NotFoundError:
-            return ()
-        return _offset(message.seq or 0)
+            return Tip((self._made, 0), None)
+        return Tip((self._made, message.seq or 0), message.data)
 
-    async def read(self, channel: str, after: Offset, count: int) -> Page:
+    async def read(
+        self, channel: str, after: Offset, count: int, identity: tuple[bytes, int] | None
+    ) -> Page:
         with self.errors():
-            return await self._read(channel, after, count)
+            return await self._read(channel, after, count, identity)
 
-    async def _read(self, channel: str, after: Offset, count: int) -> Page:
-        begin = after[0] + 1 if after else 1
+    async def _read(
+        self, channel: str, after: Offset, count: int, identity: tuple[bytes, int] | None
+    ) -> Page:
+        begin = after[1] + 1 if after else 1
         config = ConsumerConfig(
             deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
             opt_start_seq=begin,
@@ -402,7 +416,9 @@ class NatsBroker(Broker):
         pending = info.num_pending or 0
         entries = await self._fetch(info.name, min(count, pending)) if pending else []
         await self.client.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{info.name}")
-        return Page(entries, await self._missing(after, pending))
+        if not pending:
+            return Page(entries, 0)
+        return Page(entries, await self._missing(channel, after, pending, identity))
 
     async def _fetch(self, consumer: str, count: int) -> list[tuple[Offset, bytes]]:
         """The next messages of a consumer, all by one request."""
@@ -414,7 +430,7 @@ class NatsBroker(Broker):
                 count_is_reached = True  # or there are fewer now
             else:
                 about = message.metadata
-                entries.append((_offset(about.sequence.stream), message.data))
+                entries.append(((self._made, about.sequence.stream), message.data))
                 count_is_reached = len(entries) == count or not about.num_pending
             if count_is_reached and not done.done():
                 done.set_result(None)
@@ -432,25 +448,36 @@ class NatsBroker(Broker):
                 await subscription.unsubscribe()
         return entries
 
-    async def _missing(self, after: Offset, count: int) -> int | None:
-        """None unless it is sure that nothing between `after` and the first that was read has
-        gone: the message `after` is still there, or the room never had as many as are kept."""
+    async def _missing(
+        self, channel: str, after: Offset, count: int, identity: tuple[bytes, int] | None
+    ) -> int | None:
+        """None unless it is sure that nothing between `after` and the first of `count` messages
+        has gone: the message `after` is still there, or it is the beginning, the room never had
+        as many as are kept, and none can have grown too old."""
         assert self.history is not None
-        if not count and not after:
-            return 0
-        if after:
+        if after and after[1]:
             with contextlib.suppress(NotFoundError):
-                await self.client.jsm().get_msg(self._stream, seq=after[0], direct=True)
-                return 0
+                found = await self.client.jsm().get_msg(self._stream, seq=after[1], direct=True)
+                is_here = found.subject == self._kept_subject(channel)
+                return 0 if is_here and _is(found.data, identity) else None
+            return None
         length, age = self.history.length, self.history.age
-        if age is None and length is not None and count < length:
-            return 0
-        return None
+        is_young = time.time() - self._made / 1000 < IDLE_EXPIRY
+        is_whole = age is None and is_young and length is not None and count < length
+        return 0 if is_whole else None
+
+    def is_same_history(self, one: Offset, other: Offset) -> bool:
+        return one[:1] == other[:1]
+
+    def beginning(self, offset: Offset) -> Offset:
+        return (offset[0] if offset else self._made), 0
 
     def parse_offset(self, text: str) -> Offset:
-        if not (text.isascii() and text.isdigit()) or int(text) >= 1 << 64:
+        """Without the time at which the stream was made, it is one of the stream there is."""
+        made, _, number = text.rpartition("-")
+        if not re.fullmatch(r"([0-9]{1,20}-)?[0-9]{1,20}", text) or int(number) >= 1 << 64:
             raise ValueError(f"not an offset of a room's history: {text!r}")
-        return _offset(int(text))
+        return (int(made) if made else self._made), int(number)
 
 
 def stream_config(name: str, prefix: str, history: History) -> StreamConfig:
@@ -469,8 +496,20 @@ def stream_config(name: str, prefix: str, history: History) -> StreamConfig:
     )
 
 
-def _offset(sequence: int) -> Offset:
-    return (sequence,) if sequence else ()
+def _milliseconds(info: StreamInfo) -> int:
+    """When a stream was made."""
+    return int(info.created.timestamp() * 1000) if info.created else 0
+
+
+def _is(data: bytes | None, identity: tuple[bytes, int] | None) -> bool:
+    """Whether a stored message is this one, as far as that is known."""
+    if identity is None:
+        return True
+    try:
+        envelope = open_envelope(data or b"")
+    except ValueError:
+        return False
+    return (envelope.node, envelope.number) == identity
 
 
 def kept_prefix(prefix: str) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from itertools import islice
+from itertools import islice, takewhile
 from typing import NamedTuple
 
 from ..errors import BusUnavailable
-from .bus_thread import real_lock, wait_until
+from ..native_locks import native_lock
+from .bus_thread import wait_until
 from .envelope import HEAD, Kind, seal
 
 MOST_ROOMS = 100_000
@@ -49,7 +50,7 @@ class Outgoing:
         self, prepared: Prepared, number: int, data: bytes, context: object, is_local: bool
     ) -> None:
         self.is_local = is_local
-        """This process is given it when it comes back."""
+        """It is for members of this process, among others."""
         self.prepared = prepared
         self.number = number
         self.data = data
@@ -72,7 +73,7 @@ class Outbox:
         self._node = node
         self._most = most
         self._most_bytes = most_bytes
-        self._lock = real_lock()
+        self._lock = native_lock()
         self._waiting: deque[Outgoing] = deque()
         self._numbers: OrderedDict[str, int] = OrderedDict()
         self._forgotten = 0
@@ -81,14 +82,17 @@ class Outbox:
         self.size = 0
         """Bytes that wait."""
         self.own: dict[str, dict[int, Outgoing]] = {}
-        """With a history: room -> number -> what this process has to be given."""
+        """With a history: room -> number -> what has not come back from the broker."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, prepared: Prepared, context: object, is_local: bool) -> tuple[Outgoing, bool]:
-        """Add a message; with whether it is the only one. `is_local`: this process is to be
-        given it when it comes back. Raises `BusUnavailable` if there is no room."""
+    def put(
+        self, prepared: Prepared, context: object, is_local: bool, comes_back: bool
+    ) -> tuple[Outgoing, bool]:
+        """Add a message; with whether it is the only one. `is_local`: it is for members of this
+        process; `comes_back`: by way of the history. Raises `BusUnavailable` if there is no room.
+        """
         size = prepared.size
         with self._lock:
             if len(self._waiting) >= self._most or self.size + size > self._most_bytes:
@@ -103,7 +107,7 @@ class Outbox:
                 self._forgotten = max(self._forgotten, self._numbers.popitem(last=False)[1])
             data = seal(Kind.MESSAGE, self._node, number, last is None, prepared.content)
             item = Outgoing(prepared, number, data, context, is_local)
-            if is_local:
+            if comes_back:
                 self.own.setdefault(prepared.room, {})[number] = item
             self._waiting.append(item)
             self._accepted += 1
@@ -143,6 +147,14 @@ class Outbox:
                 item.is_back = True
             return item
 
+    def overtaken(self, room: str, number: int) -> list[Outgoing]:
+        """Those before a message of this process that has been received. They will not come back
+        any more."""
+        with self._lock:
+            items = self.own.get(room, {})
+            older = list(takewhile(lambda one: one < number, items))
+            return [items.pop(one) for one in older]
+
     def not_back(self, room: str | None = None, acknowledged: bool = False) -> list[Outgoing]:
         """What has not come back yet, of one room or of all; only those which are with the
         broker, if `acknowledged`."""
@@ -156,9 +168,12 @@ class Outbox:
             ]
 
     def forget(self, room: str) -> None:
-        """Nobody waits for what comes back to this room."""
+        """The room is not subscribed to any more: what the broker has will not come back."""
         with self._lock:
-            self.own.pop(room, None)
+            items = self.own.pop(room, {})
+            left = {number: item for number, item in items.items() if not item.is_acknowledged}
+            if left:
+                self.own[room] = left
 
     # Waiting
 

@@ -8,13 +8,18 @@ A process is believed until it says goodbye, or has not been heard of for `ttl` 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from ..native_locks import native_lock
+
 LONGEST_IDENTITY = 1024
 PIECE = 16 * 1024
-"""Characters of identities in one announcement; more are told in several."""
+"""Characters of identities with which an announcement is full. One that is full is continued by
+the next; they are believed together, once one has come that is not."""
+
+MAX_HELD = 1000
+"""Changes that wait for a whole announcement to be complete."""
 
 
 class Announcement(NamedTuple):
@@ -74,21 +79,40 @@ class _Own:
 
 
 class _Told:
-    __slots__ = ("version", "who")
+    """What another process has told of one room."""
 
-    def __init__(self, version: int) -> None:
-        self.version = version
+    __slots__ = ("changes", "held", "version", "who", "whole")
+
+    def __init__(self) -> None:
+        self.version = 0
+        """The latest that has begun to come; 0 before the first."""
         self.who: dict[str, int] = {}
+        self.whole: dict[str, int] | None = None
+        """What will take the place of `who`, while it comes in pieces."""
+        self.changes: dict[str, int] = {}
+        """The pieces of a change that is not complete."""
+        self.held: list[Announcement] = []
+        """Changes that came before all pieces of `whole` had."""
 
-    def change(self, version: int, who: Mapping[str, int]) -> bool:
-        self.version = version
+    def begin(self, version: int) -> None:
+        self.version, self.whole = version, {}
+        self.changes.clear()
+        self.held.clear()
+
+    def complete(self) -> bool:
+        """The last piece has come. Returns whether `who` is different now."""
+        if self.whole is not None:
+            is_change = self.whole != self.who
+            self.who, self.whole = self.whole, None
+            return is_change
         is_change = False
-        for identity, count in who.items():
+        for identity, count in self.changes.items():
             is_change = is_change or self.who.get(identity, 0) != count
             if count:
                 self.who[identity] = count
             else:
                 self.who.pop(identity, None)
+        self.changes.clear()
         return is_change
 
 
@@ -103,7 +127,7 @@ class Presence:
         self._forgotten = 0  # the highest version of a room that was left
         self._rooms: dict[str, dict[bytes, _Told]] = {}
         self._heard: dict[bytes, float] = {}
-        self._lock = threading.Lock()
+        self._lock = native_lock()
 
     # This process
 
@@ -179,21 +203,14 @@ class Presence:
     def hear(self, node: bytes, announcement: Announcement) -> tuple[bool, bool]:
         """Whether it changes who is in the room, and whether `node` must be asked, because
         something before it was missed."""
-        room, version, base, who = announcement
         self._heard[node] = self._clock()
         with self._lock:
-            nodes = self._rooms.setdefault(room, {})
-            told = nodes.get(node)
-            if told is not None and version < told.version:
-                return False, False
-            if base is None:
-                before = told.who if told is not None else {}
-                told = nodes[node] = _Told(version)
-                told.change(version, who)
-                return told.who != before, False
-            if told is None or base > told.version:
-                return False, True
-            return base == told.version and told.change(version, who), False
+            told = self._rooms.setdefault(announcement.room, {}).setdefault(node, _Told())
+            is_changed, must_ask = _take(told, announcement)
+            while told.whole is None and told.held and not must_ask:
+                changed_too, must_ask = _take(told, told.held.pop(0))
+                is_changed = is_changed or changed_too
+            return is_changed, must_ask
 
     def hear_alive(self, node: bytes) -> None:
         if node in self._heard:
@@ -219,14 +236,42 @@ class Presence:
         return changed
 
 
+def _take(told: _Told, announcement: Announcement) -> tuple[bool, bool]:
+    """See `Presence.hear`."""
+    _, version, base, who = announcement
+    if version < told.version:
+        return False, False
+    if base is None:
+        told.begin(version)
+    elif base == version:  # the next piece of a whole one
+        if told.whole is None or version != told.version:
+            return False, version > told.version
+    elif told.whole is not None:
+        told.held.append(announcement)
+        return False, len(told.held) > MAX_HELD
+    elif base != told.version or not base:
+        return False, base >= told.version
+    told.version = version
+    (told.changes if told.whole is None else told.whole).update(who)
+    return not _is_full(who) and told.complete(), False
+
+
 def _pieces(who: Mapping[str, int]) -> list[dict[str, int]]:
-    """At least one."""
+    """At least one, of which the last alone is not full."""
     pieces: list[dict[str, int]] = [{}]
     size = 0
     for identity, count in who.items():
+        pieces[-1][identity] = count
+        size += _size(identity)
         if size > PIECE:
             pieces.append({})
             size = 0
-        pieces[-1][identity] = count
-        size += len(identity) + 8
     return pieces
+
+
+def _is_full(who: Mapping[str, int]) -> bool:
+    return sum(map(_size, who)) > PIECE
+
+
+def _size(identity: str) -> int:
+    return len(identity) + 8

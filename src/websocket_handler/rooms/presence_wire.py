@@ -28,6 +28,11 @@ class PresenceWire:
         self._tell(room.channel, self.known.announce(room.name, who))
 
     def left(self, room: Joined) -> None:
+        """Nobody of this process is in the room any more."""
+        self.announce(room, {})
+
+    def forget(self, room: Joined) -> None:
+        """What others say of the room is not received any more."""
         self._tell(room.channel, self.known.leave(room.name))
 
     def begin(self) -> None:

@@ -3,7 +3,8 @@
 Two connections: one receives, one sends commands, many at a time. `append` is a script: it
 stores a message once, counts the messages of its room, and publishes it with its offset.
 Offsets are ids of stream entries whose first part is the time of the server in milliseconds
-and whose second part counts the messages of the room.
+and whose second part counts the messages of the room, from a multiple of `EPOCH` on. That is
+random for each history, so that one begun anew, after the server has lost its data, is known.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from redis.exceptions import (
     ConnectionError as RedisConnectionError,
 )
 
-from .broker import Broker, BrokerError, ChannelsRefused, Entry, Offset, Page, Refusals
+from .broker import Broker, BrokerError, ChannelsRefused, Entry, Offset, Page, Refusals, Tip
 from .broker_url import BrokerURL, checks_certificate, checks_host_name
 from .bus_settings import IDLE_EXPIRY
 
@@ -53,10 +54,32 @@ LARGEST = 1 << 24
 """Bytes; beyond it, or half of what Redis keeps for a subscriber that is behind, a message
 might cost all subscribers their connections."""
 
-APPEND = """
+EPOCH = 1 << 33
+"""Between the counts with which two histories begin; below 2 ** 53, Lua knows 2 ** 20 of them."""
+
+BEGIN = """
+local tip = redis.call('GET', KEYS[2])
+if not tip then
+    local now = redis.call('TIME')
+    local hash = redis.sha1hex(KEYS[2] .. now[1] .. '.' .. now[2])
+    local epoch = tonumber(string.sub(hash, 1, 5), 16) % 1048574 + 1
+    tip = string.format('%.0f-%.0f', now[1] * 1000 + math.floor(now[2] / 1000),
+                        epoch * 8589934592)
+    redis.call('DEL', KEYS[1])
+    redis.call('SET', KEYS[2], tip, 'EX', ARGV[5])
+end
+"""
+# KEYS: stream, tip. ARGV[5]: seconds for which an empty history is remembered.
+
+TIP = BEGIN + "return tip"
+
+APPEND = (
+    """
 local last = tonumber(redis.call('GET', KEYS[3]) or '0')
 if last < tonumber(ARGV[1]) then return redis.error_reply('OUT OF ORDER') end
-local tip = redis.call('GET', KEYS[2]) or '0-0'
+"""
+    + BEGIN
+    + """
 local dash = string.find(tip, '-', 1, true)
 local time, count = tonumber(string.sub(tip, 1, dash - 1)), tonumber(string.sub(tip, dash + 1))
 local now = redis.call('TIME')
@@ -95,6 +118,7 @@ if stored > 0 then
 end
 return refused or stored
 """.replace("IDLE_EXPIRY", str(IDLE_EXPIRY))
+)
 # KEYS: stream, tip, last number of the process, channel.
 # ARGV: a number that must be stored already, length, age in ms, command, seconds; then pairs
 # of number and envelope.
@@ -240,7 +264,7 @@ class RedisBroker(Broker):
     subscribe_command = b"SUBSCRIBE"
     unsubscribe_command = b"UNSUBSCRIBE"
 
-    _script = b""
+    _script = _tip_script = b""
     _pair: Pair | None = None
 
     # What differs in a cluster
@@ -287,6 +311,7 @@ class RedisBroker(Broker):
                 self.limit = min(self.limit, await self._limit_of(pair))
                 if self.history is not None:
                     self._script = await pair.call(["SCRIPT", "LOAD", APPEND])
+                    self._tip_script = await pair.call(["SCRIPT", "LOAD", TIP])
 
     async def _limit_of(self, pair: Pair) -> int:
         """What one message may have, if this user may ask the server."""
@@ -455,21 +480,52 @@ class RedisBroker(Broker):
         refusals = self._refusals(await self._run(commands))
         return {index: why for call, why in refusals.items() for index in indices[call]}
 
-    async def tips(self, channels: Sequence[str]) -> list[Offset]:
-        commands = []
-        for channel in channels:
-            name, _, tip = self._keys(channel)
-            commands.append((name, (b"GET", tip)))
-        tips = await self._run(commands)
+    async def tips(self, channels: Sequence[str]) -> list[Tip]:
+        names = [self._keys(channel) for channel in channels]
+        tips = await self._run([(name, (b"GET", tip)) for name, _, tip in names])
         self._require(channels, tips)
-        return [self.parse_offset(tip.decode()) if tip else () for tip in tips]
+        unknown = [index for index, tip in enumerate(tips) if tip is None]
+        begun = await self._begin_histories([names[index] for index in unknown])
+        for index, tip in zip(unknown, begun, strict=True):
+            tips[index] = tip
+        return [Tip(self.parse_offset(tip.decode()), None) for tip in tips]
+
+    async def _begin_histories(self, names: Sequence[tuple[bytes, bytes, bytes]]) -> list[bytes]:
+        """The tips of empty histories. A user that may only read such a room does not know where
+        it begins."""
+        arguments = (b"", b"", b"", b"", REMEMBERED)
+        tips = await self._run(
+            [
+                (name, (b"EVALSHA", self._tip_script, 2, stream, tip, *arguments))
+                for name, stream, tip in names
+            ]
+        )
+        return [b"0-0" if isinstance(tip, ResponseError) else tip for tip in tips]
 
     def _require(self, channels: Sequence[str], replies: Sequence[Any]) -> None:
         refusals = self._refusals(replies)
         if refusals:
             raise ChannelsRefused({channels[index]: why for index, why in refusals.items()})
 
-    async def read(self, channel: str, after: Offset, count: int) -> Page:
+    def is_same_history(self, one: Offset, other: Offset) -> bool:
+        return self.beginning(one)[1] == self.beginning(other)[1]
+
+    def beginning(self, offset: Offset) -> Offset:
+        time, count = offset or (0, 0)
+        return (time if count % EPOCH == 0 else 0), count - count % EPOCH
+
+    def count_between(self, after: Offset, last: Offset) -> int | None:
+        """None also where the server has lost the end of the history and counts from there."""
+        is_known = self.is_same_history(after, last) and last[1] > after[1]
+        return last[1] - after[1] if is_known else None
+
+    async def read(
+        self,
+        channel: str,
+        after: Offset,
+        count: int,
+        identity: tuple[bytes, int] | None,  # noqa: ARG002  (an offset is of one message)
+    ) -> Page:
         name, stream, _ = self._keys(channel)
         begin = b"(%b" % self.format_offset(after).encode() if after else b"-"
         replies = await self._run([(name, (b"XRANGE", stream, begin, b"+", b"COUNT", count))])
@@ -478,8 +534,9 @@ class RedisBroker(Broker):
         entries = [(self.parse_offset(id_.decode()), fields[1]) for id_, fields in found]
         if not entries:
             return Page(entries, 0)
-        missing = entries[0][0][1] - (after[1] if after else 0) - 1
-        return Page(entries, missing if missing >= 0 else None)
+        first = entries[0][0]
+        distance = self.count_between(after or self.beginning(first), first)
+        return Page(entries, distance - 1 if distance else None)
 
     @staticmethod
     def format_offset(offset: Offset) -> str:

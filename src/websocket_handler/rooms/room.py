@@ -2,12 +2,14 @@
 
 Members that keep up are served by `engine.fan_out`, in native code, from one frame; the few
 that are behind, or have their codec in Python, one by one here.
+
+The lock of a room is held for its own fields only, never while a message is sent: see
+`native_locks`.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from functools import partial
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING
 from ..connection import Connection
 from ..engine import fan_out
 from ..errors import ConnectionClosed, UnsupportedByVersion, WebSocketError
+from ..native_locks import native_lock
 from ..protocol.check import POLICY_VIOLATION, TRY_AGAIN_LATER
 from ..protocol.prepared import PreparedMessage
 from ..protocol.state import State
@@ -46,7 +49,7 @@ class Room:
 
     def begin_anew(self) -> None:
         """Without members, as in a forked child."""
-        self._lock = threading.Lock()  # for what follows
+        self._lock = native_lock()  # for what follows
         self._members: dict[WebSocket, str | None] = {}  # and who they are
         self._everyone: tuple[WebSocket, ...] | None = ()  # the same, until it changes
         self._slow: dict[WebSocket, SlowMember] = {}
@@ -95,7 +98,8 @@ class Room:
         """A member more, after its `connect()`; it leaves by itself when it is closed.
 
         `who` is its identity for `present`: the user's name, perhaps. With `since`, the offset
-        of a message in the history, it first gets all that came after that one; if that offset
+        of a message in the history, it first gets all that came after that one, as fast as its
+        peer reads; if some are not kept any more, the event "missed" says so; if that offset
         means nothing it is closed with 1008, if the broker is away with 1013. Adding one again,
         or one that is closed, does nothing. Raises `WebSocketError` before `connect()`, or for
         `since` without a history, `ValueError` if `who` is no text or has more than 1,024
@@ -111,11 +115,26 @@ class Room:
             if websocket.state is State.CLOSED or self._knows(websocket):
                 return
             self._joining[websocket] = who
-        websocket._in_engine(partial(websocket._become_member, self._leave))
-        if since is None:
-            self.admit(websocket)
-        else:
-            self._rooms._replay(self, websocket, since)
+        try:
+            websocket._in_engine(partial(websocket._become_member, self._leave))
+            if since is None:
+                self.admit(websocket)
+            else:
+                self._rooms._replay(self, websocket, since)
+        except BaseException:  # a member wholly, or not at all
+            self.discard(websocket)
+            raise
+
+    def ready(self, timeout: float | None = None) -> bool:
+        """Wait up to `timeout` seconds until messages that other processes send to the room from
+        then on reach its members in this process; for threads. Returns whether that is so:
+        False if there are none here, the broker refuses it, or the rooms are closed. Without a
+        broker always True."""
+        return self._rooms._wait_until_subscribed(self, timeout)
+
+    async def aready(self) -> bool:
+        """As `ready`, for coroutines."""
+        return await self._rooms._until_subscribed(self)
 
     def discard(self, websocket: WebSocket) -> None:
         """A member less, or nothing."""
@@ -152,7 +171,8 @@ class Room:
     ) -> Delivery:
         """Send to the members in this process; for `Rooms`."""
         members, slow = self.members, tuple(self._slow)
-        sent, others = fan_out(members, message, (*excluded, *slow) if slow else excluded)
+        skipped = {*excluded, *slow} if slow else excluded
+        sent, others = fan_out(members, message, skipped)
         delivery = Delivery(sent)
         for member in (*others, *slow):
             if member not in excluded:
@@ -163,19 +183,21 @@ class Room:
         """Send to one who may be behind, or has its codec in Python."""
         with self._lock:
             slow = self._slow.get(member)
-            if slow is None:
-                try:
-                    if member._send_prepared(message):
-                        return Delivery(sent=1)
-                except ConnectionClosed:
-                    return Delivery()
-                except UnsupportedByVersion:
-                    return Delivery(dropped=1)
+            delivery = slow.keep(message, key) if slow is not None else None
+        if slow is None:
+            sent = try_to_send(member, message)
+            if sent is not None:
+                return sent
+            with self._lock:
                 if not self._knows(member):
                     return Delivery()
-                slow = self._slow[member] = SlowMember(self._policy)
+                slow = self._slow.get(member)
+                begins = slow is None
+                if slow is None:
+                    slow = self._slow[member] = SlowMember(self._policy)
+                delivery = slow.keep(message, key)
+            if begins:
                 self._await_reading(member)
-            delivery = slow.keep(message, key)
         return delivery or self._give_up(member, slow)
 
     def _give_up(self, member: WebSocket, slow: SlowMember) -> Delivery:
@@ -191,22 +213,24 @@ class Room:
         engine.post(partial(member._when_drained, partial(self._go_on, member)))
 
     def _go_on(self, member: WebSocket) -> None:
-        """The member has caught up: send what waited."""
-        with self._lock:
-            slow = self._slow.get(member)
+        """The member has caught up: send what waited. One thread at a time does this for a
+        member, and what others send to it meanwhile waits behind that."""
+        while True:
+            with self._lock:
+                slow = self._slow.get(member)
+                message = slow.first if slow is not None else None
+                if slow is not None and message is None:
+                    del self._slow[member]
             if slow is None:
                 return
-            while (message := slow.first) is not None:
-                try:
-                    if not fan_out((member,), message)[0] and not member._send_prepared(message):
-                        self._await_reading(member)
-                        return
-                except UnsupportedByVersion:
-                    slow.dropped += 1
-                except ConnectionClosed:
-                    break
-                slow.remove_first()
-            del self._slow[member]
+            if message is None:
+                break
+            delivery = try_to_send(member, message)
+            if delivery is None:
+                self._await_reading(member)
+                return
+            with self._lock:
+                slow.settle(message, delivery.dropped)
         if slow.dropped:
             logger.info("%r: missed %d messages of room %r", member, slow.dropped, self.name)
 
@@ -226,10 +250,9 @@ class Room:
             self._everyone = None
         self._rooms._members_changed(self, who)
 
-    def catch_up(self, websocket: WebSocket, message: PreparedMessage) -> None:
-        """Send what it has missed to one who is not admitted yet; for `Rooms`."""
-        if websocket in self._joining:
-            self.deliver_to(websocket, message, None)
+    def is_catching_up(self, websocket: WebSocket) -> bool:
+        """Whether it receives messages of the history before it is admitted; for `Rooms`."""
+        return websocket in self._joining
 
     def turn_away(self, websocket: WebSocket, error: Exception) -> None:
         """It cannot catch up; for `Rooms`."""
@@ -254,3 +277,15 @@ class Room:
             self._slow.pop(websocket, None)
             self._everyone = None
         self._rooms._members_changed(self, who)
+
+
+def try_to_send(member: WebSocket, message: PreparedMessage) -> Delivery | None:
+    """Send to one member, without a lock. Returns None if it is behind; then nothing is sent."""
+    try:
+        if fan_out((member,), message)[0] or member._send_prepared(message):
+            return Delivery(sent=1)
+    except ConnectionClosed:
+        return Delivery()
+    except UnsupportedByVersion:
+        return Delivery(dropped=1)
+    return None

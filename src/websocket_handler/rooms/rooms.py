@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar, overload
 from weakref import WeakSet, WeakValueDictionary
 
-from ..errors import WebSocketError
+from ..errors import BusUnavailable, WebSocketError
+from ..native_locks import native_lock
 from ..protocol.prepared import PreparedMessage
 from ..websocket import WebSocket
 from .bus import Bus
 from .bus_settings import BusSettings, BusState, BusStats, History
+from .catching_up import CatchingUp
 from .delivery import Delivery
+from .names import check_name
 from .policy import SlowConsumers
-from .room import Room
+from .room import Room, try_to_send
 
 logger = logging.getLogger("websocket_handler")
 
@@ -30,7 +32,7 @@ DEFAULT_BUS_SETTINGS = BusSettings()
 ANNOUNCE_AFTER = 0.02
 """Seconds for which changes of who is in a room collect, before others are told."""
 
-EVENTS = ("bus", "lost", "presence", "refused")
+EVENTS = ("bus", "lost", "missed", "presence", "refused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +83,11 @@ class Rooms:
         if with_offset is not None and history is None:
             raise ValueError("without a history messages have no offset")
         self._policy_of = slow if callable(slow) else lambda _: slow
-        self._lock = threading.Lock()  # for what follows
+        self._lock = native_lock()  # for what follows
         self._rooms: WeakValueDictionary[str, Room] = WeakValueDictionary()
         self._delivered = Delivery()
         self._listeners: list[tuple[str, Callable[..., object]]] = []
-        self._joining = threading.Lock()  # for what the bus is told of members, in their order
+        self._joining = native_lock()  # for what the bus is told of members, in their order
         self._joined: set[str] = set()
         self._to_announce: set[str] = set()
         self._history = history
@@ -96,14 +98,16 @@ class Rooms:
         _of_this_process.add(self)
 
     def __getitem__(self, name: str) -> Room:
-        """The room of that name. Raises `TypeError` if that is no str."""
-        if not isinstance(name, str):
-            raise TypeError(f"the name of a room is a str, not {type(name).__name__}")
+        """The room of that name. Raises `TypeError` if that is no str, `ValueError` if it is text
+        that UTF-8 cannot write."""
         with self._lock:
             room = self._rooms.get(name)
-            if room is None:
-                room = self._rooms[name] = Room(name, self._policy_of(name), self)
+        if room is not None:
             return room
+        check_name(name)
+        made = Room(name, self._policy_of(name), self)  # without a lock: it may look at rooms
+        with self._lock:
+            return self._rooms.setdefault(name, made)
 
     def __iter__(self) -> Iterator[Room]:
         """The rooms that have members in this process."""
@@ -122,6 +126,8 @@ class Rooms:
         bus      the `BusState`, and why: the broker is away, or back
         lost     the `Room`, and how many messages have not come here, None if that
                  cannot be known
+        missed   the `Room`, the `WebSocket` that was added with `since`, and how many
+                 messages after that are not kept any more, None if that cannot be known
         presence the `Room`, of which `present` has changed
         refused  the `Room`, "send to" or "receive from", and why the broker refuses it:
                  called for each message that did not reach the other processes
@@ -177,7 +183,11 @@ class Rooms:
             return self._deliver(room, message, key, excluded)
         outgoing = self._bus.prepare(room.name, message.data, key)
         if self._history is not None:  # the bus brings it back, in its place
-            self._bus.publish(outgoing, excluded)
+            try:
+                self._bus.publish(outgoing, excluded)
+            except BusUnavailable:
+                self._bus.deliver_here(outgoing, excluded)
+                raise
             return Delivery()
         delivery = self._deliver(room, message, key, excluded)
         self._bus.publish(outgoing)
@@ -191,9 +201,12 @@ class Rooms:
         excluded: Collection[WebSocket],
     ) -> Delivery:
         delivery = room.deliver(message, key, excluded)
+        self._count(delivery)
+        return delivery
+
+    def _count(self, delivery: Delivery) -> None:
         with self._lock:
             self._delivered = self._delivered.plus(delivery)
-        return delivery
 
     def _members_changed(self, room: Room, who: str | None) -> None:
         """One has come or left; `who` is its identity."""
@@ -207,8 +220,8 @@ class Rooms:
         with self._joining:
             if room.is_needed:
                 if room.name not in self._joined:
-                    self._joined.add(room.name)
                     self._bus.join(room.name)
+                    self._joined.add(room.name)
                 if announce and room.name not in self._to_announce:
                     self._to_announce.add(room.name)
                     self._bus.call_later(ANNOUNCE_AFTER, partial(self._announce, room))
@@ -232,20 +245,28 @@ class Rooms:
             raise WebSocketError("since needs a history: Rooms(url, history=History())")
 
     def _replay(self, room: Room, websocket: WebSocket, since: str) -> None:
-        """Have the room given what came after `since`, then the member admitted."""
+        """Have the member given what came after `since`, then admitted."""
         assert self._bus is not None
         self._tell_bus(room)
+        self._bus.replay(room.name, since, CatchingUp(self, room, websocket))
 
-        def give(message: str | bytes, offset: str) -> None:
-            room.catch_up(websocket, self._prepare(message, offset))
+    def _catch_up(self, member: WebSocket, message: str | bytes, offset: str) -> bool:
+        """Send a message of the history to a member that is not admitted yet. Returns False if
+        it is behind; then nothing is sent."""
+        delivery = try_to_send(member, self._prepare(message, offset))
+        if delivery is not None:
+            self._count(delivery)
+        return delivery is not None
 
-        self._bus.replay(
-            room.name,
-            since,
-            give,
-            lambda _: room.admit(websocket),
-            partial(room.turn_away, websocket),
-        )
+    def _call_later(self, delay: float, call: Callable[[], object]) -> None:
+        assert self._bus is not None
+        self._bus.call_later(delay, call)
+
+    def _wait_until_subscribed(self, room: Room, timeout: float | None) -> bool:
+        return self._bus is None or self._bus.wait_until_subscribed(room.name, timeout)
+
+    async def _until_subscribed(self, room: Room) -> bool:
+        return self._bus is None or await self._bus.until_subscribed(room.name)
 
     # What the bus calls
 
@@ -264,7 +285,7 @@ class Rooms:
 
     def _begin_anew(self) -> None:
         """In a forked child: the parent's connections are not here."""
-        self._lock, self._joining = threading.Lock(), threading.Lock()
+        self._lock, self._joining = native_lock(), native_lock()
         self._joined.clear()
         self._to_announce.clear()
         for room in list(self._rooms.values()):

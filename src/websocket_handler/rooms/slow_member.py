@@ -32,6 +32,14 @@ class SlowMember:
     def remove_first(self) -> None:
         self._size -= _cost(self._waiting.popitem(last=False)[1])
 
+    def settle(self, message: PreparedMessage, dropped: int) -> None:
+        """`message`, which was the first, has been sent, or could not be: `dropped` is 1 then."""
+        if self.first is message:
+            self.remove_first()
+            self.dropped += dropped
+        else:  # it was given up while it was being sent
+            self.dropped -= 1 - dropped
+
     def keep(self, message: PreparedMessage, key: str | None) -> Delivery | None:
         """One more, with its `key`; None if there is no place for it and the member is to be
         closed for that."""

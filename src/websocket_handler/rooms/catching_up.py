@@ -1,0 +1,49 @@
+"""A member that receives what it has missed from the history, before live messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..websocket import WebSocket
+from .room import Room
+
+if TYPE_CHECKING:
+    from .rooms import Rooms
+
+UNTIL_TAKEN_OVER = 0.01
+"""Seconds between attempts to send to a connection whose server has not handed it over yet."""
+
+
+class CatchingUp:
+    """Implements `Replayed` for one member: at the pace of its peer, whatever the room's policy
+    for slow consumers is."""
+
+    def __init__(self, rooms: Rooms, room: Room, websocket: WebSocket) -> None:
+        self._rooms = rooms
+        self._room = room
+        self._websocket = websocket
+
+    @property
+    def has_left(self) -> bool:
+        return not self._room.is_catching_up(self._websocket)
+
+    def give(self, message: str | bytes, offset: str) -> bool:
+        return self._rooms._catch_up(self._websocket, message, offset)
+
+    def when_ready(self, call: Callable[[], object]) -> None:
+        websocket = self._websocket
+        if websocket._taken_over and websocket._engine is not None:
+            websocket._engine.post(partial(websocket._when_drained, call))
+        else:
+            self._rooms._call_later(UNTIL_TAKEN_OVER, call)
+
+    def missed(self, count: int | None) -> None:
+        self._rooms._emit("missed", self._room, self._websocket, count)
+
+    def admit(self) -> None:
+        self._room.admit(self._websocket)
+
+    def failed(self, error: Exception) -> None:
+        self._room.turn_away(self._websocket, error)

@@ -1,0 +1,181 @@
+"""Gives a member what it has missed of the history of a room, at its own pace.
+
+The messages are read page by page, and no page is kept while the member can take no more. The
+replay ends where live delivery goes on: at the cursor of the room, wherever that has come
+meanwhile. What is not kept any more is a loss of this member alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..errors import BusUnavailable
+from .broker import Broker, BrokerError, ChannelsRefused, Offset, Page
+from .bus_settings import BusState
+from .envelope import Kind
+from .joined import Joined
+from .replayed import Replayed
+
+if TYPE_CHECKING:
+    from .endpoint import Endpoint
+    from .recall import Recall
+
+logger = logging.getLogger("websocket_handler")
+
+FIRST_PAGE, LARGEST_PAGE, PAGE_BYTES = 50, 1000, 1 << 18
+"""Messages read at a time: few at first, more while they are small and the member takes them."""
+
+AWAY = "the broker is away, and with it the history"
+
+
+def offset_text(offset: Offset) -> str:
+    return "-".join(map(str, offset))
+
+
+class Replay:
+    """Of one member, in the bus's thread."""
+
+    def __init__(
+        self, endpoint: Endpoint, recall: Recall, name: str, since: str, member: Replayed
+    ) -> None:
+        self._endpoint = endpoint
+        self._recall = recall
+        self._name = name
+        self._since = since
+        self._member = member
+        self._missing: int | None = 0  # as reported of what lies before the next message
+
+    def begin(self) -> None:
+        """Now, or when the room is subscribed to. Fails if the broker is known to be away."""
+        room, state = self._endpoint.joined.get(self._name), self._endpoint.state
+        if room is None:
+            self._fail(ValueError(f"room {self._name!r} is not joined in this process"))
+        elif room.is_ready:
+            self._start(room)
+        elif state in (BusState.DOWN, BusState.CLOSED):
+            self._fail(BusUnavailable(AWAY))
+        else:
+            room.when_ready.append(self._go_on)
+
+    def _go_on(self, is_ready: bool) -> None:
+        room = self._endpoint.joined.get(self._name)
+        if is_ready and room is not None:
+            self._start(room)
+        else:
+            self._fail(BusUnavailable(AWAY))
+
+    def _start(self, room: Joined) -> None:
+        broker = self._endpoint.broker
+        assert broker is not None
+        task = self._recall.start(self._run(broker, room))
+        task.add_done_callback(partial(self._has_run, broker, room))
+
+    def _has_run(self, broker: Broker, room: Joined, task: asyncio.Task[None]) -> None:
+        """If the session has ended, the replay goes on in the next one."""
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, ChannelsRefused):
+            self._fail(BusUnavailable(str(error)))
+            return
+        if isinstance(error, BrokerError):
+            broker.has_broken(str(error))
+        elif error is not None:
+            logger.error("a replay of room %r failed", room.name, exc_info=error)
+            self._fail(error)  # type: ignore[arg-type]
+            return
+        if task.cancelled() or error is not None:
+            room.when_subscribed.append(self._go_on)
+
+    def _fail(self, error: Exception) -> None:
+        self._endpoint.call(self._member.failed, error)
+
+    async def _run(self, broker: Broker, room: Joined) -> None:
+        try:
+            position = await self._find_place(broker, room, broker.parse_offset(self._since))
+            await self._read_on(broker, room, position)
+        except ValueError as error:
+            self._fail(error)
+        else:
+            if not self._member.has_left:
+                self._endpoint.call(self._member.admit)
+
+    async def _find_place(self, broker: Broker, room: Joined, position: Offset) -> Offset:
+        """Where to read on after `position`, which is in this history, another one, or further
+        than this process has come."""
+        while room.is_catching_up:
+            await asyncio.sleep(0.001)
+        if not position:
+            return broker.beginning(room.cursor)
+        if not broker.is_same_history(position, room.cursor) or position > room.cursor:
+            await self._recall.resume(broker, room)
+        if not broker.is_same_history(position, room.cursor):
+            self._report_missing(None)
+            return broker.beginning(room.cursor)
+        if position > room.cursor:  # the broker has lost the end of the history
+            self._report_missing(None)
+        return position
+
+    async def _read_on(self, broker: Broker, room: Joined, position: Offset) -> None:
+        """From `position` to the cursor, wherever that has come meanwhile. Returns without
+        having waited for anything since it looked at the cursor."""
+        count = FIRST_PAGE
+        while position < room.cursor and not self._member.has_left:
+            wanted = room.cursor
+            page = await broker.read(room.channel, position, count, None)
+            self._endpoint.has_heard()
+            if page.missing not in (0, self._missing) and self._missing is not None:
+                self._report_missing(page.missing)
+            taken = self._give_page(room, page)
+            if taken:
+                position, self._missing = page.entries[taken - 1][0], 0
+                self._since = offset_text(position)
+            if taken == len(page.entries):
+                if taken < count and position < wanted:
+                    self._report_missing(broker.count_between(position, wanted))
+                    position = wanted
+                count = page.next_count(count, LARGEST_PAGE, PAGE_BYTES)
+            elif page.entries[taken][0] > room.cursor:
+                return
+            else:
+                del page  # it is read again rather than kept
+                await self._until_ready()
+                count = max(1, min(2 * taken, count))
+
+    def _give_page(self, room: Joined, page: Page) -> int:
+        """Returns how many were taken: not those after the cursor, or for which the member is not
+        ready."""
+        for index, (offset, data) in enumerate(page.entries):
+            if offset > room.cursor or not self._give(room, offset, data):
+                return index
+        return len(page.entries)
+
+    def _give(self, room: Joined, offset: Offset, data: bytes) -> bool:
+        envelope = self._endpoint.open(room.channel, data)
+        if envelope is not None and envelope.kind is Kind.NEWER:
+            self._endpoint.call(self._member.missed, 1)
+        if envelope is None or envelope.kind is not Kind.MESSAGE:
+            return True
+        try:
+            return self._member.give(envelope.message, offset_text(offset))
+        except Exception:
+            logger.exception("a message of room %r could not be replayed", room.name)
+            return True
+
+    def _report_missing(self, missing: int | None) -> None:
+        before, self._missing = self._missing, missing
+        count = None if missing is None or before is None else missing - before
+        self._endpoint.call(self._member.missed, count)
+
+    async def _until_ready(self) -> None:
+        loop = asyncio.get_running_loop()
+        ready = asyncio.Event()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(ready.set)
+
+        self._member.when_ready(wake)
+        await ready.wait()
