@@ -180,7 +180,8 @@ def test_an_application_that_raises_after_connecting(server: str) -> None:
         wait_until_it_serves(program)
         with RawClient(program.address) as client:
             client.sock.sendall(client.handshake("/raises"))
-            client.expect_end()
+            assert client.read_response().status == 500
+            assert client.read_to_end() == b"Internal Server Error\n"
         with RawClient(program.address) as client:
             client.open().echo(HELLO)
 

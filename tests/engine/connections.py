@@ -74,7 +74,7 @@ def connect(websocket: WebSocket, early: bytes = b"", is_aborted: bool = False) 
     `is_aborted` meanwhile, that may not come."""
     ours, theirs = socket.socketpair()
     websocket.connect()
-    websocket.take_over(ours, early)
+    websocket._take_over(ours, early)
     peer = Peer(theirs)
     if not is_aborted or theirs.recv(1, socket.MSG_PEEK):
         assert peer.read_head().startswith(b"HTTP/1.1 101 ")
@@ -87,7 +87,7 @@ def client_role(engine: Engine) -> tuple[WebSocket, Peer]:
     websocket = make_websocket(engine)
     opened = threading.Event()
     websocket.on("open", opened.set)
-    websocket.begin_as_client(rfc6455.VERSION, b"", None)
-    websocket.take_over(ours)
+    websocket._begin_as_client(rfc6455.VERSION, b"", None)
+    websocket._take_over(ours)
     assert opened.wait(10)
     return websocket, Peer(theirs, expect_masked=True)

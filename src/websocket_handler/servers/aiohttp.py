@@ -22,8 +22,9 @@ from ..errors import WebSocketError
 from ..protocol.check import GOING_AWAY
 from ..protocol.request import Headers, Request, is_websocket_request
 from ..settings import Settings
-from ..websocket import WebSocket
-from .transports import InertTransport, OfOneServer, TransportHandOver
+from ..websocket import Connected, WebSocket
+from .raw_response import RawResponse
+from .transports import InertTransport, OfOneServer, TransportHandover
 
 
 def websocket(request: web.BaseRequest, **settings: Any) -> WebSocket | None:
@@ -35,47 +36,40 @@ def websocket(request: web.BaseRequest, **settings: Any) -> WebSocket | None:
     """
     if not is_websocket_request(request.method, request.headers):
         return None
-    hand_over = HandOver(request)
-    hand_over.websocket = WebSocket(
-        request_of(request),
-        Settings(**settings),
-        engine=hand_over.engine,
-        server=Sockets.of(request),
-        when_connecting=hand_over.secure,
-        when_receiving=hand_over.hasten,
-        answer=hand_over.answer,
-    )
-    return hand_over.websocket
+    return WebSocket(request_of(request), Settings(**settings), handover=AiohttpHandover(request))
 
 
-class HandOver(TransportHandOver):
-    """aiohttp answers into the void, and closes that: then the handler has returned."""
-
-    websocket: WebSocket
+class AiohttpHandover(TransportHandover):
+    """aiohttp writes the handler's response to an inert transport, which says what it is, and
+    closes that."""
 
     def __init__(self, request: web.BaseRequest) -> None:
         transport = request.transport
         if transport is None:
             raise WebSocketError("the client has gone away")
-        super().__init__(transport)
+        super().__init__(transport, server=Sockets.of(request))
+        self._response = RawResponse(self)
         self._server_protocol: Any = request.protocol
         self._server_protocol.close()  # no request can follow
 
-    def secure(self) -> None:
+    def _take(self) -> Connected:
         protocol = self._server_protocol
         self.transport.pause_reading()
         self.transport.set_protocol(asyncio.Protocol())
         self._early, protocol._message_tail = protocol._message_tail, b""
-        protocol.transport = InertTransport(self.transport, self._server_is_done)
-        super().secure()
+        protocol.transport = InertTransport(
+            self.transport, self._server_is_done, self._response.feed
+        )
+        return super()._take()
 
-    def answer(self, status: int) -> web.Response:
-        """For the access log."""
+    def connect_result(self, status: int) -> web.Response:
+        """For the access log, and for what middleware adds to it."""
         return web.Response(status=status)
 
     def _server_is_done(self) -> None:
         self._loop.call_soon(self._server_protocol.connection_lost, None)
-        self._loop.call_soon(self.complete, self.websocket)
+        if not self._response.end():  # the handler was cancelled
+            self.abort()
 
 
 class Sockets(OfOneServer):

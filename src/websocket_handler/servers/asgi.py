@@ -1,7 +1,7 @@
 """ASGI applications: the `websocket` scope, and WebSockets as requests of ordinary routes.
 
 Knows the messages of the ASGI specification (HTTP & WebSocket, version 2.4), and no server:
-a server's integration makes the WebSocket, the scope and the hand-over, and has a
+a server's integration makes the WebSocket, the scope and the handover, and has a
 `Conversation` run the application.
 """
 
@@ -18,10 +18,10 @@ from ..errors import ConnectionClosed
 from ..inbox import LoopInbox
 from ..protocol.check import ABNORMAL_CLOSURE, NORMAL_CLOSURE
 from ..protocol.handshake import ANY_ORIGIN
-from ..protocol.request import Headers, Request, check_field, head
+from ..protocol.request import Headers, Request
 from ..protocol.state import State
 from ..websocket import WebSocket
-from .handover import HandOver
+from .handover import Handover
 
 logger = logging.getLogger("websocket_handler")
 
@@ -50,12 +50,13 @@ class Conversation:
     def __init__(
         self,
         websocket: WebSocket,
-        hand_over: HandOver,
+        handover: Handover,
         fields: RawHeaders = (),
         decided: Callable[[int], object] = lambda _: None,
     ) -> None:
         self._websocket = websocket
-        self._hand_over = hand_over
+        self._handover = handover
+        handover.on_decided = self._note_decision
         self._fields = list(fields)
         self._when_decided = decided
         self._connect_received = False
@@ -88,7 +89,7 @@ class Conversation:
             self._connect_received = True
             return {"type": "websocket.connect"}
         websocket = self._websocket
-        if websocket.outcome is None:
+        if websocket._outcome is None:
             await self._decided.wait()
         if self._messages is None:  # denied, or closed by the application
             return disconnect(*self._closed_with)
@@ -149,7 +150,7 @@ class Conversation:
             self._denial = None
             self._deny(status, fields, body, is_last)
         else:
-            self._websocket.write_response(body, is_last)
+            self._handover.write(body, is_last)
         if is_last:
             self._go_on_with = self._be_over
 
@@ -160,57 +161,45 @@ class Conversation:
 
     def _accept(self, subprotocol: str | None, fields: RawHeaders) -> None:
         websocket = self._websocket
-        for name, value in (*self._fields, *fields):
-            websocket.response_headers.add(name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in decoded((*self._fields, *fields)):
+            websocket.response_headers.add(name, value)
         settings: dict[str, Any] = {}
         if websocket._settings.allowed_origins is None:  # it is the application that judges
             settings["allowed_origins"] = (ANY_ORIGIN,)
         websocket.connect(subprotocol, **settings)
         self._go_on_with = self._close
-        self._hand_over_now()
+        self._handover.complete()
         self._messages = websocket.__aiter__()
 
     def _deny(
         self, status: int, fields: RawHeaders = (), body: bytes = b"", is_last: bool = True
     ) -> None:
         """An HTTP response, after which the connection closes: its body may end with that."""
-        sent = [
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in (*self._fields, *fields)
-        ]
-        for name, value in sent:
-            check_field(name, value)
+        sent = decoded((*self._fields, *fields))
         if is_last and "content-length" not in Headers(sent):
             sent.append(("Content-Length", str(len(body))))
-        sent = [field for field in sent if field[0].lower() not in ("connection", "upgrade")]
-        start_line = f"HTTP/1.1 {status} {phrase(status)}"
-        self._websocket.respond(head(start_line, [*sent, ("Connection", "close")]))
-        self._websocket.write_response(body, is_last)
+        self._handover.reject(status, sent)
+        self._handover.write(body, is_last)
         self._go_on_with = self._be_over if is_last else self._deny_with_body
-        self._hand_over.secure()
-        self._hand_over_now()
 
-    def _hand_over_now(self) -> None:
-        outcome = self._websocket.outcome
-        assert outcome is not None
-        self._hand_over.complete(self._websocket)
+    def _note_decision(self, status: int) -> None:
         self._decided.set()
-        self._when_decided(int(outcome.status))
+        self._when_decided(status)
 
     async def _end_normally(self) -> None:
-        if self._websocket.outcome is None:
+        if self._websocket._outcome is None:
             logger.error("%r: the ASGI application neither accepted nor closed", self._websocket)
             self._deny(HTTPStatus.INTERNAL_SERVER_ERROR)
-        elif not self._decided.is_set():  # the application itself called `connect()`
-            self._hand_over_now()
-        else:
+        elif self._messages is not None:
             self._websocket.close()
+        else:  # or the application itself called `connect()`
+            self._handover.complete()
 
     async def _end_abnormally(self) -> None:
-        if self._websocket.outcome is None:
+        if self._websocket._outcome is None:
             self._deny(HTTPStatus.INTERNAL_SERVER_ERROR)
-        else:
-            self._hand_over.abandon(self._websocket)
+        elif self._messages is not None or not self._handover.is_complete:
+            self._handover.abort()
 
 
 def request_of(scope: Scope, method: str = "GET") -> Request:
@@ -229,13 +218,9 @@ def request_of(scope: Scope, method: str = "GET") -> Request:
     )
 
 
+def decoded(fields: RawHeaders) -> list[tuple[str, str]]:
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields]
+
+
 def disconnect(code: int, reason: str) -> Event:
     return {"type": "websocket.disconnect", "code": code, "reason": reason}
-
-
-def phrase(status: int) -> str:
-    """The reason phrase of a status, as far as it has one."""
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return ""
