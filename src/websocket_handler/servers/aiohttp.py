@@ -12,6 +12,7 @@ The WebSocket lives in the server's own loop. aiohttp's parser refuses the older
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -51,6 +52,8 @@ class AiohttpHandover(TransportHandover):
         self._response = RawResponse(self)
         self._server_protocol: Any = request.protocol
         self._server_protocol.close()  # no request can follow
+        writer: Any = request._payload_writer
+        writer.write_headers = partial(self._write_headers, writer.write_headers)
 
     def _take(self) -> Connected:
         protocol = self._server_protocol
@@ -61,6 +64,11 @@ class AiohttpHandover(TransportHandover):
             self.transport, self._server_is_done, self._response.feed
         )
         return super()._take()
+
+    def _write_headers(self, write_headers: Any, status_line: str, headers: Any) -> Any:
+        if not self.is_detached:
+            self.decline(int(status_line.split()[1]))
+        return write_headers(status_line, headers)
 
     def connect_result(self, status: int) -> web.Response:
         """For the access log, and for what middleware adds to it."""

@@ -36,7 +36,7 @@ NO_KEY = bytes(4)
 """A masking key that leaves everything as it is."""
 
 OF_THE_HANDSHAKE = (
-    *("upgrade", "connection", "content-length"),
+    *("upgrade", "connection"),
     *("sec-websocket-accept", "sec-websocket-protocol"),
 )
 

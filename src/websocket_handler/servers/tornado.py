@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from functools import partial
 from typing import Any
 
 from tornado.httputil import HTTPServerRequest
@@ -67,6 +68,12 @@ class TornadoHandover(LoopHandover):
     def __init__(self, handler: RequestHandler) -> None:
         super().__init__()
         self._handler = handler
+        connection: Any = handler.request.connection
+        connection.write_headers = partial(self._write_headers, connection.write_headers)
+
+    def _write_headers(self, write_headers: Any, start_line: Any, *arguments: Any) -> Any:
+        self.decline(start_line.code)
+        return write_headers(start_line, *arguments)
 
     def connect_result(self, status: int) -> None:  # noqa: ARG002
         """Tornado takes None alone."""
