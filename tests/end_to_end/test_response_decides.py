@@ -171,6 +171,13 @@ def test_http_exception_after_connect_client_gets_it(program: Program) -> None:
     assert body
 
 
+@pytest.mark.parametrize("named", ["uvicorn", "aiohttp", "tornado"], indirect=True)
+def test_handler_is_cancelled_after_connect_its_connection_ends(program: Program) -> None:
+    response, _ = ask(program, "/cancelled")
+    assert response.status == 500
+    wait_for(lambda: closes_of(program, "/cancelled") == [1006], "one close event")
+
+
 @pytest.mark.parametrize("named", ["http.server"], indirect=True)
 def test_send_error_after_connect_client_gets_it(program: Program) -> None:
     response, body = ask(program, "/send-error")

@@ -29,7 +29,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ..engine import IS_NATIVE, Engine, default_engine
 from ..engine.tls import Socket, SSLSocket, is_of_gevent, is_tls, take_from_gevent
@@ -79,6 +79,9 @@ class Handover:
     _stage = Stage.OFFERED
     _own: Connected | None = None
 
+    _detached: ClassVar[set[Connected]] = set()
+    """Those that are on their way: not to be garbage together with a request that is dropped."""
+
     def __init__(
         self,
         engine: Engine | None = None,
@@ -103,7 +106,7 @@ class Handover:
         """
         if self._stage is not Stage.OFFERED:
             raise WebSocketError("the request has been answered already")
-        self._own = self._take()
+        self._keep(self._take())
         self._stage = Stage.DETACHED
 
     def connect_result(self, status: int) -> Any:  # noqa: ARG002
@@ -159,7 +162,7 @@ class Handover:
     def reject(self, status: int, fields: Fields = (), reason: str = "") -> None:
         """Send the response whether or not `connect()` was called. Its body follows by `write`."""
         if not self.is_detached:
-            self._own = self._take()
+            self._keep(self._take())
         self.websocket._reject(status, reason, fields)
         self._stage = Stage.COMPLETE
         self._give()
@@ -195,6 +198,7 @@ class Handover:
             if engine is not None:
                 engine.post(self.abort)
             elif self._own is not None:
+                self._detached.discard(self._own)
                 close_connected(self._own)
 
     # How it is done
@@ -202,6 +206,10 @@ class Handover:
     def _take(self) -> Connected:
         """The connection, which the server has no more; may raise, if nothing has changed."""
         raise NotImplementedError
+
+    def _keep(self, own: Connected) -> None:
+        self._own = own
+        self._detached.add(own)
 
     def _decide(self, status: int, fields: list[tuple[str, str]], reason: str) -> bool:
         outcome = self.websocket._outcome
@@ -229,6 +237,7 @@ class Handover:
         own, self._own = self._own, None
         if own is None:
             return
+        self._detached.discard(own)
         outcome = self.websocket._outcome
         if outcome is not None:
             self.status = int(outcome.status)

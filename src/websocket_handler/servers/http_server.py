@@ -175,8 +175,8 @@ class WebSocketRequests(BaseHTTPRequestHandler):
                 self._log_handover()
             raise
         if self.websocket is not None and self._handover.is_detached:
-            if not self._response.end() or self.websocket._inbox is not None:
-                self._handover.complete()
+            self._response.end()
+            self._handover.complete()
             self._log_handover()
 
     def _log_handover(self) -> None:

@@ -96,7 +96,15 @@ class TornadoHandover(LoopHandover):
         if is_tls:
             sock.__class__ = InertTlsSocket
         stream.close()
+        task = asyncio.current_task()
+        if task is not None:
+            task.add_done_callback(self._handler_ended)
         return own
+
+    def _handler_ended(self, task: asyncio.Task[Any]) -> None:
+        """Tornado sends no response for a handler that is cancelled."""
+        if task.cancelled() and not self.is_complete:
+            self.abort()
 
 
 class ResponseConnection:

@@ -72,6 +72,7 @@ class TransportHandover(LoopHandover):
             if self.transport.is_closing():  # its protocol may have been told of the end
                 self.websocket.abort()
             else:
+                self._detached.discard(self.transport)
                 self._own = take_socket(self.transport)
         super()._give_in_loop()
 

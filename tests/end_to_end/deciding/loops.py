@@ -20,6 +20,9 @@ async def respond_in_loop(ws: WebSocket | None, path: str, spoken: asyncio.Event
         await ws.areceive()
         return Response(401, [], b"")
     ws.on("message", lambda _: spoken.set())
+    if path == "/cancelled":
+        respond(ws, path)
+        raise asyncio.CancelledError
     return respond(ws, path)
 
 
