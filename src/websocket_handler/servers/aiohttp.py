@@ -49,34 +49,36 @@ class AiohttpHandover(TransportHandover):
         if transport is None:
             raise WebSocketError("the client has gone away")
         super().__init__(transport, server=Sockets.of(request))
-        self._response = RawResponse(self)
         self._server_protocol: Any = request.protocol
         self._server_protocol.close()  # no request can follow
         writer: Any = request._payload_writer
-        writer.write_headers = partial(self._write_headers, writer.write_headers)
+        self._writer = writer
+        writer.write_headers = self._write_headers
 
     def _take(self) -> Connected:
-        protocol = self._server_protocol
+        vars(self._writer).pop("write_headers", None)
+        protocol, response = self._server_protocol, RawResponse(self)
         self.transport.pause_reading()
         self.transport.set_protocol(asyncio.Protocol())
         self._early, protocol._message_tail = protocol._message_tail, b""
         protocol.transport = InertTransport(
-            self.transport, self._server_is_done, self._response.feed
+            self.transport, partial(self._server_is_done, response), response.feed
         )
         return super()._take()
 
-    def _write_headers(self, write_headers: Any, status_line: str, headers: Any) -> Any:
-        if not self.is_detached:
-            self.decline(int(status_line.split()[1]))
-        return write_headers(status_line, headers)
+    def _write_headers(self, status_line: str, headers: Any) -> Any:
+        """aiohttp sends the response by itself."""
+        vars(self._writer).pop("write_headers", None)
+        self.decline(int(status_line.split()[1]))
+        return self._writer.write_headers(status_line, headers)
 
     def connect_result(self, status: int) -> web.Response:
         """For the access log, and for what middleware adds to it."""
         return web.Response(status=status)
 
-    def _server_is_done(self) -> None:
+    def _server_is_done(self, response: RawResponse) -> None:
         self._loop.call_soon(self._server_protocol.connection_lost, None)
-        if not self._response.end():  # the handler was cancelled
+        if not response.end():  # the handler was cancelled
             self.abort()
 
 

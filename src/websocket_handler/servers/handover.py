@@ -242,8 +242,9 @@ class Handover:
         if outcome is not None:
             self.status = int(outcome.status)
         self.websocket._take_over(own, self._early)
-        if self.on_decided is not None:
-            self.on_decided(self.status)
+        on_decided, self.on_decided = self.on_decided, None
+        if on_decided is not None:
+            on_decided(self.status)
 
 
 class SocketHandover(Handover):

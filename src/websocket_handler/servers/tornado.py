@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from functools import partial
 from typing import Any
 
 from tornado.httputil import HTTPServerRequest
@@ -69,11 +68,14 @@ class TornadoHandover(LoopHandover):
         super().__init__()
         self._handler = handler
         connection: Any = handler.request.connection
-        connection.write_headers = partial(self._write_headers, connection.write_headers)
+        self._connection = connection
+        connection.write_headers = self._write_headers
 
-    def _write_headers(self, write_headers: Any, start_line: Any, *arguments: Any) -> Any:
+    def _write_headers(self, start_line: Any, *arguments: Any) -> Any:
+        """Tornado sends the response by itself."""
+        vars(self._connection).pop("write_headers", None)
         self.decline(start_line.code)
-        return write_headers(start_line, *arguments)
+        return self._connection.write_headers(start_line, *arguments)
 
     def connect_result(self, status: int) -> None:  # noqa: ARG002
         """Tornado takes None alone."""
@@ -89,6 +91,7 @@ class TornadoHandover(LoopHandover):
         if is_tls and not IS_NATIVE:
             raise WebSocketError("without the native engine, no TLS socket can be taken over")
         own = sock if is_tls else duplicate(sock)
+        vars(self._connection).pop("write_headers", None)
         request.connection.detach()
         request.connection = ResponseConnection(self._handler, self)
         self._early = bytes(stream._read_buffer[: stream._read_buffer_size])
