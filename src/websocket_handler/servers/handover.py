@@ -70,7 +70,7 @@ class Handover:
     """One connection on its way from an HTTP server to the engine.
 
     `server` is what all WebSockets of one server have in common, to be closed together.
-    `on_decided` is called with the status that answers the handshake, when it is sent.
+    `on_decided` is called with the status that answers the handshake, just before it is sent.
     """
 
     websocket: WebSocket
@@ -183,6 +183,7 @@ class Handover:
     def decline(self, status: int) -> None:
         """The server sends the response: `connect()` was not called, and is too late now."""
         websocket, self._stage = self.websocket, Stage.DECLINED
+        self.on_decided = None
         if status < 400 and websocket._has_listeners:
             logger.warning(
                 "the handler of %r registered listeners for its WebSocket, but did not call "
@@ -213,6 +214,8 @@ class Handover:
 
     def _decide(self, status: int, fields: list[tuple[str, str]], reason: str) -> bool:
         outcome = self.websocket._outcome
+        if outcome is None and status < 400:  # connect() failed half-way
+            status, fields, reason = FAILED, [], ""
         is_rejected = status >= 400 and (outcome is None or isinstance(outcome, Accepted))
         if is_rejected:
             self.websocket._reject(status, reason, fields)
@@ -241,10 +244,10 @@ class Handover:
         outcome = self.websocket._outcome
         if outcome is not None:
             self.status = int(outcome.status)
-        self.websocket._take_over(own, self._early)
         on_decided, self.on_decided = self.on_decided, None
         if on_decided is not None:
             on_decided(self.status)
+        self.websocket._take_over(own, self._early)
 
 
 class SocketHandover(Handover):

@@ -171,17 +171,19 @@ class WebSocketRequests(BaseHTTPRequestHandler):
             self.log_error("Request timed out: %r", error)
         except BaseException:
             if self.websocket is not None:
+                self._log_handover(HTTPStatus.INTERNAL_SERVER_ERROR)
                 self._handover.abort()
-                self._log_handover()
             raise
         if self.websocket is not None and self._handover.is_detached:
             self._response.end()
+            outcome = self.websocket._outcome
+            self._log_handover(outcome.status if outcome else HTTPStatus.INTERNAL_SERVER_ERROR)
             self._handover.complete()
-            self._log_handover()
 
-    def _log_handover(self) -> None:
+    def _log_handover(self, status: int) -> None:
+        """For handlers that send no response themselves, before the client gets one."""
         if self._handover.is_detached and not self._logged:
-            self.log_request(self._handover.status)
+            self.log_request(self._handover.status or int(status))
 
     def end_headers(self) -> None:
         buffer = getattr(self, "_headers_buffer", [])
