@@ -43,9 +43,9 @@ from .rooms import (
 from .safe_log import SafeRecords
 from .server_log import ServerLog
 from .servers.asgi_middleware import ASGIMiddleware
-from .servers.handover import SocketHandOver
+from .servers.handover import SocketHandover
 from .servers.http_server import configure_server
-from .servers.transports import TransportHandOver
+from .servers.transports import TransportHandover
 from .servers.wsgi import WSGIMiddleware
 from .settings import Settings
 from .websocket import WebSocket
@@ -72,11 +72,11 @@ __all__ = [
     "RoomsStats",
     "Settings",
     "SlowConsumers",
-    "SocketHandOver",
+    "SocketHandover",
     "State",
     "Stats",
     "Traffic",
-    "TransportHandOver",
+    "TransportHandover",
     "UnsupportedByVersion",
     "Version",
     "WSGIMiddleware",

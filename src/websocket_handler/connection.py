@@ -384,6 +384,8 @@ class Connection(Channel):
             self._write_frame(Opcode.CLOSE, code.to_bytes(2, "big") + reason.encode())
 
     def _write_coded(self, data: bytes) -> None:
+        if isinstance(self._outcome, handshake.Refused):  # meanwhile, in another thread
+            return
         self._count(frames_sent=bool(data))
         if self._codec is None or self._codec.withheld is None:
             self._write(data)

@@ -431,6 +431,18 @@ class Channel(Events):
             self._corked = True
             self._engine.loop.call_soon(self._uncork)
 
+    def _prepend(self, data: bytes) -> None:
+        """Put bytes before all that waits to be sent. Before the engine has the socket."""
+        with self._unsent:
+            self._outgoing.insert(0, data)
+            self._waiting += len(data)
+
+    def _discard_output(self) -> None:
+        """Forget all that waits to be sent. Before the engine has the socket."""
+        with self._unsent:
+            self._outgoing.clear()
+            self._waiting = 0
+
     def _write_message(
         self, message: str | bytes, compress: bool | None, held: bool = False
     ) -> bool:

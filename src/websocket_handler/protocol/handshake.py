@@ -8,7 +8,7 @@ origin belong here, do we speak the version, and is the version's own part in or
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
@@ -16,11 +16,24 @@ from urllib.parse import urlsplit
 
 from . import permessage_deflate, versions
 from .permessage_deflate import Agreement, Compression
-from .request import FIELD_VALUE, Headers, Request, tokens
+from .request import FIELD_VALUE, Headers, Request, check_field, head, tokens
 from .versions import Version
 from .versions.challenge import KEY3_SIZE, KEY_HEADERS
 
 ANY_ORIGIN = "*"
+CONNECTION_FIELDS = frozenset(("connection", "keep-alive", "proxy-connection", "upgrade"))
+"""Fields about the connection to the peer, which are ours to set."""
+
+NOT_IN_THE_101 = CONNECTION_FIELDS | {
+    *("transfer-encoding", "te", "trailer"),  # about the connection, too
+    *("accept-ranges", "age", "cache-control", "etag", "expires", "last-modified", "pragma"),
+    *("location", "refresh", "retry-after", "vary"),  # about what to do with a page
+    *("proxy-authenticate", "www-authenticate", "websocket-origin", "websocket-location"),
+    "websocket-protocol",
+}
+"""Fields of a response (and all `Content-*`) that say nothing about a WebSocket, or that only the
+handshake sets. All others are added to the 101: cookies, security policies, request ids."""
+
 HTTP_VERSION = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,3}))?")
 
 
@@ -100,15 +113,52 @@ def refuse(status: HTTPStatus, reason: str, extra: Headers | None = None) -> Ref
         f"Content-Length: {len(body)}",
         "Connection: close",
     ]
-    head = "\r\n".join([*lines, "", ""]).encode("latin-1")
-    return Refused(status, reason, head + body)
+    start = "\r\n".join([*lines, "", ""]).encode("latin-1")
+    return Refused(status, reason, start + body)
 
 
-def refused_by_application(response: bytes) -> Refused:
-    """What an application's own response to the request amounts to."""
-    status_line = response.partition(b"\r\n")[0].decode("latin-1")
-    _, _, status = status_line.partition(" ")
-    return Refused(int(status[:3]), status[4:] or "refused by the application", b"")
+def rejected_by_application(status: int, reason: str, fields: Iterable[tuple[str, str]]) -> Refused:
+    """The application's own response in place of the 101, up to its body.
+
+    `reason` may be empty: then it is the usual one of `status`. Raises `ValueError` for a field
+    that cannot stand in an HTTP head.
+    """
+    fields = [field for field in fields if field[0].lower() not in CONNECTION_FIELDS]
+    for name, value in fields:
+        check_field(name, value)
+    reason = reason if reason and FIELD_VALUE.fullmatch(reason) else phrase(status)
+    response = head(f"HTTP/1.1 {status} {reason}", [*fields, ("Connection", "close")])
+    return Refused(status, reason or "rejected by the application", response)
+
+
+def with_response_fields(
+    response: bytes, fields: Iterable[tuple[str, str]], present: Headers
+) -> bytes:
+    """The 101 `response` with the fields of the application's response that have a meaning
+    there: neither those of `NOT_IN_THE_101`, nor those that `present` has already, cookies
+    apart. Raises `ValueError` for a field that cannot stand in an HTTP head.
+    """
+    added = []
+    for name, value in fields:
+        lower = name.lower()
+        if lower in NOT_IN_THE_101 or lower.startswith(("sec-websocket-", "content-")):
+            continue
+        if lower != "set-cookie" and name in present:
+            continue
+        check_field(name, value)
+        added.append(f"{name}: {value}\r\n")
+    if not added:
+        return response
+    start, _, rest = response.partition(b"\r\n\r\n")
+    return start + b"\r\n" + "".join(added).encode("latin-1") + b"\r\n" + rest
+
+
+def phrase(status: int) -> str:
+    """The reason phrase of a status, "" if it has none."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
 
 
 @lru_cache
