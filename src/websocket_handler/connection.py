@@ -12,9 +12,11 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any, ClassVar
 
 from .engine import Channel, Engine
+from .engine.empty_context import in_empty_context
 from .engine.ledger import Traffic
 from .errors import ConnectionClosed, ProtocolError, WebSocketError
 from .inbox import Backlog, LoopInbox, ThreadInbox
@@ -36,6 +38,7 @@ from .protocol.state import State, Step, advance
 from .protocol.versions import Version
 from .protocol.versions.version import Decoder, Encoder
 from .settings import Settings
+from .surroundings import Surroundings
 
 logger = logging.getLogger("websocket_handler")
 
@@ -105,6 +108,7 @@ class Connection(Channel):
     _codec: Codec | None = None
     _backlog: Backlog | None = None
     _pong: bytes | None = None  # the newest ping's, while the peer is not reading
+    _surroundings: Surroundings | None = None
     _waiting_for_room: list[tuple[Callable[[], object], bool]] | None = None
 
     def __init__(self, settings: Settings) -> None:
@@ -180,7 +184,7 @@ class Connection(Channel):
         for name, listener in self._listeners:
             if name == event:
                 try:
-                    listener(*arguments)
+                    Context().run(listener, *arguments)
                 except BaseException as error:
                     self._failed(error)
 
@@ -194,7 +198,7 @@ class Connection(Channel):
         for name, listener in listeners:
             if name == event:
                 try:
-                    listener(*args)
+                    Context().run(listener, *args)
                 except BaseException:
                     logger.exception("%r: a listener of %r raised", self, event)
 
@@ -224,6 +228,7 @@ class Connection(Channel):
             self._message_listener = self._backlog.put
             self._backlog.put(message)
 
+    @in_empty_context
     def _hear(self, listener: Callable[[Any], object] | None) -> None:
         """Messages go to `listener` from now on, those that waited first; unless it takes itself
         off, or ends the connection."""

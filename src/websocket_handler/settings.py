@@ -6,11 +6,15 @@ one connection; the second overrides the first.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
 
 from .protocol.permessage_deflate import Compression
 from .protocol.versions import DEFAULT_VERSIONS, Version
+
+Around: TypeAlias = Callable[[], AbstractContextManager[Any] | AbstractAsyncContextManager[Any]]
 
 LIMITS = ("max_message_size", "max_fragments", "max_empty_fragments", "max_control_frames")
 
@@ -77,6 +81,16 @@ class Settings:
     """How messages are compressed if the peer agrees to permessage-deflate (RFC 7692); True
     for the defaults of `Compression`, False for not at all."""
 
+    around: Around | None = None
+    """Returns a context manager, which is entered around each call of a listener: Flask's
+    `app.app_context` for example. An asynchronous one is for `async def` listeners."""
+
+    keep_context: bool = False
+    """Whether listeners see the context variables (`contextvars`) as they are at `connect()`:
+    each call runs in a copy of that context. It keeps alive all that the variables refer to
+    until the connection ends: under most frameworks the request, its session and its user. By
+    default listeners run in an empty context."""
+
     def __post_init__(self) -> None:
         for field in (*LIMITS, "high_water", "max_buffered"):
             _require(field, getattr(self, field), 0 <= getattr(self, field) < 1 << 62)
@@ -90,6 +104,8 @@ class Settings:
             _require("ping_interval", self.ping_interval, 0 < self.ping_interval < FOR_EVER)
         if isinstance(self.allowed_origins, str):
             raise TypeError("allowed_origins is a collection of origins, not one string")
+        if self.around is not None and not callable(self.around):
+            raise TypeError("around is a callable that returns a context manager")
         object.__setattr__(self, "versions", tuple(self.versions))
         _require("versions", self.versions, bool(self.versions))
         if self.compression is True:

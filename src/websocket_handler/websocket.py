@@ -20,7 +20,7 @@ from .engine import Engine, default_engine
 from .engine.tls import Socket, close_socket
 from .errors import ConnectionClosed, WebSocketError
 from .inbox import LoopInbox, ThreadInbox
-from .listeners import Awaited, InTurn, Once, Turns, check_event, is_async
+from .listeners import Awaited, InTurn, Once, Turns, check_event, is_async, surrounded
 from .protocol import handshake, versions
 from .protocol.check import NORMAL_CLOSURE
 from .protocol.message import close_payload
@@ -31,6 +31,7 @@ from .protocol.state import State
 from .protocol.versions import Version
 from .sending import SendingConnection, tell
 from .settings import Settings
+from .surroundings import Surroundings
 from .tcp_keep_alive import keep_alive
 
 logger = logging.getLogger("websocket_handler")
@@ -215,7 +216,7 @@ class WebSocket(SendingConnection):
         if handling.when_connecting is not None:
             handling.when_connecting()
             handling.when_connecting = None  # it may hold on to much of the HTTP server
-        self._settings = _shared(chosen)
+        self._settings = _shared(self._surround_listeners(chosen))
         engine = handling.engine
         if isinstance(outcome, handshake.Accepted):
             why_not = engine.ledger.enter(chosen, self._counted_address)
@@ -254,6 +255,7 @@ class WebSocket(SendingConnection):
         """Be the client's end, after its handshake; for the client, before `take_over`."""
         accepted = handshake.Accepted(version, b"", b"", agreement, subprotocol)
         self._outcome = handshake.to_be_kept(accepted)
+        self._settings = self._surround_listeners(self._settings)
         assert self._handling is not None
         engine = self._handling.engine
         engine.ledger.enter_client()
@@ -483,19 +485,37 @@ class WebSocket(SendingConnection):
         if self._state is State.CLOSED:
             notice()
         else:
-            self.on("close", lambda *_: notice())
+            self._set_listeners("close", (*self._listeners_of("close"), lambda *_: notice()))
 
     def _callable(self, listener: Callable[..., object]) -> Callable[..., object]:
         """The listener in a form that only has to be called."""
         if not is_async(listener):
-            return listener
+            surroundings = self._surroundings
+            return surrounded(listener, surroundings) if surroundings else listener
         if self._turns is None:
             engine = self._handling.engine if self._handling is not None else self._engine
             loop = engine.home_loop if engine is not None else None
             if loop is None:
                 raise WebSocketError("an async def listener needs an engine in an event loop")
             self._turns = Turns(self, self._settings.high_water, loop)
+            self._turns.surroundings = self._surroundings
         return Awaited(listener, self._turns)  # type: ignore[arg-type]
+
+    def _surround_listeners(self, settings: Settings) -> Settings:
+        """Have listeners called as `around` and `keep_context` say; returns the other settings,
+        which many connections share."""
+        surroundings = Surroundings.of(settings)
+        if surroundings is None:
+            return settings
+        self._surroundings = surroundings
+        self._listeners = tuple(
+            (event, surrounded(listener, surroundings)) for event, listener in self._listeners
+        )
+        if self._message_listener is not None:
+            self._message_listener = surrounded(self._message_listener, surroundings)
+        if self._turns is not None:
+            self._turns.surroundings = surroundings
+        return replace(settings, around=None, keep_context=False)
 
     def _listeners_of(self, event: str) -> tuple[Callable[..., object], ...]:
         if event != "message":

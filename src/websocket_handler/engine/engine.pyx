@@ -16,6 +16,8 @@ from functools import partial
 from os import strerror
 from socket import AF_UNIX, IPPROTO_TCP, TCP_NODELAY
 
+from cpython.contextvars cimport PyContext_Enter, PyContext_Exit, PyContext_New
+from cpython.object cimport PyObject_Size
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -105,6 +107,26 @@ cdef class WakeupDescriptor(Descriptor):
         read(self.fd, &count, sizeof(count))  # the calls are made in `end_turn`
 
 
+cdef class ListenerContext:
+    """The `contextvars` context in which a thread calls listeners: empty, so that no listener
+    sees a variable that a request has set, or a listener of another connection."""
+
+    cdef void enter(self) noexcept:
+        if self.context is None or PyObject_Size(self.context):
+            self.context = PyContext_New()
+        PyContext_Enter(self.context)
+
+    cdef void leave(self) noexcept:
+        PyContext_Exit(self.context)
+
+    cdef void renew(self) noexcept:
+        """Replace it by an empty one if a listener has set a variable in it."""
+        if self.context is not None and PyObject_Size(self.context):
+            self.leave()
+            self.context = None
+            self.enter()
+
+
 cdef class EpollEngine:
     """Serves every attached channel from one thread.
 
@@ -117,6 +139,7 @@ cdef class EpollEngine:
         self.timer = TimerDescriptor()
         self.wakeup = WakeupDescriptor()
         self.bell = Descriptor()
+        self.listener_context = ListenerContext()
         self.posted = deque()
         self.corked = []
         self.retired = []
@@ -240,6 +263,7 @@ cdef class EpollEngine:
         if buffer is NULL:
             return False
         self.receive_buffer = buffer  # what is in the old one, the blocked thread still needs
+        self.listener_context = ListenerContext()  # the old one is entered in that thread
         self.turns += 1
         self.take_overs += 1
         self.serving = False
@@ -347,8 +371,10 @@ cdef class EpollEngine:
         """Returns False if another thread has taken over meanwhile."""
         cdef epoll_event events[EVENTS_PER_TURN]
         cdef int count, i
+        cdef bint still_ours
         cdef unsigned long number
         cdef uint8_t *buffer = self.receive_buffer
+        cdef ListenerContext context = self.listener_context
         with nogil:
             count = epoll_wait(self.epoll_fd, events, EVENTS_PER_TURN, timeout_ms)
         self.owner = PyThread_get_thread_ident()
@@ -358,14 +384,15 @@ cdef class EpollEngine:
         self.serving = True
         if self.watcher_sleeps:
             self.ring()
+        context.enter()
         for i in range(count):
             if not self.serve(<Pollable>events[i].data.ptr, events[i].events, number):
-                free(buffer)
-                return False
-        if not self.end_turn(number):
+                break
+        still_ours = self.turns == number and self.end_turn(number)
+        context.leave()
+        if not still_ours:
             free(buffer)
-            return False
-        return True
+        return still_ours
 
     cdef bint serve(self, Pollable pollable, uint32_t events, unsigned long number) noexcept:
         """Returns False if another thread has taken over meanwhile, as all of these do."""
@@ -377,6 +404,7 @@ cdef class EpollEngine:
                 pollable.caught_up()
             return False
         self.current = NULL
+        self.listener_context.renew()
         return True
 
     cdef bint end_turn(self, unsigned long number) noexcept:
@@ -419,6 +447,7 @@ cdef class EpollEngine:
                 logger.exception("a call posted to the engine failed: %r", call)
             if self.turns != number:
                 return False
+            self.listener_context.renew()
         return True
 
     cpdef void wake(self) noexcept:
@@ -433,6 +462,7 @@ cdef class EpollEngine:
             (<Pollable>timer.owner).expired()
             if self.turns != number:
                 return False
+            self.listener_context.renew()
             timer = wheel_expire(&self.timers, self.now)
         return True
 

@@ -13,8 +13,11 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextvars import Context
+from functools import partial
 
 from .channel import Channel
+from .empty_context import in_empty_context
 from .engine import EpollEngine
 from .transport import TransportConnection
 
@@ -63,6 +66,7 @@ class Engine(EpollEngine):
         self._start()
         super().attach(channel, sock, early)
 
+    @in_empty_context
     def attach_transport(
         self, channel: Channel, transport: asyncio.Transport, early: bytes = b""
     ) -> None:
@@ -186,8 +190,9 @@ class Engine(EpollEngine):
 
     def _enter_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         self.adopt_thread()
-        loop.add_reader(self.fileno(), self.poll)
-        self._call_soon = loop.call_soon
+        empty = Context()  # the loop would keep that of a request
+        empty.run(lambda: loop.add_reader(self.fileno(), self.poll))
+        self._call_soon = partial(loop.call_soon, context=empty)
 
     def _leave_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.remove_reader(self.fileno())

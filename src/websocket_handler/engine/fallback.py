@@ -15,12 +15,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Container
+from contextvars import Context
 from typing import Any, ClassVar
 
 from ..protocol.permessage_deflate import Terms
 from ..protocol.prepared import PreparedMessage
 from ..protocol.versions import Version
 from ..settings import Settings
+from .empty_context import in_empty_context
 from .ledger import Ledger, Stats, Traffic
 
 logger = logging.getLogger("websocket_handler")
@@ -77,7 +79,7 @@ class Engine:
     def post(self, call: Callable[[], object]) -> None:
         """Have `call()` made in the engine's thread, soon. Safe from any thread."""
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(call)
+            self._loop.call_soon_threadsafe(call, context=Context())
 
     def interrupt(self, error: BaseException) -> None:
         """Pass on what is meant for the program and not for us: Ctrl-C, exit."""
@@ -97,6 +99,7 @@ class Engine:
         self._channels.add(channel)
         self._connect(lambda: _Carrier(self, channel, early), own)
 
+    @in_empty_context
     def attach_transport(
         self, channel: Channel, transport: asyncio.Transport, early: bytes = b""
     ) -> None:
@@ -331,7 +334,7 @@ class Channel:
             self._flush()
         elif not self._corked:  # what this turn of the loop sends leaves together
             self._corked = True
-            self._engine.loop.call_soon(self._uncork)
+            self._engine.loop.call_soon(self._uncork, context=Context())
 
     def _write_message(self, message: str | bytes, compress: bool | None) -> None:
         raise NotImplementedError  # the codec is elsewhere
@@ -437,7 +440,9 @@ class Channel:
             self._timer = None
         if delay is not None and self._transport is not None:
             assert self._engine is not None
-            self._timer = self._engine.loop.call_later(delay, self._deadline_passed)
+            self._timer = self._engine.loop.call_later(
+                delay, self._deadline_passed, context=Context()
+            )
 
 
 class _Carrier(asyncio.Protocol):
@@ -461,9 +466,11 @@ class _Carrier(asyncio.Protocol):
         channel._receive(self._early)
         self._early = b""
 
+    @in_empty_context
     def data_received(self, data: bytes) -> None:
         self._channel._receive(data)
 
+    @in_empty_context
     def eof_received(self) -> bool:
         channel = self._channel
         channel._input_ended = True
@@ -473,6 +480,7 @@ class _Carrier(asyncio.Protocol):
             channel._input_over()
         return True  # what is left is still sent
 
+    @in_empty_context
     def resume_writing(self) -> None:
         """Everything kept has been sent."""
         channel = self._channel
@@ -482,6 +490,7 @@ class _Carrier(asyncio.Protocol):
             channel._tell_when_flushed = False
             channel._flushed()
 
+    @in_empty_context
     def connection_lost(self, error: Exception | None) -> None:
         channel = self._channel
         channel._set_deadline(None)
