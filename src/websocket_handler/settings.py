@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
+from .protocol import origins
 from .protocol.permessage_deflate import Compression
 from .protocol.versions import DEFAULT_VERSIONS, Version
 
@@ -70,9 +71,14 @@ class Settings:
     close_timeout: float = 10.0
     """How long the peer has for its part of the closing handshake."""
 
-    allowed_origins: Collection[str] | None = None
-    """Origins ("https://example.com") whose pages may connect beside those of the request's
-    own host; "*" among them allows all."""
+    allowed_origins: Collection[str] | str | None = None
+    """Origins whose pages may connect beside those of the request's own host.
+
+    An entry is an origin as browsers send it ("https://example.com"), a host for both http
+    and https ("example.com", "localhost:3000"), all subdomains ("https://*.example.com", or
+    ".example.com" for the host itself as well), any port ("http://localhost:*"), an
+    application's own scheme ("app://host", "file://") or "null". "*" allows every origin. An
+    entry that stands for no origin raises `ValueError`."""
 
     versions: tuple[Version, ...] = DEFAULT_VERSIONS
     """The versions of the protocol that are accepted."""
@@ -102,8 +108,6 @@ class Settings:
             _require(field, getattr(self, field), 0 < getattr(self, field) < FOR_EVER)
         if self.ping_interval is not None:
             _require("ping_interval", self.ping_interval, 0 < self.ping_interval < FOR_EVER)
-        if isinstance(self.allowed_origins, str):
-            raise TypeError("allowed_origins is a collection of origins, not one string")
         if self.around is not None and not callable(self.around):
             raise TypeError("around is a callable that returns a context manager")
         object.__setattr__(self, "versions", tuple(self.versions))
@@ -113,7 +117,7 @@ class Settings:
         if not isinstance(self.compression, Compression | bool):
             raise TypeError("compression is True, False or a Compression")
         if self.allowed_origins is not None:
-            object.__setattr__(self, "allowed_origins", frozenset(self.allowed_origins))
+            object.__setattr__(self, "allowed_origins", origins.check(self.allowed_origins))
 
 
 SETTING_NAMES = frozenset(field.name for field in fields(Settings))

@@ -17,7 +17,7 @@ from urllib.parse import quote
 from ..errors import ConnectionClosed
 from ..inbox import LoopInbox
 from ..protocol.check import ABNORMAL_CLOSURE, NORMAL_CLOSURE
-from ..protocol.handshake import ANY_ORIGIN
+from ..protocol.origins import ANY_ORIGIN
 from ..protocol.request import Headers, Request, check_field, head
 from ..protocol.state import State
 from ..websocket import WebSocket
