@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from dataclasses import replace
 from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
@@ -79,11 +80,19 @@ def answer(
     agreement = None
     if isinstance(compression, Compression) and version.is_native:
         offers = request.headers.get_all(permessage_deflate.HEADER)
-        agreement = permessage_deflate.accept(offers, compression)
+        agreement = permessage_deflate.accept(offers, _compression_for(request, compression))
         if agreement is not None:
             extra = Headers([*(extra or Headers()).fields(), _extension_field(agreement)])
     response, secret = version.answer(request, subprotocol, extra or Headers())
     return Accepted(version, response, secret, agreement, subprotocol)
+
+
+def _compression_for(request: Request, compression: Compression) -> Compression:
+    """Tornado's client drops parameters that have no value, and so would not notice that it is
+    to compress without context takeover."""
+    if request.headers.get("User-Agent", "").startswith("Tornado/"):
+        return replace(compression, client_no_context_takeover=False)
+    return compression
 
 
 def _extension_field(agreement: Agreement) -> tuple[str, str]:
