@@ -26,10 +26,11 @@ from .protocol.check import NORMAL_CLOSURE
 from .protocol.message import close_payload
 from .protocol.packed_request import pack, unpack
 from .protocol.permessage_deflate import Agreement
-from .protocol.request import Headers, Request
+from .protocol.request import Forwarded, Headers, Request
 from .protocol.state import State
 from .protocol.versions import Version
 from .sending import SendingConnection, tell
+from .servers.lookup import websocket_of
 from .settings import Settings
 from .surroundings import Surroundings
 from .tcp_keep_alive import keep_alive
@@ -45,7 +46,14 @@ Connected: TypeAlias = socket.socket | asyncio.Transport
 class Handling:
     """What matters to a WebSocket until the handler has returned, and is forgotten then."""
 
-    __slots__ = ("_home", "answer", "response_headers", "when_connecting", "when_receiving")
+    __slots__ = (
+        "_home",
+        "answer",
+        "look",
+        "response_headers",
+        "when_connecting",
+        "when_receiving",
+    )
 
     def __init__(
         self,
@@ -59,6 +67,7 @@ class Handling:
         self.when_receiving = when_receiving
         self.answer = answer
         self.response_headers = Headers()
+        self.look: Callable[[], Forwarded] | None = None
 
     @property
     def engine(self) -> Engine:
@@ -125,11 +134,35 @@ class WebSocket(SendingConnection):
         peer = "{}:{}".format(*address[:2]) if isinstance(address, tuple) else str(address)
         return f"<WebSocket {peer} {request.path} {self._state.value}>"
 
+    def __copy__(self) -> WebSocket:
+        return self  # a connection is one object, whoever copies what refers to it
+
+    def __deepcopy__(self, _: object) -> WebSocket:
+        return self
+
+    @classmethod
+    def of(cls, request: Any) -> WebSocket | None:
+        """The WebSocket that a request asks for, None for an ordinary request.
+
+        `request` is what the framework gives to the handler: a request of Flask, Django,
+        Starlette, FastAPI or aiohttp, the handler itself in Tornado and http.server, or a
+        WSGI environ or an ASGI scope. Called again for the same request, it returns the same
+        WebSocket. Raises `WebSocketError`, which says what is missing, if the application has
+        not been prepared; `TypeError` for an object that is no request.
+        """
+        return websocket_of(request)
+
     # The request
 
     @property
     def request(self) -> Request:
-        """The HTTP request as the server read it: path, query, headers, cookies, address."""
+        """The HTTP request: path, query, headers, cookies, address.
+
+        Until `connect()` its address, scheme and host are those that the application sees,
+        which middleware may have restored from a proxy's headers.
+        """
+        if isinstance(self._request, Request) and self._handling and self._handling.look:
+            self._request = self._request.with_forwarded(self._handling.look())
         return unpack(self._request) if isinstance(self._request, bytes) else self._request
 
     @property
@@ -204,6 +237,7 @@ class WebSocket(SendingConnection):
         chosen = replace(self._settings, **settings) if settings else self._settings
         handling = self._handling
         assert handling is not None
+        self._request, handling.look = self.request, None
         _check_response_headers(handling.response_headers)
         outcome = handshake.answer(
             self.request,
@@ -244,6 +278,12 @@ class WebSocket(SendingConnection):
         answer = self.connect(**settings)
         self.close(code, reason)
         return answer
+
+    def _follow(self, look: Callable[[], Forwarded]) -> None:
+        """Have `request` show until `connect()` what `look` returns; for integrations, whose
+        servers' request objects may be changed by middleware."""
+        if self._handling is not None and self._outcome is None:
+            self._handling.look = look
 
     def begin_as_client(
         self,

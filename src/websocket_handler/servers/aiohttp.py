@@ -12,6 +12,7 @@ The WebSocket lives in the server's own loop. aiohttp's parser refuses the older
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -20,10 +21,15 @@ from aiohttp import web
 from ..engine import loop_engine
 from ..errors import WebSocketError
 from ..protocol.check import GOING_AWAY
-from ..protocol.request import Headers, Request, is_websocket_request
+from ..protocol.request import Forwarded, Headers, Request, address_of, is_websocket_request
 from ..settings import Settings
 from ..websocket import WebSocket
 from .transports import InertTransport, OfOneServer, TransportHandOver
+
+KEY: Any = "websocket_handler.websocket"
+if hasattr(web, "RequestKey"):  # from 3.14 on; it warns of a str
+    KEY = web.RequestKey(KEY, WebSocket)
+"""Where the request has its WebSocket, so that there is but one."""
 
 
 def websocket(request: web.BaseRequest, **settings: Any) -> WebSocket | None:
@@ -33,12 +39,19 @@ def websocket(request: web.BaseRequest, **settings: Any) -> WebSocket | None:
     receives messages itself may go on for as long as it likes. `settings` are those of
     `Settings`. At shutdown, WebSockets are closed with 1001. In the request's loop.
     """
-    if not is_websocket_request(request.method, request.headers):
-        return None
+    found: WebSocket | None = request.get(KEY)
+    if found is None and is_websocket_request(request.method, request.headers):
+        found = request[KEY] = _make_websocket(request, Settings(**settings))
+    if found is not None:
+        found._follow(partial(forwarded_in, request))
+    return found
+
+
+def _make_websocket(request: web.BaseRequest, settings: Settings) -> WebSocket:
     hand_over = HandOver(request)
     hand_over.websocket = WebSocket(
         request_of(request),
-        Settings(**settings),
+        settings,
         engine=hand_over.engine,
         server=Sockets.of(request),
         when_connecting=hand_over.secure,
@@ -106,8 +119,16 @@ class Sockets(OfOneServer):
             return
 
 
-def request_of(request: web.BaseRequest) -> Request:
+def forwarded_in(request: web.BaseRequest) -> Forwarded:
+    """As the handler sees it, whose request may be a clone with other values."""
     transport = request.transport
+    peer: Any = transport.get_extra_info("peername") if transport else None
+    is_of_peer = isinstance(peer, tuple) and peer[0] == request.remote
+    address = address_of(request.remote, peer[1] if is_of_peer else 0)
+    return Forwarded(address, request.scheme, request.host)
+
+
+def request_of(request: web.BaseRequest) -> Request:
     return Request(
         method=request.method,
         target=request.raw_path,
@@ -115,6 +136,6 @@ def request_of(request: web.BaseRequest) -> Request:
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers
         ),
         http_version=f"{request.version.major}.{request.version.minor}",
-        remote_address=transport.get_extra_info("peername") if transport else None,
+        remote_address=forwarded_in(request).remote_address,
         scheme=request.scheme,
     )

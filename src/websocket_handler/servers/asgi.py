@@ -18,14 +18,15 @@ from ..errors import ConnectionClosed
 from ..inbox import LoopInbox
 from ..protocol.check import ABNORMAL_CLOSURE, NORMAL_CLOSURE
 from ..protocol.origins import ANY_ORIGIN
-from ..protocol.request import Headers, Request, check_field, head
+from ..protocol.request import Headers, Request, address_of, check_field, head
 from ..protocol.state import State
 from ..websocket import WebSocket
 from .handover import HandOver
+from .lookup import ASGI_KEY
 
 logger = logging.getLogger("websocket_handler")
 
-KEY = "websocket"
+KEY = ASGI_KEY
 """Where an application finds our WebSocket in its scope."""
 
 Scope = MutableMapping[str, Any]
@@ -224,7 +225,7 @@ def request_of(scope: Scope, method: str = "GET") -> Request:
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
         ),
         http_version=scope.get("http_version", "1.1"),
-        remote_address=tuple(scope["client"]) if scope.get("client") else None,
+        remote_address=address_of(*scope["client"]) if scope.get("client") else None,
         scheme="https" if scope.get("scheme") in ("wss", "https") else "http",
     )
 

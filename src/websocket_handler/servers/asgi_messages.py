@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -23,6 +24,7 @@ from ..protocol.versions import rfc6455
 from ..settings import Settings
 from ..websocket import WebSocket
 from .asgi import KEY, Application, Event, Receive, Scope, Send, request_of
+from .forwarded import in_scope
 from .transports import TransportHandOver
 
 ASGI = replace(rfc6455.VERSION, name="ASGI", has_pings=False)
@@ -58,6 +60,7 @@ async def converse(
         when_connecting=hand_over.secure,
         when_receiving=hand_over.hasten,
     )
+    websocket._follow(partial(in_scope, scope))
     scope[KEY] = websocket
     carrying = asyncio.create_task(transport.carry())
     try:

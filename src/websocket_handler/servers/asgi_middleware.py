@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ..settings import Settings
 from ..websocket import WebSocket
 from .asgi import KEY, Application, Event, Receive, Scope, Send
 from .asgi_messages import converse
+from .forwarded import in_scope
 
 
 class ASGIMiddleware:
@@ -43,8 +45,10 @@ class ASGIMiddleware:
         websocket._settings = replace(websocket._settings, **self._overrides)
         await receive()  # websocket.connect
         exchange = _Exchange(websocket, send)
+        inner = http_scope(scope)
+        websocket._follow(partial(in_scope, inner))
         try:
-            await self._application(http_scope(scope), exchange.receive, exchange.send)
+            await self._application(inner, exchange.receive, exchange.send)
         finally:
             exchange.over.set()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from functools import partial
 from typing import Any, ClassVar, cast
 from urllib.parse import unquote
 from weakref import WeakKeyDictionary
@@ -29,6 +30,7 @@ from ..protocol.check import SERVICE_RESTART
 from ..settings import Settings
 from ..websocket import WebSocket
 from .asgi import Conversation, Scope, request_of
+from .forwarded import in_scope
 from .transports import OfOneServer, TransportHandOver
 
 logger = logging.getLogger("uvicorn.error")
@@ -76,6 +78,7 @@ class WebSocketProtocol(asyncio.Protocol):
             when_connecting=hand_over.secure,
             when_receiving=hand_over.hasten,
         )
+        websocket._follow(partial(in_scope, scope))
 
         def decided(status: int) -> None:
             logger.info(

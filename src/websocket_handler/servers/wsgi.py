@@ -10,20 +10,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
 from ..engine import Engine
 from ..errors import WebSocketError
-from ..protocol.request import Headers, Request, is_websocket_request
+from ..protocol.request import Headers, Request, address_of, is_websocket_request
 from ..settings import Settings
 from ..websocket import WebSocket
+from .forwarded import in_environ
 from .handover import HandOver, SocketHandOver
+from .lookup import WSGI_KEY
 from .waitress import prepare
 from .wsgi_sockets import Environ, Found, find
 
-KEY = "wsgi.websocket"
+KEY = WSGI_KEY
 Application = Callable[[Environ, Any], Iterable[bytes]]
 
 
@@ -53,6 +56,7 @@ class WSGIMiddleware:
             environ.setdefault(KEY, None)
             return self._application(environ, start_response)
         if environ.get(KEY) is not None:  # the server provides it: `configure_server`
+            environ[KEY]._follow(partial(in_environ, environ))
             return self._application(environ, start_response)
         found = find(environ, start_response)
         hand_over = SocketHandOver(found.sock, found.reader, self._engine) if found else None
@@ -64,6 +68,7 @@ class WSGIMiddleware:
             when_connecting=hand_over.secure if hand_over else lambda: refuse_to_connect(environ),
             when_receiving=hand_over.hasten if hand_over else None,
         )
+        websocket._follow(partial(in_environ, environ))
         environ[KEY] = websocket
         environ.pop("HTTP_UPGRADE", None)  # werkzeug's router would answer 400 to it
         return self._answer(_Call(environ, start_response, websocket, hand_over, found))
@@ -176,7 +181,7 @@ def request_of(environ: Environ, headers: Headers) -> Request:
         target=target or f"{path}?{query}" if query else target or path,
         headers=headers,
         http_version=environ.get("SERVER_PROTOCOL", "HTTP/1.1").removeprefix("HTTP/"),
-        remote_address=(environ.get("REMOTE_ADDR", ""), int(environ.get("REMOTE_PORT") or 0)),
+        remote_address=address_of(environ.get("REMOTE_ADDR"), environ.get("REMOTE_PORT")),
         scheme=environ["wsgi.url_scheme"],
     )
 
