@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from contextvars import ContextVar
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -34,6 +35,8 @@ from websocket_handler import ASGIMiddleware, WebSocket, WSGIMiddleware, configu
 
 from ..ports import free_port
 
+user: ContextVar[str] = ContextVar("user", default="nobody")
+
 
 def connect_websocket(request: Any) -> Any:
     """Connect the WebSocket of a request, which tells what it knows of its client; returns what
@@ -45,6 +48,8 @@ def connect_websocket(request: Any) -> Any:
     address, scheme, host = ws.request.remote_address, ws.request.scheme, ws.request.headers["Host"]
     assert isinstance(address, tuple)
     ws.on("open", lambda: ws.send(json.dumps([address[0], scheme, host])))
+    user.set("that of a request")
+    ws.on("message", lambda _: ws.send(user.get()))
     return ws.connect(max_connections_per_address=1)
 
 

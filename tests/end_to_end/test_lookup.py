@@ -37,7 +37,7 @@ class Framework(NamedTuple):
     name: str
     address: bool = True
     host: bool = True
-    is_limited: bool = True
+    has_listeners: bool = True
 
     def command(self) -> list[str]:
         port, application = str(free_port()), f"{MODULE}:{self.name}"
@@ -63,7 +63,7 @@ FRAMEWORKS = [
     Framework("uvicorn", "starlette"),
     Framework("uvicorn", "fastapi"),
     Framework("uvicorn", "django_asgi"),  # whose address uvicorn itself has set
-    Framework("uvicorn", "fastapi_routes", host=False, is_limited=False),
+    Framework("uvicorn", "fastapi_routes", host=False, has_listeners=False),
     Framework("hypercorn", "starlette"),
     Framework("hypercorn", "django_asgi", address=False),
     Framework("gunicorn-asgi", "starlette"),
@@ -102,7 +102,9 @@ def test_websocket_of_a_request_shows_the_client_behind_the_proxy(
             with open_from("203.0.113.2", program, origin) as other:
                 seen = ["203.0.113.2", "https", host]
                 assert json.loads(other.receive(timeout=10)) == seen
-        if framework.is_limited:
+        if framework.has_listeners:
+            one.send("who is the user?")
+            assert one.receive(timeout=10) == "nobody"  # of no request
             with pytest.raises(HandshakeFailed) as raised:
                 open_from("203.0.113.1", program, origin)
             assert raised.value.status == 429

@@ -1,7 +1,7 @@
-"""aiohttp: `websocket_handler.servers.aiohttp.websocket(request)` in any handler.
+"""aiohttp: `WebSocket.of(request)` in any handler, which calls `websocket` here.
 
     async def handler(request):
-        ws = websocket(request)              # None for an ordinary request
+        ws = WebSocket.of(request)           # None for an ordinary request
         ...
         return ws.connect()
 

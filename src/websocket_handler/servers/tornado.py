@@ -1,8 +1,8 @@
-"""Tornado: `websocket_handler.servers.tornado.websocket(self)` in any request handler.
+"""Tornado: `WebSocket.of(self)` in any request handler, which calls `websocket` here.
 
     class Echo(RequestHandler):
         def get(self):
-            ws = websocket(self)             # None for an ordinary request
+            ws = WebSocket.of(self)          # None for an ordinary request
             ...
             ws.connect()
 
