@@ -1,12 +1,12 @@
 """A WebSocket is a request of your web application.
 
-import websocket_handler
+from websocket_handler import WebSocket, configure_server
 
-websocket_handler.configure_server(server)     # any http.server
+configure_server(server)                       # any http.server
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        ws = self.websocket                    # None for an ordinary request
+        ws = WebSocket.of(self)                # None for an ordinary request
         ...
         ws.on("message", ws.send)
         ws.connect()                           # takes the socket; the worker is free

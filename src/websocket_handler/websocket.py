@@ -23,18 +23,20 @@ from .engine.ledger import NOT_SERVED, NoThread
 from .engine.tls import Socket, close_socket
 from .errors import ConnectionClosed, WebSocketError
 from .inbox import Backlog, LoopInbox, ThreadInbox
-from .listeners import Awaited, InTurn, Once, Turns, check_event, is_async
+from .listeners import Awaited, InTurn, Once, Turns, check_event, is_async, surrounded
 from .protocol import handshake, versions
 from .protocol.check import NORMAL_CLOSURE
 from .protocol.message import close_payload
 from .protocol.packed_request import pack, unpack
 from .protocol.permessage_deflate import Agreement
 from .protocol.printable import printable
-from .protocol.request import Headers, Request
+from .protocol.request import Forwarded, Headers, Request
 from .protocol.state import State
 from .protocol.versions import Version
 from .sending import SendingConnection, tell
+from .servers.lookup import websocket_of
 from .settings import Settings
+from .surroundings import Surroundings
 from .tcp_keep_alive import keep_alive
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ Connected: TypeAlias = socket.socket | asyncio.Transport
 class Handling:
     """What matters to a WebSocket until the engine has its socket, and is forgotten then."""
 
-    __slots__ = ("_engine", "_process", "handover", "response", "response_headers")
+    __slots__ = ("_engine", "_process", "handover", "look", "response", "response_headers")
 
     def __init__(self, engine: Engine | None, handover: Handover | None) -> None:
         self._engine = engine
@@ -59,6 +61,7 @@ class Handling:
         self.handover = handover
         self.response = b""  # what answers the handshake, before all that is sent
         self.response_headers = Headers()
+        self.look: Callable[[], Forwarded] | None = None
 
     @property
     def engine(self) -> Engine:
@@ -129,11 +132,35 @@ class WebSocket(SendingConnection):
         peer = "{}:{}".format(*address[:2]) if isinstance(address, tuple) else str(address)
         return f"<WebSocket {printable(peer)} {printable(request.path)} {self._state.value}>"
 
+    def __copy__(self) -> WebSocket:
+        return self  # a connection is one object, whoever copies what refers to it
+
+    def __deepcopy__(self, _: object) -> WebSocket:
+        return self
+
+    @classmethod
+    def of(cls, request: Any) -> WebSocket | None:
+        """The WebSocket that a request asks for, None for an ordinary request.
+
+        `request` is what the framework gives to the handler: a request of Flask, Django,
+        Starlette, FastAPI or aiohttp, the handler itself in Tornado and http.server, or a
+        WSGI environ or an ASGI scope. Called again for the same request, it returns the same
+        WebSocket. Raises `WebSocketError`, which says what is missing, if the application has
+        not been prepared; `TypeError` for an object that is no request.
+        """
+        return websocket_of(request)
+
     # The request
 
     @property
     def request(self) -> Request:
-        """The HTTP request as the server read it: path, query, headers, cookies, address."""
+        """The HTTP request: path, query, headers, cookies, address.
+
+        Until `connect()` its address, scheme and host are those that the application sees,
+        which middleware may have restored from a proxy's headers.
+        """
+        if isinstance(self._request, Request) and self._handling and self._handling.look:
+            self._request = self._request.with_forwarded(self._handling.look())
         return unpack(self._request) if isinstance(self._request, bytes) else self._request
 
     @property
@@ -209,6 +236,7 @@ class WebSocket(SendingConnection):
         chosen = replace(self._settings, **settings) if settings else self._settings
         handling = self._handling
         assert handling is not None
+        self._request, handling.look = self.request, None
         _check_response_headers(handling.response_headers)
         outcome = handshake.answer(
             self.request,
@@ -220,7 +248,7 @@ class WebSocket(SendingConnection):
         )
         if handling.handover is not None:
             handling.handover.detach()
-        self._settings = _shared(chosen)
+        self._settings = _shared(self._surround_listeners(chosen))
         engine = handling.engine
         if isinstance(outcome, handshake.Accepted):
             why_not = (
@@ -448,7 +476,13 @@ class WebSocket(SendingConnection):
             self.abort()
             raise
 
-    # For the client, and for `servers.handover`
+    # For the client, and for integrations of servers
+
+    def _follow(self, look: Callable[[], Forwarded]) -> None:
+        """Have `request` show until `connect()` what `look` returns; for integrations, whose
+        servers' request objects may be changed by middleware."""
+        if self._handling is not None and self._outcome is None:
+            self._handling.look = look
 
     def _begin_as_client(
         self,
@@ -460,6 +494,7 @@ class WebSocket(SendingConnection):
         """Be the client's end, after its handshake and before `_take_over`."""
         accepted = handshake.Accepted(version, b"", b"", agreement, subprotocol)
         self._outcome = handshake.to_be_kept(accepted)
+        self._settings = self._surround_listeners(self._settings)
         assert self._handling is not None
         engine = self._handling.engine
         engine.ledger.enter_client()
@@ -587,12 +622,13 @@ class WebSocket(SendingConnection):
         if self._state is State.CLOSED:
             notice()
         else:
-            self.on("close", notice)
+            self._change_listeners("close", lambda present: (*present, notice))
 
     def _callable(self, listener: Callable[..., object]) -> Callable[..., object]:
         """The listener in a form that only has to be called."""
         if not is_async(listener):
-            return listener
+            surroundings = self._surroundings
+            return surrounded(listener, surroundings) if surroundings else listener
         if self._turns is None:
             engine = self._handling.engine if self._handling is not None else self._engine
             loop = engine.home_loop if engine is not None else None
@@ -603,7 +639,25 @@ class WebSocket(SendingConnection):
                     "the coroutine to a loop with asyncio.run_coroutine_threadsafe()"
                 )
             self._turns = Turns(self, self._settings.high_water, loop)
+            self._turns.surroundings = self._surroundings
         return Awaited(listener, self._turns)  # type: ignore[arg-type]
+
+    def _surround_listeners(self, settings: Settings) -> Settings:
+        """Have listeners called as `around` and `keep_context` say; returns the other settings,
+        which many connections share."""
+        surroundings = Surroundings.of(settings)
+        if surroundings is None:
+            return settings
+        with self._moment:  # other threads may add listeners
+            self._surroundings = surroundings
+            self._listeners = tuple(
+                (event, surrounded(listener, surroundings)) for event, listener in self._listeners
+            )
+            if self._message_listener is not None:
+                self._message_listener = surrounded(self._message_listener, surroundings)
+        if self._turns is not None:
+            self._turns.surroundings = surroundings
+        return replace(settings, around=None, keep_context=False)
 
     def _listeners_of(self, event: str) -> tuple[Callable[..., object], ...]:
         if event != "message":

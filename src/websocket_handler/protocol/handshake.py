@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from . import permessage_deflate, versions
+from .origins import DEFAULT_PORTS, allowed, parse_origin
 from .permessage_deflate import Agreement, Compression
 from .request import FIELD_VALUE, Headers, Request, check_field, head, tokens
 from .versions import Version
 from .versions.challenge import KEY3_SIZE, KEY_HEADERS
 
-ANY_ORIGIN = "*"
 CONNECTION_FIELDS = frozenset(("connection", "keep-alive", "proxy-connection", "upgrade"))
 """Fields about the connection to the peer, which are ours to set."""
 
@@ -92,11 +92,19 @@ def answer(
     agreement = None
     if isinstance(compression, Compression) and version.is_native:
         offers = request.headers.get_all(permessage_deflate.HEADER)
-        agreement = permessage_deflate.accept(offers, compression)
+        agreement = permessage_deflate.accept(offers, _compression_for(request, compression))
         if agreement is not None:
             extra = Headers([*(extra or Headers()).fields(), _extension_field(agreement)])
     response, secret = version.answer(request, subprotocol, extra or Headers())
     return Accepted(version, response, secret, agreement, subprotocol)
+
+
+def _compression_for(request: Request, compression: Compression) -> Compression:
+    """Tornado's client drops parameters that have no value, and so would not notice that it is
+    to compress without context takeover."""
+    if request.headers.get("User-Agent", "").startswith("Tornado/"):
+        return replace(compression, client_no_context_takeover=False)
+    return compression
 
 
 def _extension_field(agreement: Agreement) -> tuple[str, str]:
@@ -230,17 +238,14 @@ def is_allowed_origin(request: Request, allowed_origins: Collection[str] | None 
         return True
     if len(origins) != 1:
         return False
-    origin = _split_origin(origins[0])
-    if ANY_ORIGIN in (allowed_origins or ()):
+    if allowed_origins is not None and allowed(frozenset(allowed_origins)).matches(origins[0]):
         return True
-    if origin is None:
+    origin = parse_origin(origins[0])
+    if origin is None or origin.scheme not in DEFAULT_PORTS:
         return False
-    if origin in [_split_origin(allowed) for allowed in allowed_origins or ()]:
-        return True
-    scheme = origin[0]
-    if scheme not in ("http", "https") or (request.tls and scheme != "https"):
+    if request.tls and origin.scheme != "https":
         return False
-    return origin == _split_origin(f"{scheme}://{request.headers['Host']}")
+    return origin == parse_origin(f"{origin.scheme}://{request.headers['Host']}")
 
 
 def _foreign_origin(request: Request) -> str:
@@ -257,19 +262,6 @@ def origins_of(request: Request) -> list[str]:
     """What the request names as its origin; from hybi-04 to -10 the header had another name."""
     named = (request.headers.get_all(name) for name in ("Origin", "Sec-WebSocket-Origin"))
     return [origin for origins in named for origin in origins]
-
-
-def _split_origin(origin: str) -> tuple[str, str, int | None] | None:
-    """(scheme, host, port) in one spelling; None for "null" and whatever is no origin."""
-    try:
-        parts = urlsplit(origin)
-        port = parts.port
-    except ValueError:
-        return None
-    if not parts.hostname or set("/?#@") & set(origin.partition("://")[2]):  # not even empty
-        return None
-    default = {"http": 80, "https": 443}.get(parts.scheme)
-    return parts.scheme, parts.hostname, port if port is not None else default
 
 
 def _lower_tokens(headers: Headers, name: str) -> list[str]:

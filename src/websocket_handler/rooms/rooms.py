@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Collection, Iterator
+from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar, overload
@@ -258,7 +259,7 @@ class Rooms:
         for name, listener in list(self._listeners):
             if name == event:
                 try:
-                    listener(*arguments)
+                    Context().run(listener, *arguments)
                 except Exception:
                     logger.exception("a listener of the rooms' %r raised", event)
 

@@ -1,7 +1,7 @@
-"""aiohttp: `websocket_handler.servers.aiohttp.websocket(request)` in any handler.
+"""aiohttp: `WebSocket.of(request)` in any handler, which calls `websocket` here.
 
     async def handler(request):
-        ws = websocket(request)              # None for an ordinary request
+        ws = WebSocket.of(request)           # None for an ordinary request
         ...
         return ws.connect()
 
@@ -21,11 +21,16 @@ from aiohttp import web
 from ..engine import loop_engine
 from ..errors import WebSocketError
 from ..protocol.check import GOING_AWAY
-from ..protocol.request import Headers, Request, is_websocket_request
+from ..protocol.request import Forwarded, Headers, Request, address_of, is_websocket_request
 from ..settings import Settings
 from ..websocket import Connected, WebSocket
 from .raw_response import RawResponse
 from .transports import InertTransport, OfOneServer, TransportHandover
+
+KEY: Any = "websocket_handler.websocket"
+if hasattr(web, "RequestKey"):  # from 3.14 on; it warns of a str
+    KEY = web.RequestKey(KEY, WebSocket)
+"""Where the request has its WebSocket, so that there is but one."""
 
 
 def websocket(request: web.BaseRequest, **settings: Any) -> WebSocket | None:
@@ -35,9 +40,14 @@ def websocket(request: web.BaseRequest, **settings: Any) -> WebSocket | None:
     receives messages itself may go on for as long as it likes. `settings` are those of
     `Settings`. At shutdown, WebSockets are closed with 1001. In the request's loop.
     """
-    if not is_websocket_request(request.method, request.headers):
-        return None
-    return WebSocket(request_of(request), Settings(**settings), handover=AiohttpHandover(request))
+    found: WebSocket | None = request.get(KEY)
+    if found is None and is_websocket_request(request.method, request.headers):
+        found = request[KEY] = WebSocket(
+            request_of(request), Settings(**settings), handover=AiohttpHandover(request)
+        )
+    if found is not None:
+        found._follow(partial(forwarded_in, request))
+    return found
 
 
 class AiohttpHandover(TransportHandover):
@@ -110,8 +120,16 @@ class Sockets(OfOneServer):
             return
 
 
-def request_of(request: web.BaseRequest) -> Request:
+def forwarded_in(request: web.BaseRequest) -> Forwarded:
+    """As the handler sees it, whose request may be a clone with other values."""
     transport = request.transport
+    peer: Any = transport.get_extra_info("peername") if transport else None
+    is_of_peer = isinstance(peer, tuple) and peer[0] == request.remote
+    address = address_of(request.remote, peer[1] if is_of_peer else 0)
+    return Forwarded(address, request.scheme, request.host)
+
+
+def request_of(request: web.BaseRequest) -> Request:
     return Request(
         method=request.method,
         target=request.raw_path,
@@ -119,6 +137,6 @@ def request_of(request: web.BaseRequest) -> Request:
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers
         ),
         http_version=f"{request.version.major}.{request.version.minor}",
-        remote_address=transport.get_extra_info("peername") if transport else None,
+        remote_address=forwarded_in(request).remote_address,
         scheme=request.scheme,
     )

@@ -17,16 +17,17 @@ from urllib.parse import quote
 from ..errors import ConnectionClosed
 from ..inbox import LoopInbox
 from ..protocol.check import ABNORMAL_CLOSURE, NORMAL_CLOSURE
-from ..protocol.handshake import ANY_ORIGIN
-from ..protocol.request import Headers, Request, check_field
+from ..protocol.origins import ANY_ORIGIN
+from ..protocol.request import Headers, Request, address_of, check_field
 from ..protocol.state import State
 from ..websocket import WebSocket
+from .lookup import ASGI_KEY
 from .peer_watch import PeerWatch
 from .transports import OfOneServer, TransportHandover
 
 logger = logging.getLogger("websocket_handler")
 
-KEY = "websocket"
+KEY = ASGI_KEY
 """Where an application finds our WebSocket in its scope."""
 
 CLIENT_LEFT = 499
@@ -293,7 +294,7 @@ def request_of(scope: Scope, method: str = "GET") -> Request:
         target=(path.partition(b"?")[0] + (b"?" + query if query else b"")).decode("latin-1"),
         headers=Headers(decoded(scope["headers"])),
         http_version=scope.get("http_version", "1.1"),
-        remote_address=tuple(scope["client"]) if scope.get("client") else None,
+        remote_address=address_of(*scope["client"]) if scope.get("client") else None,
         scheme="https" if scope.get("scheme") in ("wss", "https") else "http",
     )
 

@@ -12,6 +12,7 @@ import contextlib
 import logging
 from collections import deque
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -31,6 +32,7 @@ from ..protocol.versions import rfc6455
 from ..settings import Settings
 from ..websocket import WebSocket
 from .asgi import KEY, Application, Event, Receive, Scope, Send, disconnect, request_of
+from .forwarded import in_scope
 from .handover import Handover
 from .transports import TransportHandover
 
@@ -66,6 +68,7 @@ async def converse(
         replace(settings, versions=(ASGI,), ping_interval=None, compression=False),
         handover=handover,
     )
+    websocket._follow(partial(in_scope, scope))
     scope[KEY] = transport.websocket = websocket
     carrying = asyncio.create_task(transport.carry())
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ..errors import WebSocketError
@@ -13,6 +14,7 @@ from ..websocket import WebSocket
 from .asgi import KEY, Application, Event, Receive, Scope, Send, decoded
 from .asgi_messages import converse
 from .asgi_placement import check_placement
+from .forwarded import in_scope
 from .handover import Handover
 
 
@@ -64,8 +66,10 @@ class ASGIMiddleware:
         assert websocket._handling is not None
         assert websocket._handling.handover is not None
         exchange = _Exchange(websocket._handling.handover, receive, send)
+        inner = http_scope(scope)
+        websocket._follow(partial(in_scope, inner))
         try:
-            await self._application(http_scope(scope), exchange.receive, exchange.send)
+            await self._application(inner, exchange.receive, exchange.send)
         finally:
             exchange.over.set()
 

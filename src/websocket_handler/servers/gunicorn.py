@@ -7,6 +7,7 @@ that is wrapped (`WSGIMiddleware`), and its uvicorn worker is uvicorn.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, ClassVar, cast
 
 from gunicorn.asgi.protocol import ASGIProtocol
@@ -17,6 +18,7 @@ from ..protocol.check import SERVICE_RESTART
 from ..settings import Settings
 from ..websocket import WebSocket
 from .asgi import Conversation, Scope, request_of
+from .forwarded import in_scope
 from .transports import InertTransport, OfOneServer, TransportHandover
 
 
@@ -49,6 +51,7 @@ class WebSocketProtocol(ASGIProtocol):  # type: ignore[misc]
             ),
             handover=handover,
         )
+        websocket._follow(partial(in_scope, scope))
         await Conversation(websocket, handover, sockets).run(self.app, scope)
 
 

@@ -1,8 +1,8 @@
-"""Tornado: `websocket_handler.servers.tornado.websocket(self)` in any request handler.
+"""Tornado: `WebSocket.of(self)` in any request handler, which calls `websocket` here.
 
     class Echo(RequestHandler):
         def get(self):
-            ws = websocket(self)             # None for an ordinary request
+            ws = WebSocket.of(self)          # None for an ordinary request
             ...
             ws.connect()
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from functools import partial
 from typing import Any
 
 from tornado.httputil import HTTPServerRequest
@@ -24,12 +25,15 @@ from .. import engine
 from ..engine import IS_NATIVE, loop_engine
 from ..errors import WebSocketError
 from ..protocol.check import GOING_AWAY
-from ..protocol.request import Headers, Request, is_websocket_request
+from ..protocol.request import Forwarded, Headers, Request, address_of, is_websocket_request
 from ..settings import Settings
 from ..websocket import Connected, WebSocket
 from .handover import duplicate
 from .inert_socket import InertTlsSocket
 from .transports import LoopHandover
+
+ATTRIBUTE = "_websocket_handler_websocket"
+"""Where Tornado's request has its WebSocket, so that there is but one."""
 
 
 def websocket(handler: RequestHandler, **settings: Any) -> WebSocket | None:
@@ -40,13 +44,20 @@ def websocket(handler: RequestHandler, **settings: Any) -> WebSocket | None:
     the server's loop.
     """
     request: Any = handler.request
+    found: WebSocket | None = getattr(request, ATTRIBUTE, None)
     headers = Headers(request.headers.get_all())
-    if not is_websocket_request(request.method, headers):
-        return None
+    if found is None and is_websocket_request(request.method, headers):
+        found = _make_websocket(handler, headers, Settings(**settings))
+        setattr(request, ATTRIBUTE, found)
+    if found is not None:
+        found._follow(partial(forwarded_in, request, request.connection))
+    return found
+
+
+def _make_websocket(handler: RequestHandler, headers: Headers, settings: Settings) -> WebSocket:
+    request: Any = handler.request
     request.connection._disconnect_on_finish = True  # no request can follow
-    return WebSocket(
-        request_of(request, headers), Settings(**settings), handover=TornadoHandover(handler)
-    )
+    return WebSocket(request_of(request, headers), settings, handover=TornadoHandover(handler))
 
 
 async def close_all(code: int = GOING_AWAY, timeout: float | None = None) -> bool:
@@ -140,15 +151,20 @@ class ResponseConnection:
         self._handler.set_status(self._handover.status)  # for the log
 
 
+def forwarded_in(request: HTTPServerRequest, connection: Any) -> Forwarded:
+    """As the handler sees it: with `xheaders`, what the proxy says."""
+    peer: Any = getattr(getattr(connection, "context", None), "address", None)
+    is_of_peer = isinstance(peer, tuple) and peer[0] == request.remote_ip
+    address = address_of(request.remote_ip, peer[1] if is_of_peer else 0)
+    return Forwarded(address, request.protocol, request.host)
+
+
 def request_of(request: HTTPServerRequest, headers: Headers) -> Request:
-    context: Any = getattr(request.connection, "context", None)
-    address = getattr(context, "address", None)
-    port = address[1] if isinstance(address, tuple) else 0
     return Request(
         method=request.method or "",
         target=request.uri or "",
         headers=headers,
         http_version=request.version.removeprefix("HTTP/"),
-        remote_address=(request.remote_ip, port),
+        remote_address=forwarded_in(request, request.connection).remote_address,
         scheme=request.protocol,
     )

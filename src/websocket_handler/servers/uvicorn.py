@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from functools import partial
 from typing import Any, ClassVar, cast
 from urllib.parse import unquote
 from weakref import WeakKeyDictionary
@@ -30,6 +31,7 @@ from ..protocol.printable import printable
 from ..settings import Settings
 from ..websocket import WebSocket
 from .asgi import Conversation, Scope, request_of
+from .forwarded import in_scope
 from .transports import OfOneServer, TransportHandover
 
 logger = logging.getLogger("uvicorn.error")
@@ -74,6 +76,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self._choose_settings(),
             handover=handover,
         )
+        websocket._follow(partial(in_scope, scope))
 
         def decided(status: int) -> None:
             logger.info(

@@ -11,20 +11,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NoReturn
 from urllib.parse import quote
 
 from ..engine import Engine
 from ..errors import WebSocketError
 from ..protocol.handshake import phrase
-from ..protocol.request import Headers, Request, is_websocket_request
+from ..protocol.request import Headers, Request, address_of, is_websocket_request
 from ..settings import Settings
 from ..websocket import Connected, WebSocket
 from . import waitress, werkzeug
+from .forwarded import in_environ
 from .handover import Handover, SocketHandover
+from .lookup import WSGI_KEY
 from .wsgi_sockets import Environ, Found, find
 
-KEY = "wsgi.websocket"
+KEY = WSGI_KEY
 Application = Callable[[Environ, Any], Iterable[bytes]]
 
 
@@ -56,6 +59,7 @@ class WSGIMiddleware:
             environ.setdefault(KEY, None)
             return self._application(environ, start_response)
         if environ.get(KEY) is not None:  # the server provides it: `configure_server`
+            environ[KEY]._follow(partial(in_environ, environ))
             return self._application(environ, start_response)
         werkzeug.prepare()
         found = find(environ, start_response)
@@ -64,9 +68,10 @@ class WSGIMiddleware:
             if found
             else HiddenHandover(environ)
         )
-        environ[KEY] = WebSocket(
+        environ[KEY] = websocket = WebSocket(
             request_of(environ, headers), self._settings, engine=self._engine, handover=handover
         )
+        websocket._follow(partial(in_environ, environ))
         return self._answer(_Call(environ, start_response, handover, found))
 
     def _answer(self, call: _Call) -> Iterable[bytes]:
@@ -203,7 +208,7 @@ def request_of(environ: Environ, headers: Headers) -> Request:
         target=target or f"{path}?{query}" if query else target or path,
         headers=headers,
         http_version=environ.get("SERVER_PROTOCOL", "HTTP/1.1").removeprefix("HTTP/"),
-        remote_address=(environ.get("REMOTE_ADDR", ""), int(environ.get("REMOTE_PORT") or 0)),
+        remote_address=address_of(environ.get("REMOTE_ADDR"), environ.get("REMOTE_PORT")),
         scheme=environ["wsgi.url_scheme"],
     )
 
