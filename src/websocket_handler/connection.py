@@ -375,7 +375,8 @@ class Connection(Channel):
         if self._codec is None:
             self._write_frame(opcode, payload, fin)
         else:
-            self._write_coded(self._codec.encoder.frame(opcode, payload, fin))
+            with self._codec.sending:
+                self._write_coded(self._codec.encoder.frame(opcode, payload, fin))
 
     def _send_close(self, code: int, reason: str) -> None:
         code = dict(self._version.close_codes).get(code, code)

@@ -522,11 +522,13 @@ class WebSocket(SendingConnection):
         outcome = handshake.rejected_by_application(status, reason, fields)
         engine = handling.engine
         engine.ledger.count_refused(status)
-        self._outcome = handshake.to_be_kept(outcome)
         if isinstance(former, handshake.Accepted):
             engine.ledger.leave(self._counted_address)
-            self._discard_output()
+            with self._codec.sending if self._codec is not None else contextlib.nullcontext():
+                self._outcome = handshake.to_be_kept(outcome)  # no frame is written after this
+                self._discard_output()
         else:
+            self._outcome = handshake.to_be_kept(outcome)
             self._speak(engine, self._version)
         self._sendable = False
         self._deaf = True

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,13 +19,12 @@ MODULE = "tests.end_to_end.wsgi.with_database"
 
 
 @pytest.fixture(scope="module")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
-    folder = tmp_path_factory.mktemp("postgresql")
-    for part in (folder, *folder.parents[:2]):  # for the user that it runs as
-        part.chmod(0o755)
-    server = PostgreSQL(folder)
-    yield server
-    server.stop()
+def postgresql() -> Iterator[PostgreSQL]:
+    """In a folder that the user it runs as can reach: pytest's own are closed to all others."""
+    with tempfile.TemporaryDirectory(prefix="postgresql-") as folder:
+        server = PostgreSQL(Path(folder))
+        yield server
+        server.stop()
 
 
 def gunicorn(application: str, *options: str) -> list[str]:
