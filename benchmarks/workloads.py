@@ -55,7 +55,7 @@ def echo(times, data):
         websocket.send(message)
 
     websocket.connect()
-    websocket.take_over(ours)
+    websocket._take_over(ours)
     engine.poll()
     theirs.recv(1 << 16)
     buffer = bytearray(1 << 18)
@@ -75,7 +75,7 @@ def echo_in_a_coroutine(times, data):
                 websocket.send(message)
 
         websocket.connect()
-        websocket.take_over(ours)
+        websocket._take_over(ours)
         task = asyncio.ensure_future(send_back())
         for _ in range(4):
             await asyncio.sleep(0)

@@ -7,7 +7,7 @@ goes through it step by step.
 
 import socketserver
 
-from websocket_handler import Headers, Request, SocketHandOver, WebSocket, is_websocket_request
+from websocket_handler import Headers, Request, SocketHandover, WebSocket, is_websocket_request
 
 
 class TinyHTTP(socketserver.StreamRequestHandler):
@@ -29,19 +29,18 @@ class TinyHTTP(socketserver.StreamRequestHandler):
 
 
 class WebSocketTinyHTTP(TinyHTTP):
-    websocket = None
-
     def respond(self, method, target, headers):
-        if is_websocket_request(method, headers):
-            request = Request(method, target, Headers(headers.items()))
-            self.hand_over = SocketHandOver(self.connection, self.rfile)
-            self.websocket = WebSocket(request, when_connecting=self.hand_over.secure)
-        return application(self.websocket)
-
-    def handle(self):
-        super().handle()
-        if self.websocket is not None:
-            self.hand_over.complete(self.websocket)
+        if not is_websocket_request(method, headers):
+            return application(None)
+        request = Request(method, target, Headers(headers.items()))
+        handover = SocketHandover(self.connection, self.rfile)
+        try:
+            status, body = application(WebSocket(request, handover=handover))
+            handover.complete(int(status[:3]), body=body)
+        except BaseException:
+            handover.abort()
+            raise
+        return status, body
 
 
 def application(ws):

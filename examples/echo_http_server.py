@@ -2,12 +2,12 @@
 
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import websocket_handler
+from websocket_handler import WebSocket, configure_server
 
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        ws = self.websocket
+        ws = WebSocket.of(self)
         if ws is None:
             self.send_error(426, "We only speak WebSockets here")
             return
@@ -16,5 +16,5 @@ class Handler(BaseHTTPRequestHandler):
 
 
 server = ThreadingHTTPServer(("localhost", 8000), Handler)
-websocket_handler.configure_server(server)
+configure_server(server)
 server.serve_forever()

@@ -2,11 +2,11 @@
 
 from wsgiref.simple_server import make_server
 
-import websocket_handler
+from websocket_handler import WebSocket, configure_server
 
 
 def application(environ, start_response):
-    ws = environ["wsgi.websocket"]
+    ws = WebSocket.of(environ)
     if ws is None:
         start_response("426 Upgrade Required", [("Content-Type", "text/plain")])
         return [b"We only speak WebSockets here\n"]
@@ -17,5 +17,5 @@ def application(environ, start_response):
 
 
 server = make_server("localhost", 8000, application)
-websocket_handler.configure_server(server)
+configure_server(server)
 server.serve_forever()

@@ -62,12 +62,12 @@ class Run:
                 self.listen(event, reacts=event == "message" or bool(flags & ALL_REACT))
         if is_client:
             offers = ["permessage-deflate"] if is_compressed and version.is_native else []
-            self.websocket.begin_as_client(version, b"", None, accept(offers, compression))
+            self.websocket._begin_as_client(version, b"", None, accept(offers, compression))
         else:
             self.websocket.connect()
         ours, theirs = socket.socketpair()
         early = b"the key3" if version.completes_later and not is_client else b""
-        self.websocket.take_over(ours, early)
+        self.websocket._take_over(ours, early)
         self.peer = Peer(theirs, version, is_client, self.websocket)
 
     def listen(self, event: str, reacts: bool) -> None:

@@ -31,7 +31,7 @@ class Home:
         self._canary = WebSocket(request_of(VERSION, False), SILENT, engine=self.engine)
         self._canary.on("message", self._canary.send)
         self._canary.connect()
-        self._canary.take_over(ours)
+        self._canary._take_over(ours)
         self._peer.setblocking(False)
         self.wait_until(lambda: self._canary.state is State.OPEN)
         self._peer.recv(4096)

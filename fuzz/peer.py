@@ -43,7 +43,7 @@ class Peer:
         self._decoder = version.decoder(settings, is_server, b"")
         if is_server and version.completes_later:
             self._decoder.feed(b"the key3")
-        outcome = websocket.outcome
+        outcome = websocket._outcome
         if isinstance(outcome, Accepted) and outcome.agreement is not None:
             takeover = not (
                 outcome.agreement.client_no_context_takeover

@@ -95,7 +95,7 @@ class Round:
         self.peers.append(theirs)
         self.websockets.append(websocket)
         with contextlib.suppress(*EXPECTED):  # the engine may have been stopped
-            websocket.take_over(ours)
+            websocket._take_over(ours)
 
     def listener(self, websocket: WebSocket) -> Callable[..., None]:
         def listen(*_: object) -> None:

@@ -12,7 +12,7 @@ from fastapi import FastAPI, Form, Request, Response
 from fastapi.responses import HTMLResponse
 from starlette.middleware.sessions import SessionMiddleware
 
-from websocket_handler import ASGIMiddleware
+from websocket_handler import ASGIMiddleware, WebSocket
 from websocket_handler.servers.uvicorn import WebSocketProtocol
 
 app = FastAPI()
@@ -34,7 +34,7 @@ def login(request: Request, name: Annotated[str, Form()] = ""):
 
 @app.get("/chat")
 def join(request: Request):
-    ws = request.scope["websocket"]
+    ws = WebSocket.of(request)
     if ws is None:
         return Response("We only speak WebSockets here\n", 426)
     return chat.join(ws, request.session.get("name"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from websocket_handler.servers.aiohttp import websocket
+from websocket_handler import WebSocket
 
 sessions = set()
 
@@ -26,7 +26,7 @@ async def login(request):
 
 
 async def echo(request):
-    ws = websocket(request)
+    ws = WebSocket.of(request)
     if ws is None:
         return web.Response(text="We only speak WebSockets here\n", status=426)
     if request.cookies.get("session") not in sessions:

@@ -12,7 +12,7 @@ from django.http import HttpResponse
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
-import websocket_handler
+from websocket_handler import WebSocket, WSGIMiddleware
 
 if not settings.configured:
     settings.configure(
@@ -37,7 +37,7 @@ def login(request):
 
 
 def echo(request):
-    ws = request.environ["wsgi.websocket"]
+    ws = WebSocket.of(request)
     if ws is None:
         return HttpResponse("We only speak WebSockets here\n", status=426)
     if "user" not in request.session:
@@ -47,7 +47,7 @@ def echo(request):
 
 
 urlpatterns = [path("", index), path("login", login), path("echo", echo)]
-app = websocket_handler.WSGIMiddleware(get_wsgi_application())
+app = WSGIMiddleware(get_wsgi_application())
 
 if __name__ == "__main__":
     execute_from_command_line(["manage.py", "runserver", "--noreload", "localhost:8000"])

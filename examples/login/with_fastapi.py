@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 from starlette.middleware.sessions import SessionMiddleware
 
-from websocket_handler import ASGIMiddleware
+from websocket_handler import ASGIMiddleware, WebSocket
 from websocket_handler.servers.uvicorn import WebSocketProtocol
 
 app = FastAPI()
@@ -30,7 +30,7 @@ def login(request: Request):
 
 @app.get("/echo")
 def echo(request: Request):
-    ws = request.scope["websocket"]
+    ws = WebSocket.of(request)
     if ws is None:
         return Response("We only speak WebSockets here\n", 426)
     if "user" not in request.session:

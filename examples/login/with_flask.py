@@ -7,11 +7,11 @@ from pathlib import Path
 
 from flask import Flask, request, session
 
-import websocket_handler
+from websocket_handler import WebSocket, WSGIMiddleware
 
 app = Flask(__name__)
 app.secret_key = "change me"
-app.wsgi_app = websocket_handler.WSGIMiddleware(app.wsgi_app)
+app.wsgi_app = WSGIMiddleware(app.wsgi_app)
 
 
 @app.get("/")
@@ -27,7 +27,7 @@ def login():
 
 @app.get("/echo")
 def echo():
-    ws = request.environ["wsgi.websocket"]
+    ws = WebSocket.of(request)
     if ws is None:
         return "We only speak WebSockets here\n", 426
     if "user" not in session:

@@ -7,7 +7,7 @@ import secrets
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import websocket_handler
+from websocket_handler import WebSocket, configure_server
 
 sessions = set()
 
@@ -25,7 +25,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, "welcome\n", session)
 
     def echo(self):
-        ws = self.websocket
+        ws = WebSocket.of(self)
         if ws is None:
             self.answer(426, "We only speak WebSockets here\n")
         elif ws.request.cookies.get("session") not in sessions:
@@ -46,4 +46,4 @@ class Handler(BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     server = ThreadingHTTPServer(("localhost", 8000), Handler)
-    websocket_handler.configure_server(server).serve_forever()
+    configure_server(server).serve_forever()

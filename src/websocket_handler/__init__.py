@@ -1,12 +1,12 @@
 """A WebSocket is a request of your web application.
 
-import websocket_handler
+from websocket_handler import WebSocket, configure_server
 
-websocket_handler.configure_server(server)     # any http.server
+configure_server(server)                       # any http.server
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        ws = self.websocket                    # None for an ordinary request
+        ws = WebSocket.of(self)                # None for an ordinary request
         ...
         ws.on("message", ws.send)
         ws.connect()                           # takes the socket; the worker is free
@@ -43,9 +43,9 @@ from .rooms import (
 from .safe_log import SafeRecords
 from .server_log import ServerLog
 from .servers.asgi_middleware import ASGIMiddleware
-from .servers.handover import SocketHandOver
+from .servers.handover import SocketHandover
 from .servers.http_server import configure_server
-from .servers.transports import TransportHandOver
+from .servers.transports import TransportHandover
 from .servers.wsgi import WSGIMiddleware
 from .settings import Settings
 from .websocket import WebSocket
@@ -72,11 +72,11 @@ __all__ = [
     "RoomsStats",
     "Settings",
     "SlowConsumers",
-    "SocketHandOver",
+    "SocketHandover",
     "State",
     "Stats",
     "Traffic",
-    "TransportHandOver",
+    "TransportHandover",
     "UnsupportedByVersion",
     "Version",
     "WSGIMiddleware",

@@ -217,8 +217,8 @@ class _Plan:
         address = sock.getpeername()
         request = Request("GET", self.address.target, Headers(fields), "1.1", address, scheme)
         websocket = WebSocket(request, self.settings, engine=self._engine)
-        websocket.begin_as_client(
+        websocket._begin_as_client(
             self._version, established.secret, established.subprotocol, established.agreement
         )
-        websocket.take_over(sock, established.rest)
+        websocket._take_over(sock, established.rest)
         return websocket

@@ -10,10 +10,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextvars import Context
 from functools import partial
 from typing import Any, ClassVar
 
 from .engine import Channel, Engine
+from .engine.empty_context import in_empty_context
 from .engine.forks import in_forked_child
 from .engine.ledger import Traffic
 from .engine.progress import Progress, progress, unacknowledged
@@ -39,6 +41,7 @@ from .protocol.state import State, Step, advance
 from .protocol.versions import Version
 from .protocol.versions.version import Decoder, Encoder
 from .settings import Settings
+from .surroundings import Surroundings
 
 logger = logging.getLogger("websocket_handler")
 
@@ -111,6 +114,7 @@ class Connection(Channel):
     _codec: Codec | None = None
     _backlog: Backlog | None = None
     _pong: bytes | None = None  # the newest ping's, while the peer is not reading
+    _surroundings: Surroundings | None = None
     _unread_pongs = 0  # of the pings sent while nothing is read: they may all come at once
     _holds_too_much = False  # more than high water waits for a fragmented message to end
     _taken_while_closing: Progress | None = None  # at the last deadline of a slow peer
@@ -205,7 +209,7 @@ class Connection(Channel):
         for name, listener in self._listeners:
             if name == event:
                 try:
-                    listener(*arguments)
+                    Context().run(listener, *arguments)
                 except BaseException as error:
                     self._failed(error)
 
@@ -219,7 +223,7 @@ class Connection(Channel):
         for name, listener in listeners:
             if name == event:
                 try:
-                    listener(*args)
+                    Context().run(listener, *args)
                 except BaseException as error:
                     if not self._is_own_end(error):
                         logger.exception("%r: a listener of %r raised", self, event)
@@ -257,6 +261,7 @@ class Connection(Channel):
         if self._backlog is not None and self._backlog.listener is not None:
             self._hear(self._backlog.listener)
 
+    @in_empty_context
     def _hear(self, listener: Callable[[Any], object] | None) -> None:
         """Messages go to `listener` from now on, those that waited first; unless it takes itself
         off, or ends the connection."""
@@ -370,7 +375,8 @@ class Connection(Channel):
         if self._codec is None:
             self._write_frame(opcode, payload, fin)
         else:
-            self._write_coded(self._codec.encoder.frame(opcode, payload, fin))
+            with self._codec.sending:
+                self._write_coded(self._codec.encoder.frame(opcode, payload, fin))
 
     def _send_close(self, code: int, reason: str) -> None:
         code = dict(self._version.close_codes).get(code, code)
@@ -384,6 +390,8 @@ class Connection(Channel):
             self._write_frame(Opcode.CLOSE, code.to_bytes(2, "big") + reason.encode())
 
     def _write_coded(self, data: bytes) -> None:
+        if isinstance(self._outcome, handshake.Refused):  # meanwhile, in another thread
+            return
         self._count(frames_sent=bool(data))
         if self._codec is None or self._codec.withheld is None:
             self._write(data)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from .inbox import Source
+from .surroundings import Surroundings
 
 EVENTS = ("open", "message", "ping", "pong", "drain", "error", "close")
 
@@ -61,6 +62,9 @@ class Once:
         self._emitter.off(self._event, self)
         self._call(*arguments)
 
+    def surround(self, surroundings: Surroundings) -> None:
+        self._call = surrounded(self._call, surroundings)
+
 
 class InTurn:
     """Several message listeners as one."""
@@ -71,6 +75,29 @@ class InTurn:
     def __call__(self, message: str | bytes) -> None:
         for listener in self.listeners:
             listener(message)
+
+
+class Surrounded:
+    """A plain listener that is called in its connection's surroundings."""
+
+    def __init__(self, listener: Listener, surroundings: Surroundings) -> None:
+        self.listener = listener
+        self._surroundings = surroundings
+
+    def __call__(self, *arguments: object) -> None:
+        self._surroundings.call(self.listener, *arguments)
+
+
+def surrounded(listener: Listener, surroundings: Surroundings) -> Listener:
+    """What to call in place of `listener`, which may be one of the classes of this file."""
+    if isinstance(listener, Surrounded | Awaited):  # `Turns` calls the latter
+        return listener
+    if isinstance(listener, Once):
+        listener.surround(surroundings)
+        return listener
+    if isinstance(listener, InTurn):
+        return InTurn(tuple(surrounded(one, surroundings) for one in listener.listeners))
+    return Surrounded(listener, surroundings)
 
 
 class Awaited:
@@ -99,6 +126,7 @@ class Turns:
         self._size = 0
         self._held_back = False
         self._is_working = False
+        self.surroundings: Surroundings | None = None
         self._task: asyncio.Task[None] | None = None  # which the loop alone would not keep
 
     def amount(self) -> int:
@@ -115,15 +143,23 @@ class Turns:
             self._source._hold_back()
         if not self._is_working:
             self._is_working = True
-            task = self._loop.create_task(self._work())  # an eager one may be done by now
-            self._task = task if self._is_working else None
+            work, surroundings = self._work(), self.surroundings
+            task = (
+                self._loop.create_task(work)
+                if surroundings is None
+                else surroundings.create_task(self._loop, work)
+            )
+            self._task = task if self._is_working else None  # an eager one may be done by now
 
     async def _work(self) -> None:
         try:
             while self._waiting:
                 listener, arguments = self._waiting.popleft()
                 try:
-                    await listener(*arguments)
+                    if self.surroundings is None:
+                        await listener(*arguments)
+                    else:
+                        await self.surroundings.call_async(listener, *arguments)
                 except asyncio.CancelledError as error:
                     if not _is_cancelled():
                         self._source._failed(error)

@@ -80,6 +80,7 @@ class SendingConnection(Connection):
         Raises `ConnectionClosed` if the connection is closing or closed, `WebSocketError`
         in the engine's own thread, which would wait for itself.
         """
+        self._complete_early()
         self._check_not_in_engine("drain()")
         relieved = threading.Event()
         notice = relieved.set
@@ -94,6 +95,7 @@ class SendingConnection(Connection):
 
     async def adrain(self) -> None:
         """As `drain`, for coroutines."""
+        self._complete_early()
         loop = asyncio.get_running_loop()
         relieved = asyncio.Event()
         notice = partial(tell, loop, relieved)
@@ -106,6 +108,10 @@ class SendingConnection(Connection):
         self._check_open()
 
     # Behind the API
+
+    def _complete_early(self, is_conversation: bool = False) -> None:
+        """Send the 101 now: the handler waits for something."""
+        raise NotImplementedError
 
     def _check_not_in_engine(self, call: str) -> None:
         if self._engine is not None and self._engine.is_own_thread():

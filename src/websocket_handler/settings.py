@@ -6,11 +6,16 @@ one connection; the second overrides the first.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
 
+from .protocol import origins
 from .protocol.permessage_deflate import Compression
 from .protocol.versions import DEFAULT_VERSIONS, Version
+
+Around: TypeAlias = Callable[[], AbstractContextManager[Any] | AbstractAsyncContextManager[Any]]
 
 LIMITS = ("max_message_size", "max_fragments", "max_empty_fragments", "max_control_frames")
 
@@ -69,9 +74,14 @@ class Settings:
     close_timeout: float = 10.0
     """How long the peer has for its part of the closing handshake."""
 
-    allowed_origins: Collection[str] | None = None
-    """Origins ("https://example.com") whose pages may connect beside those of the request's
-    own host; "*" among them allows all."""
+    allowed_origins: Collection[str] | str | None = None
+    """Origins whose pages may connect beside those of the request's own host.
+
+    An entry is an origin as browsers send it ("https://example.com"), a host for both http
+    and https ("example.com", "localhost:3000"), all subdomains ("https://*.example.com", or
+    ".example.com" for the host itself as well), any port ("http://localhost:*"), an
+    application's own scheme ("app://host", "file://") or "null". "*" allows every origin. An
+    entry that stands for no origin raises `ValueError`."""
 
     versions: tuple[Version, ...] = DEFAULT_VERSIONS
     """The versions of the protocol that are accepted."""
@@ -79,6 +89,16 @@ class Settings:
     compression: Compression | bool = False
     """How messages are compressed if the peer agrees to permessage-deflate (RFC 7692); True
     for the defaults of `Compression`, False for not at all."""
+
+    around: Around | None = None
+    """Returns a context manager, which is entered around each call of a listener: Flask's
+    `app.app_context` for example. An asynchronous one is for `async def` listeners."""
+
+    keep_context: bool = False
+    """Whether listeners see the context variables (`contextvars`) as they are at `connect()`:
+    each call runs in a copy of that context. It keeps alive all that the variables refer to
+    until the connection ends: under most frameworks the request, its session and its user. By
+    default listeners run in an empty context."""
 
     def __post_init__(self) -> None:
         for field in (*LIMITS, "high_water", "max_buffered"):
@@ -91,8 +111,8 @@ class Settings:
             _require(field, getattr(self, field), 0 < getattr(self, field) < FOR_EVER)
         if self.ping_interval is not None:
             _require("ping_interval", self.ping_interval, 0 < self.ping_interval < FOR_EVER)
-        if isinstance(self.allowed_origins, str):
-            raise TypeError("allowed_origins is a collection of origins, not one string")
+        if self.around is not None and not callable(self.around):
+            raise TypeError("around is a callable that returns a context manager")
         object.__setattr__(self, "versions", tuple(self.versions))
         _require("versions", self.versions, bool(self.versions))
         if self.compression is True:
@@ -100,7 +120,7 @@ class Settings:
         if not isinstance(self.compression, Compression | bool):
             raise TypeError("compression is True, False or a Compression")
         if self.allowed_origins is not None:
-            object.__setattr__(self, "allowed_origins", frozenset(self.allowed_origins))
+            object.__setattr__(self, "allowed_origins", origins.check(self.allowed_origins))
 
 
 SETTING_NAMES = frozenset(field.name for field in fields(Settings))

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 from .connection import ORDINARY_CODES
 from .engine import Engine, default_engine
@@ -23,19 +23,24 @@ from .engine.ledger import NOT_SERVED, NoThread
 from .engine.tls import Socket, close_socket
 from .errors import ConnectionClosed, WebSocketError
 from .inbox import Backlog, LoopInbox, ThreadInbox
-from .listeners import Awaited, InTurn, Once, Turns, check_event, is_async
+from .listeners import Awaited, InTurn, Once, Turns, check_event, is_async, surrounded
 from .protocol import handshake, versions
 from .protocol.check import NORMAL_CLOSURE
 from .protocol.message import close_payload
 from .protocol.packed_request import pack, unpack
 from .protocol.permessage_deflate import Agreement
 from .protocol.printable import printable
-from .protocol.request import Headers, Request
+from .protocol.request import Forwarded, Headers, Request
 from .protocol.state import State
 from .protocol.versions import Version
 from .sending import SendingConnection, tell
+from .servers.lookup import websocket_of
 from .settings import Settings
+from .surroundings import Surroundings
 from .tcp_keep_alive import keep_alive
+
+if TYPE_CHECKING:
+    from .servers.handover import Handover
 
 logger = logging.getLogger("websocket_handler")
 
@@ -46,34 +51,21 @@ Connected: TypeAlias = socket.socket | asyncio.Transport
 
 
 class Handling:
-    """What matters to a WebSocket until the handler has returned, and is forgotten then."""
+    """What matters to a WebSocket until the engine has its socket, and is forgotten then."""
 
-    __slots__ = (
-        "_home",
-        "_process",
-        "answer",
-        "response_headers",
-        "when_connecting",
-        "when_receiving",
-    )
+    __slots__ = ("_engine", "_process", "handover", "look", "response", "response_headers")
 
-    def __init__(
-        self,
-        home: Engine | None,
-        when_connecting: Callable[[], object] | None,
-        when_receiving: Callable[[WebSocket], object] | None,
-        answer: Callable[[int], Any] | None,
-    ) -> None:
-        self._home = home
+    def __init__(self, engine: Engine | None, handover: Handover | None) -> None:
+        self._engine = engine
         self._process = os.getpid()
-        self.when_connecting = when_connecting
-        self.when_receiving = when_receiving
-        self.answer = answer
+        self.handover = handover
+        self.response = b""  # what answers the handshake, before all that is sent
         self.response_headers = Headers()
+        self.look: Callable[[], Forwarded] | None = None
 
     @property
     def engine(self) -> Engine:
-        return self._home or default_engine()
+        return self._engine or default_engine()
 
     @property
     def is_inherited(self) -> bool:
@@ -116,23 +108,22 @@ class WebSocket(SendingConnection):
         settings: Settings | None = None,
         *,
         engine: Engine | None = None,
-        server: object = None,
-        when_connecting: Callable[[], object] | None = None,
-        when_receiving: Callable[[WebSocket], object] | None = None,
-        answer: Callable[[int], Any] | None = None,
+        handover: Handover | None = None,
     ) -> None:
         """For integrations of HTTP servers; an application gets its WebSocket from them.
 
-        `engine` is the one to live in (default: that of the process), `server` whom the
-        request came through. `when_connecting` is called by `connect()`, for servers whose
-        socket must be secured at that moment; `when_receiving` if the handler itself waits
-        for messages after that, for the hand-over that otherwise follows its return.
-        `answer` makes of the status what `connect()` returns, where "" will not do.
+        `handover` takes the connection from the HTTP server (see `servers.handover`). `engine`
+        is the one that serves the connection, by default that of the `handover`, or of the
+        process.
         """
         super().__init__(settings or Settings())
         self._request: Request | bytes = request  # packed once the handler has returned
-        self._handling: Handling | None = Handling(engine, when_connecting, when_receiving, answer)
-        self._server = server
+        self._server: object = None
+        if handover is not None:
+            engine = engine or handover.engine
+            self._server = handover.server
+            handover.websocket = self
+        self._handling: Handling | None = Handling(engine, handover)
         self._turns: Turns | None = None
 
     def __repr__(self) -> str:
@@ -141,11 +132,35 @@ class WebSocket(SendingConnection):
         peer = "{}:{}".format(*address[:2]) if isinstance(address, tuple) else str(address)
         return f"<WebSocket {printable(peer)} {printable(request.path)} {self._state.value}>"
 
+    def __copy__(self) -> WebSocket:
+        return self  # a connection is one object, whoever copies what refers to it
+
+    def __deepcopy__(self, _: object) -> WebSocket:
+        return self
+
+    @classmethod
+    def of(cls, request: Any) -> WebSocket | None:
+        """The WebSocket that a request asks for, None for an ordinary request.
+
+        `request` is what the framework gives to the handler: a request of Flask, Django,
+        Starlette, FastAPI or aiohttp, the handler itself in Tornado and http.server, or a
+        WSGI environ or an ASGI scope. Called again for the same request, it returns the same
+        WebSocket. Raises `WebSocketError`, which says what is missing, if the application has
+        not been prepared; `TypeError` for an object that is no request.
+        """
+        return websocket_of(request)
+
     # The request
 
     @property
     def request(self) -> Request:
-        """The HTTP request as the server read it: path, query, headers, cookies, address."""
+        """The HTTP request: path, query, headers, cookies, address.
+
+        Until `connect()` its address, scheme and host are those that the application sees,
+        which middleware may have restored from a proxy's headers.
+        """
+        if isinstance(self._request, Request) and self._handling and self._handling.look:
+            self._request = self._request.with_forwarded(self._handling.look())
         return unpack(self._request) if isinstance(self._request, bytes) else self._request
 
     @property
@@ -188,11 +203,6 @@ class WebSocket(SendingConnection):
         return self._state
 
     @property
-    def outcome(self) -> handshake.Accepted | handshake.Refused | None:
-        """How `connect()` answered the handshake; None before."""
-        return self._outcome
-
-    @property
     def latency(self) -> float | None:
         """Seconds from the last ping to its pong, whether `ping()` sent it or the engine, to
         see whether the peer is alive; None before the first pong."""
@@ -201,16 +211,22 @@ class WebSocket(SendingConnection):
     # Connecting
 
     def connect(self, subprotocol: str | None = None, **settings: Any) -> Any:
-        """Accept the WebSocket; the socket leaves the HTTP server when the handler returns.
+        """Accept the WebSocket, and take the socket from the HTTP server.
+
+        The client gets the 101 when the response of the application is known: its cookies and
+        most other headers are added, its body is discarded. A response with a status of 400 or
+        more means that the WebSocket is not accepted after all: then the client gets that
+        response instead. A handler that itself waits, for messages or for anything else here,
+        sends the 101 by that.
 
         `subprotocol` must be one of `subprotocols`. `settings` override those of the server
-        for this connection (see `Settings`). What is sent from now on waits for the
-        hand-over. If the request turns out to be no sound handshake, or its origin is not
-        allowed, the client gets the HTTP error instead, and nothing of what the handler
-        sends; `close` is emitted with 1006.
+        for this connection (see `Settings`). What is sent from now on follows the 101. If the
+        request turns out to be no sound handshake, or its origin is not allowed, the client
+        gets the HTTP error instead, and nothing of what the handler sends; `close` is emitted
+        with 1006.
 
         Returns something that the server's handlers may return: "" under most, a response
-        under aiohttp. Whatever the handler returns, the client does not see it.
+        under aiohttp.
 
         Raises `WebSocketError` if called twice, `ValueError` for a subprotocol that was not
         offered, a response header the handshake itself sets, or a bad setting.
@@ -220,6 +236,7 @@ class WebSocket(SendingConnection):
         chosen = replace(self._settings, **settings) if settings else self._settings
         handling = self._handling
         assert handling is not None
+        self._request, handling.look = self.request, None
         _check_response_headers(handling.response_headers)
         outcome = handshake.answer(
             self.request,
@@ -229,10 +246,9 @@ class WebSocket(SendingConnection):
             handling.response_headers,
             chosen.compression,
         )
-        if handling.when_connecting is not None:
-            handling.when_connecting()
-            handling.when_connecting = None  # it may hold on to much of the HTTP server
-        self._settings = _shared(chosen)
+        if handling.handover is not None:
+            handling.handover.detach()
+        self._settings = _shared(self._surround_listeners(chosen))
         engine = handling.engine
         if isinstance(outcome, handshake.Accepted):
             why_not = (
@@ -244,17 +260,19 @@ class WebSocket(SendingConnection):
         if isinstance(outcome, handshake.Refused):
             engine.ledger.count_refused(outcome.status)
             engine.ledger.refusals.report(self, outcome.status, outcome.reason)
+        handling.response = outcome.response
         self._answer(engine, outcome)
-        return "" if handling.answer is None else handling.answer(int(outcome.status))
+        if handling.handover is None:
+            return ""
+        return handling.handover.connect_result(int(outcome.status))
 
     def _answer(self, engine: Engine, outcome: handshake.Accepted | handshake.Refused) -> None:
-        """Only now may other threads send: behind the response."""
+        """Only now may other threads send: the response goes before all of it."""
         if isinstance(outcome, handshake.Accepted):
             version, secret, agreement = outcome.version, outcome.secret, outcome.agreement
             self._speak(engine, version, secret, agreement=agreement)
         else:
             self._speak(engine, self._version)
-        self._write(outcome.response)
         self._outcome = handshake.to_be_kept(outcome)
         if isinstance(outcome, handshake.Refused):
             self._finish()
@@ -271,83 +289,6 @@ class WebSocket(SendingConnection):
         answer = self.connect(**settings)
         self.close(code, reason)
         return answer
-
-    def begin_as_client(
-        self,
-        version: Version,
-        secret: bytes,
-        subprotocol: str | None,
-        agreement: Agreement | None = None,
-    ) -> None:
-        """Be the client's end, after its handshake; for the client, before `take_over`."""
-        accepted = handshake.Accepted(version, b"", b"", agreement, subprotocol)
-        self._outcome = handshake.to_be_kept(accepted)
-        assert self._handling is not None
-        engine = self._handling.engine
-        engine.ledger.enter_client()
-        self._speak(engine, version, secret, client=True, agreement=agreement)
-        self._begin_sending()
-
-    def respond(self, response: bytes) -> None:
-        """Be refused with an HTTP response, of which `write_response` may bring more; for
-        integrations that answer by themselves, before `take_over`."""
-        self._outcome = handshake.refused_by_application(response)
-        assert self._handling is not None
-        engine = self._handling.engine
-        engine.ledger.count_refused(self._outcome.status)
-        self._speak(engine, self._version)
-        self._deaf = True
-        self._write(response)
-
-    def write_response(self, data: bytes, is_last: bool) -> None:
-        """More of the response to a refused handshake."""
-        self._write(data)
-        if is_last:
-            self._in_engine(self._finish)
-
-    def take_over(self, connected: Connected, early: bytes = b"") -> None:
-        """Give the engine the connection after `connect()`; for integrations, once the
-        handler has returned.
-
-        `early` are bytes that came with the request head. A socket must be the only object
-        that uses its descriptor; it is detached. An asyncio transport goes on to carry the
-        bytes; its loop is where the engine must live, and this be called.
-        """
-        assert self._handling is not None
-        if self._handling.is_inherited:
-            self._abandoned()
-        if self._state is State.CLOSED:  # aborted meanwhile, or the parent's
-            close_connected(connected)
-            return
-        engine = self._handling.engine
-        self._handling = None
-        self._taken_over = True
-        if isinstance(self._request, Request):
-            self._request = pack(self._request)
-        try:
-            if not self._version.has_pings:
-                keep_alive(_socket_of(connected), self._settings)
-            if isinstance(connected, (socket.socket, Socket)):
-                engine.attach(self, connected, early)
-            else:
-                engine.attach_transport(self, connected, early)
-        except RuntimeError as error:
-            self._cannot_be_served(engine, connected, error)
-
-    def _cannot_be_served(self, engine: Engine, connected: Connected, error: RuntimeError) -> None:
-        """The engine was stopped meanwhile, or has no thread. Say so to the client, and end."""
-        if isinstance(self._outcome, handshake.Accepted):
-            engine.ledger.count_refused(NOT_SERVED[0])
-        if isinstance(connected, (socket.socket, Socket)) and not self._is_client:
-            with contextlib.suppress(OSError, ValueError):
-                connected.setblocking(False)
-                connected.send(handshake.refuse(*NOT_SERVED).response)
-                connected.shutdown(socket.SHUT_WR)
-        close_connected(connected)
-        self._taken_over = False
-        self._connection_lost(str(error))
-        if self._is_client or not isinstance(error, NoThread):
-            raise error
 
     # Events
 
@@ -409,7 +350,7 @@ class WebSocket(SendingConnection):
     def receive(self, timeout: float | None = None) -> Any:
         """The next message, str or bytes; for threads, which wait up to `timeout` seconds.
 
-        Called in the handler itself, after `connect()`, the hand-over happens now. Raises
+        Called in the handler itself, after `connect()`, the 101 is sent now. Raises
         `TimeoutError`; `ConnectionClosed` once the connection is over and every message was
         taken; `WebSocketError` if messages go to listeners or coroutines, or in the thread of
         the engine or of an event loop, which would serve nobody meanwhile.
@@ -491,6 +432,7 @@ class WebSocket(SendingConnection):
 
         Raises `WebSocketError` in the engine's own thread, which would wait for itself.
         """
+        self._complete_early()
         self._check_not_in_engine("wait_closed()")
         over = threading.Event()
         notice = Notice(over.set)
@@ -503,6 +445,7 @@ class WebSocket(SendingConnection):
 
     async def await_closed(self) -> None:
         """Wait for the end; for coroutines."""
+        self._complete_early()
         loop = asyncio.get_running_loop()
         over = asyncio.Event()
         notice = Notice(partial(tell, loop, over))
@@ -533,6 +476,135 @@ class WebSocket(SendingConnection):
             self.abort()
             raise
 
+    # For the client, and for integrations of servers
+
+    def _follow(self, look: Callable[[], Forwarded]) -> None:
+        """Have `request` show until `connect()` what `look` returns; for integrations, whose
+        servers' request objects may be changed by middleware."""
+        if self._handling is not None and self._outcome is None:
+            self._handling.look = look
+
+    def _begin_as_client(
+        self,
+        version: Version,
+        secret: bytes,
+        subprotocol: str | None,
+        agreement: Agreement | None = None,
+    ) -> None:
+        """Be the client's end, after its handshake and before `_take_over`."""
+        accepted = handshake.Accepted(version, b"", b"", agreement, subprotocol)
+        self._outcome = handshake.to_be_kept(accepted)
+        self._settings = self._surround_listeners(self._settings)
+        assert self._handling is not None
+        engine = self._handling.engine
+        engine.ledger.enter_client()
+        self._speak(engine, version, secret, client=True, agreement=agreement)
+        self._begin_sending()
+
+    def _add_to_response(self, fields: Iterable[tuple[str, str]]) -> None:
+        """Add fields of the application's response to the 101. Raises `ValueError` for one that
+        cannot stand there."""
+        handling = self._handling
+        if handling is not None and isinstance(self._outcome, handshake.Accepted):
+            handling.response = handshake.with_response_fields(
+                handling.response, fields, handling.response_headers
+            )
+
+    def _reject(self, status: int, reason: str, fields: Iterable[tuple[str, str]]) -> None:
+        """Have the application's response in place of the 101; `_write_response` brings its body.
+
+        Whether or not the application has called `connect()`; before `_take_over`. Raises
+        `ValueError` for a field that cannot stand in the head of a response.
+        """
+        handling, former = self._handling, self._outcome
+        if handling is None or self._state is State.CLOSED:
+            return
+        outcome = handshake.rejected_by_application(status, reason, fields)
+        engine = handling.engine
+        engine.ledger.count_refused(status)
+        if isinstance(former, handshake.Accepted):
+            engine.ledger.leave(self._counted_address)
+            with self._codec.sending if self._codec is not None else contextlib.nullcontext():
+                self._outcome = handshake.to_be_kept(outcome)  # no frame is written after this
+                self._discard_output()
+        else:
+            self._outcome = handshake.to_be_kept(outcome)
+            self._speak(engine, self._version)
+        self._sendable = False
+        self._deaf = True
+        handling.response = outcome.response
+
+    def _write_response(self, data: bytes, is_last: bool) -> None:
+        """More of the body of a response by which the application rejects the request."""
+        if not isinstance(self._outcome, handshake.Refused):  # it was aborted before
+            return
+        if self.buffered_amount > self._settings.max_buffered:
+            self._in_engine(partial(self._give_up, "the client does not read the response"))
+            return
+        self._write(data)
+        if is_last:
+            self._in_engine(self._finish)
+
+    def _take_over(self, connected: Connected, early: bytes = b"") -> None:
+        """Give the engine the connection, with `early` bytes that came with the request head.
+
+        A socket must be the only object that uses its descriptor; it is detached. An asyncio
+        transport goes on to carry the bytes; its loop is where the engine must run, and this be
+        called.
+        """
+        handling, self._handling = self._handling, None
+        assert handling is not None
+        if handling.is_inherited:
+            self._abandoned()
+        if self._state is State.CLOSED:  # aborted meanwhile, or the parent's
+            close_connected(connected)
+            return
+        engine = handling.engine
+        self._taken_over = True
+        if isinstance(self._request, Request):
+            self._request = pack(self._request)
+        try:
+            if handling.response:  # else it is the client's end
+                self._prepend(handling.response)
+                if isinstance(self._outcome, handshake.Accepted):
+                    engine.ledger.count_accepted()
+            self._attach(engine, connected, early)
+        except BaseException as error:
+            self._cannot_be_served(engine, connected, error)
+
+    def _attach(self, engine: Engine, connected: Connected, early: bytes) -> None:
+        if not self._version.has_pings:
+            keep_alive(_socket_of(connected), self._settings)
+        if isinstance(connected, (socket.socket, Socket)):
+            engine.attach(self, connected, early)
+        else:
+            engine.attach_transport(self, connected, early)
+
+    def _cannot_be_served(self, engine: Engine, connected: Connected, error: BaseException) -> None:
+        """The engine was stopped meanwhile, or has no thread. Say so to the client, and end."""
+        if isinstance(self._outcome, handshake.Accepted):
+            engine.ledger.count_refused(NOT_SERVED[0])
+        if isinstance(connected, (socket.socket, Socket)) and not self._is_client:
+            with contextlib.suppress(OSError, ValueError):
+                connected.setblocking(False)
+                connected.send(handshake.refuse(*NOT_SERVED).response)
+                connected.shutdown(socket.SHUT_WR)
+        close_connected(connected)
+        self._taken_over = False
+        self._connection_lost(str(error))
+        if self._is_client or not isinstance(error, NoThread):
+            raise error
+
+    def _complete_early(self, is_conversation: bool = False) -> None:
+        """The handler waits here: send the 101 now, if that has not been done."""
+        handling = self._handling
+        if handling is not None and handling.handover is not None and self._outcome is not None:
+            handling.handover.complete_early(is_conversation)
+
+    @property
+    def _has_listeners(self) -> bool:
+        return bool(self._listeners or self._listeners_of("message"))
+
     # Behind the API
 
     @property
@@ -552,12 +624,13 @@ class WebSocket(SendingConnection):
         if self._state is State.CLOSED:
             notice()
         else:
-            self.on("close", notice)
+            self._change_listeners("close", lambda present: (*present, notice))
 
     def _callable(self, listener: Callable[..., object]) -> Callable[..., object]:
         """The listener in a form that only has to be called."""
         if not is_async(listener):
-            return listener
+            surroundings = self._surroundings
+            return surrounded(listener, surroundings) if surroundings else listener
         if self._turns is None:
             engine = self._handling.engine if self._handling is not None else self._engine
             loop = engine.home_loop if engine is not None else None
@@ -568,7 +641,25 @@ class WebSocket(SendingConnection):
                     "the coroutine to a loop with asyncio.run_coroutine_threadsafe()"
                 )
             self._turns = Turns(self, self._settings.high_water, loop)
+            self._turns.surroundings = self._surroundings
         return Awaited(listener, self._turns)  # type: ignore[arg-type]
+
+    def _surround_listeners(self, settings: Settings) -> Settings:
+        """Have listeners called as `around` and `keep_context` say; returns the other settings,
+        which many connections share."""
+        surroundings = Surroundings.of(settings)
+        if surroundings is None:
+            return settings
+        with self._moment:  # other threads may add listeners
+            self._surroundings = surroundings
+            self._listeners = tuple(
+                (event, surrounded(listener, surroundings)) for event, listener in self._listeners
+            )
+            if self._message_listener is not None:
+                self._message_listener = surrounded(self._message_listener, surroundings)
+        if self._turns is not None:
+            self._turns.surroundings = surroundings
+        return replace(settings, around=None, keep_context=False)
 
     def _listeners_of(self, event: str) -> tuple[Callable[..., object], ...]:
         if event != "message":
@@ -614,8 +705,7 @@ class WebSocket(SendingConnection):
             raise WebSocketError("messages go to a listener; nobody else can receive them")
         if self._inbox is not None:
             raise WebSocketError("either threads or coroutines receive the messages, not both")
-        if self._handling is not None and self._handling.when_receiving is not None:
-            self._handling.when_receiving(self)
+        self._complete_early(is_conversation=True)
         self._inbox = inbox
         self._in_engine(partial(self._hear_inbox, inbox))
 

@@ -149,7 +149,7 @@ def _end(program: Program) -> str:
         clients = [stack.enter_context(RawClient(program.address)).open() for _ in range(count)]
         program.end_soon(signal.SIGTERM)
         for client in clients:
-            with contextlib.suppress(AssertionError, OSError):
+            with contextlib.suppress(AssertionError, EOFError, OSError):
                 opcode, payload, _ = client.read_frame()
                 code = int.from_bytes(payload[:2], "big")
                 told += opcode == Opcode.CLOSE and code in (1001, 1012)

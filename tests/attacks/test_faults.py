@@ -31,6 +31,9 @@ from .rig import Costs, at_scale, note
 
 HELLO = text("hello")
 MIB = 1 << 20
+BROKEN = (AssertionError, EOFError, OSError)
+"""Errors of a client whose connection was broken."""
+
 SYS_TGKILL = {"x86_64": 234, "aarch64": 131}
 
 
@@ -243,7 +246,7 @@ def test_system_calls_that_fail(faults: Path, row: Row, every: int) -> None:
     with preloaded(faults, row, "--defaults", FAULTS_EVERY=str(every)) as program:
         whole = broken = 0
         for _ in range(at_scale(60, 5000)):
-            with RawClient(program.address) as client, contextlib.suppress(AssertionError, OSError):
+            with RawClient(program.address) as client, contextlib.suppress(*BROKEN):
                 broken += 1
                 client.open()
                 for size in (0, 1, 100, 5000, 20_000, 200_000) * 3:

@@ -284,7 +284,8 @@ def test_an_ordinary_route_refuses(ours: Program) -> None:
 def test_an_ordinary_route_that_raises_after_connecting(shared: Program) -> None:
     with RawClient(shared.address) as client:
         client.sock.sendall(client.handshake("/asked/raise"))
-        client.expect_end()
+        assert client.read_response().status == 500
+        client.read_to_end()
     shared.wait_for_log("as the test wants it")
 
 

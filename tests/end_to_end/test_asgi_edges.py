@@ -83,7 +83,7 @@ def visit(program: Program, name: str) -> Seen:
         client.sock.sendall(client.handshake(f"/{name}", fields))
         try:
             response = client.read_response()
-        except (AssertionError, IndexError):
+        except (AssertionError, EOFError, IndexError):
             status, headers, body = None, {}, b""
         else:
             status = response.status
@@ -110,7 +110,7 @@ def converse(
             frames.append(shown(frame))
             if name in ROUTES and frames[-1] == "hello":
                 client.send(text(str(len(frames))))
-    except (AssertionError, OSError):
+    except (AssertionError, EOFError, OSError):
         return frames, (DOES_NOT_CLOSE, "")
     code = int.from_bytes(frame.payload[:2], "big") if frame.payload else 1005
     with contextlib.suppress(OSError):

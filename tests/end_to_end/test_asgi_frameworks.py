@@ -126,7 +126,7 @@ def read_to_close(client: RawClient) -> tuple[list[Frame], tuple[int, str] | Non
     try:
         while (frame := client.read_frame()).opcode != Opcode.CLOSE:
             frames.append(frame)
-    except (AssertionError, OSError):
+    except (AssertionError, EOFError, OSError):
         return frames, None
     code = int.from_bytes(frame.payload[:2], "big") if frame.payload else 1005
     with contextlib.suppress(OSError):

@@ -1,5 +1,5 @@
-"""Handlers that do it wrong, in each family of frameworks: the WebSocket is there all the same,
-and nobody else notices."""
+"""Handlers that do it wrong, in each family of frameworks: the WebSocket is there all the same
+unless the framework makes an error of it, and nobody else notices."""
 
 from __future__ import annotations
 
@@ -31,8 +31,12 @@ FAMILIES: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
+WANT_A_RESPONSE = ("Flask", "Django", "Django, ASGI", "aiohttp")
+"""Those that respond with 500 for a handler that returns nothing."""
+
+
 @pytest.fixture(scope="module", params=FAMILIES)
-def family(request: pytest.FixtureRequest) -> Iterator[tuple[Program, str]]:
+def family(request: pytest.FixtureRequest) -> Iterator[tuple[Program, str, bool]]:
     serving, prefix = FAMILIES[request.param]
     with serving() as program:
 
@@ -42,15 +46,18 @@ def family(request: pytest.FixtureRequest) -> Iterator[tuple[Program, str]]:
             return False
 
         wait_for(is_up, "the server to serve")
-        yield program, prefix
+        yield program, prefix, request.param in WANT_A_RESPONSE
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_misuse(family: tuple[Program, str], kind: str) -> None:
-    program, prefix = family
+def test_misuse(family: tuple[Program, str, bool], kind: str) -> None:
+    program, prefix, wants_a_response = family
     with RawClient(program.address) as client:
         if kind == "ordinary":
             assert client.get(f"{prefix}/misuse/{kind}").status == 500
+        elif kind == "forgets" and wants_a_response:
+            client.sock.sendall(client.handshake(f"{prefix}/misuse/{kind}"))
+            assert client.read_response().status == 500
         else:
             client.open(f"{prefix}/misuse/{kind}").echo(HELLO, text("again"))
             client.send(close(1000))

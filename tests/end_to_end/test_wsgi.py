@@ -180,7 +180,8 @@ def test_an_application_that_raises_after_connecting(server: str) -> None:
         wait_until_it_serves(program)
         with RawClient(program.address) as client:
             client.sock.sendall(client.handshake("/raises"))
-            client.expect_end()
+            assert client.read_response().status == 500
+            assert client.read_to_end() == b"Internal Server Error\n"
         with RawClient(program.address) as client:
             client.open().echo(HELLO)
 
@@ -248,6 +249,25 @@ def talk_to(program: Program) -> None:
         websocket.send("still here")
         assert websocket.receive(timeout=10) == "still here"
     assert not QUIET.findall(program.log()), program.log()
+
+
+@pytest.mark.parametrize("kind", ["gunicorn gthread", "werkzeug"])
+def test_another_library_s_upgrade_passes_untouched(kind: str) -> None:
+    with serve(kind, "two_libraries:app") as program:
+        wait_until_it_serves(program)
+        with RawClient(program.address) as client:
+            client.open("/ours/").send(HELLO)
+            client.expect(text("http://127.0.0.1/ours/"))
+        for path, status in (("/theirs", 418), ("/both", 418), ("/ours", 308), ("/nowhere", 404)):
+            with RawClient(program.address) as client:
+                client.sock.sendall(client.handshake(path))
+                response = client.read_response()
+                assert response.status == status, path
+                if status == 418:
+                    assert client.read_body(response) == b"theirs: websocket"
+        for path, status in (("/both", 200), ("/theirs", 400)):
+            with RawClient(program.address) as client:
+                assert client.get(path).status == status
 
 
 def test_ten_thousand_sockets_on_eight_threads() -> None:

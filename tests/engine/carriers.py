@@ -87,10 +87,10 @@ class Home:
 
     def _give(self, websocket: WebSocket, connected: socket.socket | asyncio.Transport) -> None:
         async def give() -> None:
-            websocket.take_over(connected)
+            websocket._take_over(connected)
 
         if self.thread is None:
-            websocket.take_over(connected)
+            websocket._take_over(connected)
         else:
             self.thread.run(give())
 
@@ -102,7 +102,7 @@ class Home:
                 asyncio.Protocol, ours, ssl=server_context if is_tls else None
             )
             transport.pause_reading()
-            websocket.take_over(transport)
+            websocket._take_over(transport)
 
         assert self.thread is not None
         given = asyncio.run_coroutine_threadsafe(give(), self.thread.loop)

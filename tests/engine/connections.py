@@ -76,7 +76,7 @@ def connect(websocket: WebSocket, early: bytes = b"", is_aborted: bool = False) 
     `is_aborted` meanwhile, that may not come."""
     ours, theirs = socket.socketpair()
     websocket.connect()
-    websocket.take_over(ours, early)
+    websocket._take_over(ours, early)
     peer = Peer(theirs)
     if not is_aborted or theirs.recv(1, socket.MSG_PEEK):
         head = peer.read_head()
@@ -90,8 +90,8 @@ def client_role(engine: Engine) -> tuple[WebSocket, Peer]:
     websocket = make_websocket(engine)
     opened = threading.Event()
     websocket.on("open", opened.set)
-    websocket.begin_as_client(rfc6455.VERSION, b"", None)
-    websocket.take_over(ours)
+    websocket._begin_as_client(rfc6455.VERSION, b"", None)
+    websocket._take_over(ours)
     is_open = opened.wait(10)
     assert is_open
     return websocket, Peer(theirs, expect_masked=True)

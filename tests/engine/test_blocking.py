@@ -250,7 +250,7 @@ def test_other_listeners_may_block(engine: Engine, event: str) -> None:
     websocket.on("message", seen.append)
     ours, theirs = socket.socketpair()
     websocket.connect()
-    websocket.take_over(ours, frame("early"))
+    websocket._take_over(ours, frame("early"))
     peer = Peer(theirs)
     if event == "ping":
         theirs.sendall(write_frame(Opcode.PING, b"", key=KEY))
@@ -302,7 +302,7 @@ def test_resets_at_any_moment_of_blocking(engine: Engine) -> None:
         websocket.on("message", lambda _, pause=number % 12 / 1000: time.sleep(pause))
         ours, theirs = socket.socketpair()
         websocket.connect()
-        websocket.take_over(ours)
+        websocket._take_over(ours)
         theirs.sendall(frame("a") + frame("b") + struct.pack("!H", 0xFFFF) * (number % 2))
         theirs.close()
         if number % 10 == 0:

@@ -176,7 +176,7 @@ def incomplete(engine: Engine) -> tuple[WebSocket, socket.socket]:
     websocket = WebSocket(Request("GET", "/", Headers(fields.items())), settings, engine=engine)
     ours, theirs = socket.socketpair()
     websocket.connect()
-    websocket.take_over(ours)
+    websocket._take_over(ours)
     peer = Peer(theirs)
     assert peer.read_head().startswith(b"HTTP/1.1 101 ")
     return websocket, theirs

@@ -162,7 +162,7 @@ def test_connection_added_by_a_listener_is_served(engine: Engine) -> None:
         late.on("message", late.send)
         ours, theirs = socket.socketpair()
         late.connect()
-        late.take_over(ours, write_frame(Opcode.TEXT, b"early", key=KEY))
+        late._take_over(ours, write_frame(Opcode.TEXT, b"early", key=KEY))
         added.append(Peer(theirs))
 
     websocket = make_websocket(engine)
@@ -300,7 +300,7 @@ def test_transport_that_has_closed_at_the_hand_over_ends_the_connection() -> Non
             ends: list[int] = []
             websocket.on("close", lambda code, _: ends.append(code))
             websocket.connect()
-            websocket.take_over(transport)
+            websocket._take_over(transport)
             await asyncio.wait_for(websocket.await_closed(), 10)
             assert engine.stats().open == 0
             engine.stop()

@@ -220,5 +220,5 @@ def connect_in_loop() -> tuple[WebSocket, Peer]:
     ours, theirs = socket.socketpair()
     websocket = make_websocket(engine, ping_interval=None)
     websocket.connect()
-    websocket.take_over(ours)
+    websocket._take_over(ours)
     return websocket, Peer(theirs)

@@ -43,7 +43,7 @@ def connect(engine: Engine, compression: Compression, **settings: Any) -> tuple[
     websocket.request.headers["Sec-WebSocket-Extensions"] = "permessage-deflate"
     websocket.connect()
     assert websocket.extensions
-    websocket.take_over(ours)
+    websocket._take_over(ours)
     peer = InflatingPeer(theirs, not compression.server_no_context_takeover)
     assert peer.read_head().startswith(b"HTTP/1.1 101 ")
     return websocket, peer
@@ -191,8 +191,8 @@ def test_a_client_compresses_within_what_it_said(engine: Engine) -> None:
     ours, theirs = socket.socketpair()
     compression = Compression(client_max_window_bits=9, threshold=0)
     websocket = make_websocket(engine, compression=compression)
-    websocket.begin_as_client(rfc6455.VERSION, b"", None, Agreement(True, False, None, None))
-    websocket.take_over(ours)
+    websocket._begin_as_client(rfc6455.VERSION, b"", None, Agreement(True, False, None, None))
+    websocket._take_over(ours)
     block = os.urandom(200)
     websocket.send(block + bytes(400) + block)
     peer = Peer(theirs, expect_masked=True)

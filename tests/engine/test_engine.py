@@ -78,7 +78,7 @@ def test_it_may_be_closed_by_another_thread_in_the_middle_of_the_hand_over(engin
         closing = threading.Thread(target=close)
         closing.start()
         go.wait()
-        websocket.take_over(ours)
+        websocket._take_over(ours)
         peer = Peer(theirs)
         assert peer.read_head().startswith(b"HTTP/1.1 101 ")
         assert peer.read() == Close(4000, "now")
@@ -98,7 +98,7 @@ def test_a_hand_over_needs_the_engine_s_thread_only_where_a_listener_does(event:
     ours, theirs = socket.socketpair()
     with theirs:
         websocket.connect()
-        websocket.take_over(ours)
+        websocket._take_over(ours)
         if event == "open":
             assert (websocket.state, heard) == (State.CONNECTING, [])
             engine.poll(0)
@@ -180,7 +180,7 @@ def test_a_stopped_engine_drops_its_connections_and_takes_no_more() -> None:
     late.connect()
     ours, theirs = socket.socketpair()
     with ours, theirs, pytest.raises(RuntimeError, match="closed"):
-        late.take_over(ours)
+        late._take_over(ours)
     peer.sock.close()
 
 
@@ -189,7 +189,7 @@ def test_abort_before_the_hand_over_closes_the_socket(engine: Engine) -> None:
     websocket.connect()
     websocket.abort()
     ours, theirs = socket.socketpair()
-    websocket.take_over(ours)
+    websocket._take_over(ours)
     assert theirs.recv(1) == b""
     assert websocket.state is State.CLOSED
     theirs.close()
@@ -206,7 +206,7 @@ def test_ctrl_c_in_a_listener_reaches_the_program() -> None:
 
         ours, theirs = socket.socketpair()
         websocket.connect()
-        websocket.take_over(ours, early=write_frame(Opcode.TEXT, b"x", key=KEY))
+        websocket._take_over(ours, early=write_frame(Opcode.TEXT, b"x", key=KEY))
         sockets.append(theirs)
         await asyncio.sleep(10)
 
@@ -227,7 +227,7 @@ def test_a_foreign_loop_needs_fileno_and_poll() -> None:
     websocket.on("message", websocket.send)
     ours, theirs = socket.socketpair()
     websocket.connect()
-    websocket.take_over(ours, early=write_frame(Opcode.TEXT, b"early", key=KEY))
+    websocket._take_over(ours, early=write_frame(Opcode.TEXT, b"early", key=KEY))
     received = b""
     while not received.endswith(b"\x81\x05early"):
         ready, _, _ = select.select([engine.fileno(), theirs.fileno()], [], [], 10)
@@ -252,7 +252,7 @@ websocket = make_websocket(default_engine())
 websocket.on("message", websocket.send)
 ours = socket.socket(fileno=int(sys.argv[1]))
 websocket.connect()
-websocket.take_over(ours)
+websocket._take_over(ours)
 """
 
 
@@ -380,8 +380,8 @@ def test_the_kernel_finds_dead_peers_where_there_are_no_pings(
         ours, _ = server.accept()
     looked_at = ours.dup()
     websocket = make_websocket(engine, ping_interval=30, ping_timeout=20)
-    websocket.begin_as_client(by_name(version), b"", None)
-    websocket.take_over(ours)
+    websocket._begin_as_client(by_name(version), b"", None)
+    websocket._take_over(ours)
     assert bool(looked_at.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)) == by_tcp
     if by_tcp:
         options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)

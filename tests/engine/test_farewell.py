@@ -56,8 +56,8 @@ def test_nobody_comes_in_while_draining(engine: Engine) -> None:
     assert drain(engine, window=0.1)
     late = make_websocket(engine)
     late.connect()
-    assert late.outcome is not None
-    assert late.outcome.status == 503
+    assert late._outcome is not None
+    assert late._outcome.status == 503
 
 
 def test_what_was_sent_before_arrives(engine: Engine) -> None:

@@ -150,7 +150,7 @@ def connect_soon(websocket: WebSocket) -> Peer:
     """As `connect`, in the engine's own thread, which cannot wait for the 101."""
     ours, theirs = socket.socketpair()
     websocket.connect()
-    websocket.take_over(ours)
+    websocket._take_over(ours)
     return Peer(theirs)
 
 
@@ -178,11 +178,11 @@ def test_child_of_a_handler_does_not_take_the_connection_over(engine: Engine) ->
     websocket.connect()
 
     def check() -> None:
-        websocket.take_over(ours)
+        websocket._take_over(ours)
         check_closed(websocket)
 
     assert exit_code_of_child(check) == 0
-    websocket.take_over(ours)
+    websocket._take_over(ours)
     peer = Peer(theirs)
     peer.read_head()
     echo_once(peer, "in the parent")

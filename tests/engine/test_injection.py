@@ -48,7 +48,7 @@ def test_what_a_server_sets(
     websocket = make_websocket(engine)
     with pytest.raises(ValueError, match=r".+"):
         set_it(websocket, bad)
-    assert websocket.outcome is None
+    assert websocket._outcome is None
     assert websocket.buffered_amount == 0  # not a byte
     connect_anew = make_websocket(engine)
     connect_anew.response_headers["X"] = "fine"
@@ -117,10 +117,10 @@ def test_what_a_request_brings(engine: Engine, name: str, bad: str) -> None:
     fields = {**HANDSHAKE, name: f"{HANDSHAKE.get(name, 'a')}{bad}X-Injected: 1"}
     websocket = WebSocket(Request("GET", "/", Headers(fields.items())), engine=engine)
     websocket.connect()
-    assert websocket.outcome is not None
-    assert int(websocket.outcome.status) in (400, 403)
+    assert websocket._outcome is not None
+    assert int(websocket._outcome.status) in (400, 403)
     ours, theirs = socket.socketpair()
-    websocket.take_over(ours)
+    websocket._take_over(ours)
     theirs.settimeout(10)
     answer = b""
     while part := theirs.recv(4096):

@@ -100,7 +100,7 @@ for _ in range(40):
     thread = threading.Thread(target=end)
     thread.start()
     together.wait()
-    websocket.take_over(ours)
+    websocket._take_over(ours)
     received = b""
     while not received.endswith(b"\\x88\\x02\\x0f\\xa0"):
         data = theirs.recv(4096)

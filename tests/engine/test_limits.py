@@ -41,7 +41,7 @@ def status_of(engine: Engine, settings: Settings, address: str) -> tuple[int, We
     websocket.on("message", websocket.send)
     ours, theirs = socket.socketpair()
     websocket.connect()
-    websocket.take_over(ours)
+    websocket._take_over(ours)
     peer = Peer(theirs)
     return int(peer.read_head().split()[1]), websocket, peer
 

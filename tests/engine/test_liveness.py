@@ -58,7 +58,7 @@ def by_tcp() -> tuple[socket.socket, socket.socket]:
 def take_over(websocket: WebSocket, pair: tuple[socket.socket, socket.socket]) -> Peer:
     ours, theirs = pair
     websocket.connect()
-    websocket.take_over(ours)
+    websocket._take_over(ours)
     peer = Peer(theirs)
     peer.read_head()
     return peer
@@ -340,8 +340,8 @@ def test_system_finds_dead_peers_of_a_transport_where_there_are_no_pings(
         with theirs:
             transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
             websocket = make_websocket(engine)
-            websocket.begin_as_client(by_name(version), b"", None)
-            websocket.take_over(transport)
+            websocket._begin_as_client(by_name(version), b"", None)
+            websocket._take_over(transport)
             found = ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             websocket.abort()
             engine.stop()

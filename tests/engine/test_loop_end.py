@@ -91,7 +91,7 @@ def test_closed_loop_closes_its_connections(kind: str, carrier: str) -> None:
         late = make_websocket(home.engine)
         late.connect()
         with pytest.raises(RuntimeError, match="closed"):
-            late.take_over(peer)
+            late._take_over(peer)
         peer.close()
         home.peers.clear()
     del thread, home, websocket, late

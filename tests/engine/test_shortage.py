@@ -44,7 +44,7 @@ def test_handshake_without_a_thread_is_refused_with_503_and_served_later() -> No
         websocket.on("close", lambda code, _: ends.append(code))
         websocket.connect()
         ours, theirs = socket.socketpair()
-        websocket.take_over(ours)
+        websocket._take_over(ours)
     with theirs:
         assert Peer(theirs).read_head().startswith(b"HTTP/1.1 503 ")
     assert (ends, websocket.state) == ([1006], State.CLOSED)
@@ -66,7 +66,7 @@ def test_handshake_accepted_by_an_engine_that_stops_before_the_hand_over_gets_50
     engine.stop()
     ours, theirs = socket.socketpair()
     with pytest.raises(RuntimeError, match="closed"):
-        websocket.take_over(ours)
+        websocket._take_over(ours)
     with theirs:
         assert Peer(theirs).read_head().startswith(b"HTTP/1.1 503 ")
     assert ends == [1006]

@@ -95,7 +95,7 @@ def test_every_version_counts(engine: Engine, version: object) -> None:
     websocket.on("message", lambda _: said.set())
     ours, theirs = socket.socketpair()
     websocket.connect()
-    websocket.take_over(ours, body)
+    websocket._take_over(ours, body)
     peer = Peer(theirs)
     response = peer.read_head()
     answer = peer.sock.recv(hello.body_size, socket.MSG_WAITALL)
@@ -145,7 +145,7 @@ def test_what_is_refused_is_counted_by_status(engine: Engine) -> None:
         ours, theirs = socket.socketpair()
         refused = WebSocket(request, engine=engine)
         refused.connect()
-        refused.take_over(ours)
+        refused._take_over(ours)
         assert b"refused" in Peer(theirs).read_head() + theirs.recv(1000)
     stats = engine.stats()
     assert stats.refused == {400: 1, 403: 1}

@@ -339,3 +339,16 @@ def test_a_client_fails_where_it_is_not_answered(compression: Compression | bool
 @pytest.mark.parametrize("version", ["hybi-06", "hixie-76"])
 def test_a_client_of_an_older_version_offers_nothing(version: str) -> None:
     assert b"deflate" not in new_client(version, compression=LIBERAL).request
+
+
+def test_a_client_offers_to_do_without_a_flag_that_a_server_may_not_read() -> None:
+    client = new_client(compression=Compression())
+    second = "permessage-deflate; client_no_context_takeover; client_max_window_bits"
+    first = second.replace("; ", "; server_no_context_takeover; ", 1)
+    assert f"\r\nSec-WebSocket-Extensions: {first}, {second}\r\n".encode() in client.request
+    established = client.feed(response_to(client, "permessage-deflate"))
+    assert established is not None
+    assert established.agreement == Agreement()
+    other = new_client(compression=Compression())
+    with pytest.raises(HandshakeFailed, match="no parameter"):
+        other.feed(response_to(other, "permessage-deflate; unheard_of"))

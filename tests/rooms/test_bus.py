@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
+from contextvars import ContextVar, copy_context
 
 import pytest
 
@@ -12,6 +14,7 @@ from tests.end_to_end.programs import wait_for
 from websocket_handler.errors import BusUnavailable
 from websocket_handler.rooms.bus import Bus
 from websocket_handler.rooms.bus_settings import BusState, History
+from websocket_handler.rooms.bus_thread import BusThread
 
 from .brokers import BrokerProcess, Silent
 from .conftest import Connect, Start
@@ -351,3 +354,22 @@ def publish_raw(broker: BrokerProcess, kind: str, channel: str, messages: list[b
             answer = b""
             while b"PONG" not in answer:
                 answer += connection.recv(10_000)
+
+
+def test_posted_call_sees_no_variable_of_its_caller() -> None:
+    user: ContextVar[str] = ContextVar("user", default="nobody")
+    seen: list[str] = []
+    thread = BusThread("a test's bus")
+
+    async def serve() -> None:
+        while not seen:
+            await asyncio.sleep(0.01)
+
+    def post() -> None:
+        user.set("alice")
+        thread.post(lambda: seen.append(user.get()))
+
+    thread.start(serve)
+    copy_context().run(post)
+    wait_for(lambda: thread.has_ended, "the thread to end")
+    assert seen == ["nobody"]

@@ -144,7 +144,7 @@ def test_before_the_hand_over_messages_wait(engine: Engine) -> None:
     lobby.add(websocket)
     assert lobby.send("early").dropped == 0
     ours, theirs = socket.socketpair()
-    websocket.take_over(ours)
+    websocket._take_over(ours)
     peer = Peer(theirs)
     peer.read_head()
     assert peer.read() == Message("early")

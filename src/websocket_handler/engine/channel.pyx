@@ -309,6 +309,24 @@ cdef class Channel(Pollable):
         self.append(<const uint8_t *>PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data))
         self.flush_or_cork()
 
+    def _prepend(self, bytes data not None):
+        """Put bytes before all that waits to be sent. Before the engine has the socket."""
+        cdef size_t size = <size_t>PyBytes_GET_SIZE(data)
+        cdef size_t waiting = self.copied()
+        cdef uint8_t *start
+        self.grow(size)
+        start = bytes_of(self.out) + self.out.start
+        memmove(start + size, start, waiting)
+        memcpy(start, PyBytes_AS_STRING(data), size)
+        self.out.end += size
+
+    def _discard_output(self):
+        """Forget all that waits to be sent, and send no frame of data any more. Before the
+        engine has the socket."""
+        self._stop_sending()
+        self.close_sent = True
+        self.drop_output()
+
     def _write_frame(self, int opcode, bytes payload not None, bint fin=True):
         """Send one frame of any kind; returns False for one of data after the close frame."""
         if self.close_sent and not opcode & FRAME_CONTROL_BIT:

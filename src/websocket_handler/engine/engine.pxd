@@ -61,6 +61,13 @@ cdef class Descriptor(Pollable):
     cdef void close(self) noexcept
 
 
+cdef class ListenerContext:
+    cdef object context
+    cdef void enter(self) noexcept
+    cdef void leave(self) noexcept
+    cdef void renew(self) noexcept
+
+
 cdef class EpollEngine:
     cdef int epoll_fd
     cdef Descriptor timer
@@ -84,6 +91,7 @@ cdef class EpollEngine:
     cdef uint8_t *receive_buffer       # shared by all: a connection owns none
     cdef outgoing *spare[SPARE_BUFFERS] # send buffers for whoever needs one next
     cdef size_t spare_count
+    cdef ListenerContext listener_context  # entered for each turn
     cdef object interruption           # a KeyboardInterrupt or SystemExit for who polls
     cdef object posted                 # calls from other threads
     cdef list corked                   # channels to flush at the end of the turn

@@ -15,6 +15,8 @@ from collections import deque
 from os import strerror
 from socket import AF_UNIX, IPPROTO_TCP, TCP_NODELAY
 
+from cpython.contextvars cimport PyContext_Enter, PyContext_Exit, PyContext_New
+from cpython.object cimport PyObject_Size
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -106,6 +108,26 @@ cdef class WakeupDescriptor(Descriptor):
         read(self.fd, &count, sizeof(count))  # the calls are made in `end_turn`
 
 
+cdef class ListenerContext:
+    """The `contextvars` context in which a thread calls listeners: empty, so that no listener
+    sees a variable that a request has set, or a listener of another connection."""
+
+    cdef void enter(self) noexcept:
+        if self.context is None or PyObject_Size(self.context):
+            self.context = PyContext_New()
+        PyContext_Enter(self.context)
+
+    cdef void leave(self) noexcept:
+        PyContext_Exit(self.context)
+
+    cdef void renew(self) noexcept:
+        """Replace it by an empty one if a listener has set a variable in it."""
+        if self.context is not None and PyObject_Size(self.context):
+            self.leave()
+            self.context = None
+            self.enter()
+
+
 cdef class EpollEngine:
     """Serves every attached channel from one thread.
 
@@ -118,6 +140,7 @@ cdef class EpollEngine:
         self.timer = TimerDescriptor()
         self.wakeup = WakeupDescriptor()
         self.bell = Descriptor()
+        self.listener_context = ListenerContext()
         self.posted = deque()
         self.corked = []
         self.retired = []
@@ -258,6 +281,7 @@ cdef class EpollEngine:
         if buffer is NULL:
             return False
         self.receive_buffer = buffer  # what is in the old one, the blocked thread still needs
+        self.listener_context = ListenerContext()  # the old one is entered in that thread
         self.turns += 1
         self.take_overs += 1
         self.serving = False
@@ -402,6 +426,7 @@ cdef class EpollEngine:
             close((<Sink>sink).fd)
         self.sinks.clear()
         self.turns += 1
+        self.listener_context = ListenerContext()  # the old one may be entered in that process
         self.serving = False
         self.current = NULL
         self.owner = 0
@@ -418,6 +443,7 @@ cdef class EpollEngine:
         cdef int count, i
         cdef unsigned long number
         cdef uint8_t *buffer = self.receive_buffer
+        cdef ListenerContext context = self.listener_context
         with nogil:
             count = epoll_wait(self.epoll_fd, events, EVENTS_PER_TURN, timeout_ms)
         self.owner = PyThread_get_thread_ident()
@@ -427,12 +453,14 @@ cdef class EpollEngine:
         self.serving = True
         if self.watcher_sleeps:
             self.ring()
+        context.enter()
         i = 0
         while i < count and self.turns == number:
             self.serve(<Pollable>events[i].data.ptr, events[i].events, number)
             i += 1
         if self.turns == number:
             self.end_turn(number)
+        context.leave()
         if self.turns == number:
             return True
         free(buffer)  # the thread that has taken over has one of its own
@@ -450,6 +478,7 @@ cdef class EpollEngine:
     cdef void leave(self, Pollable pollable, unsigned long number) noexcept:
         if self.turns == number:
             self.current = NULL
+            self.listener_context.renew()
         else:
             pollable.caught_up()
 
@@ -489,7 +518,10 @@ cdef class EpollEngine:
             self.leave(pollable, number)
 
     def _uncork(self):
+        cdef ListenerContext context = self.listener_context
+        context.enter()
         self.uncork(self.turns)
+        context.leave()
         self.end_if_asked()
 
     cdef void run_posted(self, unsigned long number) noexcept:
@@ -502,6 +534,8 @@ cdef class EpollEngine:
                 call()
             except BaseException:
                 logger.exception("a call posted to the engine failed: %r", call)
+            if self.turns == number:
+                self.listener_context.renew()
 
     cpdef void wake(self) noexcept:
         """Let a waiting `poll` return. Safe from any thread."""

@@ -16,10 +16,12 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncGenerator, Callable
+from contextvars import Context
 from functools import partial
 
 from ..protocol.check import GOING_AWAY
 from .channel import Channel
+from .empty_context import in_empty_context
 from .engine import EpollEngine
 from .farewell import close_all
 from .forks import engines
@@ -87,6 +89,7 @@ class Engine(EpollEngine):
         self._start()
         super().attach(channel, sock, early)
 
+    @in_empty_context
     def attach_transport(
         self, channel: Channel, transport: asyncio.Transport, early: bytes = b""
     ) -> None:
@@ -296,8 +299,9 @@ class Engine(EpollEngine):
         self._reopen()
         self.adopt_thread()
         self._has_entered = True
-        loop.add_reader(self.fileno(), _Reader(self))
-        self._call_soon = loop.call_soon
+        empty = Context()  # the loop would keep that of a request
+        empty.run(lambda: loop.add_reader(self.fileno(), _Reader(self)))
+        self._call_soon = partial(loop.call_soon, context=empty)
         self.wake()  # for what was posted before
 
     def _leave_loop(self, loop: asyncio.AbstractEventLoop) -> None:

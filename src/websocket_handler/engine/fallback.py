@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Container
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..native_locks import native_lock
@@ -23,6 +24,7 @@ from ..protocol.permessage_deflate import Terms
 from ..protocol.prepared import PreparedMessage
 from ..protocol.versions import Version
 from ..settings import Settings
+from .empty_context import in_empty_context
 from .forks import engines
 from .ledger import Ledger, NoThread, Stats, Traffic
 
@@ -121,7 +123,7 @@ class Engine:
             call()
             return
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-            self._loop.call_soon_threadsafe(call)
+            self._loop.call_soon_threadsafe(call, context=Context())
 
     def interrupt(self, error: BaseException) -> None:
         """Pass on what is meant for the program and not for us: Ctrl-C, exit."""
@@ -146,6 +148,7 @@ class Engine:
         self._channels.add(channel)
         self._connect(lambda: _Carrier(self, channel, early), own)
 
+    @in_empty_context
     def attach_transport(
         self, channel: Channel, transport: asyncio.Transport, early: bytes = b""
     ) -> None:
@@ -236,7 +239,7 @@ class Engine:
             loop.close()
             return
         for call in self._early_calls:
-            loop.call_soon_threadsafe(call)
+            loop.call_soon_threadsafe(call, context=Context())
         self._early_calls.clear()
         self._loop = loop
 
@@ -430,7 +433,19 @@ class Channel(Events):
             self._flush()
         elif not self._corked:  # what this turn of the loop sends leaves together
             self._corked = True
-            self._engine.loop.call_soon(self._uncork)
+            self._engine.loop.call_soon(self._uncork, context=Context())
+
+    def _prepend(self, data: bytes) -> None:
+        """Put bytes before all that waits to be sent. Before the engine has the socket."""
+        with self._unsent:
+            self._outgoing.insert(0, data)
+            self._waiting += len(data)
+
+    def _discard_output(self) -> None:
+        """Forget all that waits to be sent. Before the engine has the socket."""
+        with self._unsent:
+            self._outgoing.clear()
+            self._waiting = 0
 
     def _write_message(
         self, message: str | bytes, compress: bool | None, held: bool = False
@@ -558,7 +573,9 @@ class Channel(Events):
             self._timer = None
         if delay is not None and self._transport is not None:
             assert self._engine is not None
-            self._timer = self._engine.loop.call_later(delay, self._deadline_passed)
+            self._timer = self._engine.loop.call_later(
+                delay, self._deadline_passed, context=Context()
+            )
 
 
 class _Carrier(asyncio.Protocol):
@@ -582,9 +599,11 @@ class _Carrier(asyncio.Protocol):
         channel._receive(self._early)
         self._early = b""
 
+    @in_empty_context
     def data_received(self, data: bytes) -> None:
         self._channel._receive(data)
 
+    @in_empty_context
     def eof_received(self) -> bool:
         channel = self._channel
         channel._input_ended = True
@@ -594,6 +613,7 @@ class _Carrier(asyncio.Protocol):
             channel._input_over()
         return True  # what is left is still sent
 
+    @in_empty_context
     def resume_writing(self) -> None:
         """Everything kept has been sent."""
         channel = self._channel
@@ -603,6 +623,7 @@ class _Carrier(asyncio.Protocol):
             channel._tell_when_flushed = False
             channel._flushed()
 
+    @in_empty_context
     def connection_lost(self, error: Exception | None) -> None:
         channel = self._channel
         if channel._transport is None:

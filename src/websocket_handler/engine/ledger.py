@@ -128,8 +128,12 @@ class Ledger:
                     return HTTPStatus.TOO_MANY_REQUESTS, f"too many connections from {address}"
                 self._by_address[address] += 1
             self._open += 1
-            self._accepted += 1
         return None
+
+    def count_accepted(self) -> None:
+        """The 101 of a connection that was entered is on its way."""
+        with self._lock:
+            self._accepted += 1
 
     def enter_client(self) -> None:
         """One more connection, which we have opened."""

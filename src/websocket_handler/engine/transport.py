@@ -13,6 +13,8 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING
 
+from .empty_context import in_empty_context
+
 if TYPE_CHECKING:
     from .channel import Channel
     from .engine import HangUp
@@ -112,10 +114,12 @@ class TransportConnection(asyncio.Protocol):
 
     # From the transport
 
+    @in_empty_context
     def data_received(self, data: bytes) -> None:
         self._arrived.append(memoryview(data))
         self._channel._read_on()
 
+    @in_empty_context
     def eof_received(self) -> bool:
         self._input_ended = True
         self._channel._read_on()
@@ -124,11 +128,13 @@ class TransportConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._is_full = True
 
+    @in_empty_context
     def resume_writing(self) -> None:
         self._is_full = False
         if not self._is_sending:  # or the flush that is under way goes on
             self._channel._flush_now()
 
+    @in_empty_context
     def connection_lost(self, error: Exception | None) -> None:
         self._lost = getattr(error, "strerror", None) or "the connection was dropped"
         self.watch_hang_up(False)

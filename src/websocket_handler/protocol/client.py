@@ -120,9 +120,9 @@ class ClientHandshake:
         for name in subprotocols:
             if not TOKEN.fullmatch(name):
                 raise ValueError(f"{name!r} cannot be the name of a subprotocol")
-        self._compression = None
+        self._compressions: list[Compression] = []
         if isinstance(compression, Compression) and version.is_native:
-            self._compression = compression
+            self._compressions = permessage_deflate.offers(compression)
         offer = Offer(
             address.host_header,
             address.target,
@@ -130,7 +130,7 @@ class ClientHandshake:
             origin,
             subprotocols,
             headers,
-            permessage_deflate.offer(self._compression) if self._compression else "",
+            ", ".join(map(permessage_deflate.offer, self._compressions)),
         )
         self._offered = subprotocols
         self._hello = version.hello(offer)
@@ -194,10 +194,10 @@ class ClientHandshake:
         return Established(subprotocol, headers, secret, bytes(self._received[size:]), agreement)
 
     def _agreement(self, headers: Headers) -> Agreement | None:
-        if self._compression is None:
+        if not self._compressions:
             return None
         values = headers.get_all(permessage_deflate.HEADER)
-        return permessage_deflate.confirm(values, self._compression)
+        return permessage_deflate.confirm_offers(values, self._compressions)
 
     def _subprotocol(self, headers: Headers) -> str | None:
         chosen = headers.get_all(self._hello.subprotocol_header)

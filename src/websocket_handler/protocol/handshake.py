@@ -8,19 +8,32 @@ origin belong here, do we speak the version, and is the version's own part in or
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from . import permessage_deflate, versions
+from .origins import DEFAULT_PORTS, allowed, parse_origin
 from .permessage_deflate import Agreement, Compression
-from .request import FIELD_VALUE, Headers, Request, tokens
+from .request import FIELD_VALUE, Headers, Request, check_field, head, tokens
 from .versions import Version
 from .versions.challenge import KEY3_SIZE, KEY_HEADERS
 
-ANY_ORIGIN = "*"
+CONNECTION_FIELDS = frozenset(("connection", "keep-alive", "proxy-connection", "upgrade"))
+"""Fields about the connection to the peer, which are ours to set."""
+
+NOT_IN_THE_101 = CONNECTION_FIELDS | {
+    *("transfer-encoding", "te", "trailer"),  # about the connection, too
+    *("accept-ranges", "age", "cache-control", "etag", "expires", "last-modified", "pragma"),
+    *("location", "refresh", "retry-after", "vary"),  # about what to do with a page
+    *("proxy-authenticate", "www-authenticate", "websocket-origin", "websocket-location"),
+    "websocket-protocol",
+}
+"""Fields of a response (and all `Content-*`) that say nothing about a WebSocket, or that only the
+handshake sets. All others are added to the 101: cookies, security policies, request ids."""
+
 HTTP_VERSION = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,3}))?")
 
 
@@ -79,11 +92,19 @@ def answer(
     agreement = None
     if isinstance(compression, Compression) and version.is_native:
         offers = request.headers.get_all(permessage_deflate.HEADER)
-        agreement = permessage_deflate.accept(offers, compression)
+        agreement = permessage_deflate.accept(offers, _compression_for(request, compression))
         if agreement is not None:
             extra = Headers([*(extra or Headers()).fields(), _extension_field(agreement)])
     response, secret = version.answer(request, subprotocol, extra or Headers())
     return Accepted(version, response, secret, agreement, subprotocol)
+
+
+def _compression_for(request: Request, compression: Compression) -> Compression:
+    """Tornado's client drops parameters that have no value, and so would not notice that it is
+    to compress without context takeover."""
+    if request.headers.get("User-Agent", "").startswith("Tornado/"):
+        return replace(compression, client_no_context_takeover=False)
+    return compression
 
 
 def _extension_field(agreement: Agreement) -> tuple[str, str]:
@@ -100,15 +121,52 @@ def refuse(status: HTTPStatus, reason: str, extra: Headers | None = None) -> Ref
         f"Content-Length: {len(body)}",
         "Connection: close",
     ]
-    head = "\r\n".join([*lines, "", ""]).encode("latin-1")
-    return Refused(status, reason, head + body)
+    start = "\r\n".join([*lines, "", ""]).encode("latin-1")
+    return Refused(status, reason, start + body)
 
 
-def refused_by_application(response: bytes) -> Refused:
-    """What an application's own response to the request amounts to."""
-    status_line = response.partition(b"\r\n")[0].decode("latin-1")
-    _, _, status = status_line.partition(" ")
-    return Refused(int(status[:3]), status[4:] or "refused by the application", b"")
+def rejected_by_application(status: int, reason: str, fields: Iterable[tuple[str, str]]) -> Refused:
+    """The application's own response in place of the 101, up to its body.
+
+    `reason` may be empty: then it is the usual one of `status`. Raises `ValueError` for a field
+    that cannot stand in an HTTP head.
+    """
+    fields = [field for field in fields if field[0].lower() not in CONNECTION_FIELDS]
+    for name, value in fields:
+        check_field(name, value)
+    reason = reason if reason and FIELD_VALUE.fullmatch(reason) else phrase(status)
+    response = head(f"HTTP/1.1 {status} {reason}", [*fields, ("Connection", "close")])
+    return Refused(status, reason or "rejected by the application", response)
+
+
+def with_response_fields(
+    response: bytes, fields: Iterable[tuple[str, str]], present: Headers
+) -> bytes:
+    """The 101 `response` with the fields of the application's response that have a meaning
+    there: neither those of `NOT_IN_THE_101`, nor those that `present` has already, cookies
+    apart. Raises `ValueError` for a field that cannot stand in an HTTP head.
+    """
+    added = []
+    for name, value in fields:
+        lower = name.lower()
+        if lower in NOT_IN_THE_101 or lower.startswith(("sec-websocket-", "content-")):
+            continue
+        if lower != "set-cookie" and name in present:
+            continue
+        check_field(name, value)
+        added.append(f"{name}: {value}\r\n")
+    if not added:
+        return response
+    start, _, rest = response.partition(b"\r\n\r\n")
+    return start + b"\r\n" + "".join(added).encode("latin-1") + b"\r\n" + rest
+
+
+def phrase(status: int) -> str:
+    """The reason phrase of a status, "" if it has none."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
 
 
 @lru_cache
@@ -180,17 +238,14 @@ def is_allowed_origin(request: Request, allowed_origins: Collection[str] | None 
         return True
     if len(origins) != 1:
         return False
-    origin = _split_origin(origins[0])
-    if ANY_ORIGIN in (allowed_origins or ()):
+    if allowed_origins is not None and allowed(frozenset(allowed_origins)).matches(origins[0]):
         return True
-    if origin is None:
+    origin = parse_origin(origins[0])
+    if origin is None or origin.scheme not in DEFAULT_PORTS:
         return False
-    if origin in [_split_origin(allowed) for allowed in allowed_origins or ()]:
-        return True
-    scheme = origin[0]
-    if scheme not in ("http", "https") or (request.tls and scheme != "https"):
+    if request.tls and origin.scheme != "https":
         return False
-    return origin == _split_origin(f"{scheme}://{request.headers['Host']}")
+    return origin == parse_origin(f"{origin.scheme}://{request.headers['Host']}")
 
 
 def _foreign_origin(request: Request) -> str:
@@ -207,19 +262,6 @@ def origins_of(request: Request) -> list[str]:
     """What the request names as its origin; from hybi-04 to -10 the header had another name."""
     named = (request.headers.get_all(name) for name in ("Origin", "Sec-WebSocket-Origin"))
     return [origin for origins in named for origin in origins]
-
-
-def _split_origin(origin: str) -> tuple[str, str, int | None] | None:
-    """(scheme, host, port) in one spelling; None for "null" and whatever is no origin."""
-    try:
-        parts = urlsplit(origin)
-        port = parts.port
-    except ValueError:
-        return None
-    if not parts.hostname or set("/?#@") & set(origin.partition("://")[2]):  # not even empty
-        return None
-    default = {"http": 80, "https": 443}.get(parts.scheme)
-    return parts.scheme, parts.hostname, port if port is not None else default
 
 
 def _lower_tokens(headers: Headers, name: str) -> list[str]:

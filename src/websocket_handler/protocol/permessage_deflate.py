@@ -6,9 +6,10 @@ agreement means for one end. Compressing itself is in `deflate`.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from .request import TOKEN, tokens
@@ -158,6 +159,26 @@ def offer(compression: Compression) -> str:
     own_bits = compression.client_max_window_bits
     limit = f"={own_bits}" if own_bits < MOST_WINDOW_BITS else ""
     return "; ".join([NAME, *parameters, CLIENT_WINDOW + limit])
+
+
+def offers(compression: Compression) -> list[Compression]:
+    """What a client offers, in its order of preference.
+
+    The last offer does without `server_no_context_takeover`: Tornado's server drops parameters
+    that have no value, so it can agree to that one only.
+    """
+    if not compression.server_no_context_takeover:
+        return [compression]
+    return [compression, replace(compression, server_no_context_takeover=False)]
+
+
+def confirm_offers(values: list[str], compressions: list[Compression]) -> Agreement | None:
+    """As `confirm`, where the response may answer any of several offers."""
+    *preferred, last = compressions
+    for compression in preferred:
+        with contextlib.suppress(ValueError):
+            return confirm(values, compression)
+    return confirm(values, last)
 
 
 def confirm(values: Iterable[str], compression: Compression) -> Agreement | None:

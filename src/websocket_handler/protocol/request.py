@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.cookies import CookieError, SimpleCookie
-from typing import Protocol, TypeVar, overload
+from typing import NamedTuple, Protocol, TypeVar, overload
 from urllib.parse import parse_qs
 
 from .printable import printable
@@ -121,6 +121,26 @@ def tokens(values: Iterable[str]) -> list[str]:
     return [item.strip(" \t") for value in values for item in value.split(",") if item.strip(" \t")]
 
 
+class Forwarded(NamedTuple):
+    """The part of a request that a proxy in front of the server replaces, and that the server
+    or its middleware restores from the proxy's headers (RFC 7239)."""
+
+    remote_address: object
+    scheme: str
+    host: str | None
+
+
+NO_ADDRESSES = ("", "0.0.0.0", "localhost", "<local>", "unix")  # noqa: S104
+"""The names that servers give to the other end of a Unix socket, in place of an address."""
+
+
+def address_of(host: object, port: object = 0) -> tuple[str, int] | None:
+    """The address of a peer, None for one that has none: it came over a Unix socket."""
+    if not isinstance(host, str) or host in NO_ADDRESSES or host.startswith("unix:"):
+        return None
+    return host, int(port) if str(port).isdecimal() else 0  # type: ignore[call-overload]
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Request:
     """What the HTTP server read of the request, before any WebSocket exists.
@@ -140,6 +160,19 @@ class Request:
     def __repr__(self) -> str:
         """Without the headers, which may contain secrets."""
         return f"<Request {printable(self.method)} {printable(self.target)}>"
+
+    def with_forwarded(self, forwarded: Forwarded) -> Request:
+        """The request as the application sees it: this one if nothing differs. A Host header
+        that is missing, or there twice, stays so."""
+        address, scheme, host = forwarded
+        headers = self.headers
+        hosts = headers.get_all("Host")
+        if host is not None and len(hosts) == 1 and hosts[0] != host:
+            headers = Headers(headers.fields())
+            headers["Host"] = host
+        elif (address, scheme) == (self.remote_address, self.scheme):
+            return self
+        return replace(self, remote_address=address, scheme=scheme, headers=headers)
 
     @property
     def path(self) -> str:

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import Context
 from selectors import BaseSelector
 from typing import Any
 
@@ -62,7 +63,7 @@ class BusThread:
     def post(self, call: Callable[..., object], *arguments: Any) -> bool:
         """Have it called in the thread, soon; False if that has ended."""
         try:
-            self.loop.call_soon_threadsafe(call, *arguments)
+            self.loop.call_soon_threadsafe(call, *arguments, context=Context())
         except RuntimeError:  # the loop is closed
             return False
         return True

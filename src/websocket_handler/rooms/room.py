@@ -105,7 +105,7 @@ class Room:
         `since` without a history, `ValueError` if `who` is no text or has more than 1,024
         characters.
         """
-        if websocket.outcome is None:
+        if websocket._outcome is None:
             raise WebSocketError("connect() has not been called")
         if who is not None:
             check_identities({who: 1})

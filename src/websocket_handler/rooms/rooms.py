@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Collection, Iterator
+from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar, overload
@@ -279,7 +280,7 @@ class Rooms:
         for name, listener in list(self._listeners):
             if name == event:
                 try:
-                    listener(*arguments)
+                    Context().run(listener, *arguments)
                 except Exception:
                     logger.exception("a listener of the rooms' %r raised", event)
 

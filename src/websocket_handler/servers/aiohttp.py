@@ -1,7 +1,7 @@
-"""aiohttp: `websocket_handler.servers.aiohttp.websocket(request)` in any handler.
+"""aiohttp: `WebSocket.of(request)` in any handler, which calls `websocket` here.
 
     async def handler(request):
-        ws = websocket(request)              # None for an ordinary request
+        ws = WebSocket.of(request)           # None for an ordinary request
         ...
         return ws.connect()
 
@@ -12,6 +12,7 @@ The WebSocket lives in the server's own loop. aiohttp's parser refuses the older
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -20,10 +21,16 @@ from aiohttp import web
 from ..engine import loop_engine
 from ..errors import WebSocketError
 from ..protocol.check import GOING_AWAY
-from ..protocol.request import Headers, Request, is_websocket_request
+from ..protocol.request import Forwarded, Headers, Request, address_of, is_websocket_request
 from ..settings import Settings
-from ..websocket import WebSocket
-from .transports import InertTransport, OfOneServer, TransportHandOver
+from ..websocket import Connected, WebSocket
+from .raw_response import RawResponse
+from .transports import InertTransport, OfOneServer, TransportHandover
+
+KEY: Any = "websocket_handler.websocket"
+if hasattr(web, "RequestKey"):  # from 3.14 on; it warns of a str
+    KEY = web.RequestKey(KEY, WebSocket)
+"""Where the request has its WebSocket, so that there is but one."""
 
 
 def websocket(request: web.BaseRequest, **settings: Any) -> WebSocket | None:
@@ -33,49 +40,56 @@ def websocket(request: web.BaseRequest, **settings: Any) -> WebSocket | None:
     receives messages itself may go on for as long as it likes. `settings` are those of
     `Settings`. At shutdown, WebSockets are closed with 1001. In the request's loop.
     """
-    if not is_websocket_request(request.method, request.headers):
-        return None
-    hand_over = HandOver(request)
-    hand_over.websocket = WebSocket(
-        request_of(request),
-        Settings(**settings),
-        engine=hand_over.engine,
-        server=Sockets.of(request),
-        when_connecting=hand_over.secure,
-        when_receiving=hand_over.hasten,
-        answer=hand_over.answer,
-    )
-    return hand_over.websocket
+    found: WebSocket | None = request.get(KEY)
+    if found is None and is_websocket_request(request.method, request.headers):
+        found = request[KEY] = WebSocket(
+            request_of(request), Settings(**settings), handover=AiohttpHandover(request)
+        )
+    if found is not None:
+        found._follow(partial(forwarded_in, request))
+    return found
 
 
-class HandOver(TransportHandOver):
-    """aiohttp answers into the void, and closes that: then the handler has returned."""
-
-    websocket: WebSocket
+class AiohttpHandover(TransportHandover):
+    """aiohttp writes the handler's response to an inert transport, which says what it is, and
+    closes that."""
 
     def __init__(self, request: web.BaseRequest) -> None:
         transport = request.transport
         if transport is None:
             raise WebSocketError("the client has gone away")
-        super().__init__(transport)
+        super().__init__(transport, server=Sockets.of(request))
         self._server_protocol: Any = request.protocol
         self._server_protocol.close()  # no request can follow
+        writer: Any = request._payload_writer
+        self._writer = writer
+        writer.write_headers = self._write_headers
 
-    def secure(self) -> None:
-        protocol = self._server_protocol
+    def _take(self) -> Connected:
+        vars(self._writer).pop("write_headers", None)
+        protocol, response = self._server_protocol, RawResponse(self)
         self.transport.pause_reading()
         self.transport.set_protocol(asyncio.Protocol())
         self._early, protocol._message_tail = protocol._message_tail, b""
-        protocol.transport = InertTransport(self.transport, self._server_is_done)
-        super().secure()
+        protocol.transport = InertTransport(
+            self.transport, partial(self._server_is_done, response), response.feed
+        )
+        return super()._take()
 
-    def answer(self, status: int) -> web.Response:
-        """For the access log."""
+    def _write_headers(self, status_line: str, headers: Any) -> Any:
+        """aiohttp sends the response by itself."""
+        vars(self._writer).pop("write_headers", None)
+        self.decline(int(status_line.split()[1]))
+        return self._writer.write_headers(status_line, headers)
+
+    def connect_result(self, status: int) -> web.Response:
+        """For the access log, and for what middleware adds to it."""
         return web.Response(status=status)
 
-    def _server_is_done(self) -> None:
+    def _server_is_done(self, response: RawResponse) -> None:
         self._loop.call_soon(self._server_protocol.connection_lost, None)
-        self._loop.call_soon(self.complete, self.websocket)
+        if not response.end():  # the handler was cancelled
+            self.abort()
 
 
 class Sockets(OfOneServer):
@@ -106,8 +120,16 @@ class Sockets(OfOneServer):
             return
 
 
-def request_of(request: web.BaseRequest) -> Request:
+def forwarded_in(request: web.BaseRequest) -> Forwarded:
+    """As the handler sees it, whose request may be a clone with other values."""
     transport = request.transport
+    peer: Any = transport.get_extra_info("peername") if transport else None
+    is_of_peer = isinstance(peer, tuple) and peer[0] == request.remote
+    address = address_of(request.remote, peer[1] if is_of_peer else 0)
+    return Forwarded(address, request.scheme, request.host)
+
+
+def request_of(request: web.BaseRequest) -> Request:
     return Request(
         method=request.method,
         target=request.raw_path,
@@ -115,6 +137,6 @@ def request_of(request: web.BaseRequest) -> Request:
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers
         ),
         http_version=f"{request.version.major}.{request.version.minor}",
-        remote_address=transport.get_extra_info("peername") if transport else None,
+        remote_address=forwarded_in(request).remote_address,
         scheme=request.scheme,
     )

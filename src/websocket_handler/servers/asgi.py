@@ -1,7 +1,7 @@
 """ASGI applications: the `websocket` scope, and WebSockets as requests of ordinary routes.
 
 Knows the messages of the ASGI specification (HTTP & WebSocket, version 2.4), and no server:
-a server's integration makes the WebSocket, the scope and the hand-over, and has a
+a server's integration makes the WebSocket, the scope and the handover, and has a
 `Conversation` run the application.
 """
 
@@ -17,16 +17,17 @@ from urllib.parse import quote
 from ..errors import ConnectionClosed
 from ..inbox import LoopInbox
 from ..protocol.check import ABNORMAL_CLOSURE, NORMAL_CLOSURE
-from ..protocol.handshake import ANY_ORIGIN
-from ..protocol.request import Headers, Request, check_field, head
+from ..protocol.origins import ANY_ORIGIN
+from ..protocol.request import Headers, Request, address_of, check_field
 from ..protocol.state import State
 from ..websocket import WebSocket
+from .lookup import ASGI_KEY
 from .peer_watch import PeerWatch
-from .transports import OfOneServer, TransportHandOver
+from .transports import OfOneServer, TransportHandover
 
 logger = logging.getLogger("websocket_handler")
 
-KEY = "websocket"
+KEY = ASGI_KEY
 """Where an application finds our WebSocket in its scope."""
 
 CLIENT_LEFT = 499
@@ -54,13 +55,14 @@ class Conversation:
     def __init__(
         self,
         websocket: WebSocket,
-        hand_over: TransportHandOver,
+        handover: TransportHandover,
         server: OfOneServer,
         fields: RawHeaders = (),
         decided: Callable[[int], object] = lambda _: None,
     ) -> None:
         self._websocket = websocket
-        self._hand_over = hand_over
+        self._handover = handover
+        handover.on_decided = self._note_decision
         self._server = server
         self._fields = list(fields)
         self._when_decided = decided
@@ -117,7 +119,7 @@ class Conversation:
         if not self._connect_received:
             self._connect_received = True
             return {"type": "websocket.connect"}
-        if self._websocket.outcome is None:
+        if self._websocket._outcome is None:
             await self._wait_for_decision()
         while self._is_receiving:
             self._may_receive = self._may_receive or asyncio.Event()
@@ -133,7 +135,7 @@ class Conversation:
         """Until the application accepts or rejects, its client leaves, or the server closes."""
         if self._server.is_closing:
             self._give_up(HTTPStatus.SERVICE_UNAVAILABLE)
-        watch = PeerWatch(self._hand_over.transport, lambda: self._give_up(CLIENT_LEFT))
+        watch = PeerWatch(self._handover.transport, lambda: self._give_up(CLIENT_LEFT))
         self._waiting += 1
         try:
             await self._decided.wait()
@@ -147,7 +149,7 @@ class Conversation:
             self._give_up(HTTPStatus.SERVICE_UNAVAILABLE)
 
     def _give_up(self, status: int) -> None:
-        if self._websocket.outcome is None:
+        if self._websocket._outcome is None:
             self._deny(status)
             self._go_on_with = self._be_disconnected
 
@@ -205,7 +207,7 @@ class Conversation:
             self._denial = None
             self._deny(status, fields, body, is_last)
         else:
-            self._websocket.write_response(body, is_last)
+            self._handover.write(body, is_last)
         if is_last:
             self._go_on_with = self._be_over
 
@@ -232,7 +234,7 @@ class Conversation:
             settings["allowed_origins"] = (ANY_ORIGIN,)
         websocket.connect(subprotocol, **settings)
         self._go_on_with = self._close
-        self._hand_over_now()
+        self._handover.complete()
         self._messages = websocket.__aiter__()
 
     def _deny(
@@ -245,40 +247,33 @@ class Conversation:
             sent.append(("Content-Length", str(len(body))))
         if "content-type" not in present:
             sent.append(("Content-Type", "text/plain; charset=utf-8"))
-        sent = [field for field in sent if field[0].lower() not in ("connection", "upgrade")]
-        start_line = f"HTTP/1.1 {status} {phrase(status)}"
-        self._websocket.respond(head(start_line, [*sent, ("Connection", "close")]))
-        self._websocket.write_response(body, is_last)
+        self._handover.reject(status, sent)
+        self._handover.write(body, is_last)
         self._go_on_with = self._be_over if is_last else self._deny_with_body
-        self._hand_over.secure()
-        self._hand_over_now()
 
-    def _hand_over_now(self) -> None:
-        outcome = self._websocket.outcome
-        assert outcome is not None
-        self._hand_over.complete(self._websocket)
+    def _note_decision(self, status: int) -> None:
         self._decided.set()
         self._server.undecided.discard(self)
         self._server.look_after(self._websocket)
-        self._when_decided(int(outcome.status))
+        self._when_decided(status)
 
     async def _end_normally(self) -> None:
-        if self._websocket.outcome is None:
+        if self._websocket._outcome is None:
             if self._denial is None and not self._server.is_closing:
                 logger.error(
                     "%r: the ASGI application neither accepted nor closed", self._websocket
                 )
             self._deny_undecided()
-        elif not self._decided.is_set():  # the application itself called `connect()`
-            self._hand_over_now()
-        else:
+        elif self._messages is not None:
             self._websocket.close()
+        else:  # or the application itself called `connect()`
+            self._handover.complete()
 
     async def _end_abnormally(self) -> None:
-        if self._websocket.outcome is None:
+        if self._websocket._outcome is None:
             self._deny_undecided()
-        else:
-            self._hand_over.abandon(self._websocket)
+        elif self._messages is not None or not self._handover.is_complete:
+            self._handover.abort()
 
     def _deny_undecided(self) -> None:
         """The application has ended; of a response of its own there is no more than the head."""
@@ -299,7 +294,7 @@ def request_of(scope: Scope, method: str = "GET") -> Request:
         target=(path.partition(b"?")[0] + (b"?" + query if query else b"")).decode("latin-1"),
         headers=Headers(decoded(scope["headers"])),
         http_version=scope.get("http_version", "1.1"),
-        remote_address=tuple(scope["client"]) if scope.get("client") else None,
+        remote_address=address_of(*scope["client"]) if scope.get("client") else None,
         scheme="https" if scope.get("scheme") in ("wss", "https") else "http",
     )
 
@@ -315,11 +310,3 @@ def received(message: str | bytes) -> Event:
 
 def disconnect(code: int, reason: str) -> Event:
     return {"type": "websocket.disconnect", "code": code, "reason": reason}
-
-
-def phrase(status: int) -> str:
-    """The reason phrase of a status, as far as it has one."""
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return ""

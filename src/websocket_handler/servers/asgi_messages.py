@@ -12,6 +12,7 @@ import contextlib
 import logging
 from collections import deque
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -31,7 +32,9 @@ from ..protocol.versions import rfc6455
 from ..settings import Settings
 from ..websocket import WebSocket
 from .asgi import KEY, Application, Event, Receive, Scope, Send, disconnect, request_of
-from .transports import TransportHandOver
+from .forwarded import in_scope
+from .handover import Handover
+from .transports import TransportHandover
 
 logger = logging.getLogger("websocket_handler")
 
@@ -42,7 +45,7 @@ NO_KEY = bytes(4)
 """A masking key that leaves everything as it is."""
 
 OF_THE_HANDSHAKE = (
-    *("upgrade", "connection", "content-length"),
+    *("upgrade", "connection"),
     *("sec-websocket-accept", "sec-websocket-protocol"),
 )
 
@@ -59,28 +62,39 @@ async def converse(
     """
     can_deny = "websocket.http.response" in (scope.get("extensions") or {})
     transport = MessageTransport(receive, send, can_deny)
-    hand_over = TransportHandOver(transport, loop_engine())
+    handover = TransportHandover(transport, loop_engine(), server=transport)
     websocket = WebSocket(
         with_handshake(request_of(scope)),
         replace(settings, versions=(ASGI,), ping_interval=None, compression=False),
-        engine=hand_over.engine,
-        server=transport,
-        when_connecting=hand_over.secure,
-        when_receiving=hand_over.hasten,
+        handover=handover,
     )
+    websocket._follow(partial(in_scope, scope))
     scope[KEY] = transport.websocket = websocket
     carrying = asyncio.create_task(transport.carry())
     try:
-        await application(scope, transport.receive, transport.deny)
-        if websocket.outcome is not None:
-            hand_over.complete(websocket)
+        await _run(application, scope, transport.receive, transport.deny, handover)
+        if handover.is_detached:
             await carrying
-    except BaseException:
-        if websocket.outcome is not None:
-            hand_over.abandon(websocket)
-        raise
     finally:
         carrying.cancel()
+
+
+async def _run(
+    application: Application, scope: Scope, receive: Receive, send: Send, handover: Handover
+) -> None:
+    """Run the application until its response is known, and its own end."""
+    try:
+        await application(scope, receive, send)
+        handover.complete()
+    except Exception as error:
+        if not handover.is_detached:
+            raise
+        logger.error("%r: the ASGI application raised", handover.websocket, exc_info=error)
+        if not handover.is_complete:  # else what runs after the response has failed
+            handover.abort()
+    except BaseException:
+        handover.abort()
+        raise
 
 
 def with_handshake(request: Request) -> Request:
@@ -105,8 +119,8 @@ class MessageTransport(asyncio.Transport):
         self._can_deny = can_deny
         self._protocol: Any = None
         self.websocket: WebSocket | None = None
-        self._head = bytearray()
-        self._is_accepted = self._is_closing = self._is_disconnected = False
+        self._head, self._denial_body = bytearray(), bytearray()
+        self._is_accepted = self._is_denied = self._is_closing = self._is_disconnected = False
         self._decoder = Decoder(UNLIMITED, expect_masked=False)
         self._outgoing: deque[tuple[Event, int]] = deque()
         self._size = 0
@@ -242,13 +256,18 @@ class MessageTransport(asyncio.Transport):
         self._wanted.set()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._is_denied:
+            self._add_denial_body(data)
+            return
         if not self._is_accepted:
             self._head += data
             head, end, data = bytes(self._head).partition(b"\r\n\r\n")
             if not end:
                 return
-            self._is_accepted = True
-            if not self._put_answer(head.decode("latin-1"), data):
+            self._is_accepted = self._put_answer(head.decode("latin-1"))
+            if not self._is_accepted:
+                self._is_denied = True
+                self._add_denial_body(data)
                 return
         for event in self._decoder.feed(data):
             if isinstance(event, Message):
@@ -258,7 +277,7 @@ class MessageTransport(asyncio.Transport):
                 code = NORMAL_CLOSURE if event.code == NO_CODE_RECEIVED else event.code
                 self._put({"type": "websocket.close", "code": code, "reason": event.reason})
 
-    def _put_answer(self, head: str, body: bytes) -> bool:
+    def _put_answer(self, head: str) -> bool:
         """What the response to the handshake amounts to; returns whether it accepts."""
         status_line, *lines = head.split("\r\n")
         status = int(status_line.split()[1])
@@ -272,12 +291,16 @@ class MessageTransport(asyncio.Transport):
             subprotocol = dict(fields).get("Sec-WebSocket-Protocol")
             self._put({"type": "websocket.accept", "subprotocol": subprotocol, "headers": raw})
         elif self._can_deny:
-            kind = "websocket.http.response"
-            self._put({"type": f"{kind}.start", "status": status, "headers": raw})
-            self._put({"type": f"{kind}.body", "body": body})
+            kind = "websocket.http.response.start"
+            self._put({"type": kind, "status": status, "headers": raw})
         else:
             self._put({"type": "websocket.close"})
         return status == HTTPStatus.SWITCHING_PROTOCOLS
+
+    def _add_denial_body(self, data: bytes | bytearray | memoryview) -> None:
+        """Not every server takes it in pieces."""
+        self._denial_body += data
+        self._size += len(data)
 
     def _put(self, message: Event, size: int = 0) -> None:
         self._outgoing.append((message, size))
@@ -287,6 +310,9 @@ class MessageTransport(asyncio.Transport):
             self._protocol.pause_writing()
 
     def close(self) -> None:
+        if self._is_denied and self._can_deny and not self._is_closing:
+            body = bytes(self._denial_body)
+            self._put({"type": "websocket.http.response.body", "body": body})
         self._is_closing = True
         self._something_to_send.set()
 

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ..errors import WebSocketError
 from ..protocol.handshake import Accepted
 from ..settings import Settings
 from ..websocket import WebSocket
-from .asgi import KEY, Application, Event, Receive, Scope, Send
+from .asgi import KEY, Application, Event, Receive, Scope, Send, decoded
 from .asgi_messages import converse
 from .asgi_placement import check_placement
+from .forwarded import in_scope
+from .handover import Handover
 
 
 class ASGIMiddleware:
     """Lets ordinary HTTP routes of an ASGI application find WebSockets among their requests.
 
     The application gets a `http` scope instead of a `websocket` one, with
-    `scope["websocket"]`: a `WebSocket`, or None for ordinary requests. It may answer like
-    any request, or call `connect()`; what it responds after that is discarded, and it may
-    return while the WebSocket goes on. Under a server that keeps the connection to itself,
+    `scope["websocket"]`: a `WebSocket`, or None for ordinary requests. It may respond like
+    any request, or call `connect()` and return while the WebSocket goes on. A status of 400 or
+    more after that rejects the WebSocket after all; else the cookies and most other headers go
+    with the 101, and the body is discarded. Under a server that keeps the connection to itself,
     the WebSocket lives as long as the server's, over ASGI's messages. `settings` are those of
     `Settings`; they override those of the server's integration.
 
@@ -59,9 +63,13 @@ class ASGIMiddleware:
         websocket: WebSocket = scope[KEY]
         websocket._settings = replace(websocket._settings, **self._overrides)
         await receive()  # websocket.connect
-        exchange = _Exchange(websocket, receive, send)
+        assert websocket._handling is not None
+        assert websocket._handling.handover is not None
+        exchange = _Exchange(websocket._handling.handover, receive, send)
+        inner = http_scope(scope)
+        websocket._follow(partial(in_scope, inner))
         try:
-            await self._application(http_scope(scope), exchange.receive, exchange.send)
+            await self._application(inner, exchange.receive, exchange.send)
         finally:
             exchange.over.set()
 
@@ -69,21 +77,22 @@ class ASGIMiddleware:
 class _Exchange:
     """The request and response of an ordinary route, in terms of a `websocket` scope."""
 
-    def __init__(self, websocket: WebSocket, receive: Receive, send: Send) -> None:
+    def __init__(self, handover: Handover, receive: Receive, send: Send) -> None:
         self.over = asyncio.Event()
-        self._websocket = websocket
+        self._handover = handover
         self._receive = receive
         self._send = send
         self._request_received = False
-        self._is_responding = False
+        self._is_declined = self._is_body_wanted = False
 
     async def receive(self) -> Event:
         if not self._request_received:
             self._request_received = True
             return {"type": "http.request", "body": b"", "more_body": False}
-        if self._websocket.outcome is None:
+        websocket = self._handover.websocket
+        if websocket._outcome is None:
             await self._wait_for_disconnect()
-        if isinstance(self._websocket.outcome, Accepted):
+        if isinstance(websocket._outcome, Accepted):
             await self.over.wait()
         return {"type": "http.disconnect"}
 
@@ -97,10 +106,17 @@ class _Exchange:
                 future.cancel()
 
     async def send(self, message: Event) -> None:
-        if self._websocket.outcome is None:
-            self._is_responding = True
-        if self._is_responding:  # or it comes after `connect()`
+        if not self._handover.is_detached and message["type"] == "http.response.start":
+            self._is_declined = True
+            self._handover.decline(message["status"])
+        if self._is_declined:
             await self._send({**message, "type": f"websocket.{message['type']}"})
+        elif message["type"] == "http.response.start":
+            fields = decoded(message.get("headers", ()))
+            self._is_body_wanted = self._handover.begin_response(message["status"], fields)
+        elif message["type"] == "http.response.body" and self._is_body_wanted:
+            self._is_body_wanted = message.get("more_body", False)
+            self._handover.write(message.get("body", b""), not self._is_body_wanted)
 
 
 def http_scope(scope: Scope) -> Scope:

@@ -7,6 +7,7 @@ that is wrapped (`WSGIMiddleware`), and its uvicorn worker is uvicorn.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, ClassVar, cast
 
 from gunicorn.asgi.protocol import ASGIProtocol
@@ -17,7 +18,8 @@ from ..protocol.check import SERVICE_RESTART
 from ..settings import Settings
 from ..websocket import WebSocket
 from .asgi import Conversation, Scope, request_of
-from .transports import InertTransport, OfOneServer, TransportHandOver
+from .forwarded import in_scope
+from .transports import InertTransport, OfOneServer, TransportHandover
 
 
 class WebSocketProtocol(ASGIProtocol):  # type: ignore[misc]
@@ -38,21 +40,19 @@ class WebSocketProtocol(ASGIProtocol):  # type: ignore[misc]
         )
         early: bytes = protocol._callback_parser.remaining()
         protocol._callback_parser = None
-        hand_over = TransportHandOver(transport, early=early)
+        sockets = self.worker.websockets
+        handover = TransportHandover(transport, early=early, server=sockets)
         scope = cast(Scope, self._build_websocket_scope(request, sockname, peername))
         scope["extensions"] = {"websocket.http.response": {}}
-        sockets = self.worker.websockets
         websocket = WebSocket(
             request_of(scope),
             Settings(
                 **{"max_message_size": self.cfg.websocket_max_message_size, **self.worker.settings}
             ),
-            engine=hand_over.engine,
-            server=sockets,
-            when_connecting=hand_over.secure,
-            when_receiving=hand_over.hasten,
+            handover=handover,
         )
-        await Conversation(websocket, hand_over, sockets).run(self.app, scope)
+        websocket._follow(partial(in_scope, scope))
+        await Conversation(websocket, handover, sockets).run(self.app, scope)
 
 
 class ASGIWorker(gasgi.ASGIWorker):  # type: ignore[misc]

@@ -3,8 +3,8 @@
 `configure_server` puts a layer over the server's request handler class. A request that
 asks for a WebSocket finds it in `self.websocket` (under WSGI: `environ["wsgi.websocket"]`)
 and goes through the handler like any other. `connect()` takes the socket away from the
-handler at once, so that nothing the handler or a WSGI server still writes is seen; the
-engine gets it when the handler has returned.
+handler at once. What the handler or a WSGI server still writes is read here, for its status and
+its headers; the engine gets the socket when these are known, or the handler has returned.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import re
 import socketserver
 import ssl
 import time
@@ -24,8 +25,10 @@ from ..engine import Engine, close_all, default_engine
 from ..protocol.request import Headers, Request, is_websocket_request
 from ..settings import Settings
 from ..websocket import WebSocket
-from .handover import Reader, SocketHandOver
+from .handover import Reader, SocketHandover
+from .raw_response import RawResponse
 from .request_head import HeadReader
+from .werkzeug import prepare
 
 Server = TypeVar("Server", bound=socketserver.BaseServer)
 
@@ -96,7 +99,8 @@ class WebSocketRequests(BaseHTTPRequestHandler):
     websocket_settings: ClassVar[Settings]
     websocket_engine: ClassVar[Engine | None]  # None: the process's, which a fork changes
     websocket: WebSocket | None = None
-    _hand_over: SocketHandOver
+    _handover: SocketHandover
+    _response: RawResponse
     _logged = False
 
     def setup(self) -> None:
@@ -137,21 +141,20 @@ class WebSocketRequests(BaseHTTPRequestHandler):
             self.protocol_version = "HTTP/1.1"
             self.close_connection = True
             self._logged = False
-            self._hand_over = SocketHandOver(
-                self.connection,
-                cast(Reader, self.rfile),
-                self.websocket_engine,
-                knows_number=False,
-            )
-            self.websocket = WebSocket(
-                self._request(),
-                self.websocket_settings,
-                engine=self.websocket_engine,
-                server=self.server,
-                when_connecting=self._hand_over.secure,
-                when_receiving=self._hand_over.hasten,
-            )
+            self._offer_websocket()
         return True
+
+    def _offer_websocket(self) -> None:
+        handover = SocketHandover(
+            self.connection,
+            cast(Reader, self.rfile),
+            self.websocket_engine,
+            server=self.server,
+            server_keeps_fd=False,
+        )
+        self._handover, self._response = handover, RawResponse(handover)
+        self.wfile = ResponseWriter(self.wfile, handover, self._response)
+        self.websocket = WebSocket(self._request(), self.websocket_settings, handover=handover)
 
     def handle_one_request(self) -> None:
         self._expect_head(may_idle=True)
@@ -168,13 +171,19 @@ class WebSocketRequests(BaseHTTPRequestHandler):
             self.log_error("Request timed out: %r", error)
         except BaseException:
             if self.websocket is not None:
-                self._hand_over.abandon(self.websocket)
+                self._log_handover(HTTPStatus.INTERNAL_SERVER_ERROR)
+                self._handover.abort()
             raise
-        if self.websocket is None or self.websocket.outcome is None:
-            return
-        if not self._logged:
-            self.log_request(int(self.websocket.outcome.status))
-        self._hand_over.complete(self.websocket)
+        if self.websocket is not None and self._handover.is_detached:
+            self._response.end()
+            outcome = self.websocket._outcome
+            self._log_handover(outcome.status if outcome else HTTPStatus.INTERNAL_SERVER_ERROR)
+            self._handover.complete()
+
+    def _log_handover(self, status: int) -> None:
+        """For handlers that send no response themselves, before the client gets one."""
+        if self._handover.is_detached and not self._logged:
+            self.log_request(self._handover.status or int(status))
 
     def end_headers(self) -> None:
         buffer = getattr(self, "_headers_buffer", [])
@@ -192,6 +201,8 @@ class WebSocketRequests(BaseHTTPRequestHandler):
         """The WSGI environment, where the handler class is that of a WSGI server."""
         environ: dict[str, Any] = super().get_environ()  # type: ignore[misc]
         environ["wsgi.websocket"] = self.websocket
+        if self.websocket is not None:
+            prepare()
         return environ
 
     def _request(self) -> Request:
@@ -203,3 +214,43 @@ class WebSocketRequests(BaseHTTPRequestHandler):
             remote_address=self.client_address,
             scheme="https" if isinstance(self.connection, ssl.SSLSocket) else "http",
         )
+
+
+STATUS = re.compile(rb"HTTP/[0-9.]+ ([0-9]{3})")
+
+
+class ResponseWriter(BufferedIOBase):
+    """A handler's `wfile`: the peer's until `connect()`, then that of the response which decides
+    about the WebSocket."""
+
+    def __init__(self, wfile: Any, handover: SocketHandover, response: RawResponse) -> None:
+        self._wfile = wfile
+        self._handover = handover
+        self._response = response
+        self._has_begun = False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if self._handover.is_detached:
+            self._response.feed(bytes(data))
+            return memoryview(data).nbytes
+        if not self._has_begun:
+            self._has_begun = True
+            found = STATUS.match(data)
+            self._handover.decline(int(found[1]) if found else 200)
+        self._wfile.write(data)
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        if not self.closed and not self._handover.is_detached:
+            self._wfile.flush()
+
+    def fileno(self) -> int:
+        number: int = self._wfile.fileno()
+        return number
+
+    def close(self) -> None:
+        super().close()
+        self._wfile.close()

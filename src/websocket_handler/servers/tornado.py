@@ -1,8 +1,8 @@
-"""Tornado: `websocket_handler.servers.tornado.websocket(self)` in any request handler.
+"""Tornado: `WebSocket.of(self)` in any request handler, which calls `websocket` here.
 
     class Echo(RequestHandler):
         def get(self):
-            ws = websocket(self)             # None for an ordinary request
+            ws = WebSocket.of(self)          # None for an ordinary request
             ...
             ws.connect()
 
@@ -25,12 +25,15 @@ from .. import engine
 from ..engine import IS_NATIVE, loop_engine
 from ..errors import WebSocketError
 from ..protocol.check import GOING_AWAY
-from ..protocol.request import Headers, Request, is_websocket_request
+from ..protocol.request import Forwarded, Headers, Request, address_of, is_websocket_request
 from ..settings import Settings
-from ..websocket import WebSocket
+from ..websocket import Connected, WebSocket
 from .handover import duplicate
 from .inert_socket import InertTlsSocket
-from .transports import LoopHandOver
+from .transports import LoopHandover
+
+ATTRIBUTE = "_websocket_handler_websocket"
+"""Where Tornado's request has its WebSocket, so that there is but one."""
 
 
 def websocket(handler: RequestHandler, **settings: Any) -> WebSocket | None:
@@ -41,20 +44,20 @@ def websocket(handler: RequestHandler, **settings: Any) -> WebSocket | None:
     the server's loop.
     """
     request: Any = handler.request
+    found: WebSocket | None = getattr(request, ATTRIBUTE, None)
     headers = Headers(request.headers.get_all())
-    if not is_websocket_request(request.method, headers):
-        return None
+    if found is None and is_websocket_request(request.method, headers):
+        found = _make_websocket(handler, headers, Settings(**settings))
+        setattr(request, ATTRIBUTE, found)
+    if found is not None:
+        found._follow(partial(forwarded_in, request, request.connection))
+    return found
+
+
+def _make_websocket(handler: RequestHandler, headers: Headers, settings: Settings) -> WebSocket:
+    request: Any = handler.request
     request.connection._disconnect_on_finish = True  # no request can follow
-    hand_over = HandOver(handler)
-    hand_over.websocket = WebSocket(
-        request_of(request, headers),
-        Settings(**settings),
-        engine=hand_over.engine,
-        when_connecting=hand_over.secure,
-        when_receiving=hand_over.hasten,
-        answer=lambda _: None,
-    )
-    return hand_over.websocket
+    return WebSocket(request_of(request, headers), settings, handover=TornadoHandover(handler))
 
 
 async def close_all(code: int = GOING_AWAY, timeout: float | None = None) -> bool:
@@ -69,17 +72,27 @@ async def close_all(code: int = GOING_AWAY, timeout: float | None = None) -> boo
     return True
 
 
-class HandOver(LoopHandOver):
-    """The stream is detached; Tornado answers into the void, which shows when the handler has
-    returned."""
-
-    websocket: WebSocket
+class TornadoHandover(LoopHandover):
+    """The stream is detached; Tornado responds to a connection of ours."""
 
     def __init__(self, handler: RequestHandler) -> None:
         super().__init__()
         self._handler = handler
+        connection: Any = handler.request.connection
+        self._connection = connection
+        connection.write_headers = self._write_headers
 
-    def secure(self) -> None:
+    def _write_headers(self, start_line: Any, *arguments: Any) -> Any:
+        """Tornado sends the response by itself."""
+        vars(self._connection).pop("write_headers", None)
+        self.decline(start_line.code)
+        return self._connection.write_headers(start_line, *arguments)
+
+    def connect_result(self, status: int) -> None:  # noqa: ARG002
+        """Tornado takes None alone."""
+        return
+
+    def _take(self) -> Connected:
         request: Any = self._handler.request
         stream = request.connection.stream
         if stream is None or stream.closed():
@@ -88,41 +101,43 @@ class HandOver(LoopHandOver):
         is_tls = isinstance(sock, ssl.SSLSocket)
         if is_tls and not IS_NATIVE:
             raise WebSocketError("without the native engine, no TLS socket can be taken over")
-        self._own = sock if is_tls else duplicate(sock)
+        own = sock if is_tls else duplicate(sock)
+        vars(self._connection).pop("write_headers", None)
         request.connection.detach()
-        request.connection = Void(self._handler, self._handler_is_done)
+        request.connection = ResponseConnection(self._handler, self)
         self._early = bytes(stream._read_buffer[: stream._read_buffer_size])
         stream.io_loop.remove_handler(sock)
         if is_tls:
             sock.__class__ = InertTlsSocket
         stream.close()
+        task = asyncio.current_task()
+        if task is not None:
+            task.add_done_callback(self._handler_ended)
+        return own
 
-    def _handler_is_done(self, raised: bool) -> None:
-        outcome = self.websocket.outcome
-        assert outcome is not None
-        self._handler.set_status(outcome.status)  # for the log
-        if raised:
-            self.abandon(self.websocket)
-        else:
-            self.complete(self.websocket)
+    def _handler_ended(self, task: asyncio.Task[Any]) -> None:
+        """Tornado sends no response for a handler that is cancelled."""
+        if task.cancelled() and not self.is_complete:
+            self.abort()
 
 
-class Void:
-    """What a handler is left with for a connection: nothing of what it writes is seen."""
+class ResponseConnection:
+    """The connection of a handler after `connect()`: takes its response for the handover."""
 
-    def __init__(self, handler: Any, when_done: Any) -> None:
-        self._when_done = when_done
-        self._raised = False
-        handler.log_exception = partial(self._log_exception, handler.log_exception)
+    def __init__(self, handler: RequestHandler, handover: TornadoHandover) -> None:
+        self._handler = handler
+        self._handover = handover
+        self._is_body_wanted = False
 
-    def _log_exception(self, log: Any, *error: Any) -> None:
-        self._raised = True
-        log(*error)
+    def write_headers(self, start_line: Any, headers: Any, chunk: bytes = b"") -> Any:
+        self._is_body_wanted = self._handover.begin_response(
+            start_line.code, headers.get_all(), start_line.reason
+        )
+        return self.write(chunk)
 
-    def write_headers(self, *_: Any) -> asyncio.Future[None]:
-        return self.write()
-
-    def write(self, *_: Any) -> asyncio.Future[None]:
+    def write(self, chunk: bytes) -> asyncio.Future[None]:
+        if self._is_body_wanted:
+            self._handover.write(chunk)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
         return done
@@ -131,18 +146,25 @@ class Void:
         """It is not closed."""
 
     def finish(self) -> None:
-        self._when_done(self._raised)
+        if self._is_body_wanted:
+            self._handover.write(b"", is_last=True)
+        self._handler.set_status(self._handover.status)  # for the log
+
+
+def forwarded_in(request: HTTPServerRequest, connection: Any) -> Forwarded:
+    """As the handler sees it: with `xheaders`, what the proxy says."""
+    peer: Any = getattr(getattr(connection, "context", None), "address", None)
+    is_of_peer = isinstance(peer, tuple) and peer[0] == request.remote_ip
+    address = address_of(request.remote_ip, peer[1] if is_of_peer else 0)
+    return Forwarded(address, request.protocol, request.host)
 
 
 def request_of(request: HTTPServerRequest, headers: Headers) -> Request:
-    context: Any = getattr(request.connection, "context", None)
-    address = getattr(context, "address", None)
-    port = address[1] if isinstance(address, tuple) else 0
     return Request(
         method=request.method or "",
         target=request.uri or "",
         headers=headers,
         http_version=request.version.removeprefix("HTTP/"),
-        remote_address=(request.remote_ip, port),
+        remote_address=forwarded_in(request, request.connection).remote_address,
         scheme=request.protocol,
     )

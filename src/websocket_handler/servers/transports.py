@@ -14,32 +14,37 @@ from typing import Any, Protocol
 
 from ..engine import Engine, close_all, loop_engine
 from ..websocket import Connected, WebSocket
-from .handover import HandOver, duplicate
+from .handover import Handover, duplicate
 
 
-class LoopHandOver(HandOver):
-    """For servers that live in a loop. In the thread of the running one."""
+class LoopHandover(Handover):
+    """For servers that run in an event loop. In the thread of the running one."""
 
-    def __init__(self, engine: Engine | None = None, early: bytes = b"") -> None:
+    def __init__(
+        self,
+        engine: Engine | None = None,
+        early: bytes = b"",
+        *,
+        server: object = None,
+        on_decided: Callable[[int], object] | None = None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        super().__init__(engine or loop_engine(self._loop), early)
+        engine = engine or loop_engine(self._loop)
+        super().__init__(engine, early, server=server, on_decided=on_decided)
 
-    @property
-    def engine(self) -> Engine:
-        """Where the connection will live."""
-        assert self._engine is not None
-        return self._engine
-
-    def hasten(self, websocket: WebSocket) -> None:
-        """Give the engine the connection now. Safe from any thread."""
+    def _give(self) -> None:
+        """Safe from any thread."""
         if self._thread == threading.get_ident():
-            self._give(websocket)
+            self._give_in_loop()
         else:
-            self._loop.call_soon_threadsafe(self._give, websocket)
+            self._loop.call_soon_threadsafe(self._give_in_loop)
+
+    def _give_in_loop(self) -> None:
+        super()._give()
 
 
-class TransportHandOver(LoopHandOver):
+class TransportHandover(LoopHandover):
     """For servers that leave the response to us. In the thread of the running loop.
 
     The server must have stopped reading from `transport`. `early` are bytes that came with
@@ -47,19 +52,29 @@ class TransportHandOver(LoopHandOver):
     """
 
     def __init__(
-        self, transport: asyncio.Transport, engine: Engine | None = None, early: bytes = b""
+        self,
+        transport: asyncio.Transport,
+        engine: Engine | None = None,
+        early: bytes = b"",
+        *,
+        server: object = None,
+        on_decided: Callable[[int], object] | None = None,
     ) -> None:
-        super().__init__(engine, early)
+        super().__init__(engine, early, server=server, on_decided=on_decided)
         self.transport = transport
 
-    def secure(self) -> None:
-        """Nobody but us uses the transport; the rest can wait for the loop's thread."""
-        self._own = self.transport
+    def _take(self) -> Connected:
+        """Only we use the transport; the rest can wait for the loop's thread."""
+        return self.transport
 
-    def _give(self, websocket: WebSocket) -> None:
+    def _give_in_loop(self) -> None:
         if self._own is not None:
-            self._own = take_socket(self.transport)
-        super()._give(websocket)
+            if self.transport.is_closing():  # its protocol may have been told of the end
+                self.websocket.abort()
+            else:
+                self._detached.discard(self.transport)
+                self._own = take_socket(self.transport)
+        super()._give_in_loop()
 
 
 def take_socket(transport: asyncio.Transport) -> Connected:
@@ -69,7 +84,7 @@ def take_socket(transport: asyncio.Transport) -> Connected:
     """
     sock: socket.socket | None = transport.get_extra_info("socket")
     is_plain = transport.get_extra_info("sslcontext") is None and sock is not None
-    if not is_plain or transport.get_write_buffer_size() or transport.is_closing():
+    if not is_plain or transport.get_write_buffer_size():
         return transport
     assert sock is not None
     own = duplicate(sock)
@@ -78,14 +93,21 @@ def take_socket(transport: asyncio.Transport) -> Connected:
 
 
 class InertTransport(asyncio.Transport):
-    """What a server is left with that answers by itself: it talks into the void.
+    """The transport of a server that responds by itself: nothing of it reaches the peer.
 
-    `when_closed` is called, once, when the server has finished with it.
+    `when_written` is called with what the server writes, `when_closed` once, when the server has
+    finished with it.
     """
 
-    def __init__(self, former: asyncio.Transport, when_closed: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        former: asyncio.Transport,
+        when_closed: Callable[[], object],
+        when_written: Callable[[bytes], object] = lambda _: None,
+    ) -> None:
         super().__init__()
         self._former = former
+        self._when_written = when_written
         self._when_closed: Callable[[], object] | None = when_closed
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
@@ -108,6 +130,7 @@ class InertTransport(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Nothing is written."""
+        self._when_written(bytes(data))
 
     def can_write_eof(self) -> bool:
         return False
@@ -127,8 +150,8 @@ class Undecided(Protocol):
 
 
 class OfOneServer:
-    """The WebSockets that came through one server, to be closed with it. `WebSocket.server`
-    of each is this."""
+    """The WebSockets that came through one server, to be closed with it: the `server` of their
+    handovers."""
 
     def __init__(self, engine: Engine, code: int) -> None:
         self._engine = engine

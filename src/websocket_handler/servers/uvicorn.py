@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from functools import partial
 from typing import Any, ClassVar, cast
 from urllib.parse import unquote
 from weakref import WeakKeyDictionary
@@ -30,7 +31,8 @@ from ..protocol.printable import printable
 from ..settings import Settings
 from ..websocket import WebSocket
 from .asgi import Conversation, Scope, request_of
-from .transports import OfOneServer, TransportHandOver
+from .forwarded import in_scope
+from .transports import OfOneServer, TransportHandover
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -66,17 +68,15 @@ class WebSocketProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """The head of the request, as uvicorn has put it together again."""
         self._transport.pause_reading()
-        hand_over = TransportHandOver(self._transport, early=self._early)
         sockets = Sockets.of(self._server_state)
+        handover = TransportHandover(self._transport, early=self._early, server=sockets)
         scope = self._read(data)
         websocket = WebSocket(
             request_of(scope, method=data.partition(b" ")[0].decode("latin-1")),
             self._choose_settings(),
-            engine=hand_over.engine,
-            server=sockets,
-            when_connecting=hand_over.secure,
-            when_receiving=hand_over.hasten,
+            handover=handover,
         )
+        websocket._follow(partial(in_scope, scope))
 
         def decided(status: int) -> None:
             logger.info(
@@ -87,7 +87,7 @@ class WebSocketProtocol(asyncio.Protocol):
             )
 
         fields = self._server_state.default_headers
-        conversation = Conversation(websocket, hand_over, sockets, fields, decided)
+        conversation = Conversation(websocket, handover, sockets, fields, decided)
         application: Any = self._config.loaded_app
         task = asyncio.get_running_loop().create_task(conversation.run(application, scope))
         self._server_state.tasks.add(task)

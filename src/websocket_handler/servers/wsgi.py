@@ -1,29 +1,33 @@
 """WSGI applications, under any server that shows the socket of a request.
 
 A request that asks for a WebSocket finds it in `environ["wsgi.websocket"]` and goes through
-the application like any other. `connect()` takes the socket away from the server, which
-answers into the void; the engine gets it when the application has returned and its
-iterable is closed, so that teardown functions run then, and not at the end of the socket.
+the application like any other. `connect()` takes the socket away from the server, which writes
+to nobody from then on; the engine gets it when the application has returned its status and the
+first item of its iterable. That is then closed, so that teardown functions run, and not at the
+end of the socket.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from http import HTTPStatus
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 from ..engine import Engine
 from ..errors import WebSocketError
-from ..protocol.request import Headers, Request, is_websocket_request
+from ..protocol.handshake import phrase
+from ..protocol.request import Headers, Request, address_of, is_websocket_request
 from ..settings import Settings
-from ..websocket import WebSocket
-from .handover import HandOver, SocketHandOver
-from .waitress import prepare
+from ..websocket import Connected, WebSocket
+from . import waitress, werkzeug
+from .forwarded import in_environ
+from .handover import Handover, SocketHandover
+from .lookup import WSGI_KEY
 from .wsgi_sockets import Environ, Found, find
 
-KEY = "wsgi.websocket"
+KEY = WSGI_KEY
 Application = Callable[[Environ, Any], Iterable[bytes]]
 
 
@@ -31,7 +35,9 @@ class WSGIMiddleware:
     """Lets a WSGI application find WebSockets among its requests.
 
     `application` gets `environ["wsgi.websocket"]`: a `WebSocket`, or None for ordinary
-    requests. What it returns after `connect()` is discarded. `engine` is where the
+    requests. A status of 400 or more after `connect()` rejects the WebSocket after all; else the
+    cookies and most other headers go with the 101, and the body is discarded. An upgrade that the
+    application does not `connect()` may be another library's. `engine` is where the
     WebSockets live, by default a background thread of the process; `settings` are those of
     `Settings`. Under a server that does not show its socket, `connect()` raises
     `WebSocketError`.
@@ -43,67 +49,76 @@ class WSGIMiddleware:
         self._application = application
         self._engine = engine
         self._settings = Settings(**settings)
-        prepare()
+        waitress.prepare()
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
         if "waitress.client_disconnected" in environ:  # it may have been imported later
-            prepare()
+            waitress.prepare()
         headers = headers_of(environ)
         if not is_websocket_request(environ["REQUEST_METHOD"], headers):
             environ.setdefault(KEY, None)
             return self._application(environ, start_response)
         if environ.get(KEY) is not None:  # the server provides it: `configure_server`
+            environ[KEY]._follow(partial(in_environ, environ))
             return self._application(environ, start_response)
+        werkzeug.prepare()
         found = find(environ, start_response)
-        hand_over = SocketHandOver(found.sock, found.reader, self._engine) if found else None
-        websocket = WebSocket(
-            request_of(environ, headers),
-            self._settings,
-            engine=self._engine,
-            server=self,
-            when_connecting=hand_over.secure if hand_over else lambda: refuse_to_connect(environ),
-            when_receiving=hand_over.hasten if hand_over else None,
+        handover = (
+            SocketHandover(found.sock, found.reader, self._engine)
+            if found
+            else HiddenHandover(environ)
         )
-        environ[KEY] = websocket
-        environ.pop("HTTP_UPGRADE", None)  # werkzeug's router would answer 400 to it
-        return self._answer(_Call(environ, start_response, websocket, hand_over, found))
+        environ[KEY] = websocket = WebSocket(
+            request_of(environ, headers), self._settings, engine=self._engine, handover=handover
+        )
+        websocket._follow(partial(in_environ, environ))
+        return self._answer(_Call(environ, start_response, handover, found))
 
     def _answer(self, call: _Call) -> Iterable[bytes]:
         try:
             result = self._application(call.environ, call.start_response)
+        except BaseException:
+            call.handover.abort()
+            raise
+        try:
             chunks = iter(result)
             first = next(chunks, b"")  # a generator does its work only now
+            if not call.handover.is_detached:
+                call.respond()
+                return _Response(itertools.chain([first], chunks), result)
+            call.complete(itertools.chain([first], chunks))
         except BaseException:
-            if call.hand_over is not None:
-                call.hand_over.abandon(call.websocket)
+            call.handover.abort()
+            _close(result)
             raise
-        if call.websocket.outcome is None:
-            call.respond()
-            return _Response(itertools.chain([first], chunks), result)
         _close(result)
-        assert call.hand_over is not None
-        call.hand_over.complete(call.websocket)
         call.respond_with_nothing()
         return []
 
 
+class HiddenHandover(Handover):
+    """Of a server that does not show its socket."""
+
+    def __init__(self, environ: Environ) -> None:
+        super().__init__()
+        self._environ = environ
+
+    def _take(self) -> Connected:
+        refuse_to_connect(self._environ)
+
+
 class _Call:
-    """One request: holds the application's response back until it is known to be wanted."""
+    """One request: holds the application's response back until it is known which way it goes."""
 
     def __init__(
-        self,
-        environ: Environ,
-        start_response: Any,
-        websocket: WebSocket,
-        hand_over: HandOver | None,
-        found: Found | None,
+        self, environ: Environ, start_response: Any, handover: Handover, found: Found | None
     ) -> None:
         self.environ = environ
-        self.websocket = websocket
-        self.hand_over = hand_over
+        self.handover = handover
         self._server_start_response = start_response
         self._found = found
         self._response: tuple[Any, ...] | None = None
+        self._is_body_wanted: bool | None = None  # None until the response decides
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
@@ -112,7 +127,9 @@ class _Call:
         return self._write
 
     def _write(self, data: bytes) -> None:
-        if self.websocket.outcome is None:
+        if self.handover.is_detached:
+            self.complete([data], is_last=False)
+        else:
             self.respond()(data)
 
     def respond(self) -> Any:
@@ -123,16 +140,31 @@ class _Call:
             return None
         status, headers, exc_info = self._response
         self._response = None
+        self.handover.decline(status_of(status))
         if exc_info is None:
             return self._server_start_response(status, headers)
         return self._server_start_response(status, headers, exc_info)
 
+    def complete(self, chunks: Iterable[bytes], is_last: bool = True) -> None:
+        """The response after `connect()`, which accepts the WebSocket or takes its place."""
+        if self._is_body_wanted is None:
+            status, headers, _ = self._response or ("200 OK", [], None)
+            reason = status.partition(" ")[2]
+            self._is_body_wanted = self.handover.begin_response(status_of(status), headers, reason)
+        if self._is_body_wanted:
+            for chunk in chunks:
+                self.handover.write(chunk)
+            self.handover.write(b"", is_last)
+
     def respond_with_nothing(self) -> None:
-        """What the server believes to have sent, for its log."""
-        outcome = self.websocket.outcome
-        assert outcome is not None
-        status = HTTPStatus(outcome.status)
-        self._server_start_response(f"{status.value} {status.phrase}", [])
+        """The status that the client got, for the server's log."""
+        status = self.handover.status
+        self._server_start_response(f"{status} {phrase(status)}", [])
+
+
+def status_of(status: str) -> int:
+    """The number in a WSGI status, "200 OK"."""
+    return int(status.partition(" ")[0])
 
 
 class _Response:
@@ -176,12 +208,12 @@ def request_of(environ: Environ, headers: Headers) -> Request:
         target=target or f"{path}?{query}" if query else target or path,
         headers=headers,
         http_version=environ.get("SERVER_PROTOCOL", "HTTP/1.1").removeprefix("HTTP/"),
-        remote_address=(environ.get("REMOTE_ADDR", ""), int(environ.get("REMOTE_PORT") or 0)),
+        remote_address=address_of(environ.get("REMOTE_ADDR"), environ.get("REMOTE_PORT")),
         scheme=environ["wsgi.url_scheme"],
     )
 
 
-def refuse_to_connect(environ: Environ) -> None:
+def refuse_to_connect(environ: Environ) -> NoReturn:
     unnamed = "uWSGI" if "uwsgi.version" in environ else "this server"
     server = environ.get("SERVER_SOFTWARE", unnamed)
     raise WebSocketError(

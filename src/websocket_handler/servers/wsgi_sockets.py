@@ -30,16 +30,20 @@ class Found(NamedTuple):
 
 
 class TakenAhead:
-    """What a server has read ahead, as a buffered reader would show it."""
+    """The bytes that a server has read ahead, as a buffered reader would show them: taken from it
+    by `take` when they are asked for, as they may be another library's."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
+    def __init__(self, take: Callable[[], bytes]) -> None:
+        self._take = take
+        self._data: bytes | None = None
 
     def peek(self, _size: int = 0, /) -> bytes:
+        if self._data is None:
+            self._data = self._take()
         return self._data
 
     def read1(self, _size: int = -1, /) -> bytes:
-        data, self._data = self._data, b""
+        data, self._data = self.peek(), b""
         return data
 
 
@@ -79,11 +83,11 @@ def gunicorn(environ: Environ, start_response: Any) -> Found | None:
     if response is None:
         return None
     if "HTTP_TRANSFER_ENCODING" in environ:  # it has a body, and will be refused for that
-        return Found(sock, TakenAhead(b""), response.force_close)
+        return Found(sock, TakenAhead(bytes), response.force_close)
     unreader = getattr(getattr(environ.get("wsgi.input"), "reader", None), "unreader", None)
     if unreader is None:
         return None
-    return Found(sock, TakenAhead(unreader.take_buffered()), response.force_close)
+    return Found(sock, TakenAhead(unreader.take_buffered), response.force_close)
 
 
 def werkzeug(environ: Environ, _: Any) -> Found | None:
@@ -131,7 +135,7 @@ def waitress(environ: Environ, _: Any) -> Found | None:
     request = channel.requests[0]
     return Found(
         channel.socket,
-        TakenAhead(early_bytes(channel)),
+        TakenAhead(functools.partial(early_bytes, channel)),
         lambda: request.headers.update(CONNECTION="close"),
     )
 

@@ -1,0 +1,54 @@
+"""The response of an application as its server writes it, in bytes."""
+
+from __future__ import annotations
+
+import re
+
+from .handover import Handover
+
+MAX_HEAD = 1 << 16
+"""Bytes of a head that are kept to find its end; what has none by then is no response."""
+
+STATUS_LINE = re.compile(r"HTTP/[0-9.]+ ([0-9]{3})(?: (.*))?")
+
+
+class RawResponse:
+    """Finds the status and the header fields in what a server writes after `connect()`, and lets
+    the handover have them; what follows is the body, as it comes, if that is wanted."""
+
+    def __init__(self, handover: Handover) -> None:
+        self._handover = handover
+        self._head = bytearray()
+        self._has_head = self._is_wanted = False
+
+    def feed(self, data: bytes) -> None:
+        """The server has written `data`."""
+        if self._has_head:
+            if self._is_wanted:
+                self._handover.write(data)
+            return
+        self._head += data
+        head, end, body = self._head.partition(b"\r\n\r\n")
+        if end or len(self._head) > MAX_HEAD:
+            self._has_head = True
+            self._head = bytearray()
+        if end:
+            self._begin(head.decode("latin-1"), bytes(body))
+
+    def end(self) -> bool:
+        """The server writes no more. Returns whether there was a response."""
+        if self._is_wanted:
+            self._is_wanted = False
+            self._handover.write(b"", is_last=True)
+        return self._handover.is_complete
+
+    def _begin(self, head: str, body: bytes) -> None:
+        status_line, *lines = head.split("\r\n")
+        found = STATUS_LINE.fullmatch(status_line)
+        if found is None:
+            return
+        pairs = (line.partition(":") for line in lines)
+        fields = [(name, value.strip(" \t")) for name, _, value in pairs]
+        self._is_wanted = self._handover.begin_response(int(found[1]), fields, found[2] or "")
+        if self._is_wanted:
+            self._handover.write(body)

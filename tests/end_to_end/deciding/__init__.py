@@ -1,0 +1,1 @@
+"""The same application in every family of servers: its response decides about the WebSocket."""
