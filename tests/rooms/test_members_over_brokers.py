@@ -79,7 +79,7 @@ def member(engine: Engine) -> tuple[WebSocket, Peer]:
     ours, theirs = socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     websocket.connect()
-    websocket.take_over(ours)
+    websocket._take_over(ours)
     peer = Peer(theirs)
     peer.read_head()
     assert opened.wait(10)
