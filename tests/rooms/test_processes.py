@@ -274,7 +274,7 @@ def join(room, number):
         websocket.connect()
     else:  # with its codec in Python
         websocket.begin_as_client(rfc6455.VERSION, b"", None)
-    websocket.take_over(ours)
+    websocket._take_over(ours)
     gevent.spawn(read, theirs)
     room.add(websocket, f"user {number}")
 
