@@ -82,7 +82,7 @@ native = [
     extension("engine.engine", ENGINE / "engine.pyx", *core),
     extension("engine.channel", ENGINE / "channel.pyx", *core),
     extension("engine.fanout", ENGINE / "fanout.pyx", *core),
-    extension("inbox", PACKAGE / "inbox.py"),  # Python, compiled as it is
+    extension("connection.inbox", PACKAGE / "connection" / "inbox.py"),  # Python, compiled as it is
 ]
 setup(
     ext_modules=cythonize(native) if sys.platform == "linux" else [],

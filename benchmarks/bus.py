@@ -21,8 +21,8 @@ sys.path.insert(0, str(ROOT))
 from tests.rooms.brokers import STARTERS  # noqa: E402
 from tests.rooms.recorder import Recorder  # noqa: E402
 
-from websocket_handler.rooms.bus import Bus  # noqa: E402
-from websocket_handler.rooms.bus_settings import History  # noqa: E402
+from websocket_handler.bus.bus import Bus  # noqa: E402
+from websocket_handler.bus.settings import History  # noqa: E402
 
 
 class Counter(Recorder):

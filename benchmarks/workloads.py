@@ -11,7 +11,7 @@ import sys
 
 from websocket_handler import Headers, Request, Settings, WebSocket
 from websocket_handler.engine.engine import EpollEngine
-from websocket_handler.engine.epoll import Engine
+from websocket_handler.engine.threads import Engine
 from websocket_handler.protocol import handshake
 from websocket_handler.protocol.frame import Opcode, write_frame
 from websocket_handler.protocol.versions import DEFAULT_VERSIONS

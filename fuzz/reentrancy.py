@@ -27,9 +27,9 @@ from random import Random
 from typing import Any
 
 from websocket_handler import Engine, Settings, WebSocket
+from websocket_handler.connection.listeners import EVENTS
 from websocket_handler.engine import close_all, fan_out
 from websocket_handler.errors import WebSocketError
-from websocket_handler.listeners import EVENTS
 from websocket_handler.protocol.frame import Opcode, write_frame
 from websocket_handler.protocol.permessage_deflate import Compression
 from websocket_handler.protocol.prepared import PreparedMessage

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .leftovers import kill, mark_children, marked_processes
+from .support.leftovers import kill, mark_children, marked_processes
 
 ROOT = Path(__file__).parent.parent
 PEERS = Path(__file__).parent / "peers"

@@ -16,7 +16,7 @@ import logging
 
 from .client import aconnect, connect
 from .engine import IS_NATIVE, Engine, close_all, default_engine, drain
-from .engine.ledger import Stats, Traffic
+from .engine.stats import Stats, Traffic
 from .errors import (
     BusUnavailable,
     ConnectionClosed,
@@ -25,6 +25,8 @@ from .errors import (
     UnsupportedByVersion,
     WebSocketError,
 )
+from .handover.socket import SocketHandover
+from .handover.transport import TransportHandover
 from .protocol.permessage_deflate import Compression
 from .protocol.request import Headers, Request, is_websocket_request
 from .protocol.state import State
@@ -41,11 +43,9 @@ from .rooms import (
     SlowConsumers,
 )
 from .safe_log import SafeRecords
-from .server_log import ServerLog
 from .servers.asgi_middleware import ASGIMiddleware
-from .servers.handover import SocketHandover
 from .servers.http_server import configure_server
-from .servers.transports import TransportHandover
+from .servers.server_log import ServerLog
 from .servers.wsgi import WSGIMiddleware
 from .settings import Settings
 from .websocket import WebSocket

@@ -22,7 +22,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from .engine import Engine, default_engine
-from .engine.ledger import Histogram, Traffic
+from .engine.stats import Histogram, Traffic
 
 
 class EngineCollector(Collector):

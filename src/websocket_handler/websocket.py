@@ -17,13 +17,16 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
-from .connection import ORDINARY_CODES
+from .connection.inbox import Backlog, LoopInbox, ThreadInbox
+from .connection.lifecycle import ORDINARY_CODES
+from .connection.listeners import Awaited, InTurn, Once, Turns, check_event, is_async, surrounded
+from .connection.sending import SendingConnection, tell
+from .connection.surroundings import Surroundings
 from .engine import Engine, default_engine
-from .engine.ledger import NOT_SERVED, NoThread
+from .engine.stats import NOT_SERVED, NoThread
+from .engine.tcp_keep_alive import keep_alive
 from .engine.tls import Socket, close_socket
 from .errors import ConnectionClosed, WebSocketError
-from .inbox import Backlog, LoopInbox, ThreadInbox
-from .listeners import Awaited, InTurn, Once, Turns, check_event, is_async, surrounded
 from .protocol import handshake, versions
 from .protocol.check import NORMAL_CLOSURE
 from .protocol.message import close_payload
@@ -33,14 +36,11 @@ from .protocol.printable import printable
 from .protocol.request import Forwarded, Headers, Request
 from .protocol.state import State
 from .protocol.versions import Version
-from .sending import SendingConnection, tell
 from .servers.lookup import websocket_of
 from .settings import Settings
-from .surroundings import Surroundings
-from .tcp_keep_alive import keep_alive
 
 if TYPE_CHECKING:
-    from .servers.handover import Handover
+    from .handover.socket import Handover
 
 logger = logging.getLogger("websocket_handler")
 
@@ -112,7 +112,7 @@ class WebSocket(SendingConnection):
     ) -> None:
         """For integrations of HTTP servers; an application gets its WebSocket from them.
 
-        `handover` takes the connection from the HTTP server (see `servers.handover`). `engine`
+        `handover` takes the connection from the HTTP server (see `handover`). `engine`
         is the one that serves the connection, by default that of the `handover`, or of the
         process.
         """

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from ..end_to_end.canary import singing
-from ..end_to_end.programs import ROWS, Journal, Program, Row, echo_program
-from ..end_to_end.raw_client import RawClient, close
+from ..support.canary import singing
+from ..support.programs import ROWS, Journal, Program, Row, echo_program
+from ..support.raw_client import RawClient, close
 from .rig import note
 
 ATTACKED = [row for row in ROWS if row.home == "thread"]

@@ -17,9 +17,9 @@ from typing import Any
 from websocket_handler import IS_NATIVE
 from websocket_handler.protocol.frame import Opcode
 
-from ..end_to_end.programs import Program, running
-from ..end_to_end.raw_client import RawClient, close, text
-from ..ports import free_port
+from ..support.ports import free_port
+from ..support.programs import Program, running
+from ..support.raw_client import RawClient, close, text
 from .rig import KIB, MIB, at_scale, settled_memory
 
 HELLO = text("hello")

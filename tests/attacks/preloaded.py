@@ -9,7 +9,7 @@ from typing import Any
 
 from websocket_handler import WebSocket, WSGIMiddleware, default_engine
 
-from ..engine.connections import connect, make_websocket
+from ..support.connections import connect, make_websocket
 
 of_the_master = make_websocket(default_engine())
 of_the_master.on("message", of_the_master.send)

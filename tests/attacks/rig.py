@@ -15,8 +15,8 @@ from websocket_handler.protocol.message import Decoder
 from websocket_handler.protocol.versions import by_name
 from websocket_handler.protocol.versions.version import Offer
 
-from ..end_to_end.programs import Program
-from ..end_to_end.raw_client import RawClient
+from ..support.programs import Program
+from ..support.raw_client import RawClient
 
 FULL = os.environ.get("ATTACKS") == "full"
 FIGURES = os.environ.get("FIGURES")

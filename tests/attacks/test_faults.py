@@ -22,10 +22,10 @@ from websocket_handler import IS_NATIVE
 from websocket_handler.protocol.frame import Opcode
 
 from ..conftest import ROOT, require
-from ..end_to_end.programs import Program, Row, echo_program, running, wait_for
-from ..end_to_end.raw_client import RawClient, binary, close, text
 from ..end_to_end.test_compression import compressed
-from ..ports import free_port
+from ..support.ports import free_port
+from ..support.programs import Program, Row, echo_program, running, wait_for
+from ..support.raw_client import RawClient, binary, close, text
 from .peers import OFFER
 from .rig import Costs, at_scale, note
 
@@ -162,7 +162,7 @@ def test_ctrl_c_while_listeners_block(row: Row) -> None:
 
 ENDING = """
 import asyncio, sys, threading, time
-from tests.engine.connections import connect, make_websocket
+from tests.support.connections import connect, make_websocket
 from websocket_handler import Engine, default_engine
 from websocket_handler.protocol.frame import Opcode, write_frame
 

@@ -12,8 +12,8 @@ from websocket_handler.protocol.assembly import Close, Message
 from websocket_handler.protocol.frame import Opcode, write_frame
 from websocket_handler.protocol.versions import by_name
 
-from ..end_to_end.programs import Program
-from ..end_to_end.raw_client import masked, more, text
+from ..support.programs import Program
+from ..support.raw_client import masked, more, text
 from .rig import KEY, KIB, MIB, SPOKEN, Attacker, Costs, at_scale, note, raw
 
 PINGS = write_frame(Opcode.PING, b"p" * 125, key=KEY) * 500

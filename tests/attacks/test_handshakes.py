@@ -13,8 +13,8 @@ from websocket_handler.protocol.assembly import Message
 from websocket_handler.protocol.versions import by_name
 from websocket_handler.protocol.versions.version import Offer
 
-from ..end_to_end.programs import Program
-from ..end_to_end.raw_client import RawClient, request, text
+from ..support.programs import Program
+from ..support.raw_client import RawClient, request, text
 from .rig import SPOKEN, Attacker, Costs, at_scale, note
 
 HELLO = text("hello")

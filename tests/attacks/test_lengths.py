@@ -12,8 +12,8 @@ from websocket_handler.protocol.assembly import Close, Message
 from websocket_handler.protocol.frame import Opcode
 from websocket_handler.protocol.versions import by_name
 
-from ..end_to_end.programs import Program, wait_for
-from ..end_to_end.raw_client import masked, text
+from ..support.programs import Program, wait_for
+from ..support.raw_client import masked, text
 from .rig import KIB, MIB, Attacker, Costs, at_scale, note, raw, settled_memory
 
 LENGTHS = {

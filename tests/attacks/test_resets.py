@@ -17,8 +17,8 @@ from websocket_handler.protocol.frame import Opcode
 from websocket_handler.protocol.versions import by_name
 from websocket_handler.protocol.versions.version import Offer
 
-from ..end_to_end.programs import Journal, Program, wait_for
-from ..end_to_end.raw_client import RawClient, binary, close, masked, more, text
+from ..support.programs import Journal, Program, wait_for
+from ..support.raw_client import RawClient, binary, close, masked, more, text
 from .rig import KIB, MIB, SPOKEN, Attacker, Costs, at_scale, note, settled_memory
 
 HELLO = text("hello")

@@ -18,9 +18,9 @@ from websocket_handler import IS_NATIVE
 from websocket_handler.protocol.frame import Opcode
 
 from ..conftest import ROOT
-from ..end_to_end.programs import Program, Row, echo_program, running, wait_for
-from ..end_to_end.raw_client import RawClient, close, text
-from ..ports import free_port
+from ..support.ports import free_port
+from ..support.programs import Program, Row, echo_program, running, wait_for
+from ..support.raw_client import RawClient, close, text
 from .rig import FULL, at_scale, note
 
 READY = (

@@ -12,8 +12,8 @@ from websocket_handler import Version
 from websocket_handler.protocol.assembly import Close, Message, Ping
 from websocket_handler.protocol.versions import by_name
 
-from ..end_to_end.programs import ROWS, Journal, Program, echo_program, wait_for
-from ..end_to_end.raw_client import RawClient, binary, close, text
+from ..support.programs import ROWS, Journal, Program, echo_program, wait_for
+from ..support.raw_client import RawClient, binary, close, text
 from .rig import FULL, KIB, MIB, SPOKEN, Attacker, Costs, at_scale, note, settled_memory
 
 HELLO = text("hello")

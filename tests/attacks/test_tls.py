@@ -17,9 +17,9 @@ from websocket_handler import IS_NATIVE
 from websocket_handler.protocol.frame import Opcode
 
 from ..conftest import require
-from ..end_to_end.programs import ROWS, Program, echo_program, wait_for
-from ..end_to_end.raw_client import RawClient, binary, close, masked, text
 from ..end_to_end.test_tls import certificate, context  # noqa: F401 (a fixture)
+from ..support.programs import ROWS, Program, echo_program, wait_for
+from ..support.raw_client import RawClient, binary, close, masked, text
 from .rig import Costs, at_scale, note
 
 HELLO = text("hello")

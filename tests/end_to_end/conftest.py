@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from .programs import ROWS, Journal, Program, Row, echo_program
-from .raw_client import RawClient, close
+from ..support.programs import ROWS, Journal, Program, Row, echo_program
+from ..support.raw_client import RawClient, close
 
 
 @pytest.fixture(scope="session", params=ROWS, ids=[row.name for row in ROWS])

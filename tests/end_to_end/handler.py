@@ -26,12 +26,12 @@ from websocket_handler import (
     configure_server,
     default_engine,
 )
-from websocket_handler.listeners import EVENTS
+from websocket_handler.connection.listeners import EVENTS
 from websocket_handler.protocol.assembly import Message
 from websocket_handler.protocol.versions import by_name
 from websocket_handler.settings import SETTING_NAMES
 
-from ..engine.connections import connect, make_websocket
+from ..support.connections import connect, make_websocket
 
 Query = dict[str, str]
 JOURNAL: defaultdict[str, list[list[object]]] = defaultdict(list)

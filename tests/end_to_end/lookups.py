@@ -33,7 +33,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from websocket_handler import ASGIMiddleware, WebSocket, WSGIMiddleware, configure_server
 
-from ..ports import free_port
+from ..support.ports import free_port
 
 user: ContextVar[str] = ContextVar("user", default="nobody")
 

@@ -14,7 +14,7 @@ import psycopg
 
 from tests.conftest import require
 
-from .programs import wait_for
+from ..support.programs import wait_for
 
 APPLICATION = "the application"
 """How the application's connections call themselves."""

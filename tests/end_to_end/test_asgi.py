@@ -13,8 +13,8 @@ import pytest
 
 from websocket_handler import IS_NATIVE, HandshakeFailed, connect
 
-from .programs import Program, running, wait_for
-from .raw_client import RawClient, binary, close, masked, text
+from ..support.programs import Program, running, wait_for
+from ..support.raw_client import RawClient, binary, close, masked, text
 
 HELLO = text("hello")
 HERE = "tests.end_to_end.asgi"

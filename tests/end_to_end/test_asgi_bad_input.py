@@ -9,8 +9,8 @@ import pytest
 from websocket_handler import WebSocketError
 from websocket_handler.servers.uvicorn import early_bytes
 
-from .programs import Program
-from .raw_client import RawClient, masked, request, text
+from ..support.programs import Program
+from ..support.raw_client import RawClient, masked, request, text
 from .test_asgi import SERVERS, serve, watched
 from .test_asgi_servers import AIOHTTP
 from .test_asgi_servers import serve as serve_other

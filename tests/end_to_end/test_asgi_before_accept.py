@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from .programs import Program, running, wait_for
-from .raw_client import RawClient, masked, text
+from ..support.programs import Program, running, wait_for
+from ..support.raw_client import RawClient, masked, text
 from .test_asgi import SERVERS, THEIRS, serve
 from .test_asgi_servers import OTHERS
 from .test_asgi_servers import serve as serve_other

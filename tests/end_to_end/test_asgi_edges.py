@@ -12,9 +12,9 @@ import pytest
 from websocket_handler import IS_NATIVE
 from websocket_handler.protocol.frame import Opcode
 
+from ..support.programs import Program, running, wait_for
+from ..support.raw_client import Frame, RawClient, close, text
 from .asgi.edges import ROUTES, SENT
-from .programs import Program, running, wait_for
-from .raw_client import Frame, RawClient, close, text
 from .test_asgi import OURS, UVICORN
 
 NAMES = [*SENT, *ROUTES]

@@ -12,8 +12,8 @@ import pytest
 from websocket_handler import IS_NATIVE
 from websocket_handler.protocol.frame import Opcode
 
-from .programs import Program, running, wait_for
-from .raw_client import Frame, RawClient, binary, close, text
+from ..support.programs import Program, running, wait_for
+from ..support.raw_client import Frame, RawClient, binary, close, text
 from .test_asgi import SERVERS, UVICORN
 
 JSON = [text('{"a": [1, null]}'), text("[]")]

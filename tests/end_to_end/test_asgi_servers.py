@@ -10,9 +10,9 @@ import pytest
 
 from websocket_handler import IS_NATIVE, HandshakeFailed, connect
 
-from ..ports import free_port
-from .programs import Program, running, wait_for
-from .raw_client import RawClient, binary, close, masked, text
+from ..support.ports import free_port
+from ..support.programs import Program, running, wait_for
+from ..support.raw_client import RawClient, binary, close, masked, text
 from .test_asgi import UNWANTED, wait_for_journal, watched
 
 HELLO = text("hello")

@@ -14,7 +14,7 @@ import pytest
 
 from websocket_handler import IS_NATIVE
 
-from .programs import Program, running
+from ..support.programs import Program, running
 
 SECTIONS = {"1": 16, "2": 11, "3": 7, "4": 10, "5": 20, "6": 145, "7": 37, "9": 54, "10": 1}
 """How many cases each has; 12 and 13 are about permessage-deflate."""

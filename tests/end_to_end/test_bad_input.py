@@ -14,9 +14,9 @@ import pytest
 
 from websocket_handler.protocol.frame import Opcode, write_frame
 
-from .canary import singing
-from .programs import Journal, Program, wait_for
-from .raw_client import Frame, RawClient, binary, close, masked, more, request, text
+from ..support.canary import singing
+from ..support.programs import Journal, Program, wait_for
+from ..support.raw_client import Frame, RawClient, binary, close, masked, more, request, text
 
 MIB = 1 << 20
 HELLO = text("hello")

@@ -13,7 +13,7 @@ from playwright.sync_api import ConsoleMessage, Page, expect, sync_playwright
 
 from websocket_handler import connect
 
-from .programs import Program, demo
+from ..support.programs import Program, demo
 
 FLAGS = [
     "--no-sandbox",

@@ -24,8 +24,8 @@ from websockets.sync.client import connect as connect_client
 from websocket_handler import IS_NATIVE
 
 from ..conftest import ROOT, require
-from ..ports import free_port
-from .programs import PATIENCE, Program, running, wait_for
+from ..support.ports import free_port
+from ..support.programs import PATIENCE, Program, running, wait_for
 from .test_browser import FLAGS
 
 FOLDER = ROOT / "examples" / "chat"

@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from .programs import Journal, Program, demo
+from ..support.programs import Journal, Program, demo
 
 MIB = 1 << 20
 MESSAGES: dict[str, str | bytes] = {

@@ -22,8 +22,8 @@ from websocket_handler.protocol.deflate import TAIL
 from websocket_handler.protocol.frame import RSV1, FrameStart, Opcode
 from websocket_handler.protocol.versions import ALL_VERSIONS
 
-from .programs import Journal, Program
-from .raw_client import Frame, RawClient, close, more, text
+from ..support.programs import Journal, Program
+from ..support.raw_client import Frame, RawClient, close, more, text
 
 MIB = 1 << 20
 SETTINGS = {

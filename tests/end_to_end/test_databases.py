@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.ports import free_port
+from tests.support.ports import free_port
 from websocket_handler import WebSocket, connect
 
+from ..support.programs import Program, running, wait_for
 from .postgresql import PostgreSQL
-from .programs import Program, running, wait_for
 
 MODULE = "tests.end_to_end.wsgi.with_database"
 

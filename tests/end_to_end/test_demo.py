@@ -15,8 +15,8 @@ import pytest
 
 from websocket_handler import connect
 
-from .programs import Program, demo, wait_for
-from .raw_client import RawClient, Response, close, request, text
+from ..support.programs import Program, demo, wait_for
+from ..support.raw_client import RawClient, Response, close, request, text
 
 HELLO = text("hello")
 CROWD = 5_000

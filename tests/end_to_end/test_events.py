@@ -9,8 +9,8 @@ import pytest
 
 from websocket_handler.protocol.frame import Opcode
 
-from .programs import ROWS, Journal, Program, wait_for
-from .raw_client import Frame, RawClient, binary, close, masked, text
+from ..support.programs import ROWS, Journal, Program, wait_for
+from ..support.raw_client import Frame, RawClient, binary, close, masked, text
 
 HELLO = text("hello")
 KEEPALIVE = b"keepalive"

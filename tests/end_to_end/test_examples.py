@@ -17,8 +17,8 @@ from playwright.sync_api import expect, sync_playwright
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from ..ports import free_port
-from .programs import wait_for
+from ..support.ports import free_port
+from ..support.programs import wait_for
 from .test_browser import FLAGS
 
 FOLDER = Path(__file__).parent.parent.parent / "examples"

@@ -9,8 +9,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from .programs import PATIENCE, Program, wait_for
-from .raw_client import RawClient, close, text
+from ..support.programs import PATIENCE, Program, wait_for
+from ..support.raw_client import RawClient, close, text
 from .test_asgi import SERVERS as ASGI_SERVERS
 from .test_asgi import serve as serve_asgi
 from .test_wsgi import SERVERS, serve, wait_until_it_serves

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from .programs import Journal, Program
-from .raw_client import RawClient, masked, request, text
+from ..support.programs import Journal, Program
+from ..support.raw_client import RawClient, masked, request, text
 
 HELLO = text("hello")
 

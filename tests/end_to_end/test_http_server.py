@@ -15,8 +15,8 @@ import pytest
 
 from websocket_handler import configure_server
 
-from .programs import Program, Row, echo_program, wait_for
-from .raw_client import RawClient, binary, close, masked, request, text
+from ..support.programs import Program, Row, echo_program, wait_for
+from ..support.raw_client import RawClient, binary, close, masked, request, text
 
 HELLO = text("hello")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import time
 
-from .programs import Program
-from .raw_client import RawClient, masked, text
+from ..support.programs import Program
+from ..support.raw_client import RawClient, masked, text
 from .test_bad_input import STAGES, go_to
 
 HELLO = text("hello")

@@ -13,11 +13,11 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.ports import free_port
+from tests.support.ports import free_port
 from websocket_handler import HandshakeFailed, WebSocket, WebSocketError, connect
 
-from .programs import Program, running
-from .raw_client import request as request_head
+from ..support.programs import Program, running
+from ..support.raw_client import request as request_head
 
 MODULE = "tests.end_to_end.lookups"
 PROXY_HOST = "app.example"

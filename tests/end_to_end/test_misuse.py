@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from ..support.programs import Program, wait_for
+from ..support.raw_client import RawClient, close, text
 from .misuse import KINDS
-from .programs import Program, wait_for
-from .raw_client import RawClient, close, text
 from .test_asgi import SERVERS as ASGI
 from .test_asgi import serve as serve_asgi
 from .test_asgi_servers import AIOHTTP

@@ -9,9 +9,9 @@ import pytest
 
 from websocket_handler import IS_NATIVE
 
-from ..ports import free_port
-from .programs import Program, running, wait_for
-from .raw_client import RawClient, Response, text
+from ..support.ports import free_port
+from ..support.programs import Program, running, wait_for
+from ..support.raw_client import RawClient, Response, text
 from .test_asgi import SERVERS as ASGI
 from .test_wsgi import SERVERS as WSGI
 

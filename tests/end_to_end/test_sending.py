@@ -12,8 +12,8 @@ import pytest
 from websocket_handler import connect
 from websocket_handler.protocol.frame import Opcode
 
-from .programs import Journal, Program
-from .raw_client import Frame, RawClient, binary, close, masked, more, text
+from ..support.programs import Journal, Program
+from ..support.raw_client import Frame, RawClient, binary, close, masked, more, text
 
 MIB = 1 << 20
 GO = text("go")

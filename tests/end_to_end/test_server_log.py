@@ -8,9 +8,9 @@ import pytest
 
 from websocket_handler import HandshakeFailed, connect
 
-from ..ports import free_port
-from .programs import Program, running, wait_for
-from .raw_client import RawClient
+from ..support.ports import free_port
+from ..support.programs import Program, running, wait_for
+from ..support.raw_client import RawClient
 
 HERE = "tests.end_to_end.asgi.logged"
 

@@ -12,8 +12,8 @@ import pytest
 
 from websocket_handler.protocol.frame import Opcode
 
-from .programs import Journal, Program, Row, echo_program, wait_for
-from .raw_client import RawClient, binary, close, text
+from ..support.programs import Journal, Program, Row, echo_program, wait_for
+from ..support.raw_client import RawClient, binary, close, text
 
 HELLO = text("hello")
 

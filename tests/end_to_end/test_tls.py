@@ -22,8 +22,8 @@ from websocket_handler import (
     connect,
 )
 
-from .programs import ROWS, Program, Row, echo_program, wait_for
-from .raw_client import close, masked, request, text
+from ..support.programs import ROWS, Program, Row, echo_program, wait_for
+from ..support.raw_client import close, masked, request, text
 
 MIB = 1 << 20
 AUTHORITY = trustme.CA()

@@ -11,9 +11,9 @@ import pytest
 
 from websocket_handler import IS_NATIVE, connect
 
-from ..ports import free_port
-from .programs import Program, running, wait_for
-from .raw_client import RawClient, binary, close, masked, text
+from ..support.ports import free_port
+from ..support.programs import Program, running, wait_for
+from ..support.raw_client import RawClient, binary, close, masked, text
 from .test_tls import certificate, context  # noqa: F401 (a fixture)
 
 HELLO = text("hello")

@@ -10,8 +10,8 @@ import pytest
 
 from websocket_handler import ALL_VERSIONS, Version, connect
 
-from .programs import Program, wait_for
-from .raw_client import RawClient, binary, close, masked, text
+from ..support.programs import Program, wait_for
+from ..support.raw_client import RawClient, binary, close, masked, text
 from .test_asgi import UNWANTED, wait_for_journal, watched
 from .test_asgi_servers import serve
 

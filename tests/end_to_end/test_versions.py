@@ -20,8 +20,8 @@ from websocket_handler import (
 )
 
 from ..protocol.test_versions import LENGTHS, text_of
-from .programs import Journal, Program, wait_for
-from .raw_client import RawClient
+from ..support.programs import Journal, Program, wait_for
+from ..support.raw_client import RawClient
 
 NAMES = [version.name for version in ALL_VERSIONS]
 ALL = f"versions={quote(json.dumps(NAMES))}&max_message_size=2000000"

@@ -16,8 +16,8 @@ from websocket_handler.protocol.client import Address, ClientHandshake
 from websocket_handler.protocol.frame import Opcode
 from websocket_handler.protocol.versions import by_name
 
-from .programs import ROWS, Program, echo_program, wait_for
-from .raw_client import RawClient, close, request
+from ..support.programs import ROWS, Program, echo_program, wait_for
+from ..support.raw_client import RawClient, close, request
 from .test_versions import ALL
 
 MIB = 1 << 20

@@ -16,7 +16,7 @@ from websocket_handler import connect
 from websocket_handler.protocol.versions import by_name
 
 from ..conftest import PEERS
-from .programs import Program
+from ..support.programs import Program
 from .test_versions import ALL
 
 WORDS = ["hello", "\u20ac\xe9", "x" * 126, "y" * 70_000]

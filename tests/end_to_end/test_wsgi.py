@@ -24,9 +24,9 @@ from websocket_handler import (
 )
 from websocket_handler.servers.wsgi import refuse_to_connect
 
-from ..ports import free_port
-from .programs import PATIENCE, Program, running, wait_for
-from .raw_client import RawClient, binary, close, masked, text
+from ..support.ports import free_port
+from ..support.programs import PATIENCE, Program, running, wait_for
+from ..support.raw_client import RawClient, binary, close, masked, text
 
 HELLO = text("hello")
 HERE = "tests.end_to_end.wsgi"

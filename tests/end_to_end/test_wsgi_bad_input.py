@@ -9,9 +9,9 @@ import pytest
 
 from websocket_handler import IS_NATIVE, HandshakeFailed, connect
 
-from ..ports import free_port
-from .programs import Program, running
-from .raw_client import RawClient, close, masked, request, text
+from ..support.ports import free_port
+from ..support.programs import Program, running
+from ..support.raw_client import RawClient, close, masked, request, text
 from .test_versions import hixie_76
 from .test_wsgi import SERVERS, bare, serve, server, shared, wait_until_it_serves  # noqa: F401
 

@@ -21,7 +21,7 @@ import uvloop
 
 from websocket_handler import Engine, WebSocket
 
-from .connections import make_websocket
+from ..support.connections import make_websocket
 
 Result = TypeVar("Result")
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from websocket_handler import IS_NATIVE, Engine
-from websocket_handler.engine import fallback
+from websocket_handler.engine import pure as fallback
 
-from .connections import Peer
+from ..support.connections import Peer
 
 if not IS_NATIVE:
     fallback.warn_once()  # now, and not among what a test finds in the log

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from websocket_handler import Engine, WebSocket
-from websocket_handler.listeners import EVENTS
+from websocket_handler.connection.listeners import EVENTS
 from websocket_handler.protocol.assembly import Close, Message
 from websocket_handler.protocol.frame import Opcode, write_frame
 
-from ..end_to_end.programs import wait_for
-from .connections import Peer, connect, make_websocket
+from ..support.connections import Peer, connect, make_websocket
+from ..support.programs import wait_for
 
 KEY = b"\x01\x02\x03\x04"
 

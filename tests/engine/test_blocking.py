@@ -12,12 +12,13 @@ from contextlib import suppress
 
 import pytest
 
-from websocket_handler import IS_NATIVE, Engine, State, WebSocket, connection
+from websocket_handler import IS_NATIVE, Engine, State, WebSocket
+from websocket_handler.connection import lifecycle as connection
 from websocket_handler.protocol.assembly import Message
 from websocket_handler.protocol.frame import Opcode, write_frame
 from websocket_handler.protocol.state import Step, advance
 
-from .connections import Peer, connect, make_websocket
+from ..support.connections import Peer, connect, make_websocket
 
 KEY = b"\x01\x02\x03\x04"
 

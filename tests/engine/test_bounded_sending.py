@@ -25,7 +25,7 @@ from websocket_handler.protocol.frame import Opcode, write_frame
 from websocket_handler.protocol.prepared import PreparedMessage
 from websocket_handler.protocol.versions import by_name
 
-from .connections import Peer, connect, make_websocket
+from ..support.connections import Peer, connect, make_websocket
 
 KEY = b"\x01\x02\x03\x04"
 HIGH_WATER = 64 << 10

@@ -17,8 +17,8 @@ from websocket_handler.protocol.assembly import Message
 from websocket_handler.protocol.frame import Opcode, write_frame
 from websocket_handler.protocol.prepared import PreparedMessage
 
-from ..end_to_end.programs import wait_for
-from .connections import Peer, connect, make_websocket
+from ..support.connections import Peer, connect, make_websocket
+from ..support.programs import wait_for
 
 if IS_NATIVE:
     from websocket_handler.engine.engine import EpollEngine

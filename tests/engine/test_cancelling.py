@@ -16,9 +16,9 @@ from websocket_handler import IS_NATIVE, WebSocket, aconnect, configure_server
 from websocket_handler.engine import default_engine, loop_engine
 from websocket_handler.protocol.frame import Opcode, write_frame
 
-from ..end_to_end.programs import wait_for
+from ..support.connections import Peer, make_websocket
+from ..support.programs import wait_for
 from .carriers import client_context, descriptors, server_context
-from .connections import Peer, make_websocket
 
 SCHEMES = ["ws", "wss"] if IS_NATIVE else ["ws"]
 

@@ -19,7 +19,7 @@ from websocket_handler.protocol.frame import RSV1, Opcode, write_frame
 from websocket_handler.protocol.permessage_deflate import Agreement
 from websocket_handler.protocol.versions import rfc6455
 
-from .connections import Peer, make_websocket
+from ..support.connections import Peer, make_websocket
 
 KEEPING = Compression(False, False, threshold=0)
 HELLO = bytes.fromhex("f248cdc9c90700")

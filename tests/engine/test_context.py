@@ -16,7 +16,7 @@ from websocket_handler import Engine, WebSocket
 from websocket_handler.protocol.assembly import Close, Message
 from websocket_handler.protocol.frame import Opcode, write_frame
 
-from .connections import Peer, connect, make_websocket
+from ..support.connections import Peer, connect, make_websocket
 from .test_listeners import KEY, Run, frame, run_at_home  # noqa: F401 (a fixture)
 from .test_receiving import in_thread
 

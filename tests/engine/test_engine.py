@@ -29,7 +29,7 @@ from websocket_handler.protocol.assembly import Close, Message
 from websocket_handler.protocol.frame import Opcode, write_frame
 from websocket_handler.protocol.versions import by_name
 
-from .connections import Peer, client_role, connect, make_websocket
+from ..support.connections import Peer, client_role, connect, make_websocket
 
 if IS_NATIVE:
     from websocket_handler.engine.engine import EpollEngine
@@ -244,7 +244,7 @@ def test_a_foreign_loop_needs_fileno_and_poll() -> None:
 
 PROGRAM = """
 import os, socket, sys, threading
-from tests.engine.connections import connect, make_websocket
+from tests.support.connections import connect, make_websocket
 from websocket_handler import WebSocket
 from websocket_handler.engine import default_engine
 

@@ -11,7 +11,7 @@ import pytest
 from websocket_handler import IS_NATIVE
 from websocket_handler.protocol.frame import Opcode, write_frame
 
-from ..end_to_end.programs import wait_for
+from ..support.programs import wait_for
 from .carriers import CARRIERS, LOOPS, new_websocket, running_engine
 
 pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="asyncio reads for the engine")

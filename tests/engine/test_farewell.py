@@ -10,7 +10,7 @@ import pytest
 from websocket_handler import Engine, WebSocketError, drain
 from websocket_handler.protocol.assembly import Close, Message
 
-from .connections import Peer, connect, make_websocket
+from ..support.connections import Peer, connect, make_websocket
 from .test_stats import echoing, frame
 
 

@@ -19,8 +19,8 @@ from websocket_handler.engine import default_engine, loop_engine
 from websocket_handler.protocol.assembly import Message
 from websocket_handler.protocol.frame import Opcode, write_frame
 
+from ..support.connections import Peer, client_role, connect, make_websocket
 from .carriers import Home, new_websocket, running_engine
-from .connections import Peer, client_role, connect, make_websocket
 
 CHILD_SECONDS = 20
 

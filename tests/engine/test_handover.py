@@ -24,11 +24,11 @@ from websocket_handler import (
     WebSocket,
     WebSocketError,
 )
+from websocket_handler.handover.socket import read_early_bytes
 from websocket_handler.protocol.assembly import Close, Message
-from websocket_handler.servers.handover import read_early_bytes
 
-from ..end_to_end.programs import wait_for
-from .connections import HANDSHAKE, Peer
+from ..support.connections import HANDSHAKE, Peer
+from ..support.programs import wait_for
 
 REQUEST = Request("GET", "/path", Headers(HANDSHAKE.items()), remote_address=("192.0.2.1", 9))
 SETTINGS = Settings(max_connections=1, max_connections_per_address=1)

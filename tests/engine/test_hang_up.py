@@ -13,7 +13,7 @@ import pytest
 from websocket_handler import IS_NATIVE, ConnectionClosed, WebSocket
 from websocket_handler.protocol.frame import Opcode, write_frame
 
-from ..end_to_end.programs import wait_for
+from ..support.programs import wait_for
 from .carriers import PLACES, Home, descriptors, finish, new_websocket, reset, running_engine
 
 pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="asyncio polls for the engine")

@@ -12,7 +12,7 @@ from websocket_handler import Engine, Headers, Request, WebSocket
 from websocket_handler.protocol.client import Address, ClientHandshake
 from websocket_handler.protocol.versions import ALL_VERSIONS, DEFAULT_VERSIONS, Version
 
-from .connections import HANDSHAKE, connect, make_websocket
+from ..support.connections import HANDSHAKE, connect, make_websocket
 
 BAD = ["\r", "\n", "\r\n", "\0", "\x0b", "\x0c", "\x1c", "\x7f", "\u0100", "\u2028", "\ud800"]
 

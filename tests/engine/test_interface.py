@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from websocket_handler import IS_NATIVE, Engine, State, WebSocket
-from websocket_handler.engine import Channel, fallback
+from websocket_handler.engine import Channel
+from websocket_handler.engine import pure as fallback
 from websocket_handler.engine.interface import ChannelEvents, ChannelInterface, EngineInterface
 
-from .connections import connect, make_websocket
+from ..support.connections import connect, make_websocket
 
 ENGINES: list[Any] = [fallback.Engine]
 CHANNELS: list[Any] = [fallback.Channel]
@@ -62,7 +63,7 @@ def test_engine_takes_the_same_arguments(engine_class: Any) -> None:
 
 WARNS = """
 import socket
-from tests.engine.connections import connect, make_websocket
+from tests.support.connections import connect, make_websocket
 from websocket_handler import Engine
 for _ in range(2):
     engine = Engine()
@@ -85,7 +86,7 @@ def test_engine_in_plain_python_warns_once(pure: str) -> None:
 
 ENDS_DURING_THE_FIRST_HAND_OVER = """
 import socket, sys, threading
-from tests.engine.connections import make_websocket
+from tests.support.connections import make_websocket
 from websocket_handler import Engine
 for _ in range(40):
     engine = Engine()

@@ -21,7 +21,7 @@ from websocket_handler import (
 from websocket_handler.protocol.assembly import Close, Message, Ping, Pong
 from websocket_handler.protocol.frame import Opcode, write_frame
 
-from .connections import HANDSHAKE, Peer, connect, make_websocket
+from ..support.connections import HANDSHAKE, Peer, connect, make_websocket
 
 KEY = b"\x01\x02\x03\x04"
 HIGH_WATER = 64 << 10

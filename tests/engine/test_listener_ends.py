@@ -17,8 +17,8 @@ from websocket_handler.protocol.assembly import Close, Message
 from websocket_handler.protocol.frame import Opcode, write_frame
 from websocket_handler.protocol.message import close_payload
 
-from ..end_to_end.programs import wait_for
-from .connections import Peer, connect, make_websocket
+from ..support.connections import Peer, connect, make_websocket
+from ..support.programs import wait_for
 from .test_listeners import Run, frame, run_at_home  # noqa: F401 (a fixture)
 from .test_receiving import LOOPS, in_thread  # noqa: F401 (a fixture's parameters)
 

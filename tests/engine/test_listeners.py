@@ -16,7 +16,7 @@ from websocket_handler.protocol.assembly import Close, Message
 from websocket_handler.protocol.frame import Opcode, write_frame
 from websocket_handler.protocol.message import close_payload
 
-from .connections import connect, make_websocket
+from ..support.connections import connect, make_websocket
 from .test_receiving import LOOPS, in_thread, limit, run  # noqa: F401 (a fixture)
 
 KEY = b"\x01\x02\x03\x04"

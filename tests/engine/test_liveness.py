@@ -20,7 +20,7 @@ from websocket_handler.protocol.assembly import Close, Message, Ping
 from websocket_handler.protocol.frame import Opcode, write_frame
 from websocket_handler.protocol.versions import by_name
 
-from .connections import Peer, make_websocket
+from ..support.connections import Peer, make_websocket
 
 KEY = b"\x01\x02\x03\x04"
 PINGS = {"ping_interval": 0.2, "ping_timeout": 0.2}

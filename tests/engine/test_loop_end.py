@@ -17,9 +17,9 @@ from websocket_handler import IS_NATIVE, Engine, WebSocket
 from websocket_handler.engine import loop_engine
 from websocket_handler.protocol.frame import Opcode, write_frame
 
-from ..end_to_end.programs import wait_for
+from ..support.connections import connect, make_websocket
+from ..support.programs import wait_for
 from .carriers import CARRIERS, LOOPS, Home, LoopThread, descriptors, new_websocket, reset
-from .connections import connect, make_websocket
 
 pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="asyncio carries the bytes")
 

@@ -18,7 +18,7 @@ from websocket_handler.protocol.assembly import Close, Message, Pong
 from websocket_handler.protocol.frame import Opcode, write_frame
 from websocket_handler.protocol.message import close_payload
 
-from .connections import Peer, connect, make_websocket
+from ..support.connections import Peer, connect, make_websocket
 
 KEY = b"\x01\x02\x03\x04"
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}

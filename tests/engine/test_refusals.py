@@ -10,7 +10,7 @@ import pytest
 from websocket_handler import Engine, Headers, Request, WebSocket
 from websocket_handler.refusals import MAX_KINDS, RefusalLog
 
-from .connections import HANDSHAKE, make_websocket
+from ..support.connections import HANDSHAKE, make_websocket
 
 
 def refuse(engine: Engine, headers: dict[str, str | None], **settings: Any) -> None:

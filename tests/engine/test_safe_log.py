@@ -12,8 +12,8 @@ from websocket_handler import Engine, Headers, Request, Rooms, WebSocket
 from websocket_handler.protocol.frame import Opcode, write_frame
 from websocket_handler.protocol.message import close_payload
 
-from ..end_to_end.programs import wait_for
-from .connections import HANDSHAKE, connect, make_websocket
+from ..support.connections import HANDSHAKE, connect, make_websocket
+from ..support.programs import wait_for
 
 FORGED = "x\n2026-01-01 CRITICAL root: forged\x1b[2J\u202e"
 KEY = bytes(4)

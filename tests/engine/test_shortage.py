@@ -16,9 +16,9 @@ from websocket_handler import IS_NATIVE, Engine, State, connect
 from websocket_handler.protocol.assembly import Message
 from websocket_handler.protocol.frame import Opcode, write_frame
 
-from ..end_to_end.programs import wait_for
-from . import connections
-from .connections import Peer, make_websocket
+from ..support import connections
+from ..support.connections import Peer, make_websocket
+from ..support.programs import wait_for
 
 KEY = b"\x01\x02\x03\x04"
 HELLO = write_frame(Opcode.TEXT, b"hello", key=KEY)

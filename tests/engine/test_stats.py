@@ -13,7 +13,7 @@ from websocket_handler.protocol.assembly import Close, Message
 from websocket_handler.protocol.frame import Opcode, write_frame
 from websocket_handler.protocol.versions import ALL_VERSIONS
 
-from .connections import HANDSHAKE, Peer, client_role, connect, make_websocket
+from ..support.connections import HANDSHAKE, Peer, client_role, connect, make_websocket
 
 KEY = b"\x01\x02\x03\x04"
 RESPONSE_SIZE = len(

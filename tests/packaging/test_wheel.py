@@ -14,7 +14,7 @@ import pytest
 from websocket_handler import IS_NATIVE, connect
 
 from ..conftest import ROOT
-from ..end_to_end.programs import Program, running
+from ..support.programs import Program, running
 
 MAX_NATIVE_SIZE = 2 << 20
 """Bytes of all extension modules together: stripped ones have 0.9 MB, others 5 MB."""

@@ -12,9 +12,9 @@ import nats
 import redis
 from nats.js.errors import NotFoundError
 
-from websocket_handler.rooms.bus_settings import History
-from websocket_handler.rooms.names import room_channel
-from websocket_handler.rooms.nats import stream_config
+from websocket_handler.brokers.nats import stream_config
+from websocket_handler.bus.names import room_channel
+from websocket_handler.bus.settings import History
 
 from .brokers import BrokerProcess
 

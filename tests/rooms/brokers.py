@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.conftest import require
-from tests.end_to_end.programs import wait_for
-from tests.ports import free_port
+from tests.support.ports import free_port
+from tests.support.programs import wait_for
 
 
 class BrokerProcess:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from websocket_handler.rooms.bus import Bus
-from websocket_handler.rooms.bus_settings import BusSettings, BusState, History
+from websocket_handler.bus.bus import Bus
+from websocket_handler.bus.settings import BusSettings, BusState, History
 
-from ..end_to_end.programs import wait_for
 from ..engine.conftest import _close_peers, engine
+from ..support.programs import wait_for
 from .brokers import STARTERS, BrokerProcess
 from .recorder import Recorder
 

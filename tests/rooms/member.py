@@ -13,9 +13,9 @@ import threading
 import time
 from collections import Counter
 
+from websocket_handler.bus.bus import Bus
+from websocket_handler.bus.settings import History
 from websocket_handler.errors import BusUnavailable
-from websocket_handler.rooms.bus import Bus
-from websocket_handler.rooms.bus_settings import History
 
 from .recorder import Recorder
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import NamedTuple
 
-from tests.end_to_end.programs import wait_for
-from websocket_handler.rooms.bus_settings import BusState
+from tests.support.programs import wait_for
+from websocket_handler.bus.settings import BusState
 
 
 class Delivered(NamedTuple):

@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.end_to_end.programs import wait_for
-from websocket_handler.rooms.broker import KINDS, Broker, broker_class
-from websocket_handler.rooms.bus_settings import BusState, History
+from tests.support.programs import wait_for
+from websocket_handler.brokers.broker import KINDS, Broker, broker_class
+from websocket_handler.bus.settings import BusState, History
 
 from .brokers import BrokerProcess, nats_server, redis_server
 from .conftest import Connect, Start

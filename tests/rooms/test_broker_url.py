@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from websocket_handler import Rooms
-from websocket_handler.rooms.broker import KINDS
-from websocket_handler.rooms.broker_url import SCHEMES, Host, checks_host_name, parse_broker_url
+from websocket_handler.brokers.broker import KINDS
+from websocket_handler.brokers.broker_url import SCHEMES, Host, checks_host_name, parse_broker_url
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.end_to_end.programs import wait_for
-from websocket_handler.rooms.bus import Bus
-from websocket_handler.rooms.bus_settings import BusState, History
+from tests.support.programs import wait_for
+from websocket_handler.bus.bus import Bus
+from websocket_handler.bus.settings import BusState, History
 
 from .brokers import BrokerProcess, nats_server, redis_server
 from .conftest import Connect, Start

@@ -10,11 +10,11 @@ from contextvars import ContextVar, copy_context
 
 import pytest
 
-from tests.end_to_end.programs import wait_for
+from tests.support.programs import wait_for
+from websocket_handler.bus.bus import Bus
+from websocket_handler.bus.settings import BusState, History
+from websocket_handler.bus.thread import BusThread
 from websocket_handler.errors import BusUnavailable
-from websocket_handler.rooms.bus import Bus
-from websocket_handler.rooms.bus_settings import BusState, History
-from websocket_handler.rooms.bus_thread import BusThread
 
 from .brokers import BrokerProcess, Silent
 from .conftest import Connect, Start

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import require
-from tests.end_to_end.programs import wait_for
-from websocket_handler.rooms.bus import Bus
-from websocket_handler.rooms.bus_settings import BusState, History
-from websocket_handler.rooms.redis_cluster import RedisClusterBroker
+from tests.support.programs import wait_for
+from websocket_handler.brokers.redis_cluster import RedisClusterBroker
+from websocket_handler.bus.bus import Bus
+from websocket_handler.bus.settings import BusState, History
 
-from ..ports import free_port
+from ..support.ports import free_port
 from .brokers import BrokerProcess, redis_server
 from .conftest import Connect
 from .recorder import Recorder

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from websocket_handler.rooms.bus_settings import BusSettings
-from websocket_handler.rooms.envelope import Kind, encode_content, open_envelope, seal
-from websocket_handler.rooms.names import LONGEST, room_channel
-from websocket_handler.rooms.sequences import MOST_NODES, Sequences
+from websocket_handler.bus.envelope import Kind, encode_content, open_envelope, seal
+from websocket_handler.bus.names import LONGEST, room_channel
+from websocket_handler.bus.sequences import MOST_NODES, Sequences
+from websocket_handler.bus.settings import BusSettings
 
 NODE = b"12345678"
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import require
-from tests.end_to_end.programs import wait_for
-from websocket_handler.rooms.bus_settings import BusState, History
+from tests.support.programs import wait_for
+from websocket_handler.bus.settings import BusState, History
 
-from ..ports import free_port
+from ..support.ports import free_port
 from .brokers import BrokerProcess, redis_server
 from .conftest import Connect
 from .test_bus import send

@@ -9,13 +9,13 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from tests.end_to_end.programs import wait_for
+from tests.support.programs import wait_for
+from websocket_handler.brokers.broker import Entry
+from websocket_handler.bus.bus import Bus
+from websocket_handler.bus.envelope import Kind, encode_content, seal
+from websocket_handler.bus.names import room_channel
+from websocket_handler.bus.settings import BusState, History
 from websocket_handler.errors import BusUnavailable
-from websocket_handler.rooms.broker import Entry
-from websocket_handler.rooms.bus import Bus
-from websocket_handler.rooms.bus_settings import BusState, History
-from websocket_handler.rooms.envelope import Kind, encode_content, seal
-from websocket_handler.rooms.names import room_channel
 
 from .brokers import BrokerProcess
 from .conftest import Connect, Start

@@ -22,9 +22,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.end_to_end.programs import wait_for
-from websocket_handler.rooms.bus import Bus
-from websocket_handler.rooms.bus_settings import BusSettings, BusState, History
+from tests.support.programs import wait_for
+from websocket_handler.bus.bus import Bus
+from websocket_handler.bus.settings import BusSettings, BusState, History
 
 from .admin import ADMINS, Admin
 from .brokers import BrokerProcess

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from tests.end_to_end.programs import wait_for
+from tests.support.programs import wait_for
 from websocket_handler import ALL_VERSIONS, Engine, History, Rooms, WebSocket, configure_server
 from websocket_handler import connect as connect_client
 from websocket_handler.protocol.assembly import Message
 from websocket_handler.servers.aiohttp import websocket as aiohttp_websocket
 
-from ..engine.connections import client_role
+from ..support.connections import client_role
 from .brokers import BrokerProcess
 from .test_brokers import Certificates
 from .test_room import join

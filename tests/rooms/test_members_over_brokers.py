@@ -21,8 +21,8 @@ from websocket_handler import (
 )
 from websocket_handler.protocol.assembly import Message
 
-from ..end_to_end.programs import wait_for
-from ..engine.connections import Peer, make_websocket
+from ..support.connections import Peer, make_websocket
+from ..support.programs import wait_for
 from .admin import ADMINS
 from .brokers import BrokerProcess
 from .conftest import Start

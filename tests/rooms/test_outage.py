@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
-from tests.end_to_end.programs import wait_for
-from websocket_handler.rooms.bus_settings import BusState
+from tests.support.programs import wait_for
+from websocket_handler.bus.settings import BusState
 
 from .brokers import BrokerProcess
 from .conftest import Connect, Start

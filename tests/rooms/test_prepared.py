@@ -14,7 +14,7 @@ from websocket_handler.protocol.deflate import PLAIN
 from websocket_handler.protocol.prepared import PreparedMessage
 
 from ..engine import test_compression as compressed
-from ..engine.connections import client_role, connect, make_websocket
+from ..support.connections import client_role, connect, make_websocket
 
 WORDS = " ".join(["the same words again and again"] * 100)
 KEEPING = Compression(False, False, threshold=1000)

@@ -10,9 +10,9 @@ import time
 import pytest
 
 from tests.conftest import ROOT
-from tests.end_to_end.programs import wait_for
-from websocket_handler.rooms.bus import Bus
-from websocket_handler.rooms.presence import (
+from tests.support.programs import wait_for
+from websocket_handler.bus.bus import Bus
+from websocket_handler.bus.presence import (
     Announcement,
     Presence,
     check_identities,
@@ -256,8 +256,8 @@ def test_a_killed_process_is_gone_after_a_while(shared: BrokerProcess, connect: 
     program = f"""
 import sys, time
 from tests.rooms.recorder import Recorder
-from websocket_handler.rooms.bus import Bus
-from websocket_handler.rooms.bus_settings import BusSettings
+from websocket_handler.bus.bus import Bus
+from websocket_handler.bus.settings import BusSettings
 settings = BusSettings(presence_ttl=1.5, heartbeat=0.2, silence=1.0)
 bus = Bus({shared.url!r}, Recorder(), settings=settings)
 bus.join({room!r})

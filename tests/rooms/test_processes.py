@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.end_to_end.programs import wait_for
-from websocket_handler.rooms.bus import Bus
-from websocket_handler.rooms.bus_settings import BusState, History
+from tests.support.programs import wait_for
+from websocket_handler.bus.bus import Bus
+from websocket_handler.bus.settings import BusState, History
 
 from .brokers import BrokerProcess, Silent
 from .conftest import Connect, Start
@@ -24,8 +24,8 @@ PREPARE = """
 import os, sys, time
 from pathlib import Path
 from tests.rooms.recorder import Recorder
-from websocket_handler.rooms.bus import Bus
-from websocket_handler.rooms.bus_settings import BusSettings, BusState, History
+from websocket_handler.bus.bus import Bus
+from websocket_handler.bus.settings import BusSettings, BusState, History
 recorder = Recorder()
 def send(bus, *messages):
     for message in messages:
@@ -252,7 +252,7 @@ from gevent import monkey
 monkey.patch_all()
 import faulthandler, os, socket, sys
 import gevent
-from tests.engine.connections import HANDSHAKE
+from tests.support.connections import HANDSHAKE
 from websocket_handler import Engine, Headers, History, Request, Rooms, Settings, WebSocket
 from websocket_handler.protocol.versions import rfc6455
 

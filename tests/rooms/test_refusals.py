@@ -7,13 +7,13 @@ import socket
 
 import pytest
 
-from tests.end_to_end.programs import wait_for
+from tests.support.programs import wait_for
+from websocket_handler.brokers.broker_url import parse_broker_url
+from websocket_handler.bus import outbox
+from websocket_handler.bus.envelope import seal
+from websocket_handler.bus.names import room_channel
+from websocket_handler.bus.settings import BusState, History
 from websocket_handler.errors import BusUnavailable
-from websocket_handler.rooms import outbox
-from websocket_handler.rooms.broker_url import parse_broker_url
-from websocket_handler.rooms.bus_settings import BusState, History
-from websocket_handler.rooms.envelope import seal
-from websocket_handler.rooms.names import room_channel
 
 from .brokers import BrokerProcess, nats_server, redis_server
 from .conftest import Connect, Start

@@ -29,9 +29,9 @@ from websocket_handler.protocol.assembly import Close, Message
 from websocket_handler.protocol.frame import Opcode
 from websocket_handler.protocol.prepared import PreparedMessage
 
-from ..end_to_end.programs import wait_for
-from ..engine.connections import Peer, connect, make_websocket
 from ..protocol.frames import client_frame
+from ..support.connections import Peer, connect, make_websocket
+from ..support.programs import wait_for
 
 
 def join(engine: Engine, *rooms: Room) -> tuple[WebSocket, Peer]:

@@ -22,8 +22,8 @@ from websocket_handler import (
 )
 from websocket_handler.protocol.assembly import Close, Message
 
-from ..end_to_end.programs import wait_for
-from ..engine.connections import Peer, make_websocket
+from ..support.connections import Peer, make_websocket
+from ..support.programs import wait_for
 from .brokers import BrokerProcess
 from .conftest import Start
 from .test_room import join

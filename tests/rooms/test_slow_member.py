@@ -8,7 +8,7 @@ import pytest
 
 from websocket_handler import Delivery, SlowConsumers
 from websocket_handler.protocol.prepared import PreparedMessage
-from websocket_handler.rooms.policy import WhenFull
+from websocket_handler.rooms.slow_consumers import WhenFull
 from websocket_handler.rooms.slow_member import MESSAGE_OVERHEAD, SlowMember
 
 FOUR = 4 * (1 + MESSAGE_OVERHEAD)  # room for four messages of one byte

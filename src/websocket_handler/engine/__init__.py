@@ -13,28 +13,28 @@ import threading
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from .farewell import close_all, drain
 from .forks import in_forked_child
+from .shutdown import close_all, drain
 
 if TYPE_CHECKING:
     from .channel import Channel
-    from .epoll import Engine
     from .fanout import fan_out
+    from .threads import Engine
 
     IS_NATIVE: bool
 elif os.environ.get("WEBSOCKET_HANDLER_PURE_PYTHON", "0") not in ("", "0"):
-    from .fallback import Channel, Engine, fan_out
+    from .pure import Channel, Engine, fan_out
 
     IS_NATIVE = False
 else:
     try:
         from .channel import Channel
-        from .epoll import Engine
         from .fanout import fan_out
+        from .threads import Engine
 
         IS_NATIVE = True
     except ImportError:
-        from .fallback import Channel, Engine, fan_out
+        from .pure import Channel, Engine, fan_out
 
         IS_NATIVE = False
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .channel import Channel
-from .ledger import Ledger, Stats
+from .stats import Ledger, Stats
 
 class EpollEngine:
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None: ...

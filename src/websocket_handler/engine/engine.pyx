@@ -25,7 +25,7 @@ from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, itimerspec, nanosleep, timespec
 from posix.unistd cimport close, read, write
 
-from .ledger import Ledger
+from .stats import Ledger
 from .linux cimport *
 from .tls import TlsConnection, is_tls
 

@@ -13,13 +13,15 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from .ledger import Ledger, Stats
+from .stats import Ledger, Stats
 
 if TYPE_CHECKING:
     from ..protocol.permessage_deflate import Terms
     from ..protocol.versions import Version
     from ..settings import Settings
-    from . import channel, epoll, fallback
+    from . import channel
+    from . import pure as fallback
+    from . import threads as epoll
 
 
 class EngineInterface(Protocol):

@@ -15,17 +15,17 @@ from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..connection import Connection
+from ..bus.presence import check_identities
+from ..connection.lifecycle import Connection
 from ..engine import fan_out
+from ..engine.native_locks import native_lock
 from ..errors import ConnectionClosed, UnsupportedByVersion, WebSocketError
-from ..native_locks import native_lock
 from ..protocol.check import POLICY_VIOLATION, TRY_AGAIN_LATER
 from ..protocol.prepared import PreparedMessage
 from ..protocol.state import State
 from ..websocket import WebSocket
 from .delivery import Delivery
-from .policy import SlowConsumers
-from .presence import check_identities
+from .slow_consumers import SlowConsumers
 from .slow_member import SlowMember
 
 if TYPE_CHECKING:

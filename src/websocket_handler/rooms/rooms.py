@@ -11,17 +11,17 @@ from functools import partial
 from typing import Any, TypeVar, overload
 from weakref import WeakSet, WeakValueDictionary
 
+from ..bus.bus import Bus
+from ..bus.names import check_name
+from ..bus.settings import BusSettings, BusState, BusStats, History
+from ..engine.native_locks import native_lock
 from ..errors import BusUnavailable, WebSocketError
-from ..native_locks import native_lock
 from ..protocol.prepared import PreparedMessage
 from ..websocket import WebSocket
-from .bus import Bus
-from .bus_settings import BusSettings, BusState, BusStats, History
 from .catching_up import CatchingUp
 from .delivery import Delivery
-from .names import check_name
-from .policy import SlowConsumers
 from .room import Room, try_to_send
+from .slow_consumers import SlowConsumers
 
 logger = logging.getLogger("websocket_handler")
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from ..protocol.prepared import PreparedMessage
 from .delivery import Delivery
-from .policy import SlowConsumers
+from .slow_consumers import SlowConsumers
 
 MESSAGE_OVERHEAD = 64
 """What a waiting message counts beside its size, so that empty ones are bounded too."""

@@ -20,12 +20,12 @@ from aiohttp import web
 
 from ..engine import loop_engine
 from ..errors import WebSocketError
+from ..handover.raw_response import RawResponse
+from ..handover.transport import InertTransport, OfOneServer, TransportHandover
 from ..protocol.check import GOING_AWAY
 from ..protocol.request import Forwarded, Headers, Request, address_of, is_websocket_request
 from ..settings import Settings
 from ..websocket import Connected, WebSocket
-from .raw_response import RawResponse
-from .transports import InertTransport, OfOneServer, TransportHandover
 
 KEY: Any = "websocket_handler.websocket"
 if hasattr(web, "RequestKey"):  # from 3.14 on; it warns of a str

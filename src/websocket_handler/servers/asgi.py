@@ -14,8 +14,9 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
+from ..connection.inbox import LoopInbox
 from ..errors import ConnectionClosed
-from ..inbox import LoopInbox
+from ..handover.transport import OfOneServer, TransportHandover
 from ..protocol.check import ABNORMAL_CLOSURE, NORMAL_CLOSURE
 from ..protocol.origins import ANY_ORIGIN
 from ..protocol.request import Headers, Request, address_of, check_field
@@ -23,7 +24,6 @@ from ..protocol.state import State
 from ..websocket import WebSocket
 from .lookup import ASGI_KEY
 from .peer_watch import PeerWatch
-from .transports import OfOneServer, TransportHandover
 
 logger = logging.getLogger("websocket_handler")
 

@@ -17,6 +17,8 @@ from http import HTTPStatus
 from typing import Any
 
 from ..engine import loop_engine
+from ..handover.socket import Handover
+from ..handover.transport import TransportHandover
 from ..protocol.assembly import Close, Message
 from ..protocol.check import (
     ABNORMAL_CLOSURE,
@@ -33,8 +35,6 @@ from ..settings import Settings
 from ..websocket import WebSocket
 from .asgi import KEY, Application, Event, Receive, Scope, Send, disconnect, request_of
 from .forwarded import in_scope
-from .handover import Handover
-from .transports import TransportHandover
 
 logger = logging.getLogger("websocket_handler")
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from ..errors import WebSocketError
+from ..handover.socket import Handover
 from ..protocol.handshake import Accepted
 from ..settings import Settings
 from ..websocket import WebSocket
@@ -15,7 +16,6 @@ from .asgi import KEY, Application, Event, Receive, Scope, Send, decoded
 from .asgi_messages import converse
 from .asgi_placement import check_placement
 from .forwarded import in_scope
-from .handover import Handover
 
 
 class ASGIMiddleware:

@@ -14,12 +14,12 @@ from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers import gasgi
 
 from ..engine import loop_engine
+from ..handover.transport import InertTransport, OfOneServer, TransportHandover
 from ..protocol.check import SERVICE_RESTART
 from ..settings import Settings
 from ..websocket import WebSocket
 from .asgi import Conversation, Scope, request_of
 from .forwarded import in_scope
-from .transports import InertTransport, OfOneServer, TransportHandover
 
 
 class WebSocketProtocol(ASGIProtocol):  # type: ignore[misc]

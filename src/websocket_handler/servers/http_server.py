@@ -22,11 +22,11 @@ from io import BufferedIOBase, BufferedReader
 from typing import Any, ClassVar, TypeVar, cast
 
 from ..engine import Engine, close_all, default_engine
+from ..handover.raw_response import RawResponse
+from ..handover.socket import Reader, SocketHandover
 from ..protocol.request import Headers, Request, is_websocket_request
 from ..settings import Settings
 from ..websocket import WebSocket
-from .handover import Reader, SocketHandover
-from .raw_response import RawResponse
 from .request_head import HeadReader
 from .werkzeug import prepare
 

@@ -9,7 +9,7 @@ import time
 from io import BufferedIOBase
 from typing import Any, cast
 
-from .handover import Reader
+from ..handover.socket import Reader
 
 FIELD_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n")
 """RFC 9112 section 5, and RFC 9110 section 5.5. The standard library takes much else for the

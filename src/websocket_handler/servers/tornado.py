@@ -24,13 +24,13 @@ from tornado.web import RequestHandler
 from .. import engine
 from ..engine import IS_NATIVE, loop_engine
 from ..errors import WebSocketError
+from ..handover.inert_socket import InertTlsSocket
+from ..handover.socket import duplicate
+from ..handover.transport import LoopHandover
 from ..protocol.check import GOING_AWAY
 from ..protocol.request import Forwarded, Headers, Request, address_of, is_websocket_request
 from ..settings import Settings
 from ..websocket import Connected, WebSocket
-from .handover import duplicate
-from .inert_socket import InertTlsSocket
-from .transports import LoopHandover
 
 ATTRIBUTE = "_websocket_handler_websocket"
 """Where Tornado's request has its WebSocket, so that there is but one."""

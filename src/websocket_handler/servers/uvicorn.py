@@ -26,13 +26,13 @@ from uvicorn.server import ServerState
 
 from ..engine import loop_engine
 from ..errors import WebSocketError
+from ..handover.transport import OfOneServer, TransportHandover
 from ..protocol.check import SERVICE_RESTART
 from ..protocol.printable import printable
 from ..settings import Settings
 from ..websocket import WebSocket
 from .asgi import Conversation, Scope, request_of
 from .forwarded import in_scope
-from .transports import OfOneServer, TransportHandover
 
 logger = logging.getLogger("uvicorn.error")
 

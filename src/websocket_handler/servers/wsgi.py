@@ -17,13 +17,13 @@ from urllib.parse import quote
 
 from ..engine import Engine
 from ..errors import WebSocketError
+from ..handover.socket import Handover, SocketHandover
 from ..protocol.handshake import phrase
 from ..protocol.request import Headers, Request, address_of, is_websocket_request
 from ..settings import Settings
 from ..websocket import Connected, WebSocket
 from . import waitress, werkzeug
 from .forwarded import in_environ
-from .handover import Handover, SocketHandover
 from .lookup import WSGI_KEY
 from .wsgi_sockets import Environ, Found, find
 

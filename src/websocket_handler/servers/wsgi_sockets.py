@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from .handover import Reader
+from ..handover.socket import Reader
 from .waitress import early_bytes
 
 Environ = dict[str, Any]

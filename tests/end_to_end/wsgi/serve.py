@@ -11,7 +11,7 @@ import sys
 import threading
 from typing import Any
 
-from ...ports import free_port
+from ...support.ports import free_port
 
 
 def with_werkzeug(app: Any, certificate: str) -> None:

@@ -33,10 +33,10 @@ from nats.js.api import (
 )
 from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
+from ..bus.envelope import open_envelope
+from ..bus.settings import IDLE_EXPIRY, History
 from .broker import Broker, BrokerError, Entry, Offset, Page, Refusals, Tip
 from .broker_url import BrokerURL, tls_context
-from .bus_settings import IDLE_EXPIRY, History
-from .envelope import open_envelope
 
 HEADERS = 300
 """Bytes that are left for the headers of a stored message, of which the longest has 270."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from .settings import Settings
+from ..settings import Settings
 
 LONGEST = 32767
 """Seconds: the most that TCP can be asked for."""

@@ -23,9 +23,9 @@ from ..protocol.check import GOING_AWAY
 from .channel import Channel
 from .empty_context import in_empty_context
 from .engine import EpollEngine
-from .farewell import close_all
 from .forks import engines
-from .ledger import NoThread
+from .shutdown import close_all
+from .stats import NoThread
 from .transport import TransportConnection
 
 logger = logging.getLogger("websocket_handler")

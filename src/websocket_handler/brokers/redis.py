@@ -43,9 +43,9 @@ from redis.exceptions import (
     ConnectionError as RedisConnectionError,
 )
 
+from ..bus.settings import IDLE_EXPIRY
 from .broker import Broker, BrokerError, ChannelsRefused, Entry, Offset, Page, Refusals, Tip
 from .broker_url import BrokerURL, checks_certificate, checks_host_name
-from .bus_settings import IDLE_EXPIRY
 
 REMEMBERED = 24 * 60 * 60
 """Seconds for which the last number of a process is kept: a retry after them stores twice."""

@@ -19,14 +19,14 @@ from collections.abc import Callable, Container
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..native_locks import native_lock
 from ..protocol.permessage_deflate import Terms
 from ..protocol.prepared import PreparedMessage
 from ..protocol.versions import Version
 from ..settings import Settings
 from .empty_context import in_empty_context
 from .forks import engines
-from .ledger import Ledger, NoThread, Stats, Traffic
+from .native_locks import native_lock
+from .stats import Ledger, NoThread, Stats, Traffic
 
 if TYPE_CHECKING:
     from .interface import ChannelEvents as Events

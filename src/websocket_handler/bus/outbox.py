@@ -6,10 +6,10 @@ from collections import OrderedDict, deque
 from itertools import islice, takewhile
 from typing import NamedTuple
 
+from ..engine.native_locks import native_lock
 from ..errors import BusUnavailable
-from ..native_locks import native_lock
-from .bus_thread import wait_until
 from .envelope import HEAD, Kind, seal
+from .thread import wait_until
 
 MOST_ROOMS = 100_000
 """Rooms whose last number is remembered; one beyond it begins anew, above all forgotten ones."""

@@ -16,17 +16,17 @@ import traceback
 from collections.abc import Callable, Container, Coroutine, Mapping
 from typing import Any
 
-from .broker import Broker, BrokerError, ChannelsRefused, Entry, Offset, Refusals
-from .broker_url import BrokerURL
-from .bus_settings import BusSettings, BusState, Counters, History
+from ..brokers.broker import Broker, BrokerError, ChannelsRefused, Entry, Offset, Refusals
+from ..brokers.broker_url import BrokerURL
 from .envelope import Envelope, Kind, encode_content, open_envelope, seal
-from .joined import Joined
+from .history import Recall
+from .listener import RoomsOfThisProcess
 from .names import EVERYONE, node_channel
 from .outbox import Outbox, Outgoing
-from .presence_wire import PresenceWire
-from .recall import Recall
+from .presence_sync import PresenceWire
 from .refusals import RefusalLog
-from .this_process import RoomsOfThisProcess
+from .settings import BusSettings, BusState, Counters, History
+from .subscription import Joined
 
 logger = logging.getLogger("websocket_handler")
 

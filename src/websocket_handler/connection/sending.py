@@ -16,15 +16,15 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from .connection import Codec, Connection
-from .errors import ConnectionClosed, UnsupportedByVersion, WebSocketError
+from ..errors import ConnectionClosed, UnsupportedByVersion, WebSocketError
+from ..protocol import handshake
+from ..protocol.check import INTERNAL_ERROR, POLICY_VIOLATION
+from ..protocol.frame import MAX_CONTROL_PAYLOAD
+from ..protocol.message import fragments
+from ..protocol.prepared import PreparedMessage
+from ..protocol.state import State
+from .lifecycle import Codec, Connection
 from .listeners import EVENT_OVERHEAD
-from .protocol import handshake
-from .protocol.check import INTERNAL_ERROR, POLICY_VIOLATION
-from .protocol.frame import MAX_CONTROL_PAYLOAD
-from .protocol.message import fragments
-from .protocol.prepared import PreparedMessage
-from .protocol.state import State
 
 logger = logging.getLogger("websocket_handler")
 

@@ -9,8 +9,8 @@ from contextlib import AsyncExitStack, ExitStack
 from contextvars import Context, copy_context
 from typing import Any
 
+from ..settings import Around, Settings
 from .django_database import database_connections
-from .settings import Around, Settings
 
 
 class Surroundings:

@@ -14,19 +14,17 @@ from contextvars import Context
 from functools import partial
 from typing import Any, ClassVar
 
-from .engine import Channel, Engine
-from .engine.empty_context import in_empty_context
-from .engine.forks import in_forked_child
-from .engine.ledger import Traffic
-from .engine.progress import Progress, progress, unacknowledged
-from .errors import ConnectionClosed, ProtocolError, WebSocketError
-from .inbox import Backlog, LoopInbox, ThreadInbox
-from .liveness import MIN_RATE, AwaitedPong
-from .native_locks import native_rlock
-from .protocol import handshake
-from .protocol import message as framing
-from .protocol.assembly import Close, Completed, Event, Message, Ping, Pong
-from .protocol.check import (
+from ..engine import Channel, Engine
+from ..engine.empty_context import in_empty_context
+from ..engine.forks import in_forked_child
+from ..engine.native_locks import native_rlock
+from ..engine.progress import Progress, progress, unacknowledged
+from ..engine.stats import Traffic
+from ..errors import ConnectionClosed, ProtocolError, WebSocketError
+from ..protocol import handshake
+from ..protocol import message as framing
+from ..protocol.assembly import Close, Completed, Event, Message, Ping, Pong
+from ..protocol.check import (
     ABNORMAL_CLOSURE,
     GOING_AWAY,
     INTERNAL_ERROR,
@@ -34,13 +32,15 @@ from .protocol.check import (
     NORMAL_CLOSURE,
     POLICY_VIOLATION,
 )
-from .protocol.deflate import Deflater, Inflater
-from .protocol.frame import Opcode
-from .protocol.permessage_deflate import Agreement, Compression, Terms, terms
-from .protocol.state import State, Step, advance
-from .protocol.versions import Version
-from .protocol.versions.version import Decoder, Encoder
-from .settings import Settings
+from ..protocol.deflate import Deflater, Inflater
+from ..protocol.frame import Opcode
+from ..protocol.permessage_deflate import Agreement, Compression, Terms, terms
+from ..protocol.state import State, Step, advance
+from ..protocol.versions import Version
+from ..protocol.versions.version import Decoder, Encoder
+from ..settings import Settings
+from .inbox import Backlog, LoopInbox, ThreadInbox
+from .liveness import MIN_RATE, AwaitedPong
 from .surroundings import Surroundings
 
 logger = logging.getLogger("websocket_handler")

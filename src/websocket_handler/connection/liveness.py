@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .engine.progress import Progress
+from ..engine.progress import Progress
 
 MIN_RATE = 500
 """Bytes a second that a peer which is behind must acknowledge, on average over `ping_timeout`."""

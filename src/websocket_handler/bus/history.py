@@ -14,14 +14,14 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from .broker import Broker, BrokerError, ChannelsRefused, Offset, Page, Tip
+from ..brokers.broker import Broker, BrokerError, ChannelsRefused, Offset, Page, Tip
 from .envelope import Envelope, Kind
-from .joined import Joined
 from .replay import Replay
 from .replayed import Replayed
+from .subscription import Joined
 
 if TYPE_CHECKING:
-    from .endpoint import Endpoint
+    from .worker import Endpoint
 
 FIRST_PAGE, LARGEST_PAGE, PAGE_BYTES = 50, 4000, 1 << 20
 """Messages read at a time: few at first, and more while they are small."""

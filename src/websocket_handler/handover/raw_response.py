@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .handover import Handover
+from .socket import Handover
 
 MAX_HEAD = 1 << 16
 """Bytes of a head that are kept to find its end; what has none by then is no response."""

@@ -13,19 +13,19 @@ import os
 import weakref
 from collections.abc import Callable, Mapping
 
+from ..brokers.broker import KINDS, broker_class
+from ..brokers.broker_url import parse_broker_url
+from ..engine.native_locks import native_lock
 from ..errors import BusUnavailable
-from ..native_locks import native_lock
-from .broker import KINDS, broker_class
-from .broker_url import parse_broker_url
-from .bus_settings import BusSettings, BusState, BusStats, History
-from .bus_thread import BusThread, wait_until
-from .endpoint import Endpoint
 from .envelope import encode_content
+from .listener import RoomsOfThisProcess
 from .names import room_channel
 from .outbox import Outbox, Prepared
 from .presence import check_identities
 from .replayed import Replayed
-from .this_process import RoomsOfThisProcess
+from .settings import BusSettings, BusState, BusStats, History
+from .thread import BusThread, wait_until
+from .worker import Endpoint
 
 logger = logging.getLogger("websocket_handler")
 

@@ -12,7 +12,7 @@ from contextvars import Context
 from selectors import BaseSelector
 from typing import Any
 
-from ..native_locks import original
+from ..engine.native_locks import original
 
 
 def wait_until(is_so: Callable[[], bool], timeout: float | None) -> bool:

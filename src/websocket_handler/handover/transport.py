@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from ..engine import Engine, close_all, loop_engine
 from ..websocket import Connected, WebSocket
-from .handover import Handover, duplicate
+from .socket import Handover, duplicate
 
 
 class LoopHandover(Handover):

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from .broker import Offset
+from ..brokers.broker import Offset
 from .envelope import Envelope
 from .names import room_channel
 from .sequences import Sequences

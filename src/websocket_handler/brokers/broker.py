@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import NamedTuple
 
+from ..bus.settings import BusSettings, History
 from .broker_url import BrokerURL
-from .bus_settings import BusSettings, History
 
 Offset = tuple[int, ...]
 """Where a message lies in the history of its room. () is before the first of any history."""

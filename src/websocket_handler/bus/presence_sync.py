@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from .envelope import Envelope, Kind
-from .joined import Joined
 from .names import EVERYONE, node_channel
 from .presence import Announcement, Presence, decode_announcement
+from .subscription import Joined
 
 if TYPE_CHECKING:
-    from .endpoint import Endpoint
+    from .worker import Endpoint
 
 
 class PresenceWire:

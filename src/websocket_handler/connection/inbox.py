@@ -20,7 +20,7 @@ from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import Any, Protocol
 
-from .errors import ConnectionClosed, WebSocketError
+from ..errors import ConnectionClosed, WebSocketError
 
 MESSAGE_OVERHEAD = 64
 """What a waiting message counts beside its length, so that empty ones are bounded too."""

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .endpoint import Endpoint
+    from .worker import Endpoint
 
 logger = logging.getLogger("websocket_handler")
 

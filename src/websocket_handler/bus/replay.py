@@ -13,16 +13,16 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ..brokers.broker import Broker, BrokerError, ChannelsRefused, Offset, Page
 from ..errors import BusUnavailable
-from .broker import Broker, BrokerError, ChannelsRefused, Offset, Page
-from .bus_settings import BusState
 from .envelope import Kind
-from .joined import Joined
 from .replayed import Replayed
+from .settings import BusState
+from .subscription import Joined
 
 if TYPE_CHECKING:
-    from .endpoint import Endpoint
-    from .recall import Recall
+    from .history import Recall
+    from .worker import Endpoint
 
 logger = logging.getLogger("websocket_handler")
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from ..native_locks import native_lock
+from ..engine.native_locks import native_lock
 
 LONGEST_IDENTITY = 1024
 PIECE = 16 * 1024

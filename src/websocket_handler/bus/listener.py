@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from .bus_settings import BusState
+from .settings import BusState
 
 
 class RoomsOfThisProcess(Protocol):

@@ -1,0 +1,1 @@
+"""The transport of rooms between processes, over a broker."""

@@ -1,0 +1,1 @@
+"""One connection: its life, its sending and receiving, its listeners."""

@@ -1,0 +1,1 @@
+"""Programs, clients and connections that several folders of tests use."""
