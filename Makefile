@@ -110,8 +110,9 @@ prose-check:
 	scripts/prose-check
 
 clean:
-	rm -rf .venv* build dist fuzz/build src/*.egg-info src/websocket_handler/*.so src/websocket_handler/engine/*.so
-	rm -rf src/websocket_handler/*.c src/websocket_handler/engine/*.c tests/peers/node_modules
+	rm -rf .venv* build dist fuzz/build src/*.egg-info tests/peers/node_modules
+	find src -name '*.so' -delete
+	find src -name '*.c' -not -path '*/core/*' -delete
 
 $(VENV)/.installed: $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
