@@ -64,7 +64,7 @@ class Server(ThreadingHTTPServer):
 
 
 def one_round(stalled: bool) -> dict[str, float]:
-    rooms = Rooms(slow=SlowConsumers("drop_oldest", max_backlog=100_000))
+    rooms = Rooms(slow_consumers=SlowConsumers("drop_oldest", max_backlog=100_000))
     room = rooms["all"]
 
     class Handler(BaseHTTPRequestHandler):
@@ -94,7 +94,7 @@ def one_round(stalled: bool) -> dict[str, float]:
         while len(room) < MEMBERS + stalled:
             time.sleep(0.01)
         for _ in range(MESSAGES):
-            delivery = delivery.plus(room.send(f"{time.monotonic():128.9f}"))
+            delivery += room.send(f"{time.monotonic():128.9f}")
             time.sleep(PERIOD)
         result: dict[str, float] = json.loads(reader.stdout.readline())
         reader.wait(10)

@@ -45,7 +45,7 @@ class Run:
     def __init__(self, home: Home, flags: int, choice: int, reactions: bytes) -> None:
         self.home, self.reactions, self.heard = home, reactions, 0
         self.events: list[str] = []
-        self.take_overs = home.engine.take_overs
+        self.listener_takeovers = home.engine.listener_takeovers
         self.threads: list[threading.Thread] = []
         version, is_client = ALL_VERSIONS[choice % len(ALL_VERSIONS)], bool(flags & AS_CLIENT)
         is_compressed, forgets = bool(flags & COMPRESSED), not flags & TAKEOVER
@@ -130,7 +130,9 @@ class Run:
         self.home.check_is_clean()
         assert self.websocket.state is State.CLOSED
         assert self.events.count("close") == 1
-        if self.home.engine.take_overs == self.take_overs:  # or a listener was still running
+        if (
+            self.home.engine.listener_takeovers == self.listener_takeovers
+        ):  # or a listener was still running
             assert self.events[-1] == "close"
         assert not unraisable, unraisable
 

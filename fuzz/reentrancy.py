@@ -28,7 +28,7 @@ from typing import Any
 
 from websocket_handler import Engine, Settings, WebSocket
 from websocket_handler.connection.listeners import EVENTS
-from websocket_handler.engine import close_all, fan_out
+from websocket_handler.engine import fan_out
 from websocket_handler.errors import WebSocketError
 from websocket_handler.protocol.frame import Opcode, write_frame
 from websocket_handler.protocol.permessage_deflate import Compression
@@ -253,7 +253,7 @@ ACTIONS: tuple[Callable[[Round, WebSocket], object], ...] = (
     lambda round_, _: round_.stop(),
     lambda round_, _: round_.add_connection(),
     lambda round_, _: round_.random.random() < 0.1 and gc.collect(),
-    lambda round_, _: round_.random.random() < 0.1 and close_all(round_.engine, timeout=0),
+    lambda round_, _: round_.random.random() < 0.1 and round_.engine.close_all(timeout=0),
     lambda round_, _: round_.engine.post(round_.block),
     lambda round_, websocket: round_.engine.post(lambda: round_.act(websocket, True)),
     replace_listener,

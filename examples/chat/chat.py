@@ -37,14 +37,16 @@ BROKER = os.environ.get("CHAT_BROKER")
 SERVER = os.environ.get("CHAT_SERVER", "")
 
 
-def with_offset(message: str | bytes, offset: str) -> str:
+def add_offset(message: str | bytes, offset: str) -> str:
     return json.dumps({**json.loads(message), "offset": offset})
 
 
 if BROKER:
     # Those of a server that was killed are gone after 10 s, unless they have come back.
     settings = BusSettings(presence_ttl=10.0)
-    rooms = Rooms(BROKER, history=History(length=1000), with_offset=with_offset, bus=settings)
+    rooms = Rooms(
+        BROKER, history=History(length=1000), add_offset=add_offset, bus_settings=settings
+    )
 else:
     rooms = Rooms()
 
@@ -61,11 +63,11 @@ def join(ws: WebSocket, name: str | None) -> Any:
     """Have `name` join the room that the query names (`room`, `since`); what `connect` returns."""
     room = rooms[tidy(asked(ws, "room"))]
     if not name:
-        return ws.refuse(4401, "log in first")
+        return ws.reject(4401, "log in first")
     if not room.name:
-        return ws.refuse(4400, f"a room's name has 1 to {LONGEST_NAME} characters")
+        return ws.reject(4400, f"a room's name has 1 to {LONGEST_NAME} characters")
     if len(room) >= LARGEST_ROOM:
-        return ws.refuse(4409, "the room is full")
+        return ws.reject(4409, "the room is full")
     ws.on("message", lambda message: say(ws, room, name, message))
     answer = ws.connect(max_message_size=16 * 1024)
     settling = SETTLING if BROKER else 0
@@ -121,7 +123,7 @@ def tell_present(room: Room) -> None:
     with telling:  # one after the other, so that the last list told is the newest
         with changing:
             changed.discard(room)
-        tell_here(room, type="present", who=room.present())
+        tell_here(room, type="present", who=room.presence())
 
 
 @rooms.on("lost")

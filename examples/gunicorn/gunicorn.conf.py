@@ -14,4 +14,4 @@ graceful_timeout = 30
 
 
 def worker_exit(server, worker):
-    websocket_handler.drain(websocket_handler.default_engine(), window=5, timeout=20)
+    websocket_handler.default_engine().close_all(window=5, timeout=20)

@@ -15,7 +15,7 @@ class Handler(BaseHTTPRequestHandler):
 import logging
 
 from .client import aconnect, connect
-from .engine import IS_NATIVE, Engine, close_all, default_engine, drain
+from .engine import IS_NATIVE, Engine, default_engine
 from .engine.stats import Stats, Traffic
 from .errors import (
     BusUnavailable,
@@ -83,11 +83,9 @@ __all__ = [
     "WebSocket",
     "WebSocketError",
     "aconnect",
-    "close_all",
     "configure_server",
     "connect",
     "default_engine",
-    "drain",
     "is_websocket_request",
 ]
 

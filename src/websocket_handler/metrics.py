@@ -48,12 +48,14 @@ class EngineCollector(Collector):
         yield from self._traffic(stats.traffic)
         yield self._histogram("round_trip_seconds", "From a ping to its pong.", stats.round_trips)
         yield self._counter(
-            "take_overs",
+            "listener_takeovers",
             "Listeners that blocked so long that another thread went on.",
-            stats.take_overs,
+            stats.listener_takeovers,
         )
         yield self._counter(
-            "threads_exhausted", "Times no thread was left for the next one.", stats.exhausted
+            "threads_exhausted",
+            "Times no thread was left for the next one.",
+            stats.threads_exhausted,
         )
 
     def _traffic(self, traffic: Traffic) -> Iterator[Metric]:

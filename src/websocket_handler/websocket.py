@@ -18,8 +18,16 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 from .connection.inbox import Backlog, LoopInbox, ThreadInbox
-from .connection.lifecycle import ORDINARY_CODES
-from .connection.listeners import Awaited, InTurn, Once, Turns, check_event, is_async, surrounded
+from .connection.lifecycle import NORMAL_CLOSE_CODES
+from .connection.listeners import (
+    AsyncListenerQueue,
+    ListenerGroup,
+    Once,
+    QueuedListener,
+    check_event,
+    is_async,
+    surrounded,
+)
 from .connection.sending import SendingConnection, tell
 from .connection.surroundings import Surroundings
 from .engine import Engine, default_engine
@@ -46,7 +54,7 @@ logger = logging.getLogger("websocket_handler")
 
 Listener = TypeVar("Listener", bound=Callable[..., object])
 
-Connected: TypeAlias = socket.socket | asyncio.Transport
+Stream: TypeAlias = socket.socket | asyncio.Transport
 """A connection as it comes from an HTTP server."""
 
 
@@ -96,10 +104,10 @@ class WebSocket(SendingConnection):
 
     __slots__ = (
         "__weakref__",
+        "_async_listeners",
         "_handling",
         "_request",
         "_server",
-        "_turns",
     )
 
     def __init__(
@@ -124,7 +132,7 @@ class WebSocket(SendingConnection):
             self._server = handover.server
             handover.websocket = self
         self._handling: Handling | None = Handling(engine, handover)
-        self._turns: Turns | None = None
+        self._async_listeners: AsyncListenerQueue | None = None
 
     def __repr__(self) -> str:
         request = self.request
@@ -270,16 +278,16 @@ class WebSocket(SendingConnection):
         """Only now may other threads send: the response goes before all of it."""
         if isinstance(outcome, handshake.Accepted):
             version, secret, agreement = outcome.version, outcome.secret, outcome.agreement
-            self._speak(engine, version, secret, agreement=agreement)
+            self._start_codec(engine, version, secret, agreement=agreement)
         else:
-            self._speak(engine, self._version)
+            self._start_codec(engine, self._version)
         self._outcome = handshake.to_be_kept(outcome)
         if isinstance(outcome, handshake.Refused):
             self._finish()
         else:
             self._begin_sending()
 
-    def refuse(self, code: int, reason: str = "", **settings: Any) -> Any:
+    def reject(self, code: int, reason: str = "", **settings: Any) -> Any:
         """Complete the handshake, then close at once with `code` (usually 4000 to 4999).
 
         It is the only refusal a script in a browser can see; an HTTP status is better for
@@ -363,7 +371,7 @@ class WebSocket(SendingConnection):
         inbox = self._inbox
         if not isinstance(inbox, ThreadInbox):
             inbox = ThreadInbox(self, self._settings.high_water)
-            self._receive_through(inbox)
+            self._attach_inbox(inbox)
         return inbox.get(timeout)
 
     def __iter__(self) -> Iterator[Any]:
@@ -376,7 +384,7 @@ class WebSocket(SendingConnection):
             try:
                 message = self.receive()
             except ConnectionClosed as closed:
-                if closed.code in ORDINARY_CODES:
+                if closed.code in NORMAL_CLOSE_CODES:
                     return
                 raise
             yield message
@@ -401,9 +409,9 @@ class WebSocket(SendingConnection):
         inbox = self._inbox
         if not isinstance(inbox, LoopInbox):
             loop = asyncio.get_running_loop()
-            is_home = self._engine is not None and self._engine.home_loop is loop
-            inbox = LoopInbox(self, self._settings.high_water, loop, is_home, ORDINARY_CODES)
-            self._receive_through(inbox)
+            same_loop = self._engine is not None and self._engine.event_loop is loop
+            inbox = LoopInbox(self, self._settings.high_water, loop, same_loop, NORMAL_CLOSE_CODES)
+            self._attach_inbox(inbox)
         return inbox
 
     # Closing
@@ -418,12 +426,12 @@ class WebSocket(SendingConnection):
         """
         close_payload(code, reason)
         if self._outcome is None:
-            raise WebSocketError("connect() has not been called; refuse() closes with a code")
+            raise WebSocketError("connect() has not been called; reject() closes with a code")
         self._in_engine(partial(self._start_closing, code, reason))
 
     def abort(self) -> None:
         """Drop the connection at once, without the closing handshake; `close` brings 1006."""
-        self._in_engine(partial(self._give_up, "aborted"))
+        self._in_engine(partial(self._abort, "aborted"))
 
     # Waiting for the end
 
@@ -498,7 +506,7 @@ class WebSocket(SendingConnection):
         assert self._handling is not None
         engine = self._handling.engine
         engine.ledger.enter_client()
-        self._speak(engine, version, secret, client=True, agreement=agreement)
+        self._start_codec(engine, version, secret, client=True, agreement=agreement)
         self._begin_sending()
 
     def _add_to_response(self, fields: Iterable[tuple[str, str]]) -> None:
@@ -529,9 +537,9 @@ class WebSocket(SendingConnection):
                 self._discard_output()
         else:
             self._outcome = handshake.to_be_kept(outcome)
-            self._speak(engine, self._version)
+            self._start_codec(engine, self._version)
         self._sendable = False
-        self._deaf = True
+        self._discard_input = True
         handling.response = outcome.response
 
     def _write_response(self, data: bytes, is_last: bool) -> None:
@@ -539,13 +547,13 @@ class WebSocket(SendingConnection):
         if not isinstance(self._outcome, handshake.Refused):  # it was aborted before
             return
         if self.buffered_amount > self._settings.max_buffered:
-            self._in_engine(partial(self._give_up, "the client does not read the response"))
+            self._in_engine(partial(self._abort, "the client does not read the response"))
             return
         self._write(data)
         if is_last:
             self._in_engine(self._finish)
 
-    def _take_over(self, connected: Connected, early: bytes = b"") -> None:
+    def _take_over(self, connected: Stream, early: bytes = b"") -> None:
         """Give the engine the connection, with `early` bytes that came with the request head.
 
         A socket must be the only object that uses its descriptor; it is detached. An asyncio
@@ -557,7 +565,7 @@ class WebSocket(SendingConnection):
         if handling.is_inherited:
             self._abandoned()
         if self._state is State.CLOSED:  # aborted meanwhile, or the parent's
-            close_connected(connected)
+            close_stream(connected)
             return
         engine = handling.engine
         self._taken_over = True
@@ -572,7 +580,7 @@ class WebSocket(SendingConnection):
         except BaseException as error:
             self._cannot_be_served(engine, connected, error)
 
-    def _attach(self, engine: Engine, connected: Connected, early: bytes) -> None:
+    def _attach(self, engine: Engine, connected: Stream, early: bytes) -> None:
         if not self._version.has_pings:
             keep_alive(_socket_of(connected), self._settings)
         if isinstance(connected, (socket.socket, Socket)):
@@ -580,7 +588,7 @@ class WebSocket(SendingConnection):
         else:
             engine.attach_transport(self, connected, early)
 
-    def _cannot_be_served(self, engine: Engine, connected: Connected, error: BaseException) -> None:
+    def _cannot_be_served(self, engine: Engine, connected: Stream, error: BaseException) -> None:
         """The engine was stopped meanwhile, or has no thread. Say so to the client, and end."""
         if isinstance(self._outcome, handshake.Accepted):
             engine.ledger.count_refused(NOT_SERVED[0])
@@ -589,7 +597,7 @@ class WebSocket(SendingConnection):
                 connected.setblocking(False)
                 connected.send(handshake.refuse(*NOT_SERVED).response)
                 connected.shutdown(socket.SHUT_WR)
-        close_connected(connected)
+        close_stream(connected)
         self._taken_over = False
         self._connection_lost(str(error))
         if self._is_client or not isinstance(error, NoThread):
@@ -616,7 +624,7 @@ class WebSocket(SendingConnection):
 
     def _is_overrun(self) -> bool:
         """Whether more waits for the application than may wait for any peer."""
-        places = (self._inbox, self._backlog, self._turns)
+        places = (self._inbox, self._backlog, self._async_listeners)
         return any(place and place.amount() > self._settings.max_buffered for place in places)
 
     def _when_closed(self, notice: Notice) -> None:
@@ -631,18 +639,18 @@ class WebSocket(SendingConnection):
         if not is_async(listener):
             surroundings = self._surroundings
             return surrounded(listener, surroundings) if surroundings else listener
-        if self._turns is None:
+        if self._async_listeners is None:
             engine = self._handling.engine if self._handling is not None else self._engine
-            loop = engine.home_loop if engine is not None else None
+            loop = engine.event_loop if engine is not None else None
             if loop is None:
                 raise WebSocketError(
                     "an async def listener needs an engine in an event loop; that of this "
                     "connection runs in a thread: use a plain function, which may block, or pass "
                     "the coroutine to a loop with asyncio.run_coroutine_threadsafe()"
                 )
-            self._turns = Turns(self, self._settings.high_water, loop)
-            self._turns.surroundings = self._surroundings
-        return Awaited(listener, self._turns)  # type: ignore[arg-type]
+            self._async_listeners = AsyncListenerQueue(self, self._settings.high_water, loop)
+            self._async_listeners.surroundings = self._surroundings
+        return QueuedListener(listener, self._async_listeners)  # type: ignore[arg-type]
 
     def _surround_listeners(self, settings: Settings) -> Settings:
         """Have listeners called as `around` and `keep_context` say; returns the other settings,
@@ -650,15 +658,15 @@ class WebSocket(SendingConnection):
         surroundings = Surroundings.of(settings)
         if surroundings is None:
             return settings
-        with self._moment:  # other threads may add listeners
+        with self._state_lock:  # other threads may add listeners
             self._surroundings = surroundings
             self._listeners = tuple(
                 (event, surrounded(listener, surroundings)) for event, listener in self._listeners
             )
             if self._message_listener is not None:
                 self._message_listener = surrounded(self._message_listener, surroundings)
-        if self._turns is not None:
-            self._turns.surroundings = surroundings
+        if self._async_listeners is not None:
+            self._async_listeners.surroundings = surroundings
         return replace(settings, around=None, keep_context=False)
 
     def _listeners_of(self, event: str) -> tuple[Callable[..., object], ...]:
@@ -668,14 +676,14 @@ class WebSocket(SendingConnection):
         listener = self._message_listener if backlog is None else backlog.listener
         if self._inbox is not None or listener is None:
             return ()
-        return listener.listeners if isinstance(listener, InTurn) else (listener,)
+        return listener.listeners if isinstance(listener, ListenerGroup) else (listener,)
 
     def _change_listeners(
         self,
         event: str,
         change: Callable[[tuple[Callable[..., object], ...]], tuple[Callable[..., object], ...]],
     ) -> None:
-        with self._moment:  # other threads may add listeners, too
+        with self._state_lock:  # other threads may add listeners, too
             listeners = change(self._listeners_of(event))
             if event != "message":
                 others = tuple(pair for pair in self._listeners if pair[0] != event)
@@ -691,14 +699,14 @@ class WebSocket(SendingConnection):
         """Returns the messages that they are to have first, if there are some."""
         if self._inbox is not None:
             raise WebSocketError("messages go to who receives them; there can be no listener")
-        chosen = InTurn(listeners) if listeners[1:] else next(iter(listeners), None)
+        chosen = ListenerGroup(listeners) if listeners[1:] else next(iter(listeners), None)
         if self._backlog is not None:
             self._backlog.listener = chosen
-        elif self._takes_messages():
+        elif self._accepts_messages():
             self._message_listener = chosen
         return self._backlog
 
-    def _receive_through(self, inbox: LoopInbox | ThreadInbox) -> None:
+    def _attach_inbox(self, inbox: LoopInbox | ThreadInbox) -> None:
         if self._outcome is None:
             raise WebSocketError("connect() has not been called")
         if self._listeners_of("message"):
@@ -707,7 +715,7 @@ class WebSocket(SendingConnection):
             raise WebSocketError("either threads or coroutines receive the messages, not both")
         self._complete_early(is_conversation=True)
         self._inbox = inbox
-        self._in_engine(partial(self._hear_inbox, inbox))
+        self._in_engine(partial(self._set_inbox, inbox))
 
 
 class Notice:
@@ -720,7 +728,7 @@ class Notice:
         self._call()
 
 
-def _socket_of(connected: Connected) -> socket.socket | None:
+def _socket_of(connected: Stream) -> socket.socket | None:
     """The socket, or that of a transport if it has one."""
     if isinstance(connected, (socket.socket, Socket)):
         return connected
@@ -728,7 +736,7 @@ def _socket_of(connected: Connected) -> socket.socket | None:
     return sock
 
 
-def close_connected(connected: Connected) -> None:
+def close_stream(connected: Stream) -> None:
     """Close a connection that was taken from a server, and given to no engine."""
     if isinstance(connected, (socket.socket, Socket)):
         close_socket(connected)

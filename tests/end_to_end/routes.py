@@ -78,7 +78,7 @@ def headers(_: Handler, ws: WebSocket, __: Query) -> None:
 
 @websocket("/refuses")
 def refuses(_: Handler, ws: WebSocket, query: Query) -> None:
-    ws.refuse(int(query["code"]), query["reason"])
+    ws.reject(int(query["code"]), query["reason"])
 
 
 @websocket("/ignored")

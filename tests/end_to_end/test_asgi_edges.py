@@ -89,12 +89,14 @@ def visit(program: Program, name: str) -> Seen:
             status = response.status
             headers = {key: response.headers[key] for key in SHOWN if key in response.headers}
             body = client.read_to_end() if status != 101 else b""
-        frames, closed = converse(program, client, name) if status == 101 else ([], (0, ""))
+        frames, closed = (
+            run_over_asgi_messages(program, client, name) if status == 101 else ([], (0, ""))
+        )
     journal = wait_for_end(program, name, before)
     return Seen(status, headers, body, frames, closed, journal)
 
 
-def converse(
+def run_over_asgi_messages(
     program: Program, client: RawClient, name: str
 ) -> tuple[list[str | bytes], tuple[int, str]]:
     """Answer each "hello" with a message, and read until the server closes."""

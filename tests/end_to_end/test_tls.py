@@ -98,7 +98,7 @@ def test_many_messages_from_several_threads(secure: Program) -> None:
 
 
 def test_coroutines(secure: Program) -> None:
-    async def converse(number: int) -> list[str]:
+    async def run_over_asgi_messages(number: int) -> list[str]:
         url = secure.url("/echo", "wss")
         async with await aconnect(url, ssl_context=context()) as websocket:
             for word in range(20):
@@ -106,7 +106,7 @@ def test_coroutines(secure: Program) -> None:
             return [await websocket.areceive() for _ in range(20)]
 
     async def converse_often() -> list[list[str]]:
-        return await asyncio.gather(*map(converse, range(10)))
+        return await asyncio.gather(*map(run_over_asgi_messages, range(10)))
 
     expected = [[f"{number}-{word}" for word in range(20)] for number in range(10)]
     assert asyncio.run(converse_often()) == expected

@@ -87,9 +87,9 @@ class Secure:
         self.path = path
         self.code_at_end = code
         self.greeting = [] if code == 1012 and path == "/echo" else [HELLO]
-        wait_for(self._is_up, "the server to serve")
+        wait_for(self._mark_up, "the server to serve")
 
-    def _is_up(self) -> bool:
+    def _mark_up(self) -> bool:
         with contextlib.suppress(OSError):
             return self.get("/plain")
         return False

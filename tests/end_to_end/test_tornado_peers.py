@@ -47,7 +47,7 @@ COMPRESSIONS = [
 
 @pytest.mark.parametrize("compression", COMPRESSIONS, ids=str)
 def test_our_client_and_tornado_server_compress(compression: Compression | bool) -> None:
-    async def converse() -> None:
+    async def run_over_asgi_messages() -> None:
         sock, port = bind_unused_port()
         server = HTTPServer(Application([("/", TornadoEcho)]))
         server.add_sockets([sock])
@@ -60,7 +60,7 @@ def test_our_client_and_tornado_server_compress(compression: Compression | bool)
             assert ws.traffic.bytes_received < len("".join(MESSAGES)) // 2
         server.stop()
 
-    asyncio.run(asyncio.wait_for(converse(), 30))
+    asyncio.run(asyncio.wait_for(run_over_asgi_messages(), 30))
 
 
 @pytest.fixture(params=COMPRESSIONS, ids=str)
@@ -78,7 +78,7 @@ def port(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def test_tornado_client_and_our_server_compress(port: int) -> None:
-    async def converse() -> None:
+    async def run_over_asgi_messages() -> None:
         client = await websocket_connect(f"ws://127.0.0.1:{port}/", compression_options={})
         for message in MESSAGES:
             await client.write_message(message)
@@ -86,4 +86,4 @@ def test_tornado_client_and_our_server_compress(port: int) -> None:
         client.close()
         assert await client.read_message() is None
 
-    asyncio.run(asyncio.wait_for(converse(), 30))
+    asyncio.run(asyncio.wait_for(run_over_asgi_messages(), 30))

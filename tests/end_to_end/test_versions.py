@@ -86,7 +86,7 @@ def test_a_message_too_big_ends_only_its_connection(program: Program, version: V
 
 
 def test_the_client_in_an_event_loop(program: Program) -> None:
-    async def converse(version: Version) -> list[str]:
+    async def run_over_asgi_messages(version: Version) -> list[str]:
         url = program.url(f"/echo?{ALL}")
         async with await aconnect(url, version=version.name) as websocket:
             websocket.send("first")
@@ -94,7 +94,7 @@ def test_the_client_in_an_event_loop(program: Program) -> None:
             return [await websocket.areceive(), await websocket.areceive()]
 
     async def converse_in_all() -> list[list[str]]:
-        return await asyncio.gather(*map(converse, ALL_VERSIONS))
+        return await asyncio.gather(*map(run_over_asgi_messages, ALL_VERSIONS))
 
     assert asyncio.run(converse_in_all()) == [["first", "second"]] * len(ALL_VERSIONS)
 

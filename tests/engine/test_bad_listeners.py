@@ -98,7 +98,7 @@ class Victim:
 
 
 def kinds_of(home: Engine) -> list[str]:
-    return ["plain"] if home.home_loop is None else ["plain", "async"]
+    return ["plain"] if home.event_loop is None else ["plain", "async"]
 
 
 def echoing(engine: Engine) -> Peer:

@@ -36,7 +36,7 @@ class Fragmented:
 
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket
-        self._begun, self._go_on = threading.Event(), threading.Event()
+        self._begun, self._resume_reading = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._send, daemon=True)
         self._thread.start()
         assert self._begun.wait(10)
@@ -48,11 +48,11 @@ class Fragmented:
     def _pieces(self) -> Iterator[str]:
         yield "first"
         self._begun.set()
-        self._go_on.wait(20)
+        self._resume_reading.wait(20)
         yield "last"
 
     def end(self) -> None:
-        self._go_on.set()
+        self._resume_reading.set()
         self._thread.join(20)
         assert not self._thread.is_alive()
 
@@ -229,7 +229,7 @@ def test_send_with_timeout_gives_up_a_slow_peer(engine: Engine) -> None:
     for _ in range(3):
         with pytest.raises(TimeoutError):
             websocket.send("late", timeout=0.02)
-    wait_for(lambda: not websocket._waiting_for_room)  # of those that have given up, nothing stays
+    wait_for(lambda: not websocket._drain_waiters)  # of those that have given up, nothing stays
     assert websocket.state is State.OPEN
     assert peer.read() == Message(bytes(1 << 20))
     websocket.send("in time", timeout=10)
@@ -252,7 +252,7 @@ def test_prepared_message_is_refused_only_while_its_notice_would_wait(engine: En
     websocket.send(bytes(HIGH_WATER))
     assert not websocket._send_prepared(prepared)
     drained = threading.Event()
-    engine.post(partial(websocket._when_drained, drained.set))
+    engine.post(partial(websocket._on_drained, drained.set))
     assert not drained.wait(0.1)
     fragmented.end()
     assert drained.wait(10)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from websocket_handler import IS_NATIVE, Engine, State, WebSocket
-from websocket_handler.engine import close_all, fan_out
+from websocket_handler.engine import fan_out
 from websocket_handler.protocol.assembly import Message
 from websocket_handler.protocol.frame import Opcode, write_frame
 from websocket_handler.protocol.prepared import PreparedMessage
@@ -147,7 +147,7 @@ def test_close_all_by_a_listener_closes_every_connection(engine: Engine) -> None
     ends = Ends()
     peers = [connect(ends.of(make_websocket(engine, close_timeout=0.2))) for _ in range(3)]
     websocket = ends.of(make_websocket(engine, close_timeout=0.2))
-    websocket.on("message", lambda _: close_all(engine, timeout=0))
+    websocket.on("message", lambda _: engine.close_all(timeout=0))
     peers.append(connect(websocket))
     peers[-1].sock.sendall(EVENTS["message"])
     wait_for(ends.have_all_come, "every connection to end")

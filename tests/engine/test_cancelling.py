@@ -47,10 +47,10 @@ class Stalled:
         with self._listener, self._listener.accept()[0] as sock:
             sock.settimeout(20)
             with contextlib.suppress(OSError):  # which is an end as well
-                self._go_on(sock)
+                self._resume_reading(sock)
         self.has_ended.set()
 
-    def _go_on(self, sock: socket.socket) -> None:
+    def _resume_reading(self, sock: socket.socket) -> None:
         if self._stage == "hello":
             sock.recv(1)
         elif self._stage == "secure response":
@@ -165,7 +165,7 @@ def test_waits_that_are_cancelled_leave_no_listener() -> None:
             assert not waiting.done()
             await cancel(waiting)
         assert websocket._listeners == listeners
-        assert websocket._waiting_for_room is None
+        assert websocket._drain_waiters is None
         peer.sock.sendall(write_frame(Opcode.TEXT, b"not lost", key=bytes(4)))
         peer.sock.settimeout(20)
         reading = asyncio.ensure_future(asyncio.to_thread(peer.read))
@@ -186,7 +186,7 @@ def test_threads_whose_waits_time_out_leave_no_listener() -> None:
         assert not websocket.wait_closed(0.01)
         assert not websocket.drain(0.01)
     wait_for(lambda: websocket._listeners == listeners, "the listeners to be taken off")
-    wait_for(lambda: websocket._waiting_for_room is None, "nobody to wait")
+    wait_for(lambda: websocket._drain_waiters is None, "nobody to wait")
     websocket.abort()
 
 

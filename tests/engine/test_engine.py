@@ -23,7 +23,6 @@ from websocket_handler import (
     Engine,
     State,
     WebSocket,
-    close_all,
 )
 from websocket_handler.protocol.assembly import Close, Message
 from websocket_handler.protocol.frame import Opcode, write_frame
@@ -142,7 +141,7 @@ def test_messages_that_are_kept_never_change(engine: Engine) -> None:
 def test_closing_nothing_takes_no_time() -> None:
     engine = Engine()
     begin = time.monotonic()
-    assert close_all(engine, timeout=5)
+    assert engine.close_all(timeout=5)
     assert time.monotonic() - begin < 4
     engine.stop()
 
@@ -158,7 +157,7 @@ def test_close_all_waits_for_the_answers(engine: Engine) -> None:
 
     answering = threading.Thread(target=answer)
     answering.start()
-    assert close_all(engine, 1012, "restart", timeout=10)
+    assert engine.close_all(1012, "restart", timeout=10)
     answering.join()
     assert {websocket.state for websocket in websockets} == {State.CLOSED}
     for peer in peers:

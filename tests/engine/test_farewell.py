@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from websocket_handler import Engine, WebSocketError, drain
+from websocket_handler import Engine, WebSocketError
 from websocket_handler.protocol.assembly import Close, Message
 
 from ..support.connections import Peer, connect, make_websocket
@@ -40,7 +40,7 @@ def test_drained_over_a_window(engine: Engine) -> None:
     for client in clients:
         client.start()
     begin = time.monotonic()
-    assert drain(engine, window=2.0, reason="new version")
+    assert engine.close_all(window=2.0, reason="new version")
     for client in clients:
         client.join(10)
     assert {client.close for client in clients} == {Close(1012, "new version")}
@@ -53,7 +53,7 @@ def test_drained_over_a_window(engine: Engine) -> None:
 def test_nobody_comes_in_while_draining(engine: Engine) -> None:
     client = Client(echoing(engine)[1])
     client.start()
-    assert drain(engine, window=0.1)
+    assert engine.close_all(window=0.1)
     late = make_websocket(engine)
     late.connect()
     assert late._outcome is not None
@@ -65,19 +65,19 @@ def test_what_was_sent_before_arrives(engine: Engine) -> None:
     client = Client(peer)
     websocket.send(b"x" * 50_000)
     client.start()
-    assert drain(engine, window=0.05)
+    assert engine.close_all(window=0.05)
     client.join(10)
     assert client.before == [Message(b"x" * 50_000)]
 
 
 def test_peers_that_do_not_answer_are_waited_for_no_longer_than_said(engine: Engine) -> None:
     _, peer = echoing(engine)
-    assert not drain(engine, window=0.05, timeout=0.1)
+    assert not engine.close_all(window=0.05, timeout=0.1)
     assert peer.read() == Close(1012, "")
 
 
 def test_an_engine_with_nobody(engine: Engine) -> None:
-    assert drain(engine, window=10)
+    assert engine.close_all(window=10)
 
 
 def test_in_the_engines_own_thread_it_would_wait_for_itself(engine: Engine) -> None:
@@ -87,7 +87,7 @@ def test_in_the_engines_own_thread_it_would_wait_for_itself(engine: Engine) -> N
 
     def listener(_: object) -> None:
         try:
-            drain(engine, window=1)
+            engine.close_all(window=1)
         except WebSocketError as error:
             raised.append(error)
         done.set()
@@ -96,11 +96,11 @@ def test_in_the_engines_own_thread_it_would_wait_for_itself(engine: Engine) -> N
     peer = connect(websocket)
     peer.sock.sendall(frame(1, b"go"))
     assert done.wait(10)
-    assert str(raised[0]) == "drain() would stop the engine, whose thread this is"
+    assert str(raised[0]) == "close_all() with a window would block the engine's own thread"
 
 
 @pytest.mark.parametrize("code", [1005, 999])
 def test_codes_that_may_not_be_sent(engine: Engine, code: int) -> None:
     echoing(engine)
     with pytest.raises(ValueError, match=str(code)):
-        drain(engine, window=0.05, code=code)
+        engine.close_all(window=0.05, code=code)

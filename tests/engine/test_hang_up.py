@@ -115,7 +115,7 @@ def test_busy_listener_whose_peer_ends_sees_it_afterwards(
         peer = home.connect(websocket, carrier)
         send_some(peer)
         assert entered.wait(10)
-        wait_for(lambda: home.engine.take_overs > 0, "another thread to take over")
+        wait_for(lambda: home.engine.listener_takeovers > 0, "another thread to take over")
         before = descriptors() - 1
         end(peer)
         assert cpu_seconds_of(1.0) < 0.25

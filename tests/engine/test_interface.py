@@ -58,7 +58,7 @@ def test_interface_is_there_at_run_time(protocol: type, implementation: type) ->
 @pytest.mark.parametrize("engine_class", ENGINES)
 def test_engine_takes_the_same_arguments(engine_class: Any) -> None:
     assert parameters(engine_class.__init__) == parameters(EngineInterface.__init__)
-    assert engine_class(threads=4).take_overs == 0
+    assert engine_class(threads=4).listener_takeovers == 0
 
 
 WARNS = """

@@ -41,7 +41,7 @@ def test_what_prometheus_sees(engine: Engine) -> None:
     assert found["websocket_round_trip_seconds_count"] == 1
     assert found["websocket_round_trip_seconds_sum"] == websocket.latency
     assert found["websocket_connections"] >= 1
-    assert found["websocket_buffered_bytes"] == found["websocket_take_overs_total"] == 0
+    assert found["websocket_buffered_bytes"] == found["websocket_listener_takeovers_total"] == 0
 
 
 def test_two_engines_side_by_side(engine: Engine) -> None:

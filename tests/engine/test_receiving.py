@@ -162,7 +162,7 @@ def test_time_outs_and_sleeps_work_inside(run: Any) -> None:
     async def test(engine: Engine) -> None:
         websocket, peer = await open_pair(engine)
 
-        async def converse() -> list[str]:
+        async def run_over_asgi_messages() -> list[str]:
             heard = []
             for _ in range(3):
                 try:
@@ -174,7 +174,7 @@ def test_time_outs_and_sleeps_work_inside(run: Any) -> None:
                 assert asyncio.current_task() is task
             return heard
 
-        task = asyncio.ensure_future(converse())
+        task = asyncio.ensure_future(run_over_asgi_messages())
         assert await in_thread(peer.read) == Message("well?")
         await in_thread(peer.sock.sendall, text("yes") + text("sir"))
         assert await task == ["silence", "yes", "sir"]
@@ -285,7 +285,7 @@ def test_what_a_coroutine_sends_without_pause_leaves_together(run: Any) -> None:
         websocket, peer = await open_pair(engine)
         for number in range(50):
             websocket.send(f"{number:03}")
-        if engine.home_loop is not None:
+        if engine.event_loop is not None:
             arrived = await in_thread(peer.sock.recv, 1 << 16)
             assert len(arrived) == 50 * 5
         else:

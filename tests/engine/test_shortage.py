@@ -122,7 +122,7 @@ def test_take_over_without_another_thread_goes_on_and_finds_one_later(
         for _ in range(3):
             echoing.sock.sendall(HELLO)
             assert echoing.read() == Message("hello")
-        assert engine.stats().exhausted == 1
+        assert engine.stats().threads_exhausted == 1
     assert caplog.text.count("no thread can be started") == 1
     wait_for(lambda: len(engine._threads) == 3, "another stand-by")
     again = make_websocket(engine)
@@ -157,6 +157,6 @@ def test_engine_whose_second_thread_cannot_be_started_serves() -> None:
         peer = connections.connect(websocket)
         peer.sock.sendall(HELLO)
         assert peer.read() == Message("hello")
-        wait_for(lambda: engine.stats().exhausted == 1, "the shortage to be counted")
+        wait_for(lambda: engine.stats().threads_exhausted == 1, "the shortage to be counted")
     wait_for(lambda: len(engine._threads) == 2, "another stand-by")
     engine.stop()

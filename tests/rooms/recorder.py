@@ -18,7 +18,7 @@ class Delivered(NamedTuple):
 
 
 class Recorder:
-    """Implements `RoomsOfThisProcess`."""
+    """Implements `BusListener`."""
 
     def __init__(self) -> None:
         self.delivered: list[Delivered] = []

@@ -94,8 +94,8 @@ def test_servers_that_nats_announces_are_not_used(connect: Connect) -> None:
         assert bus._thread is not None
         for _ in range(3):
             attempts = bus.stats().attempts
-            broker = bus._endpoint.broker
-            bus._thread.post(lambda broker=broker: broker and broker.has_broken("a test"))
+            broker = bus._worker.broker
+            bus._thread.post(lambda broker=broker: broker and broker.fail("a test"))
             wait_for(lambda attempts=attempts: bus.stats().attempts > attempts, "an attempt")  # type: ignore[misc]
         assert other.connections == 0
     finally:

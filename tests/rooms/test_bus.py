@@ -78,7 +78,7 @@ def test_own_messages_come_back_only_with_a_history(
     bus, recorder = connect(shared, room, history=history)
     marker = object()
     bus.publish(bus.prepare(room, "mine"), marker)
-    wait_for(lambda: bus.stats().own == 1, "the echo")
+    wait_for(lambda: bus.stats().echoed == 1, "the echo")
     if history is None:
         assert recorder.delivered == []
     else:
@@ -236,7 +236,7 @@ def test_the_queue_is_bounded(
 
 def test_raising_instead_of_waiting(start: Start, connect: Connect) -> None:
     broker = start()
-    bus, recorder = connect(broker, wait=False, when_away="raise")
+    bus, recorder = connect(broker, wait=False, on_unavailable="raise")
     send(bus, "room", "while it connects for the first time, it waits")
     recorder.wait_for_state(BusState.UP)
     broker.kill()

@@ -155,7 +155,7 @@ def test_slot_that_moves_to_another_server(
 
 def has_moved(bus: Bus) -> bool:
     """Whether it is connected to the servers as they are after `rebalance`."""
-    broker = bus._endpoint.broker
+    broker = bus._worker.broker
     return isinstance(broker, RedisClusterBroker) and len(broker._pairs) == 2
 
 

@@ -84,9 +84,9 @@ def test_prefixes(prefix: str) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"when_away": "maybe"},
+        {"on_unavailable": "maybe"},
         {"queue_size": 0},
-        {"silence": 1.0},
+        {"silence_timeout": 1.0},
         {"exit_timeout": -1},
         {"backoff_max": 0},
         {"presence_ttl": -1},

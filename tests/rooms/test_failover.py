@@ -23,7 +23,7 @@ from .conftest import Connect
 from .test_bus import send
 
 HISTORIES = [None, History(length=10_000)]
-IMPATIENT = {"heartbeat": 0.3, "silence": 3.0}
+IMPATIENT = {"heartbeat_interval": 0.3, "silence_timeout": 3.0}
 PASSWORD = "p/ss"
 
 

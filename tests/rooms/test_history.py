@@ -279,13 +279,13 @@ def test_while_the_broker_is_away(start: Start, connect: Connect) -> None:
     assert here.delivered[-1].context == "after"
     assert here.delivered[-1].offset == there.delivered[-1].offset
     assert (here.losses, there.losses) == ([], [])
-    assert sender.stats().own == 102
+    assert sender.stats().echoed == 102
 
 
 def break_connection(bus: Bus) -> None:
     assert bus._thread is not None
-    assert bus._endpoint.broker is not None
-    bus._thread.post(bus._endpoint.broker.has_broken, "the test says so")
+    assert bus._worker.broker is not None
+    bus._thread.post(bus._worker.broker.fail, "the test says so")
 
 
 def test_a_process_that_was_away_catches_up(start: Start, connect: Connect) -> None:
@@ -325,7 +325,7 @@ def test_appending_again_stores_once(shared: BrokerProcess, connect: Connect) ->
     """As after a reply that was lost."""
     room = new_room()
     bus, recorder = connect(shared, room, history=KEPT)
-    thread, broker = bus._thread, bus._endpoint.broker
+    thread, broker = bus._thread, bus._worker.broker
     assert thread is not None
     assert broker is not None
     node = b"another!"

@@ -148,7 +148,11 @@ class Machine(RuleBasedStateMachine):
     def _bus(self, port: int, prefix: str, recorder: Recorder) -> Bus:
         scheme = self.broker.url.partition(":")[0]
         bus_settings = BusSettings(
-            prefix=prefix, heartbeat=1.0, silence=10.0, backoff_min=0.01, backoff_max=0.05
+            prefix=prefix,
+            heartbeat_interval=1.0,
+            silence_timeout=10.0,
+            backoff_min=0.01,
+            backoff_max=0.05,
         )
         url = f"{scheme}://127.0.0.1:{port}"
         return Bus(url, recorder, history=self.history, settings=bus_settings)

@@ -28,7 +28,7 @@ from .brokers import BrokerProcess
 from .conftest import Start
 from .test_history import break_connection
 from .test_room import join
-from .test_rooms_over_brokers import Make, make, with_offset
+from .test_rooms_over_brokers import Make, add_offset, make
 
 __all__ = ["make"]
 
@@ -94,7 +94,7 @@ def test_since_with_megabytes_to_catch_up_reaches_the_present(
     policy: SlowConsumers,
     request: pytest.FixtureRequest,
 ) -> None:
-    rooms = make(shared, history=History(length=1000), with_offset=with_offset, slow=policy)
+    rooms = make(shared, history=History(length=1000), add_offset=add_offset, slow_consumers=policy)
     room, sender = rooms[request.node.name], make(shared, history=History(length=1000))
     first, its_peer = member(engine)
     room.add(first)
@@ -134,7 +134,7 @@ def drain(peer: Peer) -> None:
 def test_a_replay_waits_for_a_peer_that_does_not_read(
     engine: Engine, shared: BrokerProcess, make: Make, request: pytest.FixtureRequest
 ) -> None:
-    rooms = make(shared, history=History(length=1000), with_offset=with_offset)
+    rooms = make(shared, history=History(length=1000), add_offset=add_offset)
     room = rooms[request.node.name]
     keeper, keeper_peer = member(engine)
     room.add(keeper)
@@ -158,7 +158,7 @@ def test_a_replay_waits_for_a_peer_that_does_not_read(
 def test_a_replay_goes_on_after_a_reconnect(
     engine: Engine, shared: BrokerProcess, make: Make, request: pytest.FixtureRequest
 ) -> None:
-    rooms = make(shared, history=History(length=1000), with_offset=with_offset)
+    rooms = make(shared, history=History(length=1000), add_offset=add_offset)
     room = rooms[request.node.name]
     keeper, keeper_peer = member(engine)
     room.add(keeper)
@@ -185,8 +185,8 @@ def test_since_that_is_not_kept_any_more_is_a_loss_of_that_member_alone(
     rooms = make(
         shared,
         history=History(length=10),
-        with_offset=with_offset,
-        bus={"prefix": f"alone-{kind}"},
+        add_offset=add_offset,
+        bus_settings={"prefix": f"alone-{kind}"},
     )
     room = rooms[request.node.name]
     lost: list[Any] = []
@@ -217,7 +217,7 @@ def test_a_history_that_was_lost_is_reported_to_rooms_and_to_those_who_come_back
 ) -> None:
     broker = start()
     history = History()
-    here, there = (make(broker, history=history, with_offset=with_offset) for _ in range(2))
+    here, there = (make(broker, history=history, add_offset=add_offset) for _ in range(2))
     lost: list[Any] = []
     missed: list[Any] = []
     here.on("lost", lambda room, count: lost.append((room.name, count)))
@@ -296,8 +296,8 @@ def test_members_here_receive_what_bus_unavailable_is_raised_for(
     engine: Engine, start: Start, make: Make, history: History | None
 ) -> None:
     broker = start()
-    refuses = make(broker, history=history, bus={"when_away": "raise"})
-    fills = make(broker, history=history, bus={"queue_size": 3})
+    refuses = make(broker, history=history, bus_settings={"on_unavailable": "raise"})
+    fills = make(broker, history=history, bus_settings={"queue_size": 3})
     readers = {}
     for rooms in (refuses, fills):
         _, peer = join(engine, rooms["a"])

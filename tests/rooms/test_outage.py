@@ -153,8 +153,12 @@ def check_losses(result: Any, others: set[str]) -> None:
 
 def test_a_silent_broker_is_noticed(start: Start, connect: Connect) -> None:
     broker = start()
-    bus, recorder = connect(broker, "room", heartbeat=0.2, silence=0.6, connect_timeout=0.5)
-    _, receiver = connect(broker, "room", heartbeat=0.2, silence=0.6, connect_timeout=0.5)
+    bus, recorder = connect(
+        broker, "room", heartbeat_interval=0.2, silence_timeout=0.6, connect_timeout=0.5
+    )
+    _, receiver = connect(
+        broker, "room", heartbeat_interval=0.2, silence_timeout=0.6, connect_timeout=0.5
+    )
     with broker.held():
         assert "silent" in recorder.wait_for_state(BusState.DOWN, 5)
         receiver.wait_for_state(BusState.DOWN, 5)
@@ -171,7 +175,7 @@ def test_a_silent_broker_is_noticed(start: Start, connect: Connect) -> None:
 
 
 def test_a_quiet_broker_is_not_taken_for_silent(start: Start, connect: Connect) -> None:
-    bus, recorder = connect(start(), "room", heartbeat=0.5, silence=3.0)
+    bus, recorder = connect(start(), "room", heartbeat_interval=0.5, silence_timeout=3.0)
     time.sleep(4.0)
     assert [state for state, _ in recorder.states] == [BusState.UP]
     assert bus.stats().connects == 1
@@ -182,7 +186,7 @@ def test_what_a_broker_has_before_it_is_killed_is_not_sent_twice(
 ) -> None:
     """Its answers were lost: it was stopped before it could send them."""
     broker = start()
-    bus, _ = connect(broker, heartbeat=0.2, silence=0.6, connect_timeout=0.5)
+    bus, _ = connect(broker, heartbeat_interval=0.2, silence_timeout=0.6, connect_timeout=0.5)
     _, receiver = connect(broker, "room")
     send(bus, "room", "first")
     receiver.wait_for_messages(1)

@@ -252,13 +252,13 @@ def test_everyone_knows_everyone(shared: BrokerProcess, connect: Connect) -> Non
 
 def test_a_killed_process_is_gone_after_a_while(shared: BrokerProcess, connect: Connect) -> None:
     room = new_room()
-    bus, _ = connect(shared, room, presence_ttl=1.5, heartbeat=0.2, silence=1.0)
+    bus, _ = connect(shared, room, presence_ttl=1.5, heartbeat_interval=0.2, silence_timeout=1.0)
     program = f"""
 import sys, time
 from tests.rooms.recorder import Recorder
 from websocket_handler.bus.bus import Bus
 from websocket_handler.bus.settings import BusSettings
-settings = BusSettings(presence_ttl=1.5, heartbeat=0.2, silence=1.0)
+settings = BusSettings(presence_ttl=1.5, heartbeat_interval=0.2, silence_timeout=1.0)
 bus = Bus({shared.url!r}, Recorder(), settings=settings)
 bus.join({room!r})
 bus.announce({room!r}, {{"ann": 3}})
@@ -278,7 +278,7 @@ time.sleep(60)
 
 def test_the_living_stay(shared: BrokerProcess, connect: Connect) -> None:
     room = new_room()
-    settings = {"presence_ttl": 1.0, "heartbeat": 0.1, "silence": 5.0}
+    settings = {"presence_ttl": 1.0, "heartbeat_interval": 0.1, "silence_timeout": 5.0}
     first, ears = connect(shared, room, **settings)
     second, _ = connect(shared, room, **settings)
     second.announce(room, {"bob": 1})

@@ -282,7 +282,7 @@ def send(rooms, number):
     room = rooms[name]
     for count in range(int(os.environ["COUNT"])):
         room.send(f"{number} {count}")
-        room.present()
+        room.presence()
         if count % 100 == number:
             join(room, number)
         gevent.sleep(0)

@@ -172,11 +172,11 @@ def test_process_that_may_use_its_rooms_only(
         )
         broker = start(configuration=f"authorization {{ users: [{user}] }}")
         url = broker.url.replace("//", "//app:pw@")
-    settings = {"heartbeat": 0.2, "silence": 1.0, "connect_timeout": 5.0}
+    settings = {"heartbeat_interval": 0.2, "silence_timeout": 1.0, "connect_timeout": 5.0}
     bus, recorder = connect(url, "room", history=history, **settings)
     sender, _ = connect(url, history=history)
-    began = bus._endpoint._loop.time()
-    wait_for(lambda: bus._endpoint._loop.time() - began > 2.5, "more than the silence")
+    began = bus._worker._loop.time()
+    wait_for(lambda: bus._worker._loop.time() - began > 2.5, "more than the silence")
     send(sender, "room", "x")
     assert recorder.wait_for_messages(1) == ["x"]
     assert [state for state, _ in recorder.states] == [BusState.UP]
@@ -213,7 +213,7 @@ def test_message_delivered_while_its_room_is_refused_does_not_come_twice(
     broker = redis_server(tmp_path_factory.mktemp("redis"))
     try:
         url = redis_user(broker)
-        bus, recorder = connect(url, "room", history=HISTORIES[1], heartbeat=0.5)
+        bus, recorder = connect(url, "room", history=HISTORIES[1], heartbeat_interval=0.5)
         other, _ = connect(broker, history=HISTORIES[1])
         send(other, "room", "1")
         recorder.wait_for_messages(1)
@@ -242,7 +242,7 @@ def test_room_that_is_refused_after_it_was_left_is_not_counted_twice(
     shared: BrokerProcess, connect: Connect
 ) -> None:
     bus, _ = connect(shared, "left", "stays")
-    endpoint = bus._endpoint
+    endpoint = bus._worker
     counts: list[int] = []
 
     def leave_and_refuse() -> None:
@@ -300,7 +300,12 @@ def test_redis_without_a_command(
     broker = redis_server(tmp_path_factory.mktemp("redis"), "--rename-command", name, "")
     try:
         bus, recorder = connect(
-            broker, "room", wait=False, heartbeat=0.2, silence=0.6, connect_timeout=5
+            broker,
+            "room",
+            wait=False,
+            heartbeat_interval=0.2,
+            silence_timeout=0.6,
+            connect_timeout=5,
         )
         recorder.wait_for_state(BusState.UP)
         send(bus, "room", "a secret message")
@@ -340,7 +345,7 @@ def test_largest_message_with_the_longest_name(
 ) -> None:
     """The headers of a stored message count in NATS."""
     bus, _ = connect(start(), "x" * 1000, history=history)
-    size = (bus._endpoint.limit or 0) - len("x") - 20
+    size = (bus._worker.limit or 0) - len("x") - 20
     send(bus, "x" * 1000, b"x" * size)
     assert bus.flush(20)
     assert (bus.stats().attempts, bus.stats().refused) == (1, 0)
@@ -354,7 +359,7 @@ def test_message_over_the_limit_of_a_stream(
         bus, recorder = connect(broker, "room", "other", history=HISTORIES[1])
         bus_loop = bus._thread
         assert bus_loop is not None
-        client = bus._endpoint.broker.client  # type: ignore[union-attr]
+        client = bus._worker.broker.client  # type: ignore[union-attr]
 
         async def limit() -> None:
             config = (await client.jsm().stream_info("websocket-handler-rooms")).config
@@ -381,7 +386,7 @@ def test_message_of_before_the_join_ends_no_session(
     send(sender, "late", "1", "2", "3")
     assert sender.flush(10)
     bus, recorder = connect(shared, "late", "quiet", history=kept)
-    (tip,) = [room.cursor for room in bus._endpoint.joined.values() if room.name == "late"]
+    (tip,) = [room.cursor for room in bus._worker.joined.values() if room.name == "late"]
     data = b"\x01\x00\x01another!" + bytes(7) + b"\x01\x00\x00late"
     if kind == "redis":
         head = f"@{tip[0]}-{tip[1] - 1},{tip[0]}-{tip[1]};".encode()
@@ -469,7 +474,7 @@ def test_redis_databases_are_apart(
             send(bus, "room", text)
         for bus, _ in ends:
             assert bus.flush(10)
-            wait_for(lambda bus=bus: bus.stats().own == 1, "its own message")  # type: ignore[misc]
+            wait_for(lambda bus=bus: bus.stats().echoed == 1, "its own message")  # type: ignore[misc]
         assert [bus.stats().received for bus, _ in ends] == [0, 1, 0]
     finally:
         broker.close()
@@ -501,9 +506,9 @@ def test_options_of_redis_py_do_not_break_the_bus(
     try:
         url = f"{broker.url}/0?{options}"
         assert parse_broker_url(url).options == {}
-        bus, recorder = connect(url, "room", heartbeat=2.0, silence=5.0)
+        bus, recorder = connect(url, "room", heartbeat_interval=2.0, silence_timeout=5.0)
         sender, _ = connect(url)
-        wait_for(lambda: bus._endpoint._loop.time() - bus._endpoint._heard > 0.5, "silence")
+        wait_for(lambda: bus._worker._loop.time() - bus._worker._heard > 0.5, "silence_timeout")
         send(sender, "room", "x")
         assert recorder.wait_for_messages(1) == ["x"]
         assert bus.stats().attempts == 1

@@ -133,7 +133,7 @@ def test_an_identity_is_text_of_bounded_size(engine: Engine, who: Any) -> None:
     websocket, _ = join(engine)
     lobby = Rooms()["lobby"]
     with pytest.raises(ValueError, match="an identity is text of at most 1024 characters"):
-        lobby.add(websocket, who=who)
+        lobby.add(websocket, identity=who)
     assert websocket not in lobby
 
 
@@ -181,13 +181,13 @@ def fill(websocket: WebSocket) -> int:
 
 @pytest.mark.parametrize("when_full", ["drop_oldest", "drop_newest", "latest"])
 def test_a_slow_member_misses_messages_and_nobody_else_does(engine: Engine, when_full: Any) -> None:
-    lobby = Rooms(slow=SlowConsumers(when_full, max_backlog=10_000))["lobby"]
+    lobby = Rooms(slow_consumers=SlowConsumers(when_full, max_backlog=10_000))["lobby"]
     slow, slow_peer = join(engine, lobby)
     _, quick_peer = join(engine, lobby)
     sent = fill(slow)
     delivery = Delivery()
     for number in range(100):
-        delivery = delivery.plus(lobby.send(f"{number:1000}", key="ab"[number % 2]))
+        delivery += lobby.send(f"{number:1000}", key="ab"[number % 2])
         assert quick_peer.read() == Message(f"{number:1000}")
     for count in range(sent):
         assert slow_peer.read() == Message(f"{count:06}" + "x" * 10_000)
@@ -209,7 +209,9 @@ def test_a_slow_member_misses_messages_and_nobody_else_does(engine: Engine, when
 
 
 def test_a_slow_member_is_closed(engine: Engine) -> None:
-    rooms = Rooms(slow=lambda name: SlowConsumers(max_backlog=len(name) * 1000, close_code=4001))
+    rooms = Rooms(
+        slow_consumers=lambda name: SlowConsumers(max_backlog=len(name) * 1000, close_code=4001)
+    )
     lobby = rooms["lobby"]
     slow, slow_peer = join(engine, lobby)
     _, quick_peer = join(engine, lobby)
@@ -325,7 +327,7 @@ def test_a_policy_may_look_at_the_rooms() -> None:
         assert name not in [room.name for room in rooms]
         return rooms["default"]._policy if name != "default" else SlowConsumers("drop_newest")
 
-    made.append(Rooms(slow=policy))
+    made.append(Rooms(slow_consumers=policy))
     done: list[str] = []
     working = threading.Thread(target=lambda: done.append(made[0]["lobby"]._policy.when_full))
     working.daemon = True
@@ -348,26 +350,26 @@ def test_an_add_that_raises_makes_no_member(engine: Engine) -> None:
     is_failing = True
     changed = lobby._rooms._members_changed
 
-    def fail(room: Room, who: str | None) -> None:
+    def fail(room: Room, identity: str | None) -> None:
         if is_failing and len(room):
             raise RuntimeError("can't start new thread")
-        changed(room, who)
+        changed(room, identity)
 
     lobby._rooms._members_changed = fail  # type: ignore[method-assign]
     with pytest.raises(RuntimeError):
         lobby.add(websocket, "alice")
     assert websocket not in lobby
-    assert lobby.present() == {}
+    assert lobby.presence() == {}
     is_failing = False
     lobby.add(websocket, "alice")
-    assert lobby.present() == {"alice": 1}
+    assert lobby.presence() == {"alice": 1}
 
 
 def test_the_cost_of_slow_members_is_linear(engine: Engine) -> None:
     """Sixteen times as many may not cost 256 times as much."""
 
     def cost(count: int) -> float:
-        lobby = Rooms(slow=SlowConsumers("drop_newest", max_backlog=0))["lobby"]
+        lobby = Rooms(slow_consumers=SlowConsumers("drop_newest", max_backlog=0))["lobby"]
         members = [make_websocket(engine, high_water=1) for _ in range(count)]
         for websocket in members:
             websocket.connect()

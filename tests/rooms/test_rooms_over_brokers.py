@@ -30,7 +30,7 @@ from .test_room import join
 
 Make = Callable[..., Rooms]
 
-PATIENT = {"heartbeat": 0.5, "silence": 5.0}
+PATIENT = {"heartbeat_interval": 0.5, "silence_timeout": 5.0}
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def make() -> Iterator[Make]:
 
     def make_one(broker: BrokerProcess, **options: Any) -> Rooms:
         settings = BusSettings(**{**PATIENT, **options.pop("bus", {})})
-        made.append(Rooms(broker.url, bus=settings, **options))
+        made.append(Rooms(broker.url, bus_settings=settings, **options))
         return made[-1]
 
     yield make_one
@@ -113,17 +113,19 @@ def test_who_is_present(
     alice, _, nobody = (come(here[name], who) for who in ("alice", "bob", None))
     come(there[name], "alice")
     for rooms in (here, there):
-        wait_for(lambda rooms=rooms: rooms[name].present() == {"alice": 2, "bob": 1}, "all")  # type: ignore[misc]
+        wait_for(lambda rooms=rooms: rooms[name].presence() == {"alice": 2, "bob": 1}, "all")  # type: ignore[misc]
     alice.abort()
     nobody.abort()
-    wait_for(lambda: there[name].present() == {"alice": 1, "bob": 1}, "one alice to be gone")
+    wait_for(lambda: there[name].presence() == {"alice": 1, "bob": 1}, "one alice to be gone")
     assert set(seen) == {name}
     here.close(5)
-    wait_for(lambda: there[name].present() == {"alice": 1}, "those of the other process to be gone")
+    wait_for(
+        lambda: there[name].presence() == {"alice": 1}, "those of the other process to be gone"
+    )
     assert len(here[name]) == 1
 
 
-def with_offset(message: str | bytes, offset: str) -> str:
+def add_offset(message: str | bytes, offset: str) -> str:
     return json.dumps([str(message), offset])
 
 
@@ -138,7 +140,7 @@ def test_members_catch_up_from_the_history(
     engine: Engine, shared: BrokerProcess, make: Make, request: pytest.FixtureRequest
 ) -> None:
     name = request.node.name
-    options = {"history": History(length=100), "with_offset": with_offset}
+    options = {"history": History(length=100), "add_offset": add_offset}
     here, there = make(shared, **options), make(shared, **options)
     one, its_peer = join(engine, here[name])
     hears(here)
@@ -181,7 +183,7 @@ def test_who_leaves_before_it_is_admitted(
 
 def test_while_the_broker_is_away(engine: Engine, start: Start, make: Make) -> None:
     broker = start()
-    queues, raises = make(broker), make(broker, bus={"when_away": "raise"})
+    queues, raises = make(broker), make(broker, bus_settings={"on_unavailable": "raise"})
     states: list[BusState] = []
     queues.on("bus", lambda state, _: states.append(state))
     _, peer = join(engine, queues["a"])
@@ -208,7 +210,7 @@ def test_what_a_history_needs(engine: Engine, shared: BrokerProcess) -> None:
     with pytest.raises(ValueError, match="a history needs a broker"):
         Rooms(history=History())
     with pytest.raises(ValueError, match="without a history messages have no offset"):
-        Rooms(shared.url, with_offset=with_offset)
+        Rooms(shared.url, add_offset=add_offset)
     websocket = make_websocket(engine)
     websocket.connect()
     lobby = Rooms()["lobby"]

@@ -37,7 +37,7 @@ def test_policies(when_full: WhenFull, kept: str, dropped: int) -> None:
     total = Delivery()
     for delivery in deliveries:
         assert delivery is not None
-        total = total.plus(delivery)
+        total += delivery
     assert total.dropped == member.dropped == dropped
     assert total.queued == (4 if when_full == "drop_newest" else 6)
     assert left(member) == kept

@@ -90,7 +90,7 @@ class Broker(ABC):
         self.receive = receive
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def has_broken(self, reason: str) -> None:
+    def fail(self, reason: str) -> None:
         """Let the bus know that the connection is gone."""
         if not self.broken.done():
             self.broken.set_exception(BrokerError(reason))

@@ -143,7 +143,7 @@ class NatsBroker(Broker):
             return
         self._first_error = self._first_error or error
         if violation or isinstance(error, OSError):
-            self.has_broken(self.explain(error))
+            self.fail(self.explain(error))
 
     def _is_of_room(self, subject: str) -> bool:
         begins = (self._subject(""), self._kept_subject(""))
@@ -174,7 +174,7 @@ class NatsBroker(Broker):
     async def _on_closed(self) -> None:
         client = self._client
         error = client.last_error if client is not None else None
-        self.has_broken(self.explain(error) if error is not None else "the broker has disconnected")
+        self.fail(self.explain(error) if error is not None else "the broker has disconnected")
 
     async def close(self) -> None:
         if self._noticing is not None:
@@ -247,7 +247,7 @@ class NatsBroker(Broker):
 
     async def _flush(self) -> None:
         """Returns once the server has read all that was sent."""
-        await self.client.confirm(self.settings.silence)
+        await self.client.confirm(self.settings.silence_timeout)
 
     async def unsubscribe(self, channels: Sequence[str]) -> None:
         with self.errors():
@@ -268,7 +268,7 @@ class NatsBroker(Broker):
             try:
                 receive(channel, message.data, offset, previous)
             except Exception as error:
-                self.has_broken(repr(error))
+                self.fail(repr(error))
                 raise
 
         return listen
@@ -442,7 +442,7 @@ class NatsBroker(Broker):
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{consumer}"
         try:
             await self.client.publish(subject, request, reply=inbox)
-            await asyncio.wait_for(done, self.settings.silence)
+            await asyncio.wait_for(done, self.settings.silence_timeout)
         finally:
             with contextlib.suppress(NatsError):
                 await subscription.unsubscribe()

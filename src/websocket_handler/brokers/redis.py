@@ -216,7 +216,7 @@ class Pair:
                 if not turns:
                     await asyncio.sleep(0)
         except Exception as error:
-            self._broker.has_broken(self._broker.explain(error))
+            self._broker.fail(self._broker.explain(error))
             for one in self._unconfirmed:
                 one.answered.set_exception(RedisConnectionError("the connection has been lost"))
                 one.answered.exception()
@@ -232,7 +232,7 @@ class Pair:
         first = self._unconfirmed[0] if self._unconfirmed else None
         if first is None or not first.confirms(kind, channel):
             # the slot has moved to another server of the cluster
-            self._broker.has_broken(f"the broker ended a subscription to {channel!r}")
+            self._broker.fail(f"the broker ended a subscription to {channel!r}")
         elif first.answered.done():
             self._unconfirmed.popleft()
 

@@ -1,6 +1,6 @@
 """The bus: carries what is sent to rooms from process to process, through a broker.
 
-This file is what other threads see of it; `Endpoint` does the work, in a thread of its own.
+This file is what other threads see of it; `BusWorker` does the work, in a thread of its own.
 Knows rooms by name and messages as text or bytes, nothing of WebSockets.
 """
 
@@ -18,14 +18,14 @@ from ..brokers.broker_url import parse_broker_url
 from ..engine.native_locks import native_lock
 from ..errors import BusUnavailable
 from .envelope import encode_content
-from .listener import RoomsOfThisProcess
+from .listener import BusListener
 from .names import room_channel
 from .outbox import Outbox, Prepared
 from .presence import check_identities
 from .replayed import Replayed
 from .settings import BusSettings, BusState, BusStats, History
 from .thread import BusThread, wait_until
-from .worker import Endpoint
+from .worker import BusWorker
 
 logger = logging.getLogger("websocket_handler")
 
@@ -44,7 +44,7 @@ class Bus:
     def __init__(
         self,
         url: str,
-        node: RoomsOfThisProcess,
+        node: BusListener,
         *,
         history: History | None = None,
         settings: BusSettings = BusSettings(),  # noqa: B008  (it is frozen)
@@ -69,7 +69,7 @@ class Bus:
         self._joined: set[str] = set()
         self._thread: BusThread | None = None
         self._is_closed = False
-        self._endpoint = Endpoint(
+        self._worker = BusWorker(
             self._url,
             self._broker_class,
             self._node,
@@ -82,11 +82,11 @@ class Bus:
 
     @property
     def state(self) -> BusState:
-        return self._endpoint.state if not self._is_closed else BusState.CLOSED
+        return self._worker.state if not self._is_closed else BusState.CLOSED
 
     def start(self) -> None:
         """Connect now, rather than at the first use."""
-        self._post(self._endpoint.wake)
+        self._post(self._worker.wake)
 
     # Messages
 
@@ -95,7 +95,7 @@ class Bus:
         broker's limit, or it, the key or the room's name is text that UTF-8 cannot write."""
         channel = room_channel(room)
         prepared = Prepared(room, channel, message, key, encode_content(message, key))
-        limit = self._endpoint.limit or self._kind.assumed_limit
+        limit = self._worker.limit or self._kind.assumed_limit
         if prepared.size > limit:
             raise ValueError(
                 f"a message of {prepared.size} bytes is over the broker's limit of {limit}"
@@ -107,8 +107,8 @@ class Bus:
         waits already, if the broker is away and the settings say so, or after `close`."""
         if self._is_closed:
             raise BusUnavailable("the bus is closed")
-        endpoint = self._endpoint
-        if self._settings.when_away == "raise" and endpoint.state is BusState.DOWN:
+        endpoint = self._worker
+        if self._settings.on_unavailable == "raise" and endpoint.state is BusState.DOWN:
             raise BusUnavailable("the broker is away")
         comes_back = self._history is not None
         is_local = comes_back and prepared.room in self._joined
@@ -122,7 +122,7 @@ class Bus:
         """Deliver a message that `publish` did not take to this process alone, after those that
         it has taken."""
         what = prepared.room, prepared.message, prepared.key, None, context
-        if self._is_closed or not self._post(self._endpoint.call, self._rooms.deliver, *what):
+        if self._is_closed or not self._post(self._worker.call, self._rooms.deliver, *what):
             self._rooms.deliver(*what)
 
     def flush(self, timeout: float | None = None) -> bool:
@@ -137,14 +137,14 @@ class Bus:
     def join(self, room: str) -> None:
         """This process wants what is sent to the room."""
         room_channel(room)  # ValueError here rather than there
-        self._post(self._endpoint.join, room)
+        self._post(self._worker.join, room)
         self._joined.add(room)  # after that: what is sent to it now is published later
 
     def leave(self, room: str) -> None:
         """It does not any more, and nobody is there in this process."""
         if room in self._joined:
             self._joined.discard(room)
-            self._post(self._endpoint.leave, room)
+            self._post(self._worker.leave, room)
 
     def wait_until_subscribed(self, room: str, timeout: float | None = None) -> bool:
         """Wait until what others send to a joined room from then on comes here, at most `timeout`
@@ -153,9 +153,9 @@ class Bus:
         answers: list[bool] = []
         thread = self._thread
         if thread is not None and thread.is_current():
-            self._endpoint.when_subscribed(room, answers.append)
+            self._worker.when_subscribed(room, answers.append)
             return answers == [True]
-        if not self._post(self._endpoint.when_subscribed, room, answers.append):
+        if not self._post(self._worker.when_subscribed, room, answers.append):
             return False
         wait_until(lambda: bool(answers) or self._has_ended, timeout)
         return answers == [True]
@@ -173,7 +173,7 @@ class Bus:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(tell, is_subscribed)
 
-        if not self._post(self._endpoint.when_subscribed, room, tell_loop):
+        if not self._post(self._worker.when_subscribed, room, tell_loop):
             return False
         while not answer.done() and not self._has_ended:
             await asyncio.wait({answer}, timeout=1)
@@ -187,15 +187,15 @@ class Bus:
         """Who is in a joined room in this process now: identity -> connections. Raises
         ValueError for an identity of more than 1,024 characters."""
         check_identities(who)
-        self._post(self._endpoint.announce, room, dict(who))
+        self._post(self._worker.announce, room, dict(who))
 
     def call_later(self, delay: float, call: Callable[[], object]) -> None:
         """Make `call` in the bus's thread, in `delay` seconds."""
-        self._post(self._endpoint.call_later, delay, call)
+        self._post(self._worker.call_later, delay, call)
 
     def present(self, room: str) -> dict[str, int]:
         """Who is in a joined room in the other processes: identity -> connections there."""
-        return self._endpoint.presence.known.present(room)
+        return self._worker.presence.known.present(room)
 
     def replay(self, room: str, since: str, member: Replayed) -> None:
         """With a history: give a member what came to a joined room after the offset `since`.
@@ -207,7 +207,7 @@ class Bus:
         """
         if self._history is None:
             raise ValueError("there is no history to replay")
-        self._post(self._endpoint.recall.replay, room, since, member)
+        self._post(self._worker.recall.replay, room, since, member)
 
     # The end
 
@@ -221,16 +221,16 @@ class Bus:
             return len(self._outbox) == 0
         _started.discard(self)
         is_flushed = self.flush(timeout)
-        thread.post(self._endpoint.close)
+        thread.post(self._worker.close)
         if not thread.is_current():
             wait_until(lambda: thread.has_ended, 3.0)
         return is_flushed
 
     def stats(self) -> BusStats:
-        numbers = vars(self._endpoint.counters)
+        numbers = vars(self._worker.counters)
         return BusStats(
             state=self.state,
-            rooms=self._endpoint.ready_rooms,
+            rooms=self._worker.ready_rooms,
             queued=len(self._outbox),
             queued_bytes=self._outbox.size,
             **numbers,
@@ -242,7 +242,7 @@ class Bus:
             with self._lock:
                 if self._thread is None and not self._is_closed:
                     thread = BusThread("websocket-handler bus")
-                    thread.start(self._endpoint.run)
+                    thread.start(self._worker.run)
                     self._thread = thread
                     _started.add(self)
         return self._thread is not None and self._thread.post(call, *arguments)  # type: ignore[arg-type]
@@ -252,7 +252,7 @@ class Bus:
     def _after_fork_in_child(self) -> None:
         if self._thread is not None:
             _started.discard(self)
-            _parents.append((self._thread, self._endpoint))
+            _parents.append((self._thread, self._worker))
             self._thread.abandon()
         self._begin()
 

@@ -18,10 +18,10 @@ from ..brokers.broker import Broker, BrokerError, ChannelsRefused, Offset, Page,
 from .envelope import Envelope, Kind
 from .replay import Replay
 from .replayed import Replayed
-from .subscription import Joined
+from .subscription import Subscription
 
 if TYPE_CHECKING:
-    from .worker import Endpoint
+    from .worker import BusWorker
 
 FIRST_PAGE, LARGEST_PAGE, PAGE_BYTES = 50, 4000, 1 << 20
 """Messages read at a time: few at first, and more while they are small."""
@@ -30,18 +30,18 @@ ATTEMPTS, BETWEEN_ATTEMPTS = 20, 0.05
 """How often, with pauses of seconds, the broker is asked for a message that it has published."""
 
 
-class Recall:
+class HistoryReader:
     """In the bus's thread."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
+    def __init__(self, endpoint: BusWorker) -> None:
+        self._worker = endpoint
         self.tasks: set[asyncio.Task[None]] = set()
         """They end with the session."""
 
     async def find_cursors(
         self,
         broker: Broker,
-        rooms: list[Joined],
+        rooms: list[Subscription],
         soon: Callable[[Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]],
     ) -> None:
         """A room just joined begins at its end; one that was followed before catches up."""
@@ -50,17 +50,19 @@ class Recall:
             if not room.has_been_ready:
                 room.cursor = room.began = tip.offset
                 continue
-            has_lost = self._find_place(broker, room, tip)
-            if has_lost or tip.offset > room.cursor:
-                await self.catch_up(broker, room, tip.offset, has_lost)
+            report_loss = self._find_place(broker, room, tip)
+            if report_loss or tip.offset > room.cursor:
+                await self.catch_up(broker, room, tip.offset, report_loss)
 
-    def go_on(self, room: Joined) -> None:
+    def go_on(self, room: Subscription) -> None:
         """The room is ready: something may have been heard while it was not."""
         self._go_on_with_held(room)
         if room.seen > room.cursor:
             self._start_resuming(self._broker, room)
 
-    def received(self, room: Joined, envelope: Envelope, offset: Offset, previous: Offset) -> None:
+    def received(
+        self, room: Subscription, envelope: Envelope, offset: Offset, previous: Offset
+    ) -> None:
         """A message that was kept has just been published."""
         broker = self._broker
         if not room.is_ready or room.is_catching_up:
@@ -79,13 +81,13 @@ class Recall:
 
     @property
     def _broker(self) -> Broker:
-        broker = self._endpoint.broker
+        broker = self._worker.broker
         assert broker is not None
         return broker
 
     # Whether the broker still has the history
 
-    def _find_place(self, broker: Broker, room: Joined, tip: Tip) -> bool:
+    def _find_place(self, broker: Broker, room: Subscription, tip: Tip) -> bool:
         """Set the cursor to where the room goes on in the broker's history. Returns whether
         messages were lost, which has been reported then."""
         is_same = broker.is_same_history(tip.offset, room.cursor)
@@ -107,32 +109,32 @@ class Recall:
     def _may_have_expired(self) -> bool:
         """Whether the message at the cursor may have grown too old, and no other can have come
         and grown too old since."""
-        history = self._endpoint.history
+        history = self._worker.history
         assert history is not None
-        return history.age is not None and self._endpoint.was_away <= history.age
+        return history.age is not None and self._worker.was_away <= history.age
 
-    def _is_another(self, room: Joined, tip: Tip) -> bool:
+    def _is_another(self, room: Subscription, tip: Tip) -> bool:
         """Whether the broker has another message at the cursor than was delivered here."""
         if tip.offset != room.cursor or tip.data is None or room.identity is None:
             return False
-        envelope = self._endpoint.open(room.channel, tip.data)
+        envelope = self._worker.open(room.channel, tip.data)
         return envelope is None or (envelope.node, envelope.number) != room.identity
 
-    def _report_loss(self, room: Joined, count: int | None) -> None:
-        self._endpoint.has_lost(room, count)
+    def _report_loss(self, room: Subscription, count: int | None) -> None:
+        self._worker.report_loss(room, count)
         room.sequences.reconnected()
 
     # Catching up
 
     @staticmethod
-    def _hold(room: Joined, envelope: Envelope, offset: Offset, previous: Offset) -> None:
+    def _hold(room: Subscription, envelope: Envelope, offset: Offset, previous: Offset) -> None:
         """It came before its time: what lies between has to be read first."""
         if room.held and room.held[-1][1] != previous:
             room.held.clear()
         room.held.append((envelope, offset, previous))
         room.seen = max(room.seen, offset)
 
-    def _go_on_with_held(self, room: Joined) -> None:
+    def _go_on_with_held(self, room: Subscription) -> None:
         """Deliver what is held, once it follows on the cursor."""
         while room.held and room.held[0][1] <= room.cursor:
             room.held.popleft()
@@ -140,24 +142,24 @@ class Recall:
             envelope, offset, _ = room.held.popleft()
             self._deliver(room, envelope, offset)
 
-    def _deliver(self, room: Joined, envelope: Envelope, offset: Offset) -> None:
+    def _deliver(self, room: Subscription, envelope: Envelope, offset: Offset) -> None:
         room.cursor = offset
         room.identity = envelope.node, envelope.number
-        self._endpoint.deliver(room, envelope, offset)
+        self._worker.deliver(room, envelope, offset)
 
-    def _start_resuming(self, broker: Broker, room: Joined) -> None:
+    def _start_resuming(self, broker: Broker, room: Subscription) -> None:
         room.is_catching_up = True  # now, so that the next message does not start it again
         self.start(self._resume_or_break(broker, room))
 
-    async def _resume_or_break(self, broker: Broker, room: Joined) -> None:
+    async def _resume_or_break(self, broker: Broker, room: Subscription) -> None:
         try:
             await self.resume(broker, room)
         except ChannelsRefused as error:
-            self._endpoint.refuse_room(room, str(error))
+            self._worker.refuse_room(room, str(error))
         except BrokerError as error:
-            broker.has_broken(str(error))
+            broker.fail(str(error))
 
-    async def resume(self, broker: Broker, room: Joined) -> None:
+    async def resume(self, broker: Broker, room: Subscription) -> None:
         """Look where the history of a room is, and deliver what has come after the cursor."""
         room.is_catching_up = True
         try:
@@ -172,52 +174,52 @@ class Recall:
         finally:
             room.is_catching_up = False
 
-    async def _resume(self, broker: Broker, room: Joined) -> None:
+    async def _resume(self, broker: Broker, room: Subscription) -> None:
         (tip,) = await broker.tips([room.channel])
         if self.is_followed(room):
-            has_lost = self._find_place(broker, room, tip)
+            report_loss = self._find_place(broker, room, tip)
             self._go_on_with_held(room)
-            await self.catch_up(broker, room, tip.offset, has_lost)
+            await self.catch_up(broker, room, tip.offset, report_loss)
 
-    def is_followed(self, room: Joined) -> bool:
-        return self._endpoint.joined.get(room.name) is room
+    def is_followed(self, room: Subscription) -> bool:
+        return self._worker.joined.get(room.name) is room
 
     async def catch_up(
-        self, broker: Broker, room: Joined, tip: Offset, has_lost: bool = False
+        self, broker: Broker, room: Subscription, tip: Offset, report_loss: bool = False
     ) -> None:
-        """Deliver what was kept after the cursor, up to `tip`; `has_lost` if a loss before that
+        """Deliver what was kept after the cursor, up to `tip`; `report_loss` if a loss before that
         has been reported."""
         count = FIRST_PAGE
         while room.cursor < tip:
             page = await broker.read(room.channel, room.cursor, count, room.identity)
-            self._endpoint.has_heard()
+            self._worker.touch()
             if not self.is_followed(room):
                 return
-            has_lost = self._deliver_page(room, page) or has_lost
+            report_loss = self._deliver_page(room, page) or report_loss
             if len(page.entries) < count and room.cursor < tip:
                 self._report_loss(room, broker.count_between(room.cursor, tip))
-                room.cursor, room.identity, has_lost = tip, None, True
+                room.cursor, room.identity, report_loss = tip, None, True
             self._go_on_with_held(room)
             count = page.next_count(count, LARGEST_PAGE, PAGE_BYTES)
-        if has_lost:
+        if report_loss:
             self._give_up(room)
 
-    def _deliver_page(self, room: Joined, page: Page) -> bool:
+    def _deliver_page(self, room: Subscription, page: Page) -> bool:
         """Returns whether messages before the page were lost."""
         if page.missing != 0:
             self._report_loss(room, page.missing)
         for offset, data in page.entries:
             if offset > room.cursor:
                 room.cursor, room.identity = offset, None
-                envelope = self._endpoint.open(room.channel, data)
+                envelope = self._worker.open(room.channel, data)
                 if envelope is not None and envelope.kind in (Kind.MESSAGE, Kind.NEWER):
                     self._deliver(room, envelope, offset)
         return page.missing != 0
 
-    def _give_up(self, room: Joined) -> None:
+    def _give_up(self, room: Subscription) -> None:
         """Own messages may be among those that are not kept any more: they are delivered all the
         same, and not again if they do come back."""
-        endpoint = self._endpoint
+        endpoint = self._worker
         for item in endpoint.outbox.not_back(room.name, acknowledged=True):
             endpoint.deliver_alone(item)
 
@@ -225,7 +227,7 @@ class Recall:
 
     def replay(self, name: str, since: str, member: Replayed) -> None:
         """See `Bus.replay`."""
-        Replay(self._endpoint, self, name, since, member).begin()
+        Replay(self._worker, self, name, since, member).begin()
 
     def start(self, what: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run it as long as the session lasts."""

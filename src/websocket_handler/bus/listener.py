@@ -7,7 +7,7 @@ from typing import Protocol
 from .settings import BusState
 
 
-class RoomsOfThisProcess(Protocol):
+class BusListener(Protocol):
     """What the bus tells; called in the bus's thread, which must not be made to wait."""
 
     def deliver(

@@ -46,14 +46,14 @@ def decode_announcement(text: str | bytes) -> Announcement:
     if not (isinstance(fields, list) and len(fields) == 4):
         raise ValueError("an announcement has four fields")
     room, version, base, who = fields
-    is_sound = (
+    is_valid = (
         isinstance(room, str)
         and type(version) is int
         and (base is None or type(base) is int)
         and isinstance(who, dict)
         and all(type(count) is int and count >= 0 for count in who.values())
     )
-    if not is_sound:
+    if not is_valid:
         raise ValueError("an announcement with fields of no meaning")
     return Announcement(room, version, base, who)
 

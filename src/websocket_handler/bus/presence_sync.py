@@ -9,29 +9,29 @@ from typing import TYPE_CHECKING
 from .envelope import Envelope, Kind
 from .names import EVERYONE, node_channel
 from .presence import Announcement, Presence, decode_announcement
-from .subscription import Joined
+from .subscription import Subscription
 
 if TYPE_CHECKING:
-    from .worker import Endpoint
+    from .worker import BusWorker
 
 
-class PresenceWire:
+class PresenceSync:
     """Between `Presence`, which knows, and the endpoint, which speaks."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
+    def __init__(self, endpoint: BusWorker) -> None:
+        self._worker = endpoint
         self._ttl = endpoint.settings.presence_ttl
         self.known = Presence(self._ttl, time.monotonic)
         self._told_alive = time.monotonic()
 
-    def announce(self, room: Joined, who: Mapping[str, int]) -> None:
+    def announce(self, room: Subscription, who: Mapping[str, int]) -> None:
         self._tell(room.channel, self.known.announce(room.name, who))
 
-    def left(self, room: Joined) -> None:
+    def left(self, room: Subscription) -> None:
         """Nobody of this process is in the room any more."""
         self.announce(room, {})
 
-    def forget(self, room: Joined) -> None:
+    def forget(self, room: Subscription) -> None:
         """What others say of the room is not received any more."""
         self._tell(room.channel, self.known.leave(room.name))
 
@@ -39,16 +39,16 @@ class PresenceWire:
         """The broker is there (again): others may have missed anything."""
         self._told_alive = time.monotonic()
         for name in self.known.own_rooms():
-            self._tell(self._endpoint.joined[name].channel, self.known.whole(name))
-        for room in self._endpoint.joined.values():
+            self._tell(self._worker.joined[name].channel, self.known.whole(name))
+        for room in self._worker.joined.values():
             self.ask(room)
 
-    def ask(self, room: Joined) -> None:
+    def ask(self, room: Subscription) -> None:
         """Ask everyone who is in the room."""
-        self._endpoint.tell(room.channel, Kind.ASK, room.name)
+        self._worker.tell(room.channel, Kind.ASK, room.name)
 
     def say_goodbye(self) -> None:
-        self._endpoint.tell(EVERYONE, Kind.GOODBYE, "")
+        self._worker.tell(EVERYONE, Kind.GOODBYE, "")
 
     def tick(self) -> None:
         """To be called several times in a `presence_ttl`."""
@@ -58,10 +58,10 @@ class PresenceWire:
                 self.begin()  # this process was held up, and may be taken for dead
             self._told_alive = now
             if self.known.has_someone:
-                self._endpoint.tell(EVERYONE, Kind.ALIVE, "")
+                self._worker.tell(EVERYONE, Kind.ALIVE, "")
         self._changed(self.known.expire())
 
-    def heard(self, room: Joined | None, envelope: Envelope) -> None:
+    def heard(self, room: Subscription | None, envelope: Envelope) -> None:
         """Something that another process says of presence."""
         node = envelope.node
         if envelope.kind is Kind.ALIVE:
@@ -71,15 +71,15 @@ class PresenceWire:
         elif envelope.kind is Kind.ASK:
             self._answer(room, str(envelope.message), node)
         elif envelope.kind is Kind.PRESENT:
-            self._hear(node, envelope.message)
+            self._set_message_listener(node, envelope.message)
 
-    def _answer(self, room: Joined | None, name: str, node: bytes) -> None:
+    def _answer(self, room: Subscription | None, name: str, node: bytes) -> None:
         is_for_us = room is None  # it came by this process's own channel
         if is_for_us or self.known.is_in(name):
             self._tell(node_channel(node), self.known.whole(name))
 
-    def _hear(self, node: bytes, text: str | bytes) -> None:
-        endpoint = self._endpoint
+    def _set_message_listener(self, node: bytes, text: str | bytes) -> None:
+        endpoint = self._worker
         try:
             announcement = decode_announcement(text)
         except ValueError:
@@ -95,8 +95,8 @@ class PresenceWire:
 
     def _tell(self, channel: str, announcements: Iterable[Announcement]) -> None:
         for announcement in announcements:
-            self._endpoint.tell(channel, Kind.PRESENT, announcement.encode())
+            self._worker.tell(channel, Kind.PRESENT, announcement.encode())
 
     def _changed(self, names: Iterable[str]) -> None:
         for name in names:
-            self._endpoint.call(self._endpoint.rooms.presence_changed, name)
+            self._worker.call(self._worker.rooms.presence_changed, name)

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .worker import Endpoint
+    from .worker import BusWorker
 
 logger = logging.getLogger("websocket_handler")
 
@@ -17,13 +17,13 @@ MAX_LOGGED = 100
 class RefusalLog:
     """In the bus's thread."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
+    def __init__(self, endpoint: BusWorker) -> None:
+        self._worker = endpoint
         self._logged: set[tuple[str, str]] = set()
 
     def message(self, room: str, reason: str) -> None:
         """A message to the room has not reached the other processes."""
-        self._endpoint.counters.refused += 1
+        self._worker.counters.refused += 1
         self._report("send to", room, reason)
 
     def room(self, room: str, reason: str) -> None:
@@ -32,7 +32,7 @@ class RefusalLog:
 
     def _report(self, action: str, room: str, reason: str) -> None:
         self.log(action, room, reason)
-        endpoint = self._endpoint
+        endpoint = self._worker
         endpoint.call(endpoint.rooms.refused, room, action, reason)
 
     def log(self, action: str, name: str, reason: str) -> None:

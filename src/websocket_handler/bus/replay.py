@@ -18,11 +18,11 @@ from ..errors import BusUnavailable
 from .envelope import Kind
 from .replayed import Replayed
 from .settings import BusState
-from .subscription import Joined
+from .subscription import Subscription
 
 if TYPE_CHECKING:
-    from .history import Recall
-    from .worker import Endpoint
+    from .history import HistoryReader
+    from .worker import BusWorker
 
 logger = logging.getLogger("websocket_handler")
 
@@ -40,10 +40,10 @@ class Replay:
     """Of one member, in the bus's thread."""
 
     def __init__(
-        self, endpoint: Endpoint, recall: Recall, name: str, since: str, member: Replayed
+        self, endpoint: BusWorker, recall: HistoryReader, name: str, since: str, member: Replayed
     ) -> None:
-        self._endpoint = endpoint
-        self._recall = recall
+        self._worker = endpoint
+        self._history_reader = recall
         self._name = name
         self._since = since
         self._member = member
@@ -51,7 +51,7 @@ class Replay:
 
     def begin(self) -> None:
         """Now, or when the room is subscribed to. Fails if the broker is known to be away."""
-        room, state = self._endpoint.joined.get(self._name), self._endpoint.state
+        room, state = self._worker.joined.get(self._name), self._worker.state
         if room is None:
             self._fail(ValueError(f"room {self._name!r} is not joined in this process"))
         elif room.is_ready:
@@ -62,26 +62,26 @@ class Replay:
             room.when_ready.append(self._go_on)
 
     def _go_on(self, is_ready: bool) -> None:
-        room = self._endpoint.joined.get(self._name)
+        room = self._worker.joined.get(self._name)
         if is_ready and room is not None:
             self._start(room)
         else:
             self._fail(BusUnavailable(AWAY))
 
-    def _start(self, room: Joined) -> None:
-        broker = self._endpoint.broker
+    def _start(self, room: Subscription) -> None:
+        broker = self._worker.broker
         assert broker is not None
-        task = self._recall.start(self._run(broker, room))
+        task = self._history_reader.start(self._run(broker, room))
         task.add_done_callback(partial(self._has_run, broker, room))
 
-    def _has_run(self, broker: Broker, room: Joined, task: asyncio.Task[None]) -> None:
+    def _has_run(self, broker: Broker, room: Subscription, task: asyncio.Task[None]) -> None:
         """If the session has ended, the replay goes on in the next one."""
         error = None if task.cancelled() else task.exception()
         if isinstance(error, ChannelsRefused):
             self._fail(BusUnavailable(str(error)))
             return
         if isinstance(error, BrokerError):
-            broker.has_broken(str(error))
+            broker.fail(str(error))
         elif error is not None:
             logger.error("a replay of room %r failed", room.name, exc_info=error)
             self._fail(error)  # type: ignore[arg-type]
@@ -90,9 +90,9 @@ class Replay:
             room.when_subscribed.append(self._go_on)
 
     def _fail(self, error: Exception) -> None:
-        self._endpoint.call(self._member.failed, error)
+        self._worker.call(self._member.failed, error)
 
-    async def _run(self, broker: Broker, room: Joined) -> None:
+    async def _run(self, broker: Broker, room: Subscription) -> None:
         try:
             position = await self._find_place(broker, room, broker.parse_offset(self._since))
             await self._read_on(broker, room, position)
@@ -100,9 +100,9 @@ class Replay:
             self._fail(error)
         else:
             if not self._member.has_left:
-                self._endpoint.call(self._member.admit)
+                self._worker.call(self._member.admit)
 
-    async def _find_place(self, broker: Broker, room: Joined, position: Offset) -> Offset:
+    async def _find_place(self, broker: Broker, room: Subscription, position: Offset) -> Offset:
         """Where to read on after `position`, which is in this history, another one, or further
         than this process has come."""
         while room.is_catching_up:
@@ -110,7 +110,7 @@ class Replay:
         if not position:
             return broker.beginning(room.cursor)
         if not broker.is_same_history(position, room.cursor) or position > room.cursor:
-            await self._recall.resume(broker, room)
+            await self._history_reader.resume(broker, room)
         if not broker.is_same_history(position, room.cursor):
             self._report_missing(None)
             return broker.beginning(room.cursor)
@@ -118,14 +118,14 @@ class Replay:
             self._report_missing(None)
         return position
 
-    async def _read_on(self, broker: Broker, room: Joined, position: Offset) -> None:
+    async def _read_on(self, broker: Broker, room: Subscription, position: Offset) -> None:
         """From `position` to the cursor, wherever that has come meanwhile. Returns without
         having waited for anything since it looked at the cursor."""
         count = FIRST_PAGE
         while position < room.cursor and not self._member.has_left:
             wanted = room.cursor
             page = await broker.read(room.channel, position, count, None)
-            self._endpoint.has_heard()
+            self._worker.touch()
             if page.missing not in (0, self._missing) and self._missing is not None:
                 self._report_missing(page.missing)
             taken = self._give_page(room, page)
@@ -144,7 +144,7 @@ class Replay:
                 await self._until_ready()
                 count = max(1, min(2 * taken, count))
 
-    def _give_page(self, room: Joined, page: Page) -> int:
+    def _give_page(self, room: Subscription, page: Page) -> int:
         """Returns how many were taken: not those after the cursor, or for which the member is not
         ready."""
         for index, (offset, data) in enumerate(page.entries):
@@ -152,10 +152,10 @@ class Replay:
                 return index
         return len(page.entries)
 
-    def _give(self, room: Joined, offset: Offset, data: bytes) -> bool:
-        envelope = self._endpoint.open(room.channel, data)
+    def _give(self, room: Subscription, offset: Offset, data: bytes) -> bool:
+        envelope = self._worker.open(room.channel, data)
         if envelope is not None and envelope.kind is Kind.NEWER:
-            self._endpoint.call(self._member.missed, 1)
+            self._worker.call(self._member.missed, 1)
         if envelope is None or envelope.kind is not Kind.MESSAGE:
             return True
         try:
@@ -167,7 +167,7 @@ class Replay:
     def _report_missing(self, missing: int | None) -> None:
         before, self._missing = self._missing, missing
         count = None if missing is None or before is None else missing - before
-        self._endpoint.call(self._member.missed, count)
+        self._worker.call(self._member.missed, count)
 
     async def _until_ready(self) -> None:
         loop = asyncio.get_running_loop()

@@ -49,7 +49,7 @@ class History:
 class BusSettings:
     """Sizes are in bytes, times in seconds."""
 
-    when_away: Literal["queue", "raise"] = "queue"
+    on_unavailable: Literal["queue", "raise"] = "queue"
     """What `publish` does while the broker is away: let the message wait, or raise
     `BusUnavailable`."""
 
@@ -59,10 +59,10 @@ class BusSettings:
     queue_bytes: int = 64 * MIB
     """The most bytes that wait."""
 
-    heartbeat: float = 5.0
+    heartbeat_interval: float = 5.0
     """How often the bus sends itself something through the broker."""
 
-    silence: float = 10.0
+    silence_timeout: float = 10.0
     """With nothing heard for this long, not even the own heartbeat, the broker is taken for
     dead and connected to anew."""
 
@@ -87,14 +87,20 @@ class BusSettings:
     Letters, digits, - and _."""
 
     def __post_init__(self) -> None:
-        if self.when_away not in ("queue", "raise"):
-            raise ValueError(f"when_away is 'queue' or 'raise', not {self.when_away!r}")
-        for name in ("queue_size", "queue_bytes", "heartbeat", "silence", "connect_timeout"):
+        if self.on_unavailable not in ("queue", "raise"):
+            raise ValueError(f"on_unavailable is 'queue' or 'raise', not {self.on_unavailable!r}")
+        for name in (
+            "queue_size",
+            "queue_bytes",
+            "heartbeat_interval",
+            "silence_timeout",
+            "connect_timeout",
+        ):
             self._require_positive(name)
         for name in ("backoff_min", "backoff_max", "presence_ttl"):
             self._require_positive(name)
-        if self.silence <= self.heartbeat:
-            raise ValueError("silence must be longer than heartbeat")
+        if self.silence_timeout <= self.heartbeat_interval:
+            raise ValueError("silence_timeout must be longer than heartbeat_interval")
         if self.exit_timeout < 0:
             raise ValueError(f"exit_timeout cannot be {self.exit_timeout!r}")
         check_prefix(self.prefix)
@@ -113,7 +119,7 @@ class BusStats:
     """Messages that are with the broker."""
     received: int
     """Messages handed to this process, its own not counted."""
-    own: int
+    echoed: int
     """Own messages that came back from the broker."""
     duplicates: int
     """Messages that came again, after a retry, and were skipped."""
@@ -142,5 +148,5 @@ class Counters:
     """The numbers of `BusStats`."""
 
     def __init__(self) -> None:
-        self.published = self.received = self.own = self.duplicates = 0
+        self.published = self.received = self.echoed = self.duplicates = 0
         self.malformed = self.lost = self.refused = self.attempts = self.connects = 0

@@ -14,7 +14,7 @@ from .sequences import Sequences
 MOST_HELD = 1000
 
 
-class Joined:
+class Subscription:
     """In the bus's thread alone."""
 
     __slots__ = (

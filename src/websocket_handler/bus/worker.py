@@ -19,14 +19,14 @@ from typing import Any
 from ..brokers.broker import Broker, BrokerError, ChannelsRefused, Entry, Offset, Refusals
 from ..brokers.broker_url import BrokerURL
 from .envelope import Envelope, Kind, encode_content, open_envelope, seal
-from .history import Recall
-from .listener import RoomsOfThisProcess
+from .history import HistoryReader
+from .listener import BusListener
 from .names import EVERYONE, node_channel
 from .outbox import Outbox, Outgoing
-from .presence_sync import PresenceWire
+from .presence_sync import PresenceSync
 from .refusals import RefusalLog
 from .settings import BusSettings, BusState, Counters, History
-from .subscription import Joined
+from .subscription import Subscription
 
 logger = logging.getLogger("websocket_handler")
 
@@ -65,7 +65,7 @@ def retrieved(what: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
     return task
 
 
-class Endpoint:
+class BusWorker:
     """Subscribes, publishes, receives."""
 
     def __init__(
@@ -73,7 +73,7 @@ class Endpoint:
         url: BrokerURL,
         broker_class: type[Broker],
         node: bytes,
-        rooms: RoomsOfThisProcess,
+        rooms: BusListener,
         outbox: Outbox,
         history: History | None,
         settings: BusSettings,
@@ -91,13 +91,13 @@ class Endpoint:
         self.state = BusState.CONNECTING
         self.limit: int | None = None
         self.ready_rooms = 0
-        self.joined: dict[str, Joined] = {}
+        self.joined: dict[str, Subscription] = {}
         self.broker: Broker | None = None
         self.refusals = RefusalLog(self)
-        self.presence = PresenceWire(self)
-        self.recall = Recall(self)
+        self.presence = PresenceSync(self)
+        self.recall = HistoryReader(self)
         self._broker_class = broker_class
-        self._by_channel: dict[str, Joined] = {}
+        self._by_channel: dict[str, Subscription] = {}
         self._subscribed: dict[str, str] = {}  # room -> channel, in this session
         self._leaving: dict[str, None] = {}  # rooms without members, the first that was left first
         self._changed: set[str] = set()
@@ -139,7 +139,7 @@ class Endpoint:
     def join(self, name: str) -> None:
         room = self.joined.get(name)
         if room is None:
-            room = self.joined[name] = Joined(name)
+            room = self.joined[name] = Subscription(name)
             self._by_channel[room.channel] = room
             self._change(name)
         elif room.leaving is not None:
@@ -211,12 +211,12 @@ class Endpoint:
         except Exception:
             logger.exception("a room's %s failed", getattr(what, "__name__", what))
 
-    def has_lost(self, room: Joined, count: int | None, is_news: bool = True) -> None:
+    def report_loss(self, room: Subscription, count: int | None, is_news: bool = True) -> None:
         self.counters.lost += count or 0
         if is_news and (room.leaving is None or room.name in self._wanted):
             self.call(self.rooms.lost, room.name, count)
 
-    def deliver(self, room: Joined, envelope: Envelope, offset: Offset | None) -> None:
+    def deliver(self, room: Subscription, envelope: Envelope, offset: Offset | None) -> None:
         """Hand over what has come from the broker."""
         arrived = room.sequences.arrived(envelope.node, envelope.number, envelope.starts)
         context = None
@@ -224,7 +224,7 @@ class Endpoint:
             for lost in self.outbox.overtaken(room.name, envelope.number):
                 self.deliver_alone(lost)
             item = self.outbox.back(room.name, envelope.number)
-            self.counters.own += 1
+            self.counters.echoed += 1
             if item is not None:
                 if item.is_early:
                     return
@@ -234,7 +234,7 @@ class Endpoint:
             return
         gap, is_news = arrived
         if gap and envelope.node != self.node and (offset is None or is_news):
-            self.has_lost(room, gap, is_news)
+            self.report_loss(room, gap, is_news)
         if room.leaving is not None and room.name not in self._wanted:
             return
         if envelope.node != self.node:
@@ -245,7 +245,7 @@ class Endpoint:
         text = None if offset is None else "-".join(map(str, offset))
         self.call(self.rooms.deliver, room.name, envelope.message, envelope.key, text, context)
 
-    def _cannot_read(self, room: Joined) -> None:
+    def _cannot_read(self, room: Subscription) -> None:
         """A process with a newer version of this library has sent a message."""
         if not self._has_met_newer:
             self._has_met_newer = True
@@ -253,9 +253,9 @@ class Endpoint:
                 "a process with a newer version of this library sends messages that this one "
                 "cannot read: they are reported as lost"
             )
-        self.has_lost(room, 1)
+        self.report_loss(room, 1)
 
-    def has_heard(self) -> None:
+    def touch(self) -> None:
         """The broker is alive."""
         self._heard = self._loop.time()
 
@@ -286,7 +286,7 @@ class Endpoint:
                 break
             if self.state is BusState.UP and self._loop.time() - began > self.settings.backoff_max:
                 attempt = 0
-            self._has_gone_down(reason)
+            self._mark_down(reason)
             longest = self.settings.backoff_min * 2 ** min(attempt, 30)
             pause = min(longest, self.settings.backoff_max) * self._random.uniform(0.5, 1)
             attempt += 1
@@ -334,7 +334,7 @@ class Endpoint:
             await asyncio.wait_for(retrieved(broker.connect()), timeout)
             broker.limit = self.limit = min(broker.limit, self._largest)
             self.was_away = self._loop.time() - self._deaf_since
-            self.has_heard()
+            self.touch()
             channels = [node_channel(self.node), EVERYONE]
             refused = await asyncio.wait_for(retrieved(broker.subscribe(channels)), timeout)
         except (asyncio.TimeoutError, TimeoutError):
@@ -345,7 +345,7 @@ class Endpoint:
         self._changed = set(self.joined)
 
     async def _session(self, broker: Broker) -> None:
-        self.has_heard()
+        self.touch()
         self._sending_since = None
         tasks = [
             asyncio.ensure_future(task)
@@ -367,13 +367,13 @@ class Endpoint:
     async def _wait_for_close(self) -> None:
         await self._closing.wait()
 
-    def _is_up(self) -> None:
+    def _mark_up(self) -> None:
         self.counters.connects += 1
         self.was_away = 0.0
         self._set_state(BusState.UP, "")
         self.presence.begin()
 
-    def _has_gone_down(self, reason: str) -> None:
+    def _mark_down(self, reason: str) -> None:
         if self.state is BusState.UP:
             self._deaf_since = self._heard
         self._set_state(BusState.DOWN, reason)
@@ -400,7 +400,7 @@ class Endpoint:
         """Connect; then subscribe and publish, whenever there is something to."""
         await self._connect(broker)
         await self._follow(broker)
-        self._is_up()
+        self._mark_up()
         while True:
             self._wake.clear()
             if self._changed:
@@ -414,7 +414,7 @@ class Endpoint:
                     await self._publish(broker)
                 self._sending_since = None
                 if not self._receives_heartbeat:
-                    self.has_heard()
+                    self.touch()
             else:
                 await self._wake.wait()
 
@@ -422,8 +422,8 @@ class Endpoint:
         """A heartbeat, to notice that the broker has fallen silent."""
         settings = self.settings
         pause = min(
-            settings.heartbeat,
-            settings.silence - settings.heartbeat,
+            settings.heartbeat_interval,
+            settings.silence_timeout - settings.heartbeat_interval,
             settings.presence_ttl / 6,
         )
         beats = 0.0
@@ -431,13 +431,13 @@ class Endpoint:
         while True:
             await asyncio.sleep(pause)
             now = self._loop.time()
-            if now - before > pause + settings.silence / 2:
+            if now - before > pause + settings.silence_timeout / 2:
                 self._heard = now  # it is this process that was held up
             before = now
             since = min(self._heard, self._sending_since or now)
-            if now - since > settings.silence:
-                raise BrokerError(f"the broker has been silent for {settings.silence} s")
-            if now - beats >= settings.heartbeat:
+            if now - since > settings.silence_timeout:
+                raise BrokerError(f"the broker has been silent for {settings.silence_timeout} s")
+            if now - beats >= settings.heartbeat_interval:
                 beats = now
                 self._must_check = True
                 self._changed |= self._refused_rooms  # they may be permitted by now
@@ -470,10 +470,10 @@ class Endpoint:
         if left:
             await self._soon(broker.unsubscribe([self._subscribed.pop(name) for name in left]))
 
-    def _is_here(self, room: Joined) -> bool:
+    def _is_here(self, room: Subscription) -> bool:
         return self.joined.get(room.name) is room
 
-    def refuse_room(self, room: Joined, reason: str) -> None:
+    def refuse_room(self, room: Subscription, reason: str) -> None:
         """The broker does not let this process receive what is sent to the room."""
         if not self._is_here(room):
             return
@@ -485,7 +485,7 @@ class Endpoint:
             self._refused_rooms.add(room.name)
             self.refusals.room(room.name, reason)
 
-    async def _find_cursors(self, broker: Broker, rooms: list[Joined]) -> list[Joined]:
+    async def _find_cursors(self, broker: Broker, rooms: list[Subscription]) -> list[Subscription]:
         """With a history; those rooms of which it may be read."""
         while rooms:
             try:
@@ -499,7 +499,7 @@ class Endpoint:
                 break
         return rooms
 
-    async def _have_ready(self, broker: Broker, rooms: list[Joined]) -> None:
+    async def _have_ready(self, broker: Broker, rooms: list[Subscription]) -> None:
         if self.history is not None:
             rooms = await self._find_cursors(broker, rooms)
         for room in rooms:
@@ -509,7 +509,7 @@ class Endpoint:
             self.ready_rooms += room.leaving is None
             self._refused_rooms.discard(room.name)
             if room.has_been_ready and self.history is None:
-                self.has_lost(room, None)
+                self.report_loss(room, None)
             elif self.history is not None:
                 self.recall.go_on(room)
             room.has_been_ready = True
@@ -519,10 +519,10 @@ class Endpoint:
     async def _soon(self, what: Coroutine[Any, Any, Any]) -> Any:
         """What the broker has to answer before it is taken for silent."""
         try:
-            return await asyncio.wait_for(retrieved(what), self.settings.silence)
+            return await asyncio.wait_for(retrieved(what), self.settings.silence_timeout)
         except (asyncio.TimeoutError, TimeoutError):
             raise BrokerError(
-                f"the broker has not answered within {self.settings.silence} s"
+                f"the broker has not answered within {self.settings.silence_timeout} s"
             ) from None
 
     async def _publish(self, broker: Broker) -> None:
@@ -578,7 +578,7 @@ class Endpoint:
     def _control_refused(self, control: list[tuple[str, bytes]], refused: Refusals) -> None:
         for index, why in refused.items():
             if index < len(control):
-                self.has_heard()  # a heartbeat that is refused does not come back
+                self.touch()  # a heartbeat that is refused does not come back
                 self.refusals.log("send to", control[index][0], why)
 
     def _suspect(self, wanted: list[Outgoing]) -> None:
@@ -617,7 +617,7 @@ class Endpoint:
     def _received(
         self, channel: str, data: bytes, offset: Offset | None, previous: Offset | None
     ) -> None:
-        self.has_heard()
+        self.touch()
         room = self._by_channel.get(channel)
         if room is None and not channel.startswith("node"):
             return  # it has just been left
@@ -632,6 +632,6 @@ class Endpoint:
         elif offset is not None and previous is not None and self.history is not None:
             self.recall.received(room, envelope, offset, previous)
         elif envelope.node == self.node:
-            self.counters.own += 1  # it was delivered when it was sent
+            self.counters.echoed += 1  # it was delivered when it was sent
         else:
             self.deliver(room, envelope, None)

@@ -8,7 +8,7 @@ cdef Py_ssize_t MESSAGE_OVERHEAD
 cdef class Backlog:
     cdef readonly list messages
     cdef public object listener
-    cdef readonly bint held_back
+    cdef readonly bint is_full
     cdef object _source
     cdef Py_ssize_t _room
 
@@ -20,7 +20,7 @@ cdef class _Inbox:
     cdef long long _high_water
     cdef long long _came
     cdef long long _taken
-    cdef readonly bint held_back
+    cdef readonly bint is_full
 
     @cython.locals(size=Py_ssize_t)
     cdef _count_arrival(self, message)
@@ -36,8 +36,8 @@ cdef class ThreadInbox(_Inbox):
 
 cdef class LoopInbox(_Inbox):
     cdef object _loop
-    cdef readonly bint is_home
-    cdef tuple _ordinary_codes
+    cdef readonly bint same_loop
+    cdef tuple _normal_close_codes
     cdef object _first
     cdef object _others
     cdef object _end

@@ -29,8 +29,8 @@ MESSAGE_OVERHEAD = 64
 class Source(Protocol):
     """The connection that messages come from."""
 
-    def _hold_back(self) -> None: ...
-    def _go_on(self) -> None: ...
+    def _pause_for_backlog(self) -> None: ...
+    def _resume_reading(self) -> None: ...
     def _in_engine(self, call: Callable[[], object]) -> None: ...
 
 
@@ -40,16 +40,16 @@ class Backlog:
     def __init__(self, source: Source, high_water: int) -> None:
         self.messages: list[Any] = []
         self.listener: Callable[[Any], object] | None = None  # which is to have them, soon
-        self.held_back = False
+        self.is_full = False
         self._source = source
         self._room = high_water
 
     def put(self, message: Any) -> None:
         self.messages.append(message)
         self._room -= len(message) + MESSAGE_OVERHEAD
-        if self._room < 0 and not self.held_back:
-            self.held_back = True
-            self._source._hold_back()
+        if self._room < 0 and not self.is_full:
+            self.is_full = True
+            self._source._pause_for_backlog()
 
     def amount(self) -> int:
         """How much waits: the bytes of the messages, and what each counts beside them."""
@@ -67,7 +67,7 @@ class _Inbox:
         self._high_water = high_water
         self._came = 0
         self._taken = 0
-        self.held_back = False
+        self.is_full = False
 
     def amount(self) -> int:
         """How much waits: the bytes of the messages, and what each counts beside them."""
@@ -76,23 +76,23 @@ class _Inbox:
     def _count_arrival(self, message: Any) -> None:
         size = len(message)
         self._came += size + MESSAGE_OVERHEAD
-        if self._came - self._taken > self._high_water and not self.held_back:
-            self.held_back = True
+        if self._came - self._taken > self._high_water and not self.is_full:
+            self.is_full = True
             if self._source is not None:
-                self._source._hold_back()
+                self._source._pause_for_backlog()
             self._go_on_if_taken()  # perhaps it was taken meanwhile
 
     def _count_taken(self, message: Any) -> None:
         size = len(message)
         self._taken += size + MESSAGE_OVERHEAD
-        if self.held_back:
+        if self.is_full:
             self._go_on_if_taken()
 
     def _go_on_if_taken(self) -> None:
         if self._came - self._taken <= self._high_water // 4:
-            self.held_back = False
+            self.is_full = False
             if self._source is not None:
-                self._source._in_engine(self._source._go_on)
+                self._source._in_engine(self._source._resume_reading)
 
 
 class ThreadInbox(_Inbox):
@@ -113,7 +113,7 @@ class ThreadInbox(_Inbox):
         self._end = ConnectionClosed(code, reason)
         self._queue.put(None)
 
-    def abandon(self, code: int, reason: str) -> None:
+    def forget_after_fork(self, code: int, reason: str) -> None:
         """In a forked child: as `end`, and what waits is for the parent."""
         self._queue = queue.SimpleQueue()
         self.end(code, reason)
@@ -136,8 +136,8 @@ class LoopInbox(_Inbox):
     """For `await websocket.areceive()` and `async for message in websocket`.
 
     Awaiting it gives the next message; after the last it raises `StopAsyncIteration` if the
-    connection ended with a code of `ordinary_codes`, else `ConnectionClosed`. Apart from
-    `put` and `end`, everything runs in the thread of `loop`; `is_home` says that the engine
+    connection ended with a code of `normal_close_codes`, else `ConnectionClosed`. Apart from
+    `put` and `end`, everything runs in the thread of `loop`; `same_loop` says that the engine
     lives there too.
     """
 
@@ -146,13 +146,13 @@ class LoopInbox(_Inbox):
         source: Source,
         high_water: int,
         loop: asyncio.AbstractEventLoop,
-        is_home: bool,
-        ordinary_codes: tuple[int, ...],
+        same_loop: bool,
+        normal_close_codes: tuple[int, ...],
     ) -> None:
         super().__init__(source, high_water)
         self._loop = loop
-        self.is_home = is_home
-        self._ordinary_codes = ordinary_codes
+        self.same_loop = same_loop
+        self._normal_close_codes = normal_close_codes
         self._first: Any = None  # the next message; most of the time there is no other
         self._others: deque[Any] | None = None
         self._end: tuple[int, str] | None = None
@@ -166,20 +166,20 @@ class LoopInbox(_Inbox):
 
     def put(self, message: Any) -> None:
         self._count_arrival(message)
-        if self.is_home:
+        if self.same_loop:
             self.accept(message)  # `wake` follows when all messages of this read are here
         else:
-            self._loop.call_soon_threadsafe(self._accept_from_afar, message)
+            self._loop.call_soon_threadsafe(self._accept_threadsafe, message)
 
     def end(self, code: int, reason: str) -> None:
         """The connection is over; what came before can still be taken."""
         self._source = None
-        if self.is_home:
+        if self.same_loop:
             self._accept_end(code, reason)
         elif not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._accept_end, code, reason)
 
-    def abandon(self, code: int, reason: str) -> None:
+    def forget_after_fork(self, code: int, reason: str) -> None:
         """In a forked child: the connection is over, and what waits is for the parent."""
         self._source = self._first = self._others = self._wakeup = self._context = None
         self._end = (code, reason)
@@ -193,7 +193,7 @@ class LoopInbox(_Inbox):
                 self._others = deque()
             self._others.append(message)
 
-    def _accept_from_afar(self, message: Any) -> None:
+    def _accept_threadsafe(self, message: Any) -> None:
         self.accept(message)
         self.wake()
 
@@ -227,7 +227,7 @@ class LoopInbox(_Inbox):
         while self._first is None:
             if self._end is not None:
                 code, reason = self._end
-                if code in self._ordinary_codes:
+                if code in self._normal_close_codes:
                     raise StopAsyncIteration
                 raise ConnectionClosed(code, reason)
             if self._wakeup is not None:

@@ -51,7 +51,7 @@ CLOCK_STEP = 0.001
 KEEPALIVE = b"keepalive"
 """The payload of the pings that only see whether the peer is alive; their pongs are no event."""
 
-ORDINARY_CODES = (NORMAL_CLOSURE, GOING_AWAY, NO_CODE_RECEIVED)
+NORMAL_CLOSE_CODES = (NORMAL_CLOSURE, GOING_AWAY, NO_CODE_RECEIVED)
 """Connections that end with these are logged at DEBUG, all others at INFO, and end an
 iteration over their messages without an error."""
 
@@ -66,14 +66,14 @@ OF_THE_PARENT = Close(ABNORMAL_CLOSURE, "the connection belongs to the parent pr
 class Codec:
     """The codec of the connection's version in Python, where the channel has none for it."""
 
-    __slots__ = ("decoder", "encoder", "sending", "withheld")
+    __slots__ = ("decoder", "encoder", "pending_output", "sending")
 
-    def __init__(self, decoder: Decoder, encoder: Encoder, withhold: bool) -> None:
+    def __init__(self, decoder: Decoder, encoder: Encoder, holds_output: bool) -> None:
         self.decoder = decoder
         self.encoder = encoder
         self.sending = native_rlock()
         """Held from the last look at the state of the connection until a frame is written."""
-        self.withheld = bytearray() if withhold else None
+        self.pending_output = bytearray() if holds_output else None
         """What was sent before the handshake was complete, in versions that complete later."""
 
     def compress(self, agreed: Terms) -> None:
@@ -105,7 +105,7 @@ class Connection(Channel):
         "_state",
     )
 
-    _moment: ClassVar = native_rlock()
+    _state_lock: ClassVar = native_rlock()
     """Held for a moment by whoever changes the state of a connection, or what waits on it."""
 
     # What few connections ever have takes no slot: it is in the dict that the application may
@@ -118,7 +118,7 @@ class Connection(Channel):
     _unread_pongs = 0  # of the pings sent while nothing is read: they may all come at once
     _holds_too_much = False  # more than high water waits for a fragmented message to end
     _taken_while_closing: Progress | None = None  # at the last deadline of a slow peer
-    _waiting_for_room: list[tuple[Callable[[], object], bool]] | None = None
+    _drain_waiters: list[tuple[Callable[[], object], bool]] | None = None
     _postponed: tuple[Callable[[], object], ...] = ()  # while a listener blocks
     _output_lost: str | None = None  # the reason why nothing more can be sent
 
@@ -132,7 +132,7 @@ class Connection(Channel):
         self._pinged: AwaitedPong | None = None
         self._memberships: tuple[Callable[[Connection], object], ...] = ()  # in rooms
 
-    def _speak(
+    def _start_codec(
         self,
         engine: Engine,
         version: Version,
@@ -149,7 +149,7 @@ class Connection(Channel):
             self._codec = Codec(
                 version.decoder(settings, not client, secret),
                 version.encoder(client, secret),
-                withhold=version.completes_later and not client,
+                holds_output=version.completes_later and not client,
             )
             if agreed is not None:
                 self._codec.compress(agreed)
@@ -157,8 +157,8 @@ class Connection(Channel):
 
     def _begin_sending(self) -> None:
         """Have the channel send by itself, if it has the codec; unless it is closed already."""
-        with self._moment:
-            self._sendable = self._codec is None and self._takes_messages()
+        with self._state_lock:
+            self._sendable = self._codec is None and self._accepts_messages()
 
     @property
     def _version(self) -> Version:
@@ -213,11 +213,11 @@ class Connection(Channel):
                 except BaseException as error:
                     self._failed(error)
 
-    def _emit_last(self, event: str, *arguments: object) -> None:
+    def _emit_final(self, event: str, *arguments: object) -> None:
         """As `_emit`, where a listener that raises changes nothing any more."""
-        self._call_last(self._listeners, event, *arguments)
+        self._call_final(self._listeners, event, *arguments)
 
-    def _call_last(
+    def _call_final(
         self, listeners: tuple[tuple[str, Callable[..., object]], ...], event: str, *args: object
     ) -> None:
         for name, listener in listeners:
@@ -230,7 +230,7 @@ class Connection(Channel):
 
     # Rooms
 
-    def _become_member(self, leave: Callable[[Connection], object]) -> None:
+    def _add_membership(self, leave: Callable[[Connection], object]) -> None:
         """Have `leave` called with this connection at its end, before the listeners of that,
         or now if it has come."""
         if self._state is State.CLOSED or isinstance(self._outcome, handshake.Refused):
@@ -238,16 +238,16 @@ class Connection(Channel):
         else:
             self._memberships = (*self._memberships, leave)
 
-    def _end_membership(self, leave: Callable[[Connection], object]) -> None:
+    def _remove_membership(self, leave: Callable[[Connection], object]) -> None:
         self._memberships = tuple(other for other in self._memberships if other != leave)
 
     # Messages
 
-    def _unheard(self, message: Any) -> None:
+    def _queue_unclaimed(self, message: Any) -> None:
         """A message nobody takes: it waits until somebody does."""
         if self._state is not State.OPEN:
             return
-        with self._moment:
+        with self._state_lock:
             listener = self._message_listener  # which another thread may just have added
             if listener is None and self._inbox is not None:  # somebody has just begun to ask
                 listener = self._inbox.put
@@ -259,67 +259,67 @@ class Connection(Channel):
     def _hear_listener(self) -> None:
         """Messages go to the listener that was added while there was a backlog."""
         if self._backlog is not None and self._backlog.listener is not None:
-            self._hear(self._backlog.listener)
+            self._set_message_listener(self._backlog.listener)
 
     @in_empty_context
-    def _hear(self, listener: Callable[[Any], object] | None) -> None:
+    def _set_message_listener(self, listener: Callable[[Any], object] | None) -> None:
         """Messages go to `listener` from now on, those that waited first; unless it takes itself
         off, or ends the connection."""
-        with self._moment:
+        with self._state_lock:
             backlog = self._backlog
             if backlog is not None:
                 self._backlog = None
-            self._message_listener = listener if self._takes_messages() else None
+            self._message_listener = listener if self._accepts_messages() else None
         for message in backlog.messages if backlog else ():
             try:
-                (self._message_listener or self._unheard)(message)
+                (self._message_listener or self._queue_unclaimed)(message)
             except BaseException as error:
                 self._failed(error)
-        if backlog and backlog.held_back:
-            self._go_on()
+        if backlog and backlog.is_full:
+            self._resume_reading()
 
-    def _hear_inbox(self, inbox: LoopInbox | ThreadInbox) -> None:
+    def _set_inbox(self, inbox: LoopInbox | ThreadInbox) -> None:
         backlog = self._backlog
-        if backlog is not None and not self._takes_messages():  # they can still be taken
+        if backlog is not None and not self._accepts_messages():  # they can still be taken
             self._backlog = None
             for message in backlog.messages:
                 inbox.put(message)
-        self._hear(inbox.put)
-        if isinstance(inbox, LoopInbox) and inbox.is_home:
+        self._set_message_listener(inbox.put)
+        if isinstance(inbox, LoopInbox) and inbox.same_loop:
             self._after_messages = inbox.wake
         if self._state is State.CLOSED:
             inbox.end(self._close.code, self._close.reason)
 
-    def _hold_back(self) -> None:
+    def _pause_for_backlog(self) -> None:
         """Read no more: too much waits for the application."""
         self._pause_reading(True)
-        self._tell_of_room(full=True)
+        self._notify_drain_waiters(full=True)
 
-    def _go_on(self) -> None:
+    def _resume_reading(self) -> None:
         """Read on, unless there is another reason not to."""
         is_full = self._holds_too_much and not self._is_client
-        self._pause_reading(self._takes_messages() and (is_full or self._takes_nothing()))
+        self._pause_reading(self._accepts_messages() and (is_full or self._is_reading_paused()))
 
     def _pause(self, paused: bool) -> None:
         """The application wants no messages for now, or wants them again."""
-        if self._takes_messages():
+        if self._accepts_messages():
             self._paused = paused
-            self._go_on()
+            self._resume_reading()
             if paused:
-                self._tell_of_room(full=True)
+                self._notify_drain_waiters(full=True)
 
-    def _takes_messages(self) -> bool:
+    def _accepts_messages(self) -> bool:
         """Whether messages are still wanted: once it is closing, they are dropped."""
         return self._state in (State.CONNECTING, State.OPEN)
 
-    def _takes_nothing(self) -> bool:
+    def _is_reading_paused(self) -> bool:
         """Whether the application is to take messages first, or wants none."""
         waiting = self._inbox or self._backlog
-        return self._paused or (waiting is not None and waiting.held_back)
+        return self._paused or (waiting is not None and waiting.is_full)
 
     # Room for more to be sent
 
-    def _when_drained(
+    def _on_drained(
         self, notice: Callable[[], object], or_full: bool = False, of_channel: bool = False
     ) -> None:
         """Have `notice` called when the peer has caught up, at the end, or now; also when we
@@ -328,11 +328,11 @@ class Connection(Channel):
         if (
             not (self._above_water if of_channel else self._is_behind())
             or self._state is State.CLOSED
-            or (or_full and self._takes_nothing())
+            or (or_full and self._is_reading_paused())
         ):
             notice()
         else:
-            self._waiting_for_room = [*(self._waiting_for_room or ()), (notice, or_full)]
+            self._drain_waiters = [*(self._drain_waiters or ()), (notice, or_full)]
 
     def _is_behind(self) -> bool:
         """Whether more than high water waits, and has yet to fall well below it."""
@@ -340,13 +340,13 @@ class Connection(Channel):
 
     def _has_too_much_ahead(self) -> bool:
         """Whether more than high water waits before it comes to the channel."""
-        return self._holds_too_much or self._withheld > self._settings.high_water
+        return self._holds_too_much or self._pending_output > self._settings.high_water
 
     def _forget_notice(self, notice: Callable[[], object]) -> None:
         """Remove a waiter that has been cancelled, or has waited for too long."""
-        if self._waiting_for_room is not None:
-            left = [pair for pair in self._waiting_for_room if pair[0] != notice]
-            self._waiting_for_room = left or None
+        if self._drain_waiters is not None:
+            left = [pair for pair in self._drain_waiters if pair[0] != notice]
+            self._drain_waiters = left or None
 
     @property
     def _unflushed(self) -> int:
@@ -354,17 +354,17 @@ class Connection(Channel):
         return super().buffered_amount
 
     @property
-    def _withheld(self) -> int:
+    def _pending_output(self) -> int:
         """The bytes that wait for the handshake to be complete."""
-        return len(self._codec.withheld or b"") if self._codec is not None else 0
+        return len(self._codec.pending_output or b"") if self._codec is not None else 0
 
-    def _tell_of_room(self, full: bool = False) -> None:
-        waiting = self._waiting_for_room
+    def _notify_drain_waiters(self, full: bool = False) -> None:
+        waiting = self._drain_waiters
         if waiting is None:
             return
-        self._waiting_for_room = None
+        self._drain_waiters = None
         if full:
-            self._waiting_for_room = [pair for pair in waiting if not pair[1]] or None
+            self._drain_waiters = [pair for pair in waiting if not pair[1]] or None
         for notice, or_full in waiting:
             if or_full or not full:
                 notice()
@@ -393,10 +393,10 @@ class Connection(Channel):
         if isinstance(self._outcome, handshake.Refused):  # meanwhile, in another thread
             return
         self._count(frames_sent=bool(data))
-        if self._codec is None or self._codec.withheld is None:
+        if self._codec is None or self._codec.pending_output is None:
             self._write(data)
         else:
-            self._codec.withheld += data
+            self._codec.pending_output += data
 
     # Ending
 
@@ -412,7 +412,7 @@ class Connection(Channel):
         if not self._version.has_close:
             self._finish()
 
-    def _settle(self, step: Step, code: int, reason: str) -> bool:
+    def _try_end(self, step: Step, code: int, reason: str) -> bool:
         """Whether this is what ended the connection: then `code` and `reason` stand."""
         if not self._step(step):
             return False
@@ -423,7 +423,7 @@ class Connection(Channel):
     def _step(self, step: Step) -> bool:
         """Whether it is not too late for this step. Where a listener was left behind in another
         thread, both may end the connection, but only one does."""
-        with self._moment:
+        with self._state_lock:
             state = advance(self._state, step)
             if state is not None:
                 self._state = state
@@ -435,25 +435,25 @@ class Connection(Channel):
             if not self._taken_over:  # and never will be
                 self._engine.ledger.leave(self._counted_address)
         code, reason, _ = self._close
-        level = logging.DEBUG if code in ORDINARY_CODES else logging.INFO
+        level = logging.DEBUG if code in NORMAL_CLOSE_CODES else logging.INFO
         logger.log(level, "%r: %d %s", self, code, reason)
         memberships, self._memberships = self._memberships, ()
         for leave in memberships:
             leave(self)
         listeners, self._listeners = self._listeners, ()  # nothing comes after it
         self._message_listener = self._after_messages = None
-        self._call_last(listeners, "close", code, reason)
-        self._tell_of_room()
+        self._call_final(listeners, "close", code, reason)
+        self._notify_drain_waiters()
         if self._inbox is not None:
             self._inbox.end(code, reason)
 
-    def _linger(self) -> None:
+    def _half_close(self) -> None:
         """Send what is left and FIN, then wait for the peer's: closing with its data unread
         would reset the connection and could take our last bytes with it."""
         self._set_deadline(self._settings.close_timeout)
         self._finish()
 
-    def _give_up(self, reason: str) -> None:
+    def _abort(self, reason: str) -> None:
         """Drop the socket if there is one; in any case the WebSocket is over."""
         self._drop(reason)
         self._connection_lost(reason)
@@ -466,7 +466,7 @@ class Connection(Channel):
             self._set_deadline(self._settings.close_timeout)
             status, reason = self._outcome.status, self._outcome.reason
             self._connection_lost(f"handshake refused with {int(status)}: {reason}")
-        elif self._codec is not None and self._codec.withheld is not None:
+        elif self._codec is not None and self._codec.pending_output is not None:
             self._set_deadline(self._settings.open_timeout)
         else:
             self._open()
@@ -475,11 +475,11 @@ class Connection(Channel):
         """The rest of the handshake is here; what had to wait for it follows its answer."""
         assert self._codec is not None
         with self._codec.sending:
-            withheld, self._codec.withheld = self._codec.withheld, None
-            self._write(response + bytes(withheld or b""))
+            pending_output, self._codec.pending_output = self._codec.pending_output, None
+            self._write(response + bytes(pending_output or b""))
         self._open()
         if not self._is_behind():
-            self._tell_of_room()
+            self._notify_drain_waiters()
 
     def _open(self) -> None:
         if self._state is not State.CLOSING:
@@ -488,7 +488,7 @@ class Connection(Channel):
         if self._state is State.OPEN:
             self._emit("open")
 
-    def _opens_unnoticed(self) -> bool:
+    def _can_attach_inline(self) -> bool:
         """Whether `_opened` will call nobody, and send nothing."""
         return (
             isinstance(self._outcome, handshake.Accepted)
@@ -509,7 +509,7 @@ class Connection(Channel):
         """What has arrived, where the channel has no codec for the version."""
         assert self._codec is not None
         for event in self._codec.decoder.feed(data):
-            if self._deaf:
+            if self._discard_input:
                 return
             try:
                 self._take_event(event)
@@ -519,7 +519,7 @@ class Connection(Channel):
     def _take_event(self, event: Event) -> None:
         if isinstance(event, Message):
             self._count(messages_received=1)
-            (self._message_listener or self._unheard)(event.data)
+            (self._message_listener or self._queue_unclaimed)(event.data)
         elif isinstance(event, Ping):
             self._ping_received(event.payload)
         elif isinstance(event, Pong):
@@ -529,10 +529,10 @@ class Connection(Channel):
         elif isinstance(event, Completed):
             self._completed(event.response)
         else:
-            self._violated(*event)
+            self._fail_connection(*event)
 
     def _ping_received(self, payload: bytes) -> None:
-        if self._state is not State.OPEN or self._closes_for_flood():
+        if self._state is not State.OPEN or self._fail_if_flooded():
             return
         if self._blocked:  # only the newest needs an answer (RFC 6455 section 5.5.3)
             self._pong = payload
@@ -546,7 +546,7 @@ class Connection(Channel):
             return
         if self._unread_pongs and payload == KEEPALIVE:
             self._unread_pongs -= 1
-        elif self._closes_for_flood():
+        elif self._fail_if_flooded():
             return
         if self._pinged is not None and self._pinged.payload == payload:
             self._latency = time.monotonic() - self._pinged.pinged_at
@@ -556,10 +556,10 @@ class Connection(Channel):
         if payload != KEEPALIVE:
             self._emit("pong", payload)
 
-    def _closes_for_flood(self) -> bool:
-        if not self._is_flooded():
+    def _fail_if_flooded(self) -> bool:
+        if not self._count_control_frame():
             return False
-        self._violated(POLICY_VIOLATION, "too many control frames")
+        self._fail_connection(POLICY_VIOLATION, "too many control frames")
         return True
 
     def _send_ping(self, payload: bytes) -> None:
@@ -578,10 +578,10 @@ class Connection(Channel):
         if self._state is State.OPEN:
             self._emit("drain")
         if not self._above_water:
-            self._tell_of_room()
+            self._notify_drain_waiters()
 
     def _close_received(self, code: int, reason: str, cookie: bytes = b"") -> None:
-        self._let_messages_be_answered()
+        self._wake_reader()
         for present, former in self._version.close_codes:
             code = present if code == former else code
         if self._codec is not None:
@@ -594,7 +594,7 @@ class Connection(Channel):
             self._send_close(code, reason)
         self._end(Step.CLOSE_RECEIVED, code, reason)
 
-    def _violated(self, code: int, reason: str) -> None:
+    def _fail_connection(self, code: int, reason: str) -> None:
         """Fail the connection (RFC 6455 section 7.1.7)."""
         self._fail(code, reason, ProtocolError(code, reason))
 
@@ -605,14 +605,14 @@ class Connection(Channel):
 
     def _fail(self, code: int, reason: str, error: BaseException) -> None:
         """Close for `error`, without waiting for what the peer says to it."""
-        self._let_messages_be_answered()
+        self._wake_reader()
         try:
             if self._state is State.OPEN:
                 self._send_close(code, reason)
         finally:
             self._end(Step.LOST, code, reason, error)
 
-    def _let_messages_be_answered(self) -> None:
+    def _wake_reader(self) -> None:
         """A coroutine that is resumed once a read gets its turn before the end in that read."""
         if self._after_messages is not None:
             self._after_messages()
@@ -629,10 +629,10 @@ class Connection(Channel):
             self._end(Step.CLOSE_RECEIVED, NO_CODE_RECEIVED, "")
 
     def _end(self, step: Step, code: int, reason: str, error: BaseException | None = None) -> None:
-        ended = self._settle(step, code, reason)
-        self._linger()
+        ended = self._try_end(step, code, reason)
+        self._half_close()
         if error is not None:
-            self._emit_last("error", error)
+            self._emit_final("error", error)
         if ended:
             self._announce_close()
 
@@ -643,7 +643,7 @@ class Connection(Channel):
             return
         try:
             logger.error("%r: a listener raised", self, exc_info=error)
-            self._emit_last("error", error)
+            self._emit_final("error", error)
         finally:
             self._start_closing(INTERNAL_ERROR, "internal error")
         if isinstance(error, KeyboardInterrupt | SystemExit) and self._engine is not None:
@@ -668,11 +668,11 @@ class Connection(Channel):
         if self._state is State.OPEN:
             self._keep_alive()
         elif self._state is State.CONNECTING:
-            self._give_up("the client did not complete the handshake in time")
+            self._abort("the client did not complete the handshake in time")
         elif self._closes_slowly():
             self._set_deadline(self._settings.close_timeout)
         elif self._state is State.CLOSING:
-            self._give_up("the peer did not answer the close frame in time")
+            self._abort("the peer did not answer the close frame in time")
         else:
             self._drop("")
 
@@ -759,7 +759,7 @@ class Connection(Channel):
         sent: some are alive, and only do not answer."""
         reason = "no answer to a ping"
         if self._blocked or self._is_busy:
-            self._give_up(reason)
+            self._abort(reason)
         else:
             self._send_close(INTERNAL_ERROR, "keepalive ping timeout")
             self._end(Step.LOST, ABNORMAL_CLOSURE, reason)
@@ -769,7 +769,7 @@ class Connection(Channel):
         return progress(self._descriptor, counts[5], counts[4])
 
     def _connection_lost(self, reason: str) -> None:
-        if self._settle(Step.LOST, ABNORMAL_CLOSURE, reason):
+        if self._try_end(Step.LOST, ABNORMAL_CLOSURE, reason):
             self._announce_close()
 
     def _released(self) -> None:
@@ -787,12 +787,12 @@ class Connection(Channel):
         self._close = OF_THE_PARENT
         self._listeners = self._memberships = ()
         self._message_listener = self._after_messages = None
-        self._pinged = self._backlog = self._waiting_for_room = None
+        self._pinged = self._backlog = self._drain_waiters = None
         if self._inbox is not None:
-            self._inbox.abandon(OF_THE_PARENT.code, OF_THE_PARENT.reason)
+            self._inbox.forget_after_fork(OF_THE_PARENT.code, OF_THE_PARENT.reason)
 
 
 @in_forked_child
 def _renew_lock() -> None:
     """The thread that held it is not here."""
-    Connection._moment = native_rlock()
+    Connection._state_lock = native_rlock()

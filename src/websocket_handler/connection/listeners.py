@@ -66,7 +66,7 @@ class Once:
         self._call = surrounded(self._call, surroundings)
 
 
-class InTurn:
+class ListenerGroup:
     """Several message listeners as one."""
 
     def __init__(self, listeners: tuple[Listener, ...]) -> None:
@@ -90,28 +90,28 @@ class Surrounded:
 
 def surrounded(listener: Listener, surroundings: Surroundings) -> Listener:
     """What to call in place of `listener`, which may be one of the classes of this file."""
-    if isinstance(listener, Surrounded | Awaited):  # `Turns` calls the latter
+    if isinstance(listener, Surrounded | QueuedListener):  # `AsyncListenerQueue` calls the latter
         return listener
     if isinstance(listener, Once):
         listener.surround(surroundings)
         return listener
-    if isinstance(listener, InTurn):
-        return InTurn(tuple(surrounded(one, surroundings) for one in listener.listeners))
+    if isinstance(listener, ListenerGroup):
+        return ListenerGroup(tuple(surrounded(one, surroundings) for one in listener.listeners))
     return Surrounded(listener, surroundings)
 
 
-class Awaited:
-    """An `async def` listener, which takes its turn in its connection's `Turns`."""
+class QueuedListener:
+    """An `async def` listener, which takes its turn in its connection's `AsyncListenerQueue`."""
 
-    def __init__(self, listener: AsyncListener, turns: Turns) -> None:
+    def __init__(self, listener: AsyncListener, turns: AsyncListenerQueue) -> None:
         self.listener = listener
-        self._turns = turns
+        self._async_listeners = turns
 
     def __call__(self, *arguments: object) -> None:
-        self._turns.add(self.listener, arguments)
+        self._async_listeners.add(self.listener, arguments)
 
 
-class Turns:
+class AsyncListenerQueue:
     """Runs the `async def` listeners of one connection one after the other, in the order of
     the events; while more than high water of messages waits for them, nothing is read.
 
@@ -124,7 +124,7 @@ class Turns:
         self._loop = loop
         self._waiting: deque[tuple[AsyncListener, tuple[Any, ...]]] = deque()
         self._size = 0
-        self._held_back = False
+        self._is_full = False
         self._is_working = False
         self.surroundings: Surroundings | None = None
         self._task: asyncio.Task[None] | None = None  # which the loop alone would not keep
@@ -138,9 +138,9 @@ class Turns:
             return
         self._waiting.append((listener, arguments))
         self._size += _size_of(arguments)
-        if self._size > self._high_water and not self._held_back:
-            self._held_back = True
-            self._source._hold_back()
+        if self._size > self._high_water and not self._is_full:
+            self._is_full = True
+            self._source._pause_for_backlog()
         if not self._is_working:
             self._is_working = True
             work, surroundings = self._work(), self.surroundings
@@ -168,9 +168,9 @@ class Turns:
                     self._source._failed(error)
                 finally:
                     self._size -= _size_of(arguments)
-                if self._held_back and self._size <= self._high_water // 4:
-                    self._held_back = False
-                    self._source._go_on()
+                if self._is_full and self._size <= self._high_water // 4:
+                    self._is_full = False
+                    self._source._resume_reading()
         finally:
             self._is_working = False
             self._task = None

@@ -36,14 +36,14 @@ class SendingConnection(Connection):
     __slots__ = ()
 
     # Messages that wait for a fragmented one to end, with what was said about compression
-    _held: deque[tuple[Any, bool | None]] | None = None
+    _queued_sends: deque[tuple[Any, bool | None]] | None = None
     _held_size = 0
     _fragmenter: int | None = None  # the thread that sends the fragmented one
 
     @property
     def buffered_amount(self) -> int:
         """The bytes accepted by `send` that the operating system has not taken yet."""
-        return self._unflushed + self._held_size + self._withheld
+        return self._unflushed + self._held_size + self._pending_output
 
     def send_text_message(self, text: str) -> None:
         """As `send`, for text alone: raises `TypeError` for anything but `str`."""
@@ -82,13 +82,13 @@ class SendingConnection(Connection):
         """
         self._complete_early()
         self._check_not_in_engine("drain()")
-        relieved = threading.Event()
-        notice = relieved.set
-        self._in_engine(partial(self._when_drained, notice))
+        drained = threading.Event()
+        notice = drained.set
+        self._in_engine(partial(self._on_drained, notice))
         try:
-            in_time = relieved.wait(timeout)
+            in_time = drained.wait(timeout)
         finally:
-            if not relieved.is_set():
+            if not drained.is_set():
                 self._in_engine(partial(self._forget_notice, notice))
         self._check_open()
         return in_time
@@ -97,13 +97,13 @@ class SendingConnection(Connection):
         """As `drain`, for coroutines."""
         self._complete_early()
         loop = asyncio.get_running_loop()
-        relieved = asyncio.Event()
-        notice = partial(tell, loop, relieved)
-        self._in_engine(partial(self._when_drained, notice))
+        drained = asyncio.Event()
+        notice = partial(tell, loop, drained)
+        self._in_engine(partial(self._on_drained, notice))
         try:
-            await relieved.wait()
+            await drained.wait()
         finally:
-            if not relieved.is_set():
+            if not drained.is_set():
                 self._in_engine(partial(self._forget_notice, notice))
         self._check_open()
 
@@ -120,7 +120,7 @@ class SendingConnection(Connection):
                 "or register a listener with on()"
             )
 
-    def _send_otherwise(
+    def _send_slow_path(
         self, message: Any, compress: bool | None = None, timeout: float | None = None
     ) -> None:
         """`send` for whatever the channel does not send by itself: a str or bytes, on a
@@ -137,14 +137,14 @@ class SendingConnection(Connection):
                 f"not {type(message).__name__}"
             )
         if self.buffered_amount > self._settings.high_water:
-            self._make_room(timeout)
-        if not self._has_to_wait(message, compress):
+            self._apply_backpressure(timeout)
+        if not self._queue_if_fragmenting(message, compress):
             if is_whole:
                 self._send_whole(message, compress)
             else:
                 self._send_fragmented(message, timeout)
 
-    def _make_room(self, timeout: float | None) -> None:
+    def _apply_backpressure(self, timeout: float | None) -> None:
         """Wait for a peer that is behind, and for a fragmented message that is under way, in
         threads that may, unless the peer waits for us to take messages; give one up that is
         hopelessly behind."""
@@ -152,12 +152,12 @@ class SendingConnection(Connection):
             end = None if timeout is None else time.monotonic() + timeout
             while self._is_behind():
                 self._wait_until_drained(end)
-                if self._takes_nothing():
+                if self._is_reading_paused():
                     break
         self._check_not_hopeless()
 
     def _make_room_for_fragment(self, timeout: float | None) -> None:
-        """As `_make_room`, for the message that the others wait for."""
+        """As `_apply_backpressure`, for the message that the others wait for."""
         if self._unflushed > self._settings.high_water:
             if self._may_wait():
                 end = None if timeout is None else time.monotonic() + timeout
@@ -169,10 +169,10 @@ class SendingConnection(Connection):
 
     def _wait_until_drained(self, end: float | None, of_channel: bool = False) -> None:
         """Raises `TimeoutError` if that is not so by `end`, `ConnectionClosed` if it is over."""
-        relieved = threading.Event()
-        notice: Callable[[], object] = relieved.set
-        self._in_engine(partial(self._when_drained, notice, or_full=True, of_channel=of_channel))
-        if not relieved.wait(None if end is None else max(0.0, end - time.monotonic())):
+        drained = threading.Event()
+        notice: Callable[[], object] = drained.set
+        self._in_engine(partial(self._on_drained, notice, or_full=True, of_channel=of_channel))
+        if not drained.wait(None if end is None else max(0.0, end - time.monotonic())):
             self._in_engine(partial(self._forget_notice, notice))
             raise TimeoutError("the peer is behind, and has not caught up in time")
         self._check_open()
@@ -188,10 +188,10 @@ class SendingConnection(Connection):
     ) -> None:
         if self._codec is None:
             if not self._write_message(message, compress):  # it cannot be sent any more, or yet
-                self._send_otherwise(message, compress)
+                self._send_slow_path(message, compress)
             return
         with self._codec.sending:
-            if not self._has_to_wait(message, compress):
+            if not self._queue_if_fragmenting(message, compress):
                 self._send_coded(self._codec, message, compress, prepared)
 
     def _send_coded(
@@ -214,24 +214,24 @@ class SendingConnection(Connection):
         self._check_open()
         if self._unflushed > self._settings.high_water or self._has_too_much_ahead():
             return False
-        if not self._has_to_wait(message.data, None):
+        if not self._queue_if_fragmenting(message.data, None):
             self._send_whole(message.data, None, message)
         return True
 
     # Messages in fragments
 
-    def _has_to_wait(self, message: Any, compress: bool | None) -> bool:
+    def _queue_if_fragmenting(self, message: Any, compress: bool | None) -> bool:
         """Whether a fragmented message is under way: then this one follows it. Where too much
         does, nothing more is read from a client."""
-        with self._moment:
-            if self._held is None:
+        with self._state_lock:
+            if self._queued_sends is None:
                 return False
-            self._held.append((message, compress))
+            self._queued_sends.append((message, compress))
             self._held_size += _size_of(message)
             is_full = self._held_size > self._settings.high_water and not self._holds_too_much
             self._holds_too_much |= is_full
         if is_full and not self._is_client:
-            self._in_engine(self._go_on)
+            self._in_engine(self._resume_reading)
         return True
 
     def _send_fragmented(self, pieces: Iterable[Any], timeout: float | None) -> None:
@@ -241,20 +241,20 @@ class SendingConnection(Connection):
         if first is iterator:  # there is none
             return
         pieces = chain([first], iterator)
-        if self._hold_others(pieces):
+        if self._begin_fragmented(pieces):
             try:
                 self._send_fragments(pieces, timeout)
             finally:
-                self._send_held()
+                self._flush_queued_sends()
 
-    def _hold_others(self, pieces: Iterable[Any]) -> bool:
+    def _begin_fragmented(self, pieces: Iterable[Any]) -> bool:
         """What is sent from now on waits, but for what is being compressed; returns False if that
         is so already: then `pieces` waits too."""
         becoming_frames = self._codec.sending if self._codec else contextlib.nullcontext()
-        with becoming_frames, self._moment:
-            if self._has_to_wait(pieces, None):
+        with becoming_frames, self._state_lock:
+            if self._queue_if_fragmenting(pieces, None):
                 return False
-            self._held = deque()
+            self._queued_sends = deque()
             self._fragmenter = threading.get_ident()
             if self._codec is None:
                 self._fragmenting = True
@@ -289,7 +289,7 @@ class SendingConnection(Connection):
             self._check_open()
             self._write_coded(self._codec.encoder.frame(opcode, payload, fin))
 
-    def _send_held(self) -> None:
+    def _flush_queued_sends(self) -> None:
         """Send what has waited, in its order, until nothing does."""
         while (waiting := self._take_held()) is not None:
             message, compress = waiting
@@ -305,34 +305,34 @@ class SendingConnection(Connection):
             except Exception:
                 logger.exception("%r: a message that waited for another could not be sent", self)
             except BaseException:  # of this thread, and no fault of those that wait
-                self._send_held()
+                self._flush_queued_sends()
                 raise
 
     def _take_held(self) -> tuple[Any, bool | None] | None:
         """The next message that has waited; None if there is none, and none has to from now on."""
-        with self._moment:
-            if self._held:
-                message, compress = self._held.popleft()
+        with self._state_lock:
+            if self._queued_sends:
+                message, compress = self._queued_sends.popleft()
                 self._held_size -= _size_of(message)
                 return message, compress
-            self._held = self._fragmenter = None
+            self._queued_sends = self._fragmenter = None
             was_full, self._holds_too_much = self._holds_too_much, False
             if self._codec is None:
                 self._fragmenting = False
-                self._sendable = self._takes_messages()
+                self._sendable = self._accepts_messages()
         if was_full:
             self._in_engine(self._held_sent)
         return None
 
     def _held_sent(self) -> None:
-        self._go_on()
+        self._resume_reading()
         if not self._is_behind():
-            self._tell_of_room()
+            self._notify_drain_waiters()
 
     def _announce_close(self) -> None:
-        if self._held is not None:  # the fragmented message may take long to end
-            with self._moment:
-                self._held = deque() if self._held is not None else None
+        if self._queued_sends is not None:  # the fragmented message may take long to end
+            with self._state_lock:
+                self._queued_sends = deque() if self._queued_sends is not None else None
                 self._held_size = 0
         super()._announce_close()
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from .forks import in_forked_child
-from .shutdown import close_all, drain
+from .shutdown import close_connections
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -59,7 +59,7 @@ def loop_engine(loop: asyncio.AbstractEventLoop | None = None) -> Engine:
     connections with 1001; made when first needed. In that loop's thread."""
     home = loop or asyncio.get_running_loop()
     engine = _by_loop.get(id(home))
-    if engine is None or engine.home_loop is not home:
+    if engine is None or engine.event_loop is not home:
         engine = _by_loop[id(home)] = Engine(home)
     return engine
 
@@ -67,7 +67,7 @@ def loop_engine(loop: asyncio.AbstractEventLoop | None = None) -> Engine:
 def _say_goodbye() -> None:
     """At exit: tell the peers with 1001, and wait a little for their answers."""
     if _default is not None:
-        close_all(_default, timeout=1.0)
+        _default.close_all(timeout=1.0)
         _default.stop(timeout=1.0)
 
 
@@ -88,9 +88,8 @@ __all__ = [
     "IS_NATIVE",
     "Channel",
     "Engine",
-    "close_all",
+    "close_connections",
     "default_engine",
-    "drain",
     "fan_out",
     "loop_engine",
 ]

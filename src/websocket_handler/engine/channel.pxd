@@ -4,7 +4,7 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from .codec cimport DeflateContext, Rules, decoder, decoder_event, decoder_kind
+from .codec cimport DeflateContext, ConnectionLimits, decoder, decoder_event, decoder_kind
 from .engine cimport EpollEngine, Pollable, outgoing, wheel_timer
 
 
@@ -28,7 +28,7 @@ ctypedef struct entry:
 
 cdef class Channel(Pollable):
     cdef readonly EpollEngine _engine
-    cdef Rules rules
+    cdef ConnectionLimits rules
     cdef decoder decoder
     cdef object layer                  # what the bytes go through: TLS, an asyncio transport
     cdef DeflateContext context        # kept for the next message, once one was compressed
@@ -46,14 +46,14 @@ cdef class Channel(Pollable):
     cdef public flag _taken_over       # whether the connection has left the HTTP server
     cdef public flag _paused           # whether the application has asked for that
     cdef public flag _sendable         # whether `send` may write a data frame
-    cdef public flag _deaf             # whether what arrives is thrown away
+    cdef public flag _discard_input             # whether what arrives is thrown away
     cdef public flag _tell_when_flushed
     cdef public flag _fragmenting      # whether a message is under way, which others wait for
     cdef flag close_sent               # after which no data frame may follow
     cdef flag masks                    # client role
-    cdef flag foreign                  # of a version whose codec is elsewhere
-    cdef flag fed                      # the layer calls us; epoll knows nothing of it
-    cdef flag unread                   # the layer may have more, which epoll does not see
+    cdef flag python_codec                  # of a version whose codec is elsewhere
+    cdef flag is_push                      # the layer calls us; epoll knows nothing of it
+    cdef flag input_pending                   # the layer may have more, which epoll does not see
     cdef flag hang_up                  # the peer has ended its half of the connection, or both
     cdef flag corked                   # a flush will come: do not send yet
     cdef readonly flag _above_water    # more than high water was waiting
@@ -90,14 +90,14 @@ cdef class Channel(Pollable):
     cdef bint append(self, const uint8_t *data, size_t size) except -1
     cdef uint8_t *grow(self, size_t size) except NULL
     cdef void flush_or_cork(self) noexcept
-    cdef void flush_or_leave(self) noexcept
+    cdef void flush_or_delegate(self) noexcept
     cdef void flush_here(self) noexcept
     cdef void flush(self) noexcept
     cdef void lose_output(self, str reason) noexcept
     cdef void after_flush(self) noexcept
     cdef void drop_output(self) noexcept
-    cdef void watch_what_matters(self) noexcept
-    cdef bint is_held_back(self) noexcept
+    cdef void update_interest(self) noexcept
+    cdef bint is_reading_paused(self) noexcept
     cdef bint waits_for_peer(self) noexcept
     cdef void note_hang_up(self, uint32_t events) noexcept
     cdef bint is_overrun(self) noexcept

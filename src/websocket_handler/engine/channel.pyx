@@ -40,7 +40,7 @@ from .codec cimport (
     OPCODE_CLOSE,
     OPCODE_TEXT,
     DeflateContext,
-    Rules,
+    ConnectionLimits,
     decoder_event,
     decoder_free,
     decoder_kind,
@@ -77,9 +77,9 @@ cdef extern from "Python.h":
 
 cdef enum:
     LARGE = 16384             # payloads from here on are not copied if that can be helped
-    MUCH_TO_DEFLATE = 65536   # from this size on, other threads run meanwhile
-    CORKED_AT_MOST = 65536    # bytes that wait for the end of a turn
-    LEFT_AT_MOST = 16384      # bytes that another thread leaves to the engine's
+    DEFLATE_NOGIL_MIN = 65536   # from this size on, other threads run meanwhile
+    CORK_LIMIT = 65536    # bytes that wait for the end of a turn
+    DELEGATE_LIMIT = 16384      # bytes that another thread leaves to the engine's
     RULES_KEPT = 256          # to be shared by connections with the same settings
     LAYER_SEND_SIZE = 1 << 18 # what a layer gets at once
     MAX_LAST_READS = 64       # of what arrived before the connection broke
@@ -128,7 +128,7 @@ cdef class Channel(Pollable):
     has_deflate = HAS_DEFLATE
     """Whether it can compress."""
 
-    def _bind(self, engine, settings, version, bint client, bint foreign, agreed):
+    def _bind(self, engine, settings, version, bint client, bint python_codec, agreed):
         """Choose limits, codec and role, before the first byte. If it is `foreign` the codec is
         not here: what arrives goes through `_feed`, and frames come through `_write`. `agreed`
         are the `Terms` of permessage-deflate, if it was negotiated."""
@@ -138,22 +138,22 @@ cdef class Channel(Pollable):
         if rules is None:
             if len(home.rules_by_settings) >= RULES_KEPT:
                 home.rules_by_settings.clear()
-            rules = home.rules_by_settings[key] = Rules(settings, agreed)
+            rules = home.rules_by_settings[key] = ConnectionLimits(settings, agreed)
         self._engine = home
         self.rules = rules
         self.decoder.rules = &self.rules.rules
         self.decoder.expect_masked = not client
         self.masks = client
-        self.foreign = foreign
+        self.python_codec = python_codec
         self.decoder.old_codes = bool(version.close_codes)
 
-    def _enter(self, EpollEngine engine, int fd, bytes early, layer):
+    def _attach_here(self, EpollEngine engine, int fd, bytes early, layer):
         """The engine's thread takes the socket in, and what came with it."""
         cdef entry before
         self._engine = engine
         self.fd = fd
         self.layer = layer
-        self.fed = layer is not None and not layer.is_pollable
+        self.is_push = layer is not None and not layer.is_pollable
         self.heard = engine.now = monotonic_ms()
         if engine.epoll_fd < 0 or not self.wait_for(READING):
             reason = "the engine was closed" if engine.epoll_fd < 0 else strerror(errno)
@@ -174,8 +174,8 @@ cdef class Channel(Pollable):
             self.input_lost(error)
         self.end_service(before)
 
-    def _enter_here(self, int fd):
-        """As `_enter`, in any thread, where nothing came with it and nobody is to be called. From
+    def _attach_inline(self, int fd):
+        """As `_attach_here`, in any thread, where nothing came with it and nobody is to be called. From
         the moment on that epoll knows the socket, the engine's thread may be in here as well."""
         self._opened()
         self.heard = monotonic_ms()
@@ -225,7 +225,7 @@ cdef class Channel(Pollable):
                 size = PyBytes_GET_SIZE(message)
                 first = FRAME_FIN | OPCODE_BINARY
         if not first:
-            self._send_otherwise(message, compress, timeout)
+            self._send_slow_path(message, compress, timeout)
         elif compress is None and <size_t>size < self.rules.compress_from:
             self.write_frame(first, <const uint8_t *>data, <size_t>size, message)
         else:
@@ -286,7 +286,7 @@ cdef class Channel(Pollable):
         self.traffic.messages_sent += messages_sent
         self.traffic.frames_sent += frames_sent
 
-    def _is_flooded(self):
+    def _count_control_frame(self):
         """Count one more control frame; whether there are too many in this second."""
         cdef uint32_t now = <uint32_t>self._engine.now
         if now - self.controls_since >= 1000:
@@ -296,7 +296,7 @@ cdef class Channel(Pollable):
         return self.controls > self.rules.max_control_frames
 
     def _stop_sending(self):
-        """Have `send` leave what is sent to `_send_otherwise`; what another thread is just
+        """Have `send` leave what is sent to `_send_slow_path`; what another thread is just
         compressing in this connection's context leaves first."""
         if self.context is not None:
             self.context.acquire()
@@ -366,7 +366,7 @@ cdef class Channel(Pollable):
             if context is not None:  # no other thread runs until the frame is written
                 context.release()
         if not is_sendable:
-            self._send_otherwise(message, True)
+            self._send_slow_path(message, True)
         elif deflated_size == 0:
             self.write_frame(first, data, size, message)
         else:
@@ -392,7 +392,7 @@ cdef class Channel(Pollable):
         self, DeflateContext context, const uint8_t *data, size_t size, uint8_t *out
     ) noexcept:
         """The size of what is in `out` then; 0 if the message is to be sent as it is."""
-        cdef Rules rules = self.rules
+        cdef ConnectionLimits rules = self.rules
         cdef deflater *stream = NULL
         cdef size_t deflated_size
         if context is not None:
@@ -402,7 +402,7 @@ cdef class Channel(Pollable):
                 &spare_streams, rules.deflate_window_bits, rules.level, rules.memory_level)
         if stream is NULL:
             return 0
-        if size < MUCH_TO_DEFLATE:
+        if size < DEFLATE_NOGIL_MIN:
             deflated_size = deflater_run(stream, data, size, out)
         else:
             with nogil:
@@ -471,7 +471,7 @@ cdef class Channel(Pollable):
             self.large_sent = 0
         else:
             self.append(data, size)
-        self.flush_or_leave()
+        self.flush_or_delegate()
         return True
 
     cdef bint can_send_through(self) noexcept:
@@ -607,15 +607,15 @@ cdef class Channel(Pollable):
         if self._engine.owner == PyThread_get_thread_ident():
             if not self.corked:
                 self.corked = self._engine.cork(self)
-            if self.corked and self.waiting() < CORKED_AT_MOST:
+            if self.corked and self.waiting() < CORK_LIMIT:
                 return
         self.flush_here()
 
-    cdef void flush_or_leave(self) noexcept:
+    cdef void flush_or_delegate(self) noexcept:
         """As `flush_or_cork`, but threads that are not the engine's leave sending to it, and
         have to wake it: what they write meanwhile leaves together."""
         if (self.fd < 0 or self._engine.owner == PyThread_get_thread_ident()
-                or self.waiting() > min(self.rules.high_water, <size_t>LEFT_AT_MOST)):
+                or self.waiting() > min(self.rules.high_water, <size_t>DELEGATE_LIMIT)):
             self.flush_or_cork()
         elif not self.corked and not self.interest & EPOLLOUT:
             self._engine.corked.append(self)
@@ -661,14 +661,14 @@ cdef class Channel(Pollable):
         self.drop_output()
         self.output_ended = True
         self._above_water = False
-        self.watch_what_matters()
+        self.update_interest()
         self._engine.post(partial(self._run_exclusively, partial(self._read_the_rest, reason)))
 
     def _read_the_rest(self, str reason):
         """Deliver what has arrived, then leave."""
         cdef int reads = MAX_LAST_READS
         cdef uint64_t before
-        while self.fd >= 0 and not (self.input_ended or self.is_held_back()) and reads:
+        while self.fd >= 0 and not (self.input_ended or self.is_reading_paused()) and reads:
             reads -= 1
             before = self.traffic.bytes_received
             if self.layer is None:
@@ -689,8 +689,8 @@ cdef class Channel(Pollable):
             self._above_water = False
             if not self.drain_due:  # told when no listener is in the middle of sending
                 self.drain_due = True
-                self._engine.post(self._tell_drained)
-        self.watch_what_matters()
+                self._engine.post(self._emit_drained)
+        self.update_interest()
         if left:
             return
         if self.finishing:
@@ -708,21 +708,21 @@ cdef class Channel(Pollable):
             self._tell_when_flushed = False
             self._flushed()
 
-    cdef void watch_what_matters(self) noexcept:
+    cdef void update_interest(self) noexcept:
         cdef uint32_t interest = EPOLLOUT if self.waiting() else 0
         if self.input_ended:
             pass
-        elif not self.is_held_back():
-            if self.unread == UNREAD:
-                self.unread = READ_POSTED
+        elif not self.is_reading_paused():
+            if self.input_pending == UNREAD:
+                self.input_pending = READ_POSTED
                 self._engine.post(self._read_rest)
-            if not (self.fed and self.unread):  # a transport reads no further than we do
+            if not (self.is_push and self.input_pending):  # a transport reads no further than we do
                 interest |= READING
         elif not (self.busy or self.waits_for_peer()):
             interest |= EPOLLRDHUP
         self.wait_for(interest)
 
-    cdef bint is_held_back(self) noexcept:
+    cdef bint is_reading_paused(self) noexcept:
         """Whether nothing is read: the application asked for it, or a client is to read first
         what waits for it. A server's client goes on reading, or two that only send would
         wait for each other for ever. What a peer had sent when it ended the connection is read
@@ -744,7 +744,7 @@ cdef class Channel(Pollable):
         """The engine saw the end of a peer whose transport is paused."""
         if self.fd >= 0:
             self.note_hang_up(events)
-            self.watch_what_matters()
+            self.update_interest()
 
     cdef bint is_overrun(self) noexcept:
         """Whether a peer that has ended the connection left more than may wait for an
@@ -756,7 +756,7 @@ cdef class Channel(Pollable):
 
     cdef bint wait_for(self, uint32_t interest) noexcept:
         """Have `ready` called at these events; returns whether that can be."""
-        if not self.fed:
+        if not self.is_push:
             return self._engine.watch(self, interest)
         self.interest = interest
         try:
@@ -780,21 +780,21 @@ cdef class Channel(Pollable):
     @property
     def _descriptor(self):
         """The socket's descriptor, -1 if there is none."""
-        return self.layer.fileno() if self.fed and self.layer is not None else self.fd
+        return self.layer.fileno() if self.is_push and self.layer is not None else self.fd
 
     @property
     def _hidden_buffer(self):
         """The most bytes that may wait where nobody counts them: in an asyncio transport."""
-        return LAYER_SEND_SIZE if self.fed else 0
+        return LAYER_SEND_SIZE if self.is_push else 0
 
     def _pause_reading(self, bint paused):
         """Read nothing more, or go on. In the engine's thread only."""
         self.paused = paused
         if self.fd >= 0:
-            self.watch_what_matters()
+            self.update_interest()
 
-    def _tell_drained(self):
-        if self.busy or not self.drain_due:  # `caught_up` has it told; or has had
+    def _emit_drained(self):
+        if self.busy or not self.drain_due:  # `listener_returned` has it told; or has had
             return
         self.drain_due = False
         if not self._above_water:  # or the listener went on sending, and there will be another
@@ -824,19 +824,19 @@ cdef class Channel(Pollable):
             self._engine.give_buffer(self.out)
             self.out = NULL
 
-    cdef void turn_over(self) noexcept:
+    cdef void end_iteration(self) noexcept:
         self.corked = False
         self.flush_here()
 
-    cdef void left_behind(self) noexcept:
+    cdef void listener_blocked(self) noexcept:
         """The listener blocks: nothing is read until it returns, but what it has sent leaves."""
         self.busy += 1
         self.corked = False
         self.flush()
         if self.fd >= 0:
-            self.watch_what_matters()
+            self.update_interest()
 
-    cdef void caught_up(self) noexcept:
+    cdef void listener_returned(self) noexcept:
         if self.busy:  # or this is a forked child, in which nothing is served any more
             self.busy -= 1
         if self.busy:
@@ -844,9 +844,9 @@ cdef class Channel(Pollable):
         if self.fd < 0:  # it was released meanwhile, but for what was in use
             decoder_free(&self.decoder)
             return
-        self.watch_what_matters()
+        self.update_interest()
         if self.drain_due:
-            self._engine.post(self._tell_drained)
+            self._engine.post(self._emit_drained)
         postponed = self._postponed
         if postponed:
             self._postponed = ()
@@ -875,9 +875,9 @@ cdef class Channel(Pollable):
                 self.receive()
             else:
                 self.corked = True
-                if self.unread != READ_POSTED:
+                if self.input_pending != READ_POSTED:
                     self.read_layer()
-                self.turn_over()
+                self.end_iteration()
 
     cdef void receive(self) noexcept:
         """One read: into the message under way if it is a large one, the rest into the
@@ -907,7 +907,7 @@ cdef class Channel(Pollable):
         self.heard = self._engine.now
         size = <size_t>count
         self.traffic.bytes_received += size
-        if self._deaf:
+        if self._discard_input:
             return
         self.corked = True
         if direct:
@@ -915,16 +915,16 @@ cdef class Channel(Pollable):
             size -= direct
             self.deliver(decoder_received(&self.decoder, direct, &event), &event)
         self.decode(shared, size)
-        self.turn_over()
+        self.end_iteration()
 
     def _read_on(self):
         """Read from the layer, unless a posted call is about to."""
-        if self.unread != READ_POSTED:
+        if self.input_pending != READ_POSTED:
             self.serve_layer()
 
     def _read_rest(self):
         """Read what the last iteration has left in the layer."""
-        self.unread = 0
+        self.input_pending = 0
         self.serve_layer()
 
     cdef void serve_layer(self) noexcept:
@@ -933,7 +933,7 @@ cdef class Channel(Pollable):
         if self.fd < 0 or self.input_ended:
             return
         if self.busy:
-            self.unread = UNREAD
+            self.input_pending = UNREAD
             return
         if self.is_overrun():
             self.release("the peer is gone, and what it left is too much")
@@ -960,9 +960,9 @@ cdef class Channel(Pollable):
         return before
 
     cdef void end_service(self, entry before) noexcept:
-        self.turn_over()
+        self.end_iteration()
         if self._engine.turns != before.turns:
-            self.caught_up()
+            self.listener_returned()
         else:
             self._engine.current = before.current
             self._engine.end_if_asked()
@@ -971,8 +971,8 @@ cdef class Channel(Pollable):
         """Read as much as from a plain socket; the rest is left to the next iteration."""
         cdef ssize_t budget = RECEIVE_SIZE
         while self.fd >= 0:
-            if self.is_held_back() or budget <= 0:
-                self.unread = UNREAD
+            if self.is_reading_paused() or budget <= 0:
+                self.input_pending = UNREAD
                 return True
             layer = self.layer
             with layer.lock:
@@ -986,7 +986,7 @@ cdef class Channel(Pollable):
             self.heard = self._engine.now
             budget -= len(data)
             self.traffic.bytes_received += <size_t>len(data)
-            if not self._deaf:
+            if not self._discard_input:
                 buffer = bytearray(data)  # unmasked in place
                 self.decode(<uint8_t *><char *>buffer, len(buffer))
         return True
@@ -996,9 +996,9 @@ cdef class Channel(Pollable):
         cdef uint8_t *end = data + size
         cdef decoder_event event
         cdef decoder_kind kind
-        if self.foreign:
+        if self.python_codec:
             self.feed_elsewhere(data, size)
-        while self.fd >= 0 and not self.foreign and not self._deaf:
+        while self.fd >= 0 and not self.python_codec and not self._discard_input:
             kind = decoder_next(&self.decoder, &cursor, end, &event)
             if kind == DECODER_STARVED:
                 break
@@ -1032,7 +1032,7 @@ cdef class Channel(Pollable):
             elif kind == DECODER_CLOSE:
                 self._close_received(event.code, take_reason(event))
             elif kind == DECODER_VIOLATION:
-                self._violated(event.code, event.reason.decode("ascii"))
+                self._fail_connection(event.code, event.reason.decode("ascii"))
             elif kind == DECODER_NO_MEMORY:
                 raise MemoryError("there is no memory for a message")
         except BaseException as error:
@@ -1045,7 +1045,7 @@ cdef class Channel(Pollable):
         cdef object listener = self._message_listener
         try:
             if listener is None:
-                self._unheard(message)
+                self._queue_unclaimed(message)
             else:
                 listener(message)
         except BaseException as error:
@@ -1067,7 +1067,7 @@ cdef class Channel(Pollable):
 
     cdef void give_up(self) noexcept:
         """There is no memory even for an orderly end."""
-        self._deaf = True
+        self._discard_input = True
         self._sendable = False
         if self.busy:
             self._engine.post(partial(self._drop, "out of memory"))
@@ -1079,7 +1079,7 @@ cdef class Channel(Pollable):
     def _finish(self):
         """Send what is left, then FIN; leave when the peer has done the same."""
         self.finishing = True
-        self._deaf = True
+        self._discard_input = True
         self._sendable = False
         if self.fd >= 0:
             self.flush()
@@ -1119,19 +1119,19 @@ cdef class Channel(Pollable):
             self.layer = None
             layer.close()
 
-    cdef void abandon(self) noexcept:
+    cdef void forget_after_fork(self) noexcept:
         layer, self.layer = self.layer, None
         if layer is None:
             if self.fd >= 0:
                 close(self.fd)
-        elif not self.fed:  # no lock: a thread of the parent may have held it
+        elif not self.is_push:  # no lock: a thread of the parent may have held it
             layer.close()
         self.fd = -1
         self.interest = 0
         self.watched = False
         wheel_cancel(&self.timer)
         self._sendable = False
-        self._deaf = True
+        self._discard_input = True
         if not self.busy:  # or it is still in use
             decoder_free(&self.decoder)
         self.context = None
@@ -1142,11 +1142,11 @@ cdef class Channel(Pollable):
         if self.fd < 0:
             return
         wheel_cancel(&self.timer)
-        if not self.fed:
+        if not self.is_push:
             self._engine.unwatch(self)
         self.close_descriptor()
         self._sendable = False
-        self._deaf = True
+        self._discard_input = True
         if not self.busy:  # or it is still in use
             decoder_free(&self.decoder)
         self.context = None

@@ -96,7 +96,7 @@ cdef bint masking_key(uint8_t *key) except -1
 cdef deflate_pool spare_streams   # of the whole process; the GIL guards it
 
 
-cdef class Rules:
+cdef class ConnectionLimits:
     """The limits of `Settings`, and what was agreed about compression, as C code reads them."""
     cdef decoder_rules rules
     cdef size_t high_water
@@ -122,5 +122,5 @@ cdef class DeflateContext:
 
 
 cdef class Decoder:
-    cdef Rules rules
+    cdef ConnectionLimits rules
     cdef decoder decoder

@@ -167,7 +167,7 @@ cdef void step_back(void *state) noexcept nogil:
     PyEval_RestoreThread(<PyThreadState *>state)
 
 
-cdef class Rules:
+cdef class ConnectionLimits:
     def __cinit__(self, limits, agreed=None):
         self.rules.max_message_size = limits.max_message_size
         self.rules.max_fragments = min(limits.max_fragments, 0xFFFFFFFF)
@@ -249,7 +249,7 @@ cdef class Decoder:
     `agreed`, the `Terms` of permessage-deflate, for compressed messages."""
 
     def __cinit__(self, limits, bint expect_masked, agreed=None):
-        self.rules = Rules(limits, agreed)
+        self.rules = ConnectionLimits(limits, agreed)
         self.decoder.rules = &self.rules.rules
         self.decoder.expect_masked = expect_masked
 

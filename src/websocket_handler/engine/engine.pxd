@@ -48,13 +48,13 @@ cdef class Pollable:
     cdef void *next                    # its neighbours among the attached channels
     cdef void *previous
     cdef void ready(self, uint32_t events) noexcept
-    cdef void turn_over(self) noexcept
+    cdef void end_iteration(self) noexcept
     cdef void expired(self) noexcept
     cdef void release(self, str reason) noexcept
     cdef void close_descriptor(self) noexcept
-    cdef void abandon(self) noexcept
-    cdef void left_behind(self) noexcept
-    cdef void caught_up(self) noexcept
+    cdef void forget_after_fork(self) noexcept
+    cdef void listener_blocked(self) noexcept
+    cdef void listener_returned(self) noexcept
 
 
 cdef class Descriptor(Pollable):
@@ -80,12 +80,12 @@ cdef class EpollEngine:
     cdef unsigned long turns           # changes also when another thread takes over
     cdef unsigned long served          # events of turns so far
     cdef unsigned long stuck_at        # which of them lasted too long
-    cdef readonly unsigned long take_overs
+    cdef readonly unsigned long listener_takeovers
     cdef readonly object ledger
     cdef void *current                 # whose event is being served
-    cdef Descriptor bell               # an eventfd: wakes the thread that watches the turns
+    cdef Descriptor watcher_event               # an eventfd: wakes the thread that watches the turns
     cdef bint watcher_sleeps
-    cdef bint watching                 # whether a thread is in `watch_turns`
+    cdef bint watching                 # whether a thread is in `watch_for_blocking`
     cdef bint stopping                 # whether it is to leave
     cdef bint closing                  # at the end of this turn, if one is under way
     cdef uint8_t *receive_buffer       # shared by all: a connection owns none
@@ -111,7 +111,7 @@ cdef class EpollEngine:
     cdef void end_if_asked(self) noexcept
     cdef bint is_stuck(self) noexcept nogil
     cdef bint take_over(self) noexcept
-    cdef void ring(self) noexcept
+    cdef void wake_watcher(self) noexcept
     cdef bint cork(self, Pollable pollable) noexcept
     cdef void uncork(self, unsigned long number) noexcept
     cdef bint watch(self, Pollable pollable, uint32_t interest) noexcept

@@ -6,7 +6,7 @@ Knows descriptors and time, and nothing of what is read and written: that is `ch
 
 Threads: everything runs with the GIL held except the wait itself, so a `send` from any
 thread is whole. A channel leaves (`release`) in the engine's thread only. Which thread that is
-may change: where a listener blocks it, another one takes over (`watch_turns`).
+may change: where a listener blocks it, another one takes over (`watch_for_blocking`).
 """
 
 import logging
@@ -52,7 +52,7 @@ cdef class Pollable:
     cdef void ready(self, uint32_t events) noexcept:
         """epoll named it."""
 
-    cdef void turn_over(self) noexcept:
+    cdef void end_iteration(self) noexcept:
         """The turn in which it asked for this (`EpollEngine.corked`) comes to its end."""
 
     cdef void expired(self) noexcept:
@@ -65,15 +65,15 @@ cdef class Pollable:
         close(self.fd)
         self.fd = -1
 
-    cdef void abandon(self) noexcept:
+    cdef void forget_after_fork(self) noexcept:
         """In a forked child: let go without a word to anyone."""
         self.close_descriptor()
 
-    cdef void left_behind(self) noexcept:
-        """Another thread turns the engine now; the one in here comes to `caught_up`."""
+    cdef void listener_blocked(self) noexcept:
+        """Another thread turns the engine now; the one in here comes to `listener_returned`."""
         self.busy += 1
 
-    cdef void caught_up(self) noexcept:
+    cdef void listener_returned(self) noexcept:
         if self.busy:
             self.busy -= 1
 
@@ -139,7 +139,7 @@ cdef class EpollEngine:
         self.epoll_fd = -1
         self.timer = TimerDescriptor()
         self.wakeup = WakeupDescriptor()
-        self.bell = Descriptor()
+        self.watcher_event = Descriptor()
         self.listener_context = ListenerContext()
         self.posted = deque()
         self.corked = []
@@ -150,7 +150,7 @@ cdef class EpollEngine:
         self.open()
 
     def open(self):
-        """Begin without connections: at the start, and in a forked child after `abandon`."""
+        """Begin without connections: at the start, and in a forked child after `forget_after_fork`."""
         self.closing = self.stopping = False
         if self.receive_buffer is NULL:
             self.receive_buffer = <uint8_t *>malloc(RECEIVE_SIZE)
@@ -162,8 +162,8 @@ cdef class EpollEngine:
         self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         self.timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)
         self.wakeup.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-        self.bell.fd = eventfd(0, EFD_CLOEXEC)
-        if self.epoll_fd < 0 or self.bell.fd < 0 or not (
+        self.watcher_event.fd = eventfd(0, EFD_CLOEXEC)
+        if self.epoll_fd < 0 or self.watcher_event.fd < 0 or not (
             self.watch(self.timer, EPOLLIN) and self.watch(self.wakeup, EPOLLIN)
         ):
             error = OSError(errno, strerror(errno))
@@ -182,7 +182,7 @@ cdef class EpollEngine:
         self.timer.close()
         self.wakeup.close()
         if not self.watching:  # or its number might be another descriptor's when it is read
-            self.bell.close()
+            self.watcher_event.close()
         if self.epoll_fd >= 0:
             close(self.epoll_fd)
             self.epoll_fd = -1
@@ -200,7 +200,7 @@ cdef class EpollEngine:
         """Serve what is ready. Waits up to `timeout` seconds for it, None for ever.
 
         Returns whether this thread is still the one that turns the engine: if a listener
-        blocked in it, another may have taken over (`watch_turns`).
+        blocked in it, another may have taken over (`watch_for_blocking`).
         """
         if self.epoll_fd < 0:
             raise RuntimeError("the engine is closed")
@@ -213,7 +213,7 @@ cdef class EpollEngine:
             raise interruption
         return True
 
-    def watch_turns(self):
+    def watch_for_blocking(self):
         """Wait, without the GIL, until a listener blocks the thread that turns the engine, and
         take over; returns False if the engine ends before.
 
@@ -230,18 +230,18 @@ cdef class EpollEngine:
                 break
         self.watching = False
         if self.epoll_fd < 0:  # and the bell was left to us
-            self.bell.close()
+            self.watcher_event.close()
         return not self.stopping
 
-    def end_watch(self):
-        """Have `watch_turns` return."""
+    def stop_watching(self):
+        """Have `watch_for_blocking` return."""
         self.stopping = True
-        self.ring()
+        self.wake_watcher()
 
-    cdef void ring(self) noexcept:
+    cdef void wake_watcher(self) noexcept:
         cdef uint64_t one = 1
         self.watcher_sleeps = False
-        write(self.bell.fd, &one, sizeof(one))
+        write(self.watcher_event.fd, &one, sizeof(one))
 
     cdef bint is_stuck(self) noexcept nogil:
         """Look at the turns for a while: whether one event was being served all the time.
@@ -263,7 +263,7 @@ cdef class EpollEngine:
             quiet = quiet + 1 if self.turns == turns else 0
             turns, served = self.turns, self.served
         self.watcher_sleeps = True
-        read(self.bell.fd, &count, sizeof(count))
+        read(self.watcher_event.fd, &count, sizeof(count))
         return False
 
     cdef bint take_over(self) noexcept:
@@ -283,13 +283,13 @@ cdef class EpollEngine:
         self.receive_buffer = buffer  # what is in the old one, the blocked thread still needs
         self.listener_context = ListenerContext()  # the old one is entered in that thread
         self.turns += 1
-        self.take_overs += 1
+        self.listener_takeovers += 1
         self.serving = False
         self.owner = PyThread_get_thread_ident()
         if self.current is not NULL:
             current = <Pollable>self.current
             self.current = NULL
-            current.left_behind()
+            current.listener_blocked()
         self.wake()  # what the blocked turn has left over
         return True
 
@@ -338,10 +338,10 @@ cdef class EpollEngine:
             self.post(Arrival(self, channel, layer.fileno(), early, layer))
         else:
             sock.setblocking(False)
-            if early or not channel._opens_unnoticed():
+            if early or not channel._can_attach_inline():
                 self.post(Arrival(self, channel, sock.detach(), early, None))
             else:
-                channel._enter_here(sock.detach())
+                channel._attach_inline(sock.detach())
 
     def watch_hang_up(self, int fd, channel):
         """Have `channel._peer_hung_up` called, once, when the peer of a socket that others
@@ -369,7 +369,7 @@ cdef class EpollEngine:
 
     def stats(self):
         """An account of what happened so far; from any thread."""
-        return self.ledger.stats(self.channels(), self.take_overs)
+        return self.ledger.stats(self.channels(), self.listener_takeovers)
 
     def channels(self):
         """Every attached channel."""
@@ -384,7 +384,7 @@ cdef class EpollEngine:
         """Drop every connection as it is and give back the descriptors: now, or at the end of
         the iteration in which one of its callbacks asks for it. In the thread that polls."""
         self.closing = True
-        self.end_watch()  # listeners that are called at the end may block
+        self.stop_watching()  # listeners that are called at the end may block
         self.end_if_asked()
 
     cdef void end_if_asked(self) noexcept:
@@ -404,7 +404,7 @@ cdef class EpollEngine:
         self.run_posted(self.turns)  # from here on, `post` makes the calls itself
         self.serving = False
 
-    def abandon(self):
+    def forget_after_fork(self):
         """In a forked child: let go of what belongs to the parent, without a word to anyone.
 
         The epoll set is shared with the parent, so nothing is taken out of it. `open` begins
@@ -415,12 +415,12 @@ cdef class EpollEngine:
         self.close_descriptors()
         for call in self.posted:
             if isinstance(call, Arrival):
-                call.abandon()
+                call.forget_after_fork()
         self.posted.clear()
         self.corked.clear()
         inherited = self.channels()
         for channel in inherited:
-            (<Pollable>channel).abandon()
+            (<Pollable>channel).forget_after_fork()
             self.unlink(channel)
         for sink in self.sinks:
             close((<Sink>sink).fd)
@@ -452,7 +452,7 @@ cdef class EpollEngine:
         number = self.turns
         self.serving = True
         if self.watcher_sleeps:
-            self.ring()
+            self.wake_watcher()
         context.enter()
         i = 0
         while i < count and self.turns == number:
@@ -480,7 +480,7 @@ cdef class EpollEngine:
             self.current = NULL
             self.listener_context.renew()
         else:
-            pollable.caught_up()
+            pollable.listener_returned()
 
     cdef void serve(self, Pollable pollable, uint32_t events, unsigned long number) noexcept:
         self.enter(pollable)
@@ -499,7 +499,7 @@ cdef class EpollEngine:
         self.end_if_asked()
 
     cdef bint cork(self, Pollable pollable) noexcept:
-        """Call `turn_over` at the end of this turn, or of this turn of the loop we live in;
+        """Call `end_iteration` at the end of this turn, or of this turn of the loop we live in;
         returns whether there is such an end."""
         if not self.serving:
             if self._call_soon is None:
@@ -514,7 +514,7 @@ cdef class EpollEngine:
         while self.corked and self.turns == number:
             pollable = <Pollable>self.corked.pop()
             self.enter(pollable)
-            pollable.turn_over()
+            pollable.end_iteration()
             self.leave(pollable, number)
 
     def _uncork(self):
@@ -675,9 +675,9 @@ class Arrival:
         self.layer = layer
 
     def __call__(self):
-        self.channel._enter(self.engine, self.fd, self.early, self.layer)
+        self.channel._attach_here(self.engine, self.fd, self.early, self.layer)
 
-    def abandon(self):
+    def forget_after_fork(self):
         """In a forked child: close its copy of the socket, without a word to the peer."""
         if self.layer is None:
             close(<int>self.fd)

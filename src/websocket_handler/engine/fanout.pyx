@@ -14,7 +14,7 @@ from .codec cimport (
     FRAME_RSV1,
     OPCODE_BINARY,
     OPCODE_TEXT,
-    Rules,
+    ConnectionLimits,
     frame_header_write,
 )
 from .engine cimport EpollEngine
@@ -29,7 +29,7 @@ def fan_out(tuple members, message, excluded=()):
     thread; never waits.
     """
     cdef Channel channel
-    cdef Rules known = None
+    cdef ConnectionLimits known = None
     cdef bytes frame = None
     cdef EpollEngine engine = None
     cdef size_t count = 0
@@ -62,7 +62,7 @@ cdef void wake(EpollEngine engine) noexcept:
 
 cdef bytes frame_for(Channel channel, message):
     """The frame as it is on a connection with the channel's rules that has sent nothing yet."""
-    cdef Rules rules = channel.rules
+    cdef ConnectionLimits rules = channel.rules
     cdef dict frames = message.frames
     cdef bint compressed = rules.deflate_window_bits and message.size >= rules.compress_from
     cdef tuple wire_format = PLAIN

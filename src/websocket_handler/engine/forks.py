@@ -15,7 +15,7 @@ from weakref import WeakSet
 class Inherited(Protocol):
     """An engine, as a fork sees it."""
 
-    def abandon(self) -> None: ...
+    def forget_after_fork(self) -> None: ...
 
 
 engines: WeakSet[Inherited] = WeakSet()
@@ -35,7 +35,7 @@ def _after_fork_in_child() -> None:
     for renew in _renewals:
         renew()
     for engine in list(engines):
-        engine.abandon()
+        engine.forget_after_fork()
 
 
 if hasattr(os, "register_at_fork"):

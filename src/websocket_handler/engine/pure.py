@@ -26,6 +26,7 @@ from ..settings import Settings
 from .empty_context import in_empty_context
 from .forks import engines
 from .native_locks import native_lock
+from .shutdown import ClosesAll
 from .stats import Ledger, NoThread, Stats, Traffic
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ _of_the_parent: list[object] = []
 garbage would touch the parent's epoll set, or close descriptors that are others' by then."""
 
 
-class Engine:
+class Engine(ClosesAll):
     """Serves WebSockets that were taken over from HTTP servers.
 
     Without `loop`, an event loop in a background thread does it, started with the first
@@ -79,7 +80,7 @@ class Engine:
             loop.call_soon_threadsafe(self.adopt_thread)
 
     @property
-    def home_loop(self) -> asyncio.AbstractEventLoop | None:
+    def event_loop(self) -> asyncio.AbstractEventLoop | None:
         """The event loop that the engine lives in, None for a thread of its own."""
         return self._loop if self._is_guest else None
 
@@ -131,13 +132,13 @@ class Engine:
             raise error
 
     @property
-    def take_overs(self) -> int:
+    def listener_takeovers(self) -> int:
         """How often another thread went on where a listener blocked: never."""
         return 0
 
     def stats(self) -> Stats:
         """An account of what happened so far; from any thread."""
-        return self.ledger.stats(self.channels(), self.take_overs)
+        return self.ledger.stats(self.channels(), self.listener_takeovers)
 
     def attach(self, channel: Channel, sock: socket.socket, early: bytes = b"") -> None:
         """Give a connected socket to the engine, with bytes already read from it."""
@@ -176,7 +177,7 @@ class Engine:
         return list(self._channels)
 
     def stop(self, timeout: float | None = None) -> None:
-        """Drop every connection and leave the home. See `close_all` for the polite way.
+        """Drop every connection and leave the home. `close_all` closes them with a close frame.
 
         Waits up to `timeout` seconds for a listener that is still running in the thread. From
         a listener, or any other callback of the engine: that comes to its end first.
@@ -194,7 +195,7 @@ class Engine:
         for channel in self.channels():
             channel._drop("the engine was closed")
 
-    def abandon(self) -> None:
+    def forget_after_fork(self) -> None:
         """In a forked child: let go of what belongs to the parent, without a word to anyone.
         With a thread, or in a loop that has not run yet, the engine begins anew when it is
         needed; a loop that has run is the parent's, and the engine over with it."""
@@ -280,7 +281,7 @@ class Channel(Events):
         "_controls",
         "_controls_since",
         "_corked",
-        "_deaf",
+        "_discard_input",
         "_drain_due",
         "_engine",
         "_finishing",
@@ -315,7 +316,7 @@ class Channel(Events):
     _above_water: bool
     _drain_due: bool
     _sendable: bool
-    _deaf: bool
+    _discard_input: bool
     _taken_over: bool
     _paused: bool
     _latency: float
@@ -328,13 +329,13 @@ class Channel(Events):
     _traffic: Traffic
     _controls: int  # so many control frames came in the second that began at
     _controls_since: float
-    _is_client: bool  # who goes on reading while its peer is behind: see `is_held_back`
+    _is_client: bool  # who goes on reading while its peer is behind: see `is_reading_paused`
 
     def __new__(cls, *_: object, **__: object) -> Channel:
         self = super().__new__(cls)
         self._engine = self._transport = self._timer = self._message_listener = None
         self._after_messages = None
-        self._sendable = self._deaf = self._corked = self._tell_when_flushed = False
+        self._sendable = self._discard_input = self._corked = self._tell_when_flushed = False
         self._finishing = self._input_ended = self._reading_paused = False
         self._above_water = self._drain_due = self._is_client = False
         self._taken_over = self._paused = self._fragmenting = False
@@ -357,7 +358,7 @@ class Channel(Events):
         settings: Settings,
         version: Version,  # noqa: ARG002
         client: bool,
-        foreign: bool,  # noqa: ARG002
+        python_codec: bool,  # noqa: ARG002
         agreed: Terms | None,  # noqa: ARG002
     ) -> None:
         self._engine = engine
@@ -373,7 +374,7 @@ class Channel(Events):
 
         See the native engine's `Channel.send`, whose twin this is.
         """
-        self._send_otherwise(message, compress, timeout)
+        self._send_slow_path(message, compress, timeout)
 
     @property
     def buffered_amount(self) -> int:
@@ -408,11 +409,9 @@ class Channel(Events):
     def _count(
         self, messages_received: int = 0, messages_sent: int = 0, frames_sent: int = 0
     ) -> None:
-        self._traffic = self._traffic.plus(
-            Traffic(messages_received, messages_sent, frames_sent=frames_sent)
-        )
+        self._traffic += Traffic(messages_received, messages_sent, frames_sent=frames_sent)
 
-    def _is_flooded(self) -> bool:
+    def _count_control_frame(self) -> bool:
         """Count one more control frame; whether there are too many in this second."""
         if self._heard - self._controls_since >= 1:
             self._controls, self._controls_since = 0, self._heard
@@ -470,7 +469,7 @@ class Channel(Events):
             outgoing, self._outgoing = self._outgoing, []
         if outgoing and not self._transport.is_closing():
             data = b"".join(outgoing)
-            self._traffic = self._traffic.plus(Traffic(bytes_sent=len(data)))
+            self._traffic += Traffic(bytes_sent=len(data))
             self._transport.write(data)
         with self._unsent:  # only now, or `buffered_amount` would miss it for a moment
             self._waiting -= sum(map(len, outgoing))
@@ -494,7 +493,7 @@ class Channel(Events):
             self._pause_reading(self._reading_paused)
             if not self._drain_due:  # told when no listener is in the middle of sending
                 self._drain_due = True
-                self._engine.post(self._tell_drained)
+                self._engine.post(self._emit_drained)
 
     def _pause_reading(self, paused: bool) -> None:
         """Read nothing more, or go on. In the engine's thread only."""
@@ -510,7 +509,7 @@ class Channel(Events):
         """Make a call that may run listeners: here they all run in one thread."""
         call()
 
-    def _tell_drained(self) -> None:
+    def _emit_drained(self) -> None:
         self._drain_due = False
         if not self._above_water:  # or the listener went on sending, and there will be another
             self._drained()
@@ -519,9 +518,9 @@ class Channel(Events):
 
     def _receive(self, data: bytes) -> None:
         self._heard = time.monotonic()
-        self._traffic = self._traffic.plus(Traffic(bytes_received=len(data)))
+        self._traffic += Traffic(bytes_received=len(data))
         self._corked = True
-        if not self._deaf:
+        if not self._discard_input:
             try:
                 self._feed(data)
             except Exception as error:
@@ -536,7 +535,7 @@ class Channel(Events):
     # ending
 
     def _finish(self) -> None:
-        self._finishing = self._deaf = True
+        self._finishing = self._discard_input = True
         self._sendable = False
         if not self._corked:
             self._flush()
@@ -561,7 +560,7 @@ class Channel(Events):
                 os.close(self._transport.get_extra_info("socket").fileno())
         self._transport = self._timer = None
         self._sendable = False
-        self._deaf = True
+        self._discard_input = True
         self._unsent = threading.Lock()
         self._outgoing = []
         self._waiting = 0

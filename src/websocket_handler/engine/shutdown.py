@@ -1,4 +1,4 @@
-"""Closing many WebSockets, politely: at once, or spread over a while."""
+"""Closing all WebSockets of an engine with a close frame: at once, or spread over a window."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from . import Engine
 
 
-def close_all(
+def close_connections(
     engine: Engine,
     code: int = GOING_AWAY,
     reason: str = "",
@@ -61,27 +61,43 @@ def close_all(
     return not engine.is_own_thread() and done.wait(timeout)
 
 
-STEP = 0.02
-"""Seconds between the batches that `drain` closes."""
+BATCH_INTERVAL_S = 0.02
+"""Seconds between the batches that `close_all` closes within its window."""
 
 
-def drain(
-    engine: Engine,
-    window: float,
-    code: int = SERVICE_RESTART,
-    reason: str = "",
-    timeout: float | None = None,
-) -> bool:
-    """Close every WebSocket of `engine`, in random order spread over `window` seconds, so that
-    the clients do not all come back at once; meanwhile handshakes are refused with 503.
+class ClosesAll:
+    """`close_all` of both engines."""
 
-    For threads, which wait for the window to pass and then up to `timeout` seconds for the
-    peers that are left, as `close_all` does. Returns whether all are closed. Raises
-    `WebSocketError` in the engine's own thread, which has to close them.
-    """
-    if engine.is_running and engine.is_own_thread():
-        raise WebSocketError("drain() would stop the engine, whose thread this is")
-    engine.ledger.is_draining = True
+    def close_all(
+        self,
+        code: int | None = None,
+        reason: str = "",
+        window: float = 0.0,
+        timeout: float | None = None,
+    ) -> bool:
+        """Close every WebSocket of this engine, and wait for the peers' close frames.
+
+        `code` is 1001 by default, or 1012 with a window. With a `window` the connections are
+        closed in random order, spread over that many seconds, so that the clients do not
+        reconnect all at once; meanwhile new handshakes are rejected with 503.
+
+        Waits for the window to pass and then up to `timeout` seconds (None: each connection's
+        `close_timeout`). Returns whether all are closed. Without a window, a call in the
+        engine's own thread does not wait. Raises `ValueError` for a code that may not be sent,
+        and `WebSocketError` with a window in the engine's own thread, which has to close them.
+        """
+        engine: Engine = self  # type: ignore[assignment]
+        if not window:
+            return close_connections(engine, code or GOING_AWAY, reason, timeout)
+        if engine.is_running and engine.is_own_thread():
+            raise WebSocketError("close_all() with a window would block the engine's own thread")
+        engine.ledger.is_draining = True
+        code = code or SERVICE_RESTART
+        _close_within(engine, window, code, reason)
+        return close_connections(engine, code, reason, timeout)
+
+
+def _close_within(engine: Engine, window: float, code: int, reason: str) -> None:
     left = engine.channels() if engine.is_running else []
     random.shuffle(left)
     begin, total = time.monotonic(), len(left)
@@ -92,5 +108,4 @@ def drain(
         for websocket in batch:
             websocket.close(code, reason)
         if left:
-            time.sleep(STEP)
-    return close_all(engine, code, reason, timeout)
+            time.sleep(BATCH_INTERVAL_S)

@@ -44,7 +44,7 @@ class Traffic(NamedTuple):
     bytes_received: int = 0
     bytes_sent: int = 0
 
-    def plus(self, other: Traffic) -> Traffic:
+    def __add__(self, other: Traffic) -> Traffic:  # type: ignore[override]
         return Traffic(*map(operator.add, self, other))
 
 
@@ -74,9 +74,9 @@ class Stats:
     """Of all connections, those that are open and those that were."""
     round_trips: Histogram
     """Seconds from pings to their pongs."""
-    take_overs: int
+    listener_takeovers: int
     """How often a listener blocked for so long that another thread went on for the others."""
-    exhausted: int
+    threads_exhausted: int
     """How often no thread was left, or could be started, for the next time."""
 
 
@@ -153,7 +153,7 @@ class Ledger:
 
     def count_past(self, traffic: Traffic) -> None:
         with self._lock:
-            self._past = self._past.plus(traffic)
+            self._past += traffic
 
     def count_refused(self, status: int) -> None:
         with self._lock:
@@ -172,7 +172,7 @@ class Ledger:
         with self._lock:
             self._exhausted += 1
 
-    def stats(self, present: Collection[Connection], take_overs: int) -> Stats:
+    def stats(self, present: Collection[Connection], listener_takeovers: int) -> Stats:
         """With what only the engine knows: who is `present`."""
         buffered = sum(connection.buffered_amount for connection in present)
         traffic = [connection.traffic for connection in present]
@@ -183,10 +183,10 @@ class Ledger:
                 refused=dict(self._refused),
                 closed=dict(self._closed),
                 buffered=buffered,
-                traffic=reduce(Traffic.plus, traffic, self._past),
+                traffic=reduce(operator.add, traffic, self._past),
                 round_trips=Histogram(
                     ROUND_TRIP_BOUNDS, tuple(self._round_trips), self._round_trip_total
                 ),
-                take_overs=take_overs,
-                exhausted=self._exhausted,
+                listener_takeovers=listener_takeovers,
+                threads_exhausted=self._exhausted,
             )

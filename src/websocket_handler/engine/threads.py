@@ -24,7 +24,7 @@ from .channel import Channel
 from .empty_context import in_empty_context
 from .engine import EpollEngine
 from .forks import engines
-from .shutdown import close_all
+from .shutdown import ClosesAll, close_connections
 from .stats import NoThread
 from .transport import TransportConnection
 
@@ -42,7 +42,7 @@ TRANSPORT_END_ITERATIONS = 3
 """So many iterations a transport needs to close its socket; TLS has another one beneath."""
 
 
-class Engine(EpollEngine):
+class Engine(ClosesAll, EpollEngine):
     """Serves WebSockets that were taken over from HTTP servers.
 
     Without `loop`, a background thread does it, started with the first connection. If a
@@ -56,12 +56,12 @@ class Engine(EpollEngine):
         """`threads` are the most a home of its own may have: as many listeners but one may
         block at the same time without anyone else noticing."""
         self._loop = loop
-        self._most_threads = threads
+        self._max_threads = threads
         self._threads: list[threading.Thread] = []
         self._pool = threading.Condition()  # for what follows
         self._idle = 0
         self._has_watcher = False
-        self._is_turned = False
+        self._is_polled = False
         self._poll_timeout: float | None = None  # while no thread could be started
         self._has_warned = False
         self._next_attempt = 0.0  # at this time of the monotonic clock, in that case
@@ -76,7 +76,7 @@ class Engine(EpollEngine):
             _call_in(loop, self._enter_loop, loop)
 
     @property
-    def home_loop(self) -> asyncio.AbstractEventLoop | None:
+    def event_loop(self) -> asyncio.AbstractEventLoop | None:
         """The event loop that the engine lives in, None for a thread of its own."""
         return self._loop
 
@@ -98,7 +98,7 @@ class Engine(EpollEngine):
         self._start()
         layer = TransportConnection(channel, transport)
         transport.set_protocol(layer)
-        channel._enter(self, layer.descriptor, early, layer)
+        channel._attach_here(self, layer.descriptor, early, layer)
         if transport.is_closing():  # then it may have said so already, to the protocol before
             self.post(partial(channel._drop, "the connection was dropped"))
 
@@ -107,7 +107,7 @@ class Engine(EpollEngine):
         super().discard(sock)
 
     def stop(self, timeout: float | None = None) -> None:
-        """Drop every connection and leave the home. See `close_all` for the polite way.
+        """Drop every connection and leave the home. `close_all` closes them with a close frame.
 
         Waits up to `timeout` seconds for a listener that is still running in the thread. From
         a listener, or any other callback of the engine: the iteration that calls it comes to its
@@ -118,22 +118,22 @@ class Engine(EpollEngine):
             if not self._loop.is_closed():
                 _call_in(self._loop, self._leave_loop, self._loop)
             return
-        self.end_watch()
+        self.stop_watching()
         with self._pool:
             self._pool.notify_all()
-            if not self._is_turned:  # else its thread closes the engine
+            if not self._is_polled:  # else its thread closes the engine
                 super().close()
         self.wake()
         if not self.is_own_thread():
             with self._pool:
-                self._pool.wait_for(self._is_left_alone, timeout)
+                self._pool.wait_for(self._is_idle, timeout)
 
     def close(self) -> None:
         """As `stop`, without waiting for anything."""
         self.stop(timeout=0)
 
-    def _is_left_alone(self) -> bool:
-        return not (self._is_turned or self._has_watcher)
+    def _is_idle(self) -> bool:
+        return not (self._is_polled or self._has_watcher)
 
     def _start(self) -> None:
         if not self.try_to_start():
@@ -148,10 +148,10 @@ class Engine(EpollEngine):
         if self._loop is None and not self._threads:
             with self._starting:
                 if not self._threads:
-                    self._is_turned = True
-                    begin = self._turn_in_greenlet if is_gevent() else self._turn_and_watch
+                    self._is_polled = True
+                    begin = self._poll_in_greenlet if is_gevent() else self._poll_and_watch
                     if not self._add_thread(begin):
-                        self._is_turned = False
+                        self._is_polled = False
         return self._loop is not None or bool(self._threads)
 
     def _reopen(self) -> None:
@@ -162,25 +162,25 @@ class Engine(EpollEngine):
                     self.open()
                     self._is_inherited = False
 
-    def abandon(self) -> None:
+    def forget_after_fork(self) -> None:
         """In a forked child: let go of what belongs to the parent, without a word to anyone.
         With threads, or in a loop that has not run yet, the engine begins anew when it is
         needed; a loop that has run is the parent's, and the engine over with it."""
-        super().abandon()
+        super().forget_after_fork()
         self._process = os.getpid()
         self._is_inherited = True
         self._threads = []
         self._pool = threading.Condition()
         self._idle = 0
-        self._has_watcher = self._is_turned = False
+        self._has_watcher = self._is_polled = False
         self._starting = threading.Lock()
         self._greenlet = None
         self._stopped = self._stopped or self._has_entered
 
     def may_wait(self) -> bool:
         """Whether the calling thread may wait for a peer: none that serves others may."""
-        turns_an_engine = getattr(_own_thread, "turns_an_engine", False)
-        return super().may_wait() and not turns_an_engine
+        polls_an_engine = getattr(_own_thread, "polls_an_engine", False)
+        return super().may_wait() and not polls_an_engine
 
     def is_own_thread(self) -> bool:
         """Whether the caller runs in the thread, or greenlet, that turns the engine."""
@@ -201,7 +201,7 @@ class Engine(EpollEngine):
     def _add_standby(self) -> None:
         """Start a thread that takes over when the next listener blocks. The engine goes on if
         that cannot be, and tries again later."""
-        if self._add_thread(self._turn_and_watch, False):
+        if self._add_thread(self._poll_and_watch, False):
             self._poll_timeout = None
             return
         self._next_attempt = time.monotonic() + STANDBY_RETRY_S
@@ -220,10 +220,10 @@ class Engine(EpollEngine):
             elif time.monotonic() >= self._next_attempt:
                 self._add_standby()
 
-    def _turn_and_watch(self, first: bool = True) -> None:
+    def _poll_and_watch(self, first: bool = True) -> None:
         """The life of a thread: it turns the engine, until a listener blocks it and another
         takes over; then it is among those that may take over next."""
-        _own_thread.turns_an_engine = True
+        _own_thread.polls_an_engine = True
         process = self._process
         if first:
             self.adopt_thread()
@@ -251,7 +251,7 @@ class Engine(EpollEngine):
         """The engine was stopped."""
         super().close()
         with self._pool:
-            self._is_turned = False
+            self._is_polled = False
             self._pool.notify_all()
 
     def _wait_to_take_over(self) -> bool:
@@ -263,19 +263,19 @@ class Engine(EpollEngine):
             if self._stopped:
                 return False
             self._has_watcher = True
-        took_over = self.watch_turns()
+        took_over = self.watch_for_blocking()
         with self._pool:
             self._has_watcher = False
             if took_over and not self._idle:
-                if len(self._threads) < self._most_threads:
+                if len(self._threads) < self._max_threads:
                     self._add_standby()
                 else:
-                    logger.warning("%d listeners block; the next will be felt", self._most_threads)
+                    logger.warning("%d listeners block; the next will be felt", self._max_threads)
                     self.ledger.count_exhausted()
             self._pool.notify_all()
         return took_over
 
-    def _turn_in_greenlet(self) -> None:
+    def _poll_in_greenlet(self) -> None:
         self.adopt_thread()
         self._greenlet = threading.get_ident()
         gevent = importlib.import_module("gevent")
@@ -326,7 +326,7 @@ class Engine(EpollEngine):
         if self._stopped:
             return
         done = asyncio.Event()
-        close_all(self, when_done=done.set)
+        close_connections(self, when_done=done.set)
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(done.wait(), LOOP_END_TIMEOUT)
         self.stop()

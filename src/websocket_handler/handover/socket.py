@@ -37,7 +37,7 @@ from ..errors import WebSocketError
 from ..protocol.check import INTERNAL_ERROR
 from ..protocol.handshake import Accepted
 from ..protocol.state import State
-from ..websocket import Connected, WebSocket, close_connected
+from ..websocket import Stream, WebSocket, close_stream
 from .inert_socket import InertSocket, InertTlsSocket
 
 logger = logging.getLogger("websocket_handler")
@@ -77,9 +77,9 @@ class Handover:
     """Set by the WebSocket that has this handover."""
 
     _stage = Stage.OFFERED
-    _own: Connected | None = None
+    _own: Stream | None = None
 
-    _detached: ClassVar[set[Connected]] = set()
+    _detached: ClassVar[set[Stream]] = set()
     """Those that are on their way: not to be garbage together with a request that is dropped."""
 
     def __init__(
@@ -200,15 +200,15 @@ class Handover:
                 engine.post(self.abort)
             elif self._own is not None:
                 self._detached.discard(self._own)
-                close_connected(self._own)
+                close_stream(self._own)
 
     # How it is done
 
-    def _take(self) -> Connected:
+    def _take(self) -> Stream:
         """The connection, which the server has no more; may raise, if nothing has changed."""
         raise NotImplementedError
 
-    def _keep(self, own: Connected) -> None:
+    def _keep(self, own: Stream) -> None:
         self._own = own
         self._detached.add(own)
 
@@ -273,7 +273,7 @@ class SocketHandover(Handover):
         self._server_keeps_fd = server_keeps_fd
         self._thread = threading.get_ident()
 
-    def _take(self) -> Connected:
+    def _take(self) -> Stream:
         """Raises `OSError` if there are no descriptors left, `WebSocketError` for a TLS socket
         that is none of Python's or gevent's, or where the native engine is missing; then
         nothing has changed.

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ..engine import Engine, close_all, loop_engine
-from ..websocket import Connected, WebSocket
+from ..engine import Engine, close_connections, loop_engine
+from ..websocket import Stream, WebSocket
 from .socket import Handover, duplicate
 
 
@@ -63,7 +63,7 @@ class TransportHandover(LoopHandover):
         super().__init__(engine, early, server=server, on_decided=on_decided)
         self.transport = transport
 
-    def _take(self) -> Connected:
+    def _take(self) -> Stream:
         """Only we use the transport; the rest can wait for the loop's thread."""
         return self.transport
 
@@ -77,7 +77,7 @@ class TransportHandover(LoopHandover):
         super()._give_in_loop()
 
 
-def take_socket(transport: asyncio.Transport) -> Connected:
+def take_socket(transport: asyncio.Transport) -> Stream:
     """The socket of a transport, which is dropped; the transport itself where it must stay.
 
     Its protocol is told of the loss, later.
@@ -149,7 +149,7 @@ class Undecided(Protocol):
     def server_closes(self) -> None: ...
 
 
-class OfOneServer:
+class ServerConnections:
     """The WebSockets that came through one server, to be closed with it: the `server` of their
     handovers."""
 
@@ -159,7 +159,7 @@ class OfOneServer:
         self.is_closing = False
         self.undecided: set[Undecided] = set()
 
-    def look_after(self, websocket: WebSocket) -> None:
+    def track(self, websocket: WebSocket) -> None:
         """To be called once the fate of a request is decided: it may be too late."""
         if self.is_closing:
             websocket.close(self._code)
@@ -169,7 +169,7 @@ class OfOneServer:
         self.is_closing = True
         for conversation in tuple(self.undecided):
             conversation.server_closes()
-        close_all(
+        close_connections(
             self._engine,
             self._code,
             only=lambda websocket: websocket._server is self,

@@ -15,7 +15,7 @@ class Delivery(NamedTuple):
     dropped: int = 0
     """Messages lost on the way: this one, or those that had to make place for it."""
 
-    def plus(self, other: Delivery) -> Delivery:
+    def __add__(self, other: Delivery) -> Delivery:  # type: ignore[override]
         return Delivery(
             self.sent + other.sent, self.queued + other.queued, self.dropped + other.dropped
         )

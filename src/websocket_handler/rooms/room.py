@@ -87,36 +87,36 @@ class Room:
         with self._lock:
             return dict(self._identities)
 
-    def present(self) -> dict[str, int]:
+    def presence(self) -> dict[str, int]:
         """Who is here, in all processes, with how many connections; of the others only what
         they have told, which takes a moment, and only while there are members in this one."""
         return Counter(self.identities) + Counter(self._rooms._present_elsewhere(self))
 
     def add(
-        self, websocket: WebSocket, who: str | None = None, *, since: str | None = None
+        self, websocket: WebSocket, identity: str | None = None, *, since: str | None = None
     ) -> None:
         """A member more, after its `connect()`; it leaves by itself when it is closed.
 
-        `who` is its identity for `present`: the user's name, perhaps. With `since`, the offset
+        `identity` is its name in `presence()`: that of the user, perhaps. With `since`, the offset
         of a message in the history, it first gets all that came after that one, as fast as its
         peer reads; if some are not kept any more, the event "missed" says so; if that offset
         means nothing it is closed with 1008, if the broker is away with 1013. Adding one again,
         or one that is closed, does nothing. Raises `WebSocketError` before `connect()`, or for
-        `since` without a history, `ValueError` if `who` is no text or has more than 1,024
+        `since` without a history, `ValueError` if `identity` is no text or has more than 1,024
         characters.
         """
         if websocket._outcome is None:
             raise WebSocketError("connect() has not been called")
-        if who is not None:
-            check_identities({who: 1})
+        if identity is not None:
+            check_identities({identity: 1})
         if since is not None:
             self._rooms._check_history()
         with self._lock:
             if websocket.state is State.CLOSED or self._knows(websocket):
                 return
-            self._joining[websocket] = who
+            self._joining[websocket] = identity
         try:
-            websocket._in_engine(partial(websocket._become_member, self._leave))
+            websocket._in_engine(partial(websocket._add_membership, self._leave))
             if since is None:
                 self.admit(websocket)
             else:
@@ -139,7 +139,7 @@ class Room:
     def discard(self, websocket: WebSocket) -> None:
         """A member less, or nothing."""
         if self._knows(websocket):
-            websocket._in_engine(partial(websocket._end_membership, self._leave))
+            websocket._in_engine(partial(websocket._remove_membership, self._leave))
             self._leave(websocket)
 
     def send(
@@ -176,7 +176,7 @@ class Room:
         delivery = Delivery(sent)
         for member in (*others, *slow):
             if member not in excluded:
-                delivery = delivery.plus(self.deliver_to(member, message, key))
+                delivery += self.deliver_to(member, message, key)
         return delivery
 
     def deliver_to(self, member: WebSocket, message: PreparedMessage, key: str | None) -> Delivery:
@@ -198,9 +198,9 @@ class Room:
                 delivery = slow.keep(message, key)
             if begins:
                 self._await_reading(member)
-        return delivery or self._give_up(member, slow)
+        return delivery or self._drop_slow_member(member, slow)
 
-    def _give_up(self, member: WebSocket, slow: SlowMember) -> Delivery:
+    def _drop_slow_member(self, member: WebSocket, slow: SlowMember) -> Delivery:
         logger.info("%r: closing, too much waits for it from room %r", member, self.name)
         self.discard(member)
         member.close(self._policy.close_code, "slow consumer")
@@ -210,9 +210,9 @@ class Room:
         """Go on when the member has caught up; never at once, or this could go on for ever."""
         engine = member._engine
         assert engine is not None
-        engine.post(partial(member._when_drained, partial(self._go_on, member)))
+        engine.post(partial(member._on_drained, partial(self._resume_member, member)))
 
-    def _go_on(self, member: WebSocket) -> None:
+    def _resume_member(self, member: WebSocket) -> None:
         """The member has caught up: send what waited. One thread at a time does this for a
         member, and what others send to it meanwhile waits behind that."""
         while True:
@@ -244,11 +244,11 @@ class Room:
         with self._lock:
             if websocket not in self._joining:
                 return
-            who = self._members[websocket] = self._joining.pop(websocket)
-            if who is not None:
-                self._identities[who] += 1
+            identity = self._members[websocket] = self._joining.pop(websocket)
+            if identity is not None:
+                self._identities[identity] += 1
             self._everyone = None
-        self._rooms._members_changed(self, who)
+        self._rooms._members_changed(self, identity)
 
     def is_catching_up(self, websocket: WebSocket) -> bool:
         """Whether it receives messages of the history before it is admitted; for `Rooms`."""
@@ -269,14 +269,14 @@ class Room:
             if not self._knows(websocket):
                 return
             self._joining.pop(websocket, None)
-            who = self._members.pop(websocket, None)
-            if who is not None:
-                self._identities[who] -= 1
-                if not self._identities[who]:
-                    del self._identities[who]
+            identity = self._members.pop(websocket, None)
+            if identity is not None:
+                self._identities[identity] -= 1
+                if not self._identities[identity]:
+                    del self._identities[identity]
             self._slow.pop(websocket, None)
             self._everyone = None
-        self._rooms._members_changed(self, who)
+        self._rooms._members_changed(self, identity)
 
 
 def try_to_send(member: WebSocket, message: PreparedMessage) -> Delivery | None:

@@ -62,28 +62,29 @@ class Rooms:
         self,
         url: str | None = None,
         *,
-        slow: SlowConsumers | Callable[[str], SlowConsumers] = CLOSED_WHEN_FULL,
+        slow_consumers: SlowConsumers | Callable[[str], SlowConsumers] = CLOSED_WHEN_FULL,
         history: History | None = None,
-        with_offset: WithOffset | None = None,
-        bus: BusSettings = DEFAULT_BUS_SETTINGS,
+        add_offset: WithOffset | None = None,
+        bus_settings: BusSettings = DEFAULT_BUS_SETTINGS,
     ) -> None:
         """`url` is that of a Redis (redis://, rediss://, unix://, redis+cluster://,
         redis+sentinel://) or NATS (nats://, tls://); without it (None) the rooms are those of
         this process alone.
 
-        `slow` says what becomes of messages to members that are behind: the same in every
+        `slow_consumers` says what becomes of messages to members that are behind: the same in every
         room, or what it returns for the name of each. With a `history` the broker keeps
-        messages, so that processes and members that were away catch up; `with_offset` makes
-        of a message and its offset in the history what the members get. `bus` are settings.
+        messages, so that processes and members that were away catch up; `add_offset` makes
+        of a message and its offset in the history what the members get. `bus_settings` are
+        those of the transport between processes.
 
-        Raises `ValueError` for a URL of another kind, or for a history or `with_offset` without
+        Raises `ValueError` for a URL of another kind, or for a history or `add_offset` without
         what it needs; `ImportError` if the broker's library is missing.
         """
         if history is not None and url is None:
             raise ValueError("a history needs a broker: the url of a Redis or NATS")
-        if with_offset is not None and history is None:
+        if add_offset is not None and history is None:
             raise ValueError("without a history messages have no offset")
-        self._policy_of = slow if callable(slow) else lambda _: slow
+        self._policy_of = slow_consumers if callable(slow_consumers) else lambda _: slow_consumers
         self._lock = native_lock()  # for what follows
         self._rooms: WeakValueDictionary[str, Room] = WeakValueDictionary()
         self._delivered = Delivery()
@@ -92,9 +93,11 @@ class Rooms:
         self._joined: set[str] = set()
         self._to_announce: set[str] = set()
         self._history = history
-        self._with_offset = with_offset
+        self._with_offset = add_offset
         self._bus = (
-            Bus(url, _Receiver(self), history=history, settings=bus) if url is not None else None
+            Bus(url, _Receiver(self), history=history, settings=bus_settings)
+            if url is not None
+            else None
         )
         _of_this_process.add(self)
 
@@ -207,12 +210,12 @@ class Rooms:
 
     def _count(self, delivery: Delivery) -> None:
         with self._lock:
-            self._delivered = self._delivered.plus(delivery)
+            self._delivered += delivery
 
-    def _members_changed(self, room: Room, who: str | None) -> None:
-        """One has come or left; `who` is its identity."""
-        self._tell_bus(room, announce=who is not None)
-        if who is not None:
+    def _members_changed(self, room: Room, identity: str | None) -> None:
+        """One has come or left; `identity` is its own, if it has one."""
+        self._tell_bus(room, announce=identity is not None)
+        if identity is not None:
             self._emit("presence", room)
 
     def _tell_bus(self, room: Room, announce: bool = False) -> None:

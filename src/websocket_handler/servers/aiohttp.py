@@ -21,11 +21,11 @@ from aiohttp import web
 from ..engine import loop_engine
 from ..errors import WebSocketError
 from ..handover.raw_response import RawResponse
-from ..handover.transport import InertTransport, OfOneServer, TransportHandover
+from ..handover.transport import InertTransport, ServerConnections, TransportHandover
 from ..protocol.check import GOING_AWAY
 from ..protocol.request import Forwarded, Headers, Request, address_of, is_websocket_request
 from ..settings import Settings
-from ..websocket import Connected, WebSocket
+from ..websocket import Stream, WebSocket
 
 KEY: Any = "websocket_handler.websocket"
 if hasattr(web, "RequestKey"):  # from 3.14 on; it warns of a str
@@ -65,7 +65,7 @@ class AiohttpHandover(TransportHandover):
         self._writer = writer
         writer.write_headers = self._write_headers
 
-    def _take(self) -> Connected:
+    def _take(self) -> Stream:
         vars(self._writer).pop("write_headers", None)
         protocol, response = self._server_protocol, RawResponse(self)
         self.transport.pause_reading()
@@ -92,7 +92,7 @@ class AiohttpHandover(TransportHandover):
             self.abort()
 
 
-class Sockets(OfOneServer):
+class Sockets(ServerConnections):
     """One of aiohttp's connections, which stands for all WebSockets at its shutdown."""
 
     _known: ClassVar[WeakKeyDictionary[web.Server, Sockets]] = WeakKeyDictionary()

@@ -2,7 +2,7 @@
 
 Knows the messages of the ASGI specification (HTTP & WebSocket, version 2.4), and no server:
 a server's integration makes the WebSocket, the scope and the handover, and has a
-`Conversation` run the application.
+`ASGISession` run the application.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from ..connection.inbox import LoopInbox
 from ..errors import ConnectionClosed
-from ..handover.transport import OfOneServer, TransportHandover
+from ..handover.transport import ServerConnections, TransportHandover
 from ..protocol.check import ABNORMAL_CLOSURE, NORMAL_CLOSURE
 from ..protocol.origins import ANY_ORIGIN
 from ..protocol.request import Headers, Request, address_of, check_field
@@ -45,7 +45,7 @@ class Disconnected(OSError):
     """The connection is over; what an application gets that goes on sending (ASGI 2.4)."""
 
 
-class Conversation:
+class ASGISession:
     """One WebSocket and the application that it belongs to, from its request to its end.
 
     `fields` are added to every response, `decided` is called with the status of the one that
@@ -56,7 +56,7 @@ class Conversation:
         self,
         websocket: WebSocket,
         handover: TransportHandover,
-        server: OfOneServer,
+        server: ServerConnections,
         fields: RawHeaders = (),
         decided: Callable[[int], object] = lambda _: None,
     ) -> None:
@@ -195,7 +195,7 @@ class Conversation:
         self._websocket.close(code, reason)
         self._closed_with = code, reason
         self._messages, self._unread = None, self._messages
-        self._go_on_with = self._be_over
+        self._go_on_with = self._after_close
 
     def _deny_with_body(self, message: Event) -> None:
         kind = message["type"]
@@ -209,12 +209,12 @@ class Conversation:
         else:
             self._handover.write(body, is_last)
         if is_last:
-            self._go_on_with = self._be_over
+            self._go_on_with = self._after_close
 
     def _be_disconnected(self, message: Event) -> None:
         raise Disconnected(f"{message['type']} was sent after websocket.disconnect")
 
-    def _be_over(self, message: Event) -> None:
+    def _after_close(self, message: Event) -> None:
         if self._websocket.state is State.CLOSED:
             self._be_disconnected(message)
         raise RuntimeError(f"{message['type']} was sent after the end")
@@ -249,12 +249,12 @@ class Conversation:
             sent.append(("Content-Type", "text/plain; charset=utf-8"))
         self._handover.reject(status, sent)
         self._handover.write(body, is_last)
-        self._go_on_with = self._be_over if is_last else self._deny_with_body
+        self._go_on_with = self._after_close if is_last else self._deny_with_body
 
     def _note_decision(self, status: int) -> None:
         self._decided.set()
         self._server.undecided.discard(self)
-        self._server.look_after(self._websocket)
+        self._server.track(self._websocket)
         self._when_decided(status)
 
     async def _end_normally(self) -> None:

@@ -53,7 +53,7 @@ UNLIMITED = Settings(max_message_size=(1 << 62) - 1, max_fragments=(1 << 62) - 1
 HIGH_WATER = 1 << 16
 
 
-async def converse(
+async def run_over_asgi_messages(
     application: Application, scope: Scope, receive: Receive, send: Send, settings: Settings
 ) -> None:
     """Run an application on a `websocket` scope in which it finds a WebSocket of ours.

@@ -13,7 +13,7 @@ from ..protocol.handshake import Accepted
 from ..settings import Settings
 from ..websocket import WebSocket
 from .asgi import KEY, Application, Event, Receive, Scope, Send, decoded
-from .asgi_messages import converse
+from .asgi_messages import run_over_asgi_messages
 from .asgi_placement import check_placement
 from .forwarded import in_scope
 
@@ -48,7 +48,7 @@ class ASGIMiddleware:
         elif isinstance(scope.get(KEY), WebSocket):
             await self._request(scope, receive, send)
         else:
-            await converse(self._request, scope, receive, send, self._settings)
+            await run_over_asgi_messages(self._request, scope, receive, send, self._settings)
 
     async def _check_placement(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -14,11 +14,11 @@ from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers import gasgi
 
 from ..engine import loop_engine
-from ..handover.transport import InertTransport, OfOneServer, TransportHandover
+from ..handover.transport import InertTransport, ServerConnections, TransportHandover
 from ..protocol.check import SERVICE_RESTART
 from ..settings import Settings
 from ..websocket import WebSocket
-from .asgi import Conversation, Scope, request_of
+from .asgi import ASGISession, Scope, request_of
 from .forwarded import in_scope
 
 
@@ -52,7 +52,7 @@ class WebSocketProtocol(ASGIProtocol):  # type: ignore[misc]
             handover=handover,
         )
         websocket._follow(partial(in_scope, scope))
-        await Conversation(websocket, handover, sockets).run(self.app, scope)
+        await ASGISession(websocket, handover, sockets).run(self.app, scope)
 
 
 class ASGIWorker(gasgi.ASGIWorker):  # type: ignore[misc]
@@ -62,11 +62,11 @@ class ASGIWorker(gasgi.ASGIWorker):  # type: ignore[misc]
     """
 
     settings: ClassVar[dict[str, Any]] = {}
-    websockets: OfOneServer
+    websockets: ServerConnections
 
     async def _serve(self) -> None:
         gasgi.ASGIProtocol = WebSocketProtocol  # what the worker makes for each connection
-        self.websockets = OfOneServer(loop_engine(), SERVICE_RESTART)
+        self.websockets = ServerConnections(loop_engine(), SERVICE_RESTART)
         await super()._serve()
 
     async def _shutdown(self) -> None:

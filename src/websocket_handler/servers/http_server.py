@@ -21,7 +21,7 @@ from http.server import BaseHTTPRequestHandler
 from io import BufferedIOBase, BufferedReader
 from typing import Any, ClassVar, TypeVar, cast
 
-from ..engine import Engine, close_all, default_engine
+from ..engine import Engine, close_connections, default_engine
 from ..handover.raw_response import RawResponse
 from ..handover.socket import Reader, SocketHandover
 from ..protocol.request import Headers, Request, is_websocket_request
@@ -51,7 +51,7 @@ def configure_server(server: Server, *, engine: Engine | None = None, **settings
 
     def server_close() -> None:
         close()
-        close_all(
+        close_connections(
             engine or default_engine(),
             timeout=chosen.close_timeout,
             only=lambda websocket: websocket._server is server,
@@ -131,7 +131,7 @@ class WebSocketRequests(BaseHTTPRequestHandler):
         finally:
             if is_watched:
                 self.rfile = head.give_back()
-        if is_watched and head.may_ask() and not head.is_sound():
+        if is_watched and head.mentions_websocket() and not head.is_valid():
             with contextlib.suppress(ConnectionError):  # the peer may be gone within the head
                 self.send_error(HTTPStatus.BAD_REQUEST, "Bad header line")
             self.close_connection = True

@@ -83,10 +83,10 @@ class HeadReader:
             self._sock.settimeout(self._usual_timeout)
         return self._catch_up()
 
-    def is_sound(self) -> bool:
+    def is_valid(self) -> bool:
         """Whether each line is a header field, or the end of the head."""
         return all(FIELD_LINE.fullmatch(line) or line in (b"\r\n", b"") for line in self.lines)
 
-    def may_ask(self) -> bool:
+    def mentions_websocket(self) -> bool:
         """Whether the head asks for a WebSocket, or would but for a bad line."""
         return b"websocket" in b"".join(self.lines).lower()

@@ -6,8 +6,8 @@
             ...
             ws.connect()
 
-The WebSocket lives in the server's own loop. Where the server is stopped, `await close_all()`
-closes the WebSockets: Tornado has no event for that.
+The WebSocket runs in the server's own loop. Tornado has no event for the end of a server: await
+`close_all_websockets()` where you stop it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ..handover.transport import LoopHandover
 from ..protocol.check import GOING_AWAY
 from ..protocol.request import Forwarded, Headers, Request, address_of, is_websocket_request
 from ..settings import Settings
-from ..websocket import Connected, WebSocket
+from ..websocket import Stream, WebSocket
 
 ATTRIBUTE = "_websocket_handler_websocket"
 """Where Tornado's request has its WebSocket, so that there is but one."""
@@ -60,11 +60,11 @@ def _make_websocket(handler: RequestHandler, headers: Headers, settings: Setting
     return WebSocket(request_of(request, headers), settings, handover=TornadoHandover(handler))
 
 
-async def close_all(code: int = GOING_AWAY, timeout: float | None = None) -> bool:
+async def close_all_websockets(code: int = GOING_AWAY, timeout: float | None = None) -> bool:
     """Close every WebSocket of the running loop and wait for the peers, up to `timeout`
     seconds (None: each connection's `close_timeout`). Returns whether all are closed."""
     over = asyncio.Event()
-    engine.close_all(loop_engine(), code, when_done=over.set)
+    engine.close_connections(loop_engine(), code, when_done=over.set)
     try:
         await asyncio.wait_for(over.wait(), timeout)
     except asyncio.TimeoutError:
@@ -92,7 +92,7 @@ class TornadoHandover(LoopHandover):
         """Tornado takes None alone."""
         return
 
-    def _take(self) -> Connected:
+    def _take(self) -> Stream:
         request: Any = self._handler.request
         stream = request.connection.stream
         if stream is None or stream.closed():

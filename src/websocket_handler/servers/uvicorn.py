@@ -26,12 +26,12 @@ from uvicorn.server import ServerState
 
 from ..engine import loop_engine
 from ..errors import WebSocketError
-from ..handover.transport import OfOneServer, TransportHandover
+from ..handover.transport import ServerConnections, TransportHandover
 from ..protocol.check import SERVICE_RESTART
 from ..protocol.printable import printable
 from ..settings import Settings
 from ..websocket import WebSocket
-from .asgi import Conversation, Scope, request_of
+from .asgi import ASGISession, Scope, request_of
 from .forwarded import in_scope
 
 logger = logging.getLogger("uvicorn.error")
@@ -87,7 +87,7 @@ class WebSocketProtocol(asyncio.Protocol):
             )
 
         fields = self._server_state.default_headers
-        conversation = Conversation(websocket, handover, sockets, fields, decided)
+        conversation = ASGISession(websocket, handover, sockets, fields, decided)
         application: Any = self._config.loaded_app
         task = asyncio.get_running_loop().create_task(conversation.run(application, scope))
         self._server_state.tasks.add(task)
@@ -134,7 +134,7 @@ class WebSocketProtocol(asyncio.Protocol):
         }
 
 
-class Sockets(OfOneServer):
+class Sockets(ServerConnections):
     """One of uvicorn's connections, which stands for all WebSockets at its shutdown."""
 
     _known: ClassVar[WeakKeyDictionary[ServerState, Sockets]] = WeakKeyDictionary()

@@ -21,7 +21,7 @@ from ..handover.socket import Handover, SocketHandover
 from ..protocol.handshake import phrase
 from ..protocol.request import Headers, Request, address_of, is_websocket_request
 from ..settings import Settings
-from ..websocket import Connected, WebSocket
+from ..websocket import Stream, WebSocket
 from . import waitress, werkzeug
 from .forwarded import in_environ
 from .lookup import WSGI_KEY
@@ -103,7 +103,7 @@ class HiddenHandover(Handover):
         super().__init__()
         self._environ = environ
 
-    def _take(self) -> Connected:
+    def _take(self) -> Stream:
         refuse_to_connect(self._environ)
 
 

@@ -29,7 +29,7 @@ class Found(NamedTuple):
     hang_up: Callable[[], object]
 
 
-class TakenAhead:
+class BufferedBytes:
     """The bytes that a server has read ahead, as a buffered reader would show them: taken from it
     by `take` when they are asked for, as they may be another library's."""
 
@@ -83,11 +83,11 @@ def gunicorn(environ: Environ, start_response: Any) -> Found | None:
     if response is None:
         return None
     if "HTTP_TRANSFER_ENCODING" in environ:  # it has a body, and will be refused for that
-        return Found(sock, TakenAhead(bytes), response.force_close)
+        return Found(sock, BufferedBytes(bytes), response.force_close)
     unreader = getattr(getattr(environ.get("wsgi.input"), "reader", None), "unreader", None)
     if unreader is None:
         return None
-    return Found(sock, TakenAhead(unreader.take_buffered), response.force_close)
+    return Found(sock, BufferedBytes(unreader.take_buffered), response.force_close)
 
 
 def werkzeug(environ: Environ, _: Any) -> Found | None:
@@ -135,7 +135,7 @@ def waitress(environ: Environ, _: Any) -> Found | None:
     request = channel.requests[0]
     return Found(
         channel.socket,
-        TakenAhead(functools.partial(early_bytes, channel)),
+        BufferedBytes(functools.partial(early_bytes, channel)),
         lambda: request.headers.update(CONNECTION="close"),
     )
 

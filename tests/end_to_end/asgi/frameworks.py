@@ -269,7 +269,7 @@ async def neither(_: WebSocket) -> None:
     """Neither accepts nor rejects."""
 
 
-class Endpoint(WebSocketEndpoint):
+class BusWorker(WebSocketEndpoint):
     encoding = "json"
 
     async def on_receive(self, websocket: WebSocket, data: Any) -> None:
@@ -280,7 +280,7 @@ class Endpoint(WebSocketEndpoint):
         note(websocket.url.path.strip("/"), "end")
 
 
-app.router.add_websocket_route("/endpoint", cast(Any, Endpoint))
+app.router.add_websocket_route("/endpoint", cast(Any, BusWorker))
 
 
 # FastAPI

@@ -14,7 +14,7 @@ from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
 
 from websocket_handler import ALL_VERSIONS, ConnectionClosed
-from websocket_handler.servers.tornado import close_all, websocket
+from websocket_handler.servers.tornado import close_all_websockets, websocket
 
 from .. import misuse
 
@@ -64,7 +64,7 @@ class Later(RequestHandler):
         await asyncio.sleep(0.01)
 
 
-class Conversation(RequestHandler):
+class ASGISession(RequestHandler):
     async def get(self) -> None:
         ws = websocket(self, max_message_size=1 << 24, versions=ALL_VERSIONS)
         assert ws is not None
@@ -97,7 +97,7 @@ ROUTES = {
     **dict.fromkeys(("/echo", "/forbidden", "/raise", "/body"), Echo),
     r"/misuse/(\w+)": Misused,
     "/later": Later,
-    "/conversation": Conversation,
+    "/conversation": ASGISession,
     "/plain": Plain,
     "/journal": Journal,
     "/tasks": Tasks,
@@ -117,7 +117,7 @@ async def serve(port: int, certificate: list[str]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await stop.wait()
     server.stop()
-    await close_all()
+    await close_all_websockets()
     await server.close_all_connections()
 
 
