@@ -1,4 +1,4 @@
-# One word a job. `make demo` and `make test` do all their set-up by themselves.
+# `make demo` and `make test` need no setup: they create .venv and install their requirements.
 PYTHON ?= python3
 VENV ?= .venv
 FUZZ_SECONDS ?= 60
@@ -11,23 +11,23 @@ NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/connection/inb
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
 
-# The chat on three servers behind haproxy, with Redis.
+# Run the chat example on three servers behind haproxy, with Redis.
 cluster-demo: $(VENV)/.test-ready
 	$(BIN)/python examples/chat/cluster.py
 
-# Two files at a time: most tests wait for a server most of the time.
+# Run the tests, two files in parallel: most tests mostly wait for a server.
 test: $(VENV)/.test-ready
 	$(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile
 
-# The suite on every Python from 3.10 on that is here, with and without the native engine.
+# Run the tests on each installed Python from 3.10 on, with the native and the pure-Python engine.
 test-all:
 	scripts/test-all
 
-# The brokers of the rooms killed under load, at full scale: some minutes.
+# Kill the brokers of the rooms under load, at full scale. Takes some minutes.
 outage: $(VENV)/.test-ready
 	ROOMS_OUTAGE_MESSAGES=100000 $(BIN)/python -m pytest tests/rooms/test_outage.py
 
-# Autobahn's cases about permessage-deflate, all of them, in every home: half an hour.
+# Run all Autobahn cases of permessage-deflate with each engine. Takes half an hour.
 autobahn-compression: $(VENV)/.test-ready
 	AUTOBAHN_COMPRESSION=all $(BIN)/python -m pytest tests/end_to_end/test_autobahn.py -k compression
 
@@ -40,19 +40,20 @@ format: $(VENV)/.test-ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The native part with AddressSanitizer and UndefinedBehaviorSanitizer, and the suite on it.
+# Run the tests on a native engine with AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize:
 	scripts/sanitize
 
-# Every fuzz target for FUZZ_SECONDS, two at a time; see fuzz/README.md.
+# Run each fuzz target for FUZZ_SECONDS, two in parallel; see fuzz/README.md.
 fuzz: fuzz/build/ready
 	scripts/fuzz all $(FUZZ_SECONDS)
 
-# Listeners that do everything they should not, for STRESS_SECONDS in each mode; see fuzz/README.md.
+# Stress the engine with random actions of listeners, for STRESS_SECONDS in each mode; see
+# fuzz/README.md.
 stress: fuzz/build/ready
 	scripts/stress $(STRESS_SECONDS)
 
-# Ours beside its peers and the limits of the machine; see benchmarks/.
+# Compare this library with other servers and with a C baseline; see benchmarks/.
 bench: benchmarks/build/ready
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/report.py
@@ -61,23 +62,23 @@ bench-quick: benchmarks/build/ready
 	$(BIN)/python benchmarks/run.py --quick
 	$(BIN)/python benchmarks/report.py
 
-# The same for compressed messages.
+# Compare the cost of compressed messages.
 bench-compression: benchmarks/build/ready
 	$(BIN)/python benchmarks/compression.py
 
-# One message to many: rooms beside a loop of send() in C and websockets' broadcast().
+# Compare broadcasts: rooms, a loop of send() in C, and broadcast() of websockets.
 bench-broadcast: benchmarks/build/ready
 	$(BIN)/python benchmarks/broadcast.py
 
-# What the other members of a room feel of one that never reads.
+# Measure the impact of a room member that never reads on the other members.
 bench-slow-member: $(VENV)/.installed
 	$(BIN)/python benchmarks/slow_member.py
 
-# What others feel of listeners that block.
+# Measure the impact of blocking listeners on other connections.
 bench-blocking: $(VENV)/.installed benchmarks/build/load
 	$(BIN)/python benchmarks/blocking.py
 
-# Which library should compress, and what idle compressed connections hold.
+# Compare zlib with its alternatives, and measure the memory of idle compressed connections.
 bench-deflaters: benchmarks/build/ready
 	dpkg -s libisal-dev libdeflate-dev >/dev/null || \
 		apt-get install -y --no-install-recommends libisal-dev libdeflate-dev
@@ -86,23 +87,23 @@ bench-deflaters: benchmarks/build/ready
 	benchmarks/.venv/bin/python benchmarks/deflaters.py
 	$(BIN)/python benchmarks/compression_memory.py
 
-# Instructions of fixed work, against those recorded in benchmarks/instructions.json.
+# Compare the instruction counts of fixed workloads with benchmarks/instructions.json.
 bench-guard: $(VENV)/.test-ready
 	command -v valgrind || apt-get install -y --no-install-recommends valgrind
-	$(BIN)/python benchmarks/guard.py
+	$(BIN)/python benchmarks/instruction_counts.py
 
 # The attacks of tests/attacks at full scale, and the histories of rooms: some hours.
 soak: $(VENV)/.test-ready
 	ATTACKS=full $(BIN)/python -m pytest tests/attacks tests/rooms/test_loss_property.py --timeout=0
 
-# The same at the suite's scale, unless ATTACKS=full, with the figures in docs/scorecard.md.
+# Run them at the scale of the tests, unless ATTACKS=full, and write docs/scorecard.md.
 scorecard: $(VENV)/.test-ready benchmarks/build/load
 	$(BIN)/python -m tests.attacks.scorecard
 
 dist: $(VENV)/.test-ready
 	$(BIN)/python -m build
 
-# A stripped wheel for this machine's platform, as released.
+# Build a stripped wheel for the platform of this machine, as in a release.
 wheel: $(VENV)/.test-ready
 	PYTHON=$(BIN)/python scripts/build-wheel
 

@@ -1,7 +1,7 @@
-"""The native engine; everything else about the package is in pyproject.toml.
+"""Builds the native engine; all other metadata is in pyproject.toml.
 
-The extension is optional: where it cannot be built (no C compiler, not Linux) the install
-says so and the package falls back on its engine in plain Python.
+The extension is optional: if it cannot be built (no C compiler, not Linux), installation prints a
+warning and the package uses its pure-Python engine.
 """
 
 import os
@@ -28,38 +28,38 @@ ZLIB_TEST = "#include <zlib.h>\nint main(void) { return zlibVersion() == 0; }\n"
 
 
 class BuildIfPossible(build_ext):
-    """An extension that cannot be built is left out (`optional=True` fails without a compiler).
+    """Skips the extensions if they cannot be built (`optional=True` fails without a compiler).
 
-    Without zlib's header file the engine is built without compression, for which the codec in
-    plain Python serves then. WEBSOCKET_HANDLER_WITHOUT_ZLIB=1 has that tested.
+    Without zlib.h the engine is built without compression; compressed connections then use the
+    pure-Python codec. WEBSOCKET_HANDLER_WITHOUT_ZLIB=1 builds this variant for tests.
     """
 
     def build_extensions(self):
         has_zlib = self.has_zlib()
-        for one in self.extensions:
+        for extension in self.extensions:
             if has_zlib:
-                one.libraries.append("z")
+                extension.libraries.append("z")
             else:
-                one.define_macros.append(("WITHOUT_ZLIB", "1"))
+                extension.define_macros.append(("WITHOUT_ZLIB", "1"))
         if not has_zlib:
-            self.warn("zlib.h was not found: messages are compressed in plain Python")
+            self.warn("zlib.h not found: compressed connections use the pure-Python codec")
         try:
             super().build_extensions()
         except Exception as error:
             if REQUIRED:
                 raise
-            self.warn(f"the native engine was not built, the one in plain Python serves: {error}")
+            self.warn(f"the native engine was not built, using the pure-Python engine: {error}")
             self.extensions = []
 
     def has_zlib(self):
         if os.environ.get("WEBSOCKET_HANDLER_WITHOUT_ZLIB"):
             return False
-        with tempfile.TemporaryDirectory() as place:
-            source = Path(place, "zlib_test.c")
+        with tempfile.TemporaryDirectory() as directory:
+            source = Path(directory, "zlib_test.c")
             source.write_text(ZLIB_TEST)
             try:
-                objects = self.compiler.compile([str(source)], output_dir=place)
-                self.compiler.link_executable(objects, "zlib_test", place, ["z"])
+                objects = self.compiler.compile([str(source)], output_dir=directory)
+                self.compiler.link_executable(objects, "zlib_test", directory, ["z"])
             except Exception:
                 return False
         return True
@@ -82,7 +82,9 @@ native = [
     extension("engine.engine", ENGINE / "engine.pyx", *core),
     extension("engine.channel", ENGINE / "channel.pyx", *core),
     extension("engine.fanout", ENGINE / "fanout.pyx", *core),
-    extension("connection.inbox", PACKAGE / "connection" / "inbox.py"),  # Python, compiled as it is
+    extension(
+        "connection.inbox", PACKAGE / "connection" / "inbox.py"
+    ),  # a Python module, compiled without changes
 ]
 setup(
     ext_modules=cythonize(native) if sys.platform == "linux" else [],

@@ -1,9 +1,8 @@
-"""What others feel of listeners that block: `make bench-blocking`.
+"""The impact of blocking listeners on other connections: `make bench-blocking`.
 
-Of 100 connections some have a listener that sleeps for a second, again and again; the others
-echo 32 bytes in a closed loop. In each round there is a measurement without sleepers, with
-one and with sixteen, so that what else the machine does meets all of them alike; the medians
-of the rounds are printed.
+Of 100 connections, some have a listener that repeatedly sleeps for a second; the others echo 32
+bytes in a closed loop. Each round measures without sleepers, with one and with sixteen, so that
+other load on the machine affects all of them equally. The result is the median of the rounds.
 """
 
 from __future__ import annotations
@@ -13,29 +12,29 @@ import json
 import statistics
 import sys
 
-from contest import Case, Contestant, Running, echo
+from scenarios import Case, Running, Server, echo
 
 from websocket_handler import WebSocket, connect
 
 PORT = 7190
 CONNECTIONS = 100
 SLEEPERS = (0, 1, 16)
-BLOCKING = Contestant("blocking", (sys.executable, "servers/blocking.py", "PORT"))
+BLOCKING = Server("blocking", (sys.executable, "servers/blocking.py", "PORT"))
 
-Figures = dict[int, list[dict[str, float]]]
+Results = dict[int, list[dict[str, float]]]
 
 
 def sleeper() -> WebSocket:
-    """A connection whose listener sleeps in the server all the time."""
+    """Open a connection whose listener in the server sleeps continuously."""
     websocket = connect(f"ws://127.0.0.1:{PORT}/")
     websocket.on("message", websocket.send)
     websocket.send("sleep")
     return websocket
 
 
-def measure(rounds: int, seconds: float) -> Figures:
-    """For each number of sleepers, what each round gave: `p50_us` and `p99_us` of the others."""
-    figures: Figures = {count: [] for count in SLEEPERS}
+def measure(rounds: int, seconds: float) -> Results:
+    """Return `p50_us` and `p99_us` of the other connections, by number of sleepers and round."""
+    results: Results = {count: [] for count in SLEEPERS}
     server = Running(BLOCKING, PORT)
     try:
         for _ in range(rounds):
@@ -46,11 +45,11 @@ def measure(rounds: int, seconds: float) -> Figures:
                 for websocket in sleepers:
                     websocket.abort()
                 if found is None:
-                    raise RuntimeError("the server did not bear it")
-                figures[count].append(found)
+                    raise RuntimeError("the measurement failed")
+                results[count].append(found)
     finally:
         server.stop()
-    return figures
+    return results
 
 
 def median_ms(found: list[dict[str, float]], name: str) -> float:
@@ -60,25 +59,25 @@ def median_ms(found: list[dict[str, float]], name: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
-    parser.add_argument("--json", action="store_true", help="the medians alone, for a program")
+    parser.add_argument("--seconds", type=float, default=3.0, help="duration of a measurement")
+    parser.add_argument("--json", action="store_true", help="print only the medians, as JSON")
     options = parser.parse_args()
-    figures = measure(options.rounds, options.seconds)
+    results = measure(options.rounds, options.seconds)
     if options.json:
         names = {"p50_ms": "p50_us", "p99_ms": "p99_us"}
         print(
             json.dumps(
                 {
                     count: {name: median_ms(found, key) for name, key in names.items()}
-                    for count, found in figures.items()
+                    for count, found in results.items()
                 }
             )
         )
         return
     print(f"{CONNECTIONS} connections, medians of {options.rounds} rounds")
-    print("| listeners that sleep 1 s | p50 of the others | p99 of the others | of each round |")
+    print("| listeners that sleep 1 s | p50 of the others | p99 of the others | p99 by round |")
     print("|---|---|---|---|")
-    for count, found in figures.items():
+    for count, found in results.items():
         p50, p99 = median_ms(found, "p50_us"), median_ms(found, "p99_us")
         each = ", ".join(f"{one['p99_us'] / 1000:.1f}" for one in found)
         print(f"| {count} | {p50:.1f} ms | {p99:.1f} ms | {each} |")

@@ -1,9 +1,9 @@
-"""Messages a second through a real broker, from one process to another.
+"""Messages per second through a real broker, from one process to another.
 
     .venv/bin/python benchmarks/bus.py [--messages 50000] [--size 128]
 
-Redis and NATS, without and with a history; each broker is started here on a free port of
-127.0.0.1 and ended again. The rate is from the first `publish` to the last `deliver`.
+Measures Redis and NATS, without and with a history. Each broker is started on a free port of
+127.0.0.1 and stopped again. The rate is measured from the first `publish` to the last `deliver`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from websocket_handler.bus.settings import History  # noqa: E402
 
 
 class Counter(Recorder):
-    """Counts only."""
+    """Counts deliveries."""
 
     count = 0
 
@@ -35,7 +35,7 @@ class Counter(Recorder):
 
 
 def receive(url: str, history: History | None, messages: int) -> None:
-    """The other process."""
+    """Receive `messages` messages in the other process."""
     counter = Counter()
     bus = Bus(url, counter, history=history)
     bus.join("room")
@@ -72,7 +72,7 @@ def measure(url: str, history: History | None, messages: int, size: int) -> str:
         bus.close(1)
     return (
         f"{messages / (ended - began):9,.0f} delivered/s, {messages / (flushed - began):9,.0f} "
-        f"published/s, {messages / (called - began):9,.0f} calls/s; CPU a message: "
+        f"published/s, {messages / (called - began):9,.0f} calls/s; CPU per message: "
         f"{used / messages * 1e6:.1f} µs to publish, {theirs / messages * 1e6:.1f} µs to receive"
     )
 

@@ -1,9 +1,10 @@
-"""Echoes of compressed messages, ours beside its peers and the C limit: `make bench-compression`.
+"""Echoes of compressed messages: this library, other servers and a C baseline.
 
-JSON of three sizes, at equal settings: permessage-deflate with zlib's level 1, memory level
-8, 15 window bits, no context takeover, every message compressed. A figure is the CPU time of
-the server per message; the limit is a C program that echoes with the same zlib. Then the
-memory that idle connections hold which have exchanged a compressed message.
+Run it with `make bench-compression`. It sends JSON of three sizes with equal settings:
+permessage-deflate with zlib level 1, memory level 8, 15 window bits, no context takeover, every
+message compressed. A result is the CPU time of the server per message; the baseline is a C program
+that echoes with the same zlib. Then it measures the memory of idle connections that have exchanged
+a compressed message.
 """
 
 from __future__ import annotations
@@ -14,24 +15,24 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from contest import BUILD, PEERS, Contestant, Running, _ours
 from messages import compress, json_message
+from scenarios import BUILD, PEERS, Running, Server, _ours
 
 FIRST_PORT = 7300
 SIZES = [256, 4 << 10, 64 << 10]
 CONNECTIONS = 50
 
 
-def _peer(name: str, *words: str) -> Contestant:
-    return Contestant(name, (str(PEERS / "python"), *words, "compressed"))
+def _peer(name: str, *words: str) -> Server:
+    return Server(name, (str(PEERS / "python"), *words, "compressed"))
 
 
-LIMIT = Contestant("C, with the same zlib", (str(BUILD / "limit"), "PORT", "deflate"))
-CONTESTANTS = [
-    LIMIT,
+BASELINE = Server("C, with the same zlib", (str(BUILD / "limit"), "PORT", "deflate"))
+SERVERS = [
+    BASELINE,
     _ours("ours, thread", "thread", "compressed"),
     _ours("ours, asyncio", "asyncio", "compressed"),
-    _ours("ours, plain Python", "thread", "compressed", WEBSOCKET_HANDLER_PURE_PYTHON="1"),
+    _ours("ours, pure Python", "thread", "compressed", WEBSOCKET_HANDLER_PURE_PYTHON="1"),
     _peer("aiohttp", "servers/aiohttp_echo.py", "PORT"),
     _peer("websockets", "servers/websockets_echo.py", "PORT", "websockets"),
 ]
@@ -40,12 +41,12 @@ CONTESTANTS = [
 def echo(server: Running, payload: Path, seconds: float) -> float:
     words = [f"connections={CONNECTIONS}", f"payload={payload}", f"seconds={seconds}"]
     done = server.generate("echo", *words, "warm-up=0.4", "text")
-    assert done is not None, server.contestant.name
+    assert done is not None, server.program.name
     return done["cpu_us"]
 
 
-def idle_memory(contestant: Contestant, port: int, payload: Path, connections: int) -> float:
-    server = Running(contestant, port)
+def idle_memory(program: Server, port: int, payload: Path, connections: int) -> float:
+    server = Running(program, port)
     try:
         before = server.memory()
         words = server._generator("idle", f"connections={connections}", "message")
@@ -64,9 +65,9 @@ def idle_memory(contestant: Contestant, port: int, payload: Path, connections: i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=1.0, help="duration of a measurement")
     options = parser.parse_args()
-    servers = [Running(one, FIRST_PORT + i) for i, one in enumerate(CONTESTANTS)]
+    servers = [Running(one, FIRST_PORT + i) for i, one in enumerate(SERVERS)]
     with tempfile.TemporaryDirectory() as folder:
         for size in SIZES:
             payload = Path(folder) / str(size)
@@ -76,19 +77,19 @@ def main() -> None:
                 for _ in range(options.rounds)
             ]
             print(f"\n{size} bytes of JSON, {payload.stat().st_size} compressed, {CONNECTIONS} × 1")
-            for number, contestant in enumerate(CONTESTANTS):
+            for number, program in enumerate(SERVERS):
                 cpu = median(one[number] for one in rounds)
-                limit = median(one[number] / one[0] for one in rounds)
+                baseline = median(one[number] / one[0] for one in rounds)
                 ours = median(one[number] / one[1] for one in rounds)
-                print(f"{contestant.name:24} {cpu:8.2f} µs, {limit:5.2f} × the limit, "
+                print(f"{program.name:24} {cpu:8.2f} µs, {baseline:5.2f} × the baseline, "
                       f"{ours:5.2f} × ours in a thread")  # fmt: skip
         for server in servers:
             server.stop()
         payload = Path(folder) / "256"
-        print("\nmemory of an idle connection that has exchanged one")
-        for number, contestant in enumerate(CONTESTANTS[1:]):
-            memory = idle_memory(contestant, FIRST_PORT + 50 + number, payload, 4000)
-            print(f"{contestant.name:24} {memory:8.0f} bytes")
+        print("\nmemory of an idle connection that has exchanged a message")
+        for number, program in enumerate(SERVERS[1:]):
+            memory = idle_memory(program, FIRST_PORT + 50 + number, payload, 4000)
+            print(f"{program.name:24} {memory:8.0f} bytes")
 
 
 main()

@@ -1,8 +1,8 @@
-"""What idle compressed connections hold, beside what zlib itself needs: `make bench-deflaters`.
+"""The memory of idle compressed connections, compared with zlib alone: `make bench-deflaters`.
 
-Connections that have each exchanged a compressed message of 4 KiB and are silent since: by
-default, and with context takeover and windows of 12 bits. Resident user-space memory of the
-server, on a thread's engine, a connection.
+Each connection has exchanged a compressed message of 4 KiB and is idle since then: with default
+settings, and with context takeover and windows of 12 bits. The result is the resident user-space
+memory of the server per connection, with the engine in a thread.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import subprocess
 import sys
 import zlib
 
-from contest import Running, _ours
 from messages import json_message
+from scenarios import Running, _ours
 
 FIRST_PORT = 7400
 MESSAGE = json_message(4096)
@@ -51,7 +51,7 @@ print((resident() - before) / count)
 
 
 def frame(payload: bytes) -> bytes:
-    """A compressed text message as a client sends it, under a mask of zeros."""
+    """Return a compressed text message as a client sends it, with a masking key of zeros."""
     return b"\xc1\xfe" + len(payload).to_bytes(2, "big") + bytes(4) + payload
 
 
@@ -88,16 +88,16 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=10_000)
     parser.add_argument("--takeover", type=int, default=2_000, help="connections with takeover")
     options = parser.parse_args()
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     by_default = memory("compression-by-default", FIRST_PORT, options.connections)
-    print(f"{options.connections} by default: {by_default:.0f} bytes each")
+    print(f"{options.connections} with default settings: {by_default:.0f} bytes each")
     takeover = memory("takeover", FIRST_PORT + 1, options.takeover)
     words = [sys.executable, "-c", ZLIB_ALONE, str(options.takeover)]
     alone = float(subprocess.run(words, capture_output=True, check=True).stdout)
     print(
         f"{options.takeover} with takeover, 12 bits: {takeover:.0f} bytes each, "
-        f"{takeover / alone:.3f} × what zlib alone takes ({alone:.0f})"
+        f"{takeover / alone:.3f} × the memory of zlib alone ({alone:.0f})"
     )
 
 

@@ -1,7 +1,7 @@
-"""Which library should compress? zlib beside zlib-ng, isa-l and libdeflate: `make bench-deflaters`.
+"""zlib compared with zlib-ng, isa-l and libdeflate: `make bench-deflaters`.
 
-JSON of three sizes, deflated and inflated message by message as permessage-deflate does
-without context takeover, in C (programs/deflaters.c). CPU time per message; medians.
+JSON of three sizes is deflated and inflated message by message, like permessage-deflate without
+context takeover, in C (programs/deflaters.c). The results are medians of the CPU time per message.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def main() -> None:
         "zlib-ng": functions_of_zlib_ng(),
     }
 
-    def measure(which: str, level: int, message: bytes) -> tuple[float, float, int]:
+    def measure(name: str, level: int, message: bytes) -> tuple[float, float, int]:
         deflate, inflate, shrunk = ctypes.c_double(), ctypes.c_double(), ctypes.c_size_t()
-        right = library.measure(
-            which.encode(),
-            ctypes.byref(functions.get(which, functions["zlib"])),
+        is_correct = library.measure(
+            name.encode(),
+            ctypes.byref(functions.get(name, functions["zlib"])),
             message,
             ctypes.c_size_t(len(message)),
             level,
@@ -55,7 +55,7 @@ def main() -> None:
             ctypes.byref(inflate),
             ctypes.byref(shrunk),
         )
-        assert right, which
+        assert is_correct, name
         return deflate.value, inflate.value, shrunk.value
 
     print(f"zlib {zlib.ZLIB_RUNTIME_VERSION}, zlib-ng {zlib_ng.ZLIBNG_RUNTIME_VERSION}")
@@ -63,13 +63,13 @@ def main() -> None:
         message = json_message(size)
         rounds = [[measure(*way, message) for way in WAYS] for _ in range(options.rounds)]
         print(f"\n{size} bytes of JSON        deflate    inflate   together  bytes")
-        for number, (which, level) in enumerate(WAYS):
+        for number, (library_name, level) in enumerate(WAYS):
             deflate = median(one[number][0] for one in rounds)
             inflate = median(one[number][1] for one in rounds)
             ratio = median(sum(one[number][:2]) / sum(one[0][:2]) for one in rounds)
             shrunk = rounds[0][number][2]
-            name = f"{which}, level {level}"
-            print(f"{name:22} {deflate:7.1f} µs {inflate:7.1f} µs {ratio:7.2f} × {shrunk:8}")
+            label = f"{library_name}, level {level}"
+            print(f"{label:22} {deflate:7.1f} µs {inflate:7.1f} µs {ratio:7.2f} × {shrunk:8}")
 
 
 main()

@@ -1,4 +1,4 @@
-"""What is sent where it matters: JSON that compresses as that of applications does."""
+"""Realistic messages: JSON that compresses like that of applications."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import zlib
 
 
 def json_message(size: int) -> bytes:
-    """As an application sends it: records that resemble each other."""
+    """Return `size` bytes of JSON with similar records, as an application sends it."""
     records, text = [], ""
     while len(text) < size:
         number = len(records)
@@ -26,6 +26,6 @@ def json_message(size: int) -> bytes:
 
 
 def compress(message: bytes) -> bytes:
-    """The payload of a compressed message (RFC 7692 section 7.2.1)."""
+    """Return the payload of a compressed message (RFC 7692 section 7.2.1)."""
     deflater = zlib.compressobj(1, zlib.DEFLATED, -15, 8)
     return (deflater.compress(message) + deflater.flush(zlib.Z_SYNC_FLUSH))[:-4]

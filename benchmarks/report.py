@@ -1,7 +1,7 @@
 """Turns results.json into results.md and chart.svg.
 
-A figure is the median over the rounds of (CPU per message ÷ that of the C program in the
-same round). Two contestants of whom each is better in some round are a tie.
+A result is the median, over all rounds, of the ratio of CPU time per message to that of the C
+baseline in the same round. Two servers are tied if each is better in some round.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from contest import CASES, HERE, LIMIT, OURS
+from scenarios import BASELINE, CASES, HERE, OURS
 
 INTRODUCTION = (
-    f"CPU time of the server per message, as a multiple of “{LIMIT.name}”, a C program on "
-    "epoll that only copies bytes back: less is better. Cases are connections × messages in "
-    "flight × size. Medians of alternating rounds; the range in brackets. “–”: not measured, or "
-    "not endured: fewer echoes than connections. “=”: a tie, for not all rounds agree on which "
-    f"of this and “{OURS[0].name}” is less."
+    f"CPU time of the server per message, as a multiple of “{BASELINE.name}”, a C program on "
+    "epoll that only echoes bytes; lower is better. Cases are connections × messages in flight × "
+    "size. Values are medians of alternating rounds, with the range in parentheses. “–”: not "
+    "measured, or failed (fewer echoes than connections). “=”: tied with "
+    f"“{OURS[0].name}”, because the rounds disagree on which one is lower."
 )
 
 CHARTED = [str(CASES[index]) for index in (1, 3, 5)]
@@ -39,13 +39,13 @@ Rounds = list[float | None]
 
 
 def ratios(title: str, case: dict[str, Any], name: str) -> Rounds:
-    """CPU per message over that of the limit, round by round; None where there is no figure."""
+    """Return the ratios of CPU time per message to the baseline, None for rounds without result."""
     connections = int(title.split()[0])
     return [
-        one["cpu_us"] / limit["cpu_us"]
-        if one and limit and one["messages"] >= connections
+        one["cpu_us"] / baseline["cpu_us"]
+        if one and baseline and one["messages"] >= connections
         else None
-        for one, limit in zip(case.get(name, ()), case[LIMIT.name], strict=False)
+        for one, baseline in zip(case.get(name, ()), case[BASELINE.name], strict=False)
     ]
 
 
@@ -66,11 +66,13 @@ def table(results: dict[str, Any]) -> str:
         "",
         INTRODUCTION,
         "",
-        "| | " + " | ".join(results["echo"]) + " | CPU µs a handshake | bytes an idle socket |",
+        "| | "
+        + " | ".join(results["echo"])
+        + " | CPU µs per handshake | bytes per idle connection |",
         "|---" * (len(results["echo"]) + 3) + "|",
     ]
     for name in dict.fromkeys(names):
-        if name == LIMIT.name:
+        if name == BASELINE.name:
             continue
         cells = [cell(title, case, name) for title, case in results["echo"].items()]
         cells.append(number(results["handshake"].get(name), 0))
@@ -95,7 +97,7 @@ def number(value: float | None, digits: int) -> str:
 
 
 def chart(results: dict[str, Any]) -> str:
-    """A bar for each contestant in each case, on a logarithmic scale, light and dark."""
+    """Return a chart with a bar per server and case, on a logarithmic scale."""
     parts: list[str] = []
     top = 8
     for title in CHARTED:
@@ -105,7 +107,7 @@ def chart(results: dict[str, Any]) -> str:
         ours = ratios(title, case, OURS[0].name)
         for name in case:
             rounds = ratios(title, case, name)
-            if name == LIMIT.name or not known(rounds):
+            if name == BASELINE.name or not known(rounds):
                 continue
             parts += bar(name, known(rounds), top, is_tie(ours, rounds))
             top += ROW
@@ -123,7 +125,7 @@ def bar(name: str, measured: list[float], top: int, tie: bool) -> list[str]:
     middle = statistics.median(measured)
     length = 8 + math.log2(max(middle, 0.5) * 2) * 60
     kind = "ours" if name.startswith("ours") else "other"
-    note = f"{middle:.2f} ×" + (" (a tie)" if tie and kind == "other" else "")
+    note = f"{middle:.2f} ×" + (" (tie)" if tie and kind == "other" else "")
     y = top + BAR - 2
     return [
         f'<text x="{LEFT - 8}" y="{y}" text-anchor="end">{escape(name)}</text>',

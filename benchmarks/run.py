@@ -1,7 +1,7 @@
-"""The benchmark: `make bench` (everything) and `make bench-quick` (ours, the limit, picows).
+"""The benchmark: `make bench` (all servers) and `make bench-quick` (ours, the baseline, picows).
 
-Alternating rounds: in each, every contestant is measured once in every case, so that what
-else the machine does meets all of them alike. Writes results.json; `report.py` reads it.
+Each round measures every server once per case, so that other load on the machine affects all of
+them equally. Writes results.json, which `report.py` reads.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from contest import (
+from scenarios import (
+    BASELINE,
     C_WEBSOCKET,
     CASES,
-    HANDSHAKE_ALONE,
+    HANDSHAKE_ONLY,
     HERE,
     IN_FRAMEWORKS,
-    LIMIT,
     OTHERS,
     OURS,
     PEERS,
@@ -36,32 +36,32 @@ FIRST_PORT = 7100
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="ours, the limit and picows alone")
+    parser.add_argument("--quick", action="store_true", help="only ours, the baseline and picows")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=1.0, help="duration of a measurement")
     parser.add_argument("--output", type=Path, default=HERE / "results.json")
-    parser.add_argument("--only", nargs="+", help="contestants in whose name one of these is")
+    parser.add_argument("--only", nargs="+", help="only servers whose name contains one of these")
     options = parser.parse_args()
-    contestants = [LIMIT, C_WEBSOCKET, *OURS[:2], PICOWS[0]]
+    programs = [BASELINE, C_WEBSOCKET, *OURS[:2], PICOWS[0]]
     if not options.quick:
-        contestants = [LIMIT, C_WEBSOCKET, *OURS, *IN_FRAMEWORKS, *PICOWS, *OTHERS]
+        programs = [BASELINE, C_WEBSOCKET, *OURS, *IN_FRAMEWORKS, *PICOWS, *OTHERS]
     if options.only:
-        wanted = [LIMIT.name, *options.only]
-        contestants = [one for one in contestants if any(part in one.name for part in wanted)]
+        wanted = [BASELINE.name, *options.only]
+        programs = [one for one in programs if any(part in one.name for part in wanted)]
     results: dict[str, Any] = {"about": describe_machine(), "echo": {}, "idle": {}, "handshake": {}}
-    servers = [Running(one, FIRST_PORT + i) for i, one in enumerate(contestants)]
+    servers = [Running(one, FIRST_PORT + i) for i, one in enumerate(programs)]
     try:
         for case in CASES:
             results["echo"][str(case)] = {
-                server.contestant.name: rounds for server, rounds in measure(servers, case, options)
+                server.program.name: rounds for server, rounds in measure(servers, case, options)
             }
     finally:
         for server in servers:
             server.stop()
-    for number, contestant in enumerate([*contestants, HANDSHAKE_ALONE]):
-        if not contestant.raw:
-            results["handshake"][contestant.name], results["idle"][contestant.name] = (
-                measure_connections(Running(contestant, FIRST_PORT + 100 + number))
+    for number, program in enumerate([*programs, HANDSHAKE_ONLY]):
+        if not program.raw:
+            results["handshake"][program.name], results["idle"][program.name] = measure_connections(
+                Running(program, FIRST_PORT + 100 + number)
             )
     options.output.write_text(json.dumps(results, indent=1) + "\n")
 
@@ -76,17 +76,17 @@ def measure(servers: list[Running], case: Any, options: argparse.Namespace) -> l
 
 
 def measure_connections(server: Running) -> tuple[Any, Any]:
-    """CPU a handshake in µs, and bytes of memory per idle connection."""
-    print(f"{server.contestant.name}, connections", file=sys.stderr)
+    """Return CPU time per handshake in µs, and bytes of memory per idle connection."""
+    print(f"{server.program.name}, connections", file=sys.stderr)
     try:
         handshake = server.generate("handshakes", "seconds=2")
-        if server.contestant.only_handshakes:
+        if server.program.only_handshakes:
             return handshake and handshake["cpu_us"], None
         before = server.memory()
         holder = server.hold_idle()
         if holder is None:
             return handshake and handshake["cpu_us"], None
-        idle = (server.memory() - before) / server.contestant.most_connections
+        idle = (server.memory() - before) / server.program.max_connections
         holder.communicate(timeout=60)
         return handshake and handshake["cpu_us"], idle
     finally:

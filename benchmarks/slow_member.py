@@ -1,8 +1,8 @@
-"""What the other members of a room feel of one that never reads: `make bench-slow-member`.
+"""The impact of a room member that never reads on the other members: `make bench-slow-member`.
 
-1,000 members get a message of 128 bytes every 50 ms; the time from `Room.send` to each of them
-is taken in the process of the readers, by the clock that all processes share. Rounds with and
-without a member that has not read for long alternate; whatever waits for that one is bounded.
+1,000 members receive a message of 128 bytes every 50 ms. The process of the readers measures the
+time from `Room.send` to each of them, with the monotonic clock, which all processes share. Rounds
+with and without a member that has stopped reading alternate. Its backlog is bounded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from statistics import median, quantiles
 from websocket_handler import Delivery, Rooms, SlowConsumers, configure_server, default_engine
 
 MEMBERS = 1000
-MESSAGES, PERIOD = 100, 0.05
+MESSAGES, INTERVAL_S = 100, 0.05
 REQUEST = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -40,7 +40,7 @@ def connect(port: int) -> socket.socket:
 
 
 def read(port: int) -> None:
-    """The readers' process: says when all are there, and then how long each message took."""
+    """The readers' process: prints "ready" once all are connected, and the latencies at the end."""
     selector = selectors.EpollSelector()
     for _ in range(MEMBERS):
         selector.register(connect(port), selectors.EVENT_READ, bytearray())
@@ -74,7 +74,7 @@ def one_round(stalled: bool) -> dict[str, float]:
             room.add(websocket)
 
         def log_message(self, *_: object) -> None:
-            """No noise."""
+            """Log nothing."""
 
     server = configure_server(Server(("127.0.0.1", 0), Handler))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -95,12 +95,12 @@ def one_round(stalled: bool) -> dict[str, float]:
             time.sleep(0.01)
         for _ in range(MESSAGES):
             delivery += room.send(f"{time.monotonic():128.9f}")
-            time.sleep(PERIOD)
+            time.sleep(INTERVAL_S)
         result: dict[str, float] = json.loads(reader.stdout.readline())
         reader.wait(10)
-        waiting = default_engine().stats().buffered
+        unsent = default_engine().stats().buffered
         assert delivery.sent == MEMBERS * MESSAGES, delivery
-        return {**result, "waiting": waiting, "queued": delivery.queued}
+        return {**result, "unsent": unsent, "queued": delivery.queued}
     finally:
         if stalled:
             sleeper.close()
@@ -119,11 +119,13 @@ def main() -> None:
     os.sched_setaffinity(0, {0})
     rounds = [(one_round(stalled=False), one_round(stalled=True)) for _ in range(options.rounds)]
     for name, which in (("all read", 0), ("one never reads", 1)):
-        p50, p99 = (median(one[which][what] for one in rounds) for what in ("p50", "p99"))
+        p50, p99 = (
+            median(one[which][percentile] for one in rounds) for percentile in ("p50", "p99")
+        )
         print(f"{name:16} p50 {p50:6.2f} ms, p99 {p99:6.2f} ms")
-    print(f"p99 with the one that never reads: "
+    print(f"p99 with the member that never reads: "
           f"{median(slow['p99'] / quick['p99'] for quick, slow in rounds):.2f} × that without; "
-          f"{rounds[-1][1]['waiting']} bytes wait in its connection")  # fmt: skip
+          f"{rounds[-1][1]['unsent']} bytes are unsent to it")  # fmt: skip
 
 
 main()

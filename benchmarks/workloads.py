@@ -1,7 +1,7 @@
-"""Fixed work for the engine, counted in instructions by guard.py: workloads.py NAME TIMES.
+"""Fixed workloads, whose instructions instruction_counts.py counts: workloads.py NAME TIMES.
 
-One process is both ends of a socket pair, and turns the engine by hand, so that nothing
-depends on time or on another thread.
+One process has both ends of a socket pair and polls the engine itself, so that the result does
+not depend on time or on other threads.
 """
 
 import asyncio

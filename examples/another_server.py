@@ -1,8 +1,8 @@
-"""WebSockets on an HTTP server the library has never heard of: ws://localhost:8000/
+"""WebSockets on an HTTP server for which there is no integration: ws://localhost:8000/
 
-`TinyHTTP` stands for somebody's server: it reads a request, calls the application and
-writes what that returns. `WebSocketTinyHTTP` is the whole integration. docs/servers.md
-goes through it step by step.
+`TinyHTTP` represents such a server: it reads a request, calls the application and writes the
+returned response. `WebSocketTinyHTTP` is the complete integration. docs/servers.md explains it
+step by step.
 """
 
 import socketserver

@@ -1,1 +1,1 @@
-"""Fuzz targets; see README.md. Nothing in here but `target` needs atheris."""
+"""Fuzz targets; see README.md. Only `target` needs atheris."""

@@ -1,4 +1,4 @@
-"""What an application does with its WebSocket in `engine`."""
+"""The actions of an application on its WebSocket, for the target `engine`."""
 
 from __future__ import annotations
 

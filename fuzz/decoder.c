@@ -1,27 +1,27 @@
-/* The native codec on arbitrary bytes: README.md says what is promised.
+/* The native codec on arbitrary bytes; README.md lists the checked properties.
  *
- * The input is laid out as in wire.py: four bytes of choices, sizes of pieces, bytes. */
+ * The layout of the input is that of wire.py: four bytes of choices, sizes of pieces, bytes. */
 #include "decoder.h"
 #include "encode.h"
-#include "promise.h"
+#include "assertions.h"
 #include "trace.h"
 
-enum { AS_SERVER = 1, COMPRESSED = 2, TAKEOVER = 4, OLD_CODES = 8, STRAIGHT = 16, NO_MEMORY = 32 };
+enum { AS_SERVER = 1, COMPRESSED = 2, TAKEOVER = 4, ALLOW_1004 = 8, DIRECT = 16, NO_MEMORY = 32 };
 
 static const uint64_t sizes[] = {1 << 20, 0, 5, 125, 130, 511, 4000, 70000};
 static const uint32_t counts[] = {1000, 1, 2, 3};
 static const uint8_t client_key[4] = {0x37, 0xfa, 0x21, 0x3d};
 
-static deflate_pool pool; /* of the process, as it is */
-static uint64_t most_allowed, arrived;
+static deflate_pool pool; /* shared by all inputs, as in a process */
+static uint64_t max_capacity, arrived;
 static int reserves_left;
 
-/* Exactly as much as was asked for, elsewhere each time. It goes by what has arrived, whatever
- * was announced. */
+/* Allocates exactly `capacity` bytes, at a new address each time. The capacity must depend on the
+ * bytes that have arrived, not on the announced length. */
 static int reserve(decoder_storage *storage, uint64_t capacity)
 {
-    PROMISE(capacity <= most_allowed);
-    PROMISE(capacity <= 512 || capacity <= 8 * arrived || capacity <= 2 * storage->capacity);
+    ASSERT(capacity <= max_capacity);
+    ASSERT(capacity <= 512 || capacity <= 8 * arrived || capacity <= 2 * storage->capacity);
     if (reserves_left-- == 0)
         return 0;
     uint8_t *fresh = malloc(capacity ? capacity : 1);
@@ -38,23 +38,23 @@ static void release(decoder_storage *storage)
     storage->owner = NULL;
 }
 
-static void *step_aside(void)
+static void *gil_release(void)
 {
     return NULL;
 }
 
-static void step_back(void *aside)
+static void gil_acquire(void *aside)
 {
     (void)aside;
 }
 
-/* Feeds a piece that nobody else may look beyond; if `straight`, into the message under way. */
-static decoder_kind feed(decoder *d, const uint8_t *data, size_t size, int straight, buffer *trace)
+/* Feeds a piece in memory of exactly its size; if `direct`, into the incomplete message. */
+static decoder_kind feed(decoder *d, const uint8_t *data, size_t size, int direct, buffer *trace)
 {
     uint8_t *copy = malloc(size), *cursor = copy, *into;
     decoder_kind kind;
     decoder_event event;
-    size_t wanted = straight ? decoder_want(d, 1, &into) : 0;
+    size_t wanted = direct ? decoder_want(d, 1, &into) : 0;
 
     arrived += size;
     memcpy(copy, data, size);
@@ -66,9 +66,9 @@ static decoder_kind feed(decoder *d, const uint8_t *data, size_t size, int strai
     } else {
         kind = decoder_next(d, &cursor, copy + size, &event);
     }
-    while (kind != DECODER_NO_MEMORY && (kind != DECODER_STARVED || cursor < copy + size)) {
-        if (kind != DECODER_STARVED) {
-            PROMISE(!event.storage.owner || kind == DECODER_MESSAGE);
+    while (kind != DECODER_NO_MEMORY && (kind != DECODER_NEED_DATA || cursor < copy + size)) {
+        if (kind != DECODER_NEED_DATA) {
+            ASSERT(!event.storage.owner || kind == DECODER_MESSAGE);
             trace_add(trace, kind, &event);
             release(&event.storage);
         }
@@ -78,28 +78,28 @@ static decoder_kind feed(decoder *d, const uint8_t *data, size_t size, int strai
     return kind;
 }
 
-/* Reads it in pieces of the sizes given, over and over; 0 is all the rest. */
+/* Decodes the bytes in pieces of the given sizes, cyclically; the size 0 means all the rest. */
 static buffer run(const decoder_rules *rules, int flags, const buffer *wire, const uint8_t *pieces,
                   size_t count)
 {
     decoder d = {.rules = rules, .expect_masked = flags & AS_SERVER,
-                 .old_codes = !!(flags & OLD_CODES)};
-    decoder_kind kind = DECODER_STARVED;
+                 .allow_1004 = !!(flags & ALLOW_1004)};
+    decoder_kind kind = DECODER_NEED_DATA;
     buffer trace = {0};
 
     arrived = 0;
-    for (size_t at = 0, turn = 0; at < wire->size && kind != DECODER_NO_MEMORY; turn++) {
-        size_t size = wire->size - at, piece = pieces[turn % count];
+    for (size_t at = 0, index = 0; at < wire->size && kind != DECODER_NO_MEMORY; index++) {
+        size_t size = wire->size - at, piece = pieces[index % count];
         size = piece && piece < size ? piece : size;
-        kind = feed(&d, wire->data + at, size, flags & STRAIGHT, &trace);
+        kind = feed(&d, wire->data + at, size, flags & DIRECT, &trace);
         at += size;
     }
-    PROMISE(kind != DECODER_NO_MEMORY || flags & NO_MEMORY);
+    ASSERT(kind != DECODER_NO_MEMORY || flags & NO_MEMORY);
     decoder_free(&d);
     return trace;
 }
 
-/* What our encoder writes of the events, our decoder reads back. */
+/* Checks that our decoder reads back the frames that our encoder writes for the events. */
 static void check_round_trip(decoder_rules rules, int flags, const buffer *trace,
                              const uint8_t *pieces, size_t count)
 {
@@ -113,7 +113,7 @@ static void check_round_trip(decoder_rules rules, int flags, const buffer *trace
         encode(&rules, &f, &t, data, key, &wire);
     rules.max_fragments = 1;
     again = run(&rules, flags, &wire, pieces, count);
-    PROMISE(again.size == before && is_same(&again, trace, before));
+    ASSERT(again.size == before && is_same(&again, trace, before));
     free(wire.data), free(again.data);
     if (f)
         deflater_free(f);
@@ -136,19 +136,19 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         .inflate_window_bits = flags & COMPRESSED ? 8 + (data[2] & 7) : 0,
         .inflate_takeover = !!(flags & TAKEOVER),
         .pool = &pool,
-        .step_aside = step_aside,
-        .step_back = step_back,
+        .gil_release = gil_release,
+        .gil_acquire = gil_acquire,
     };
-    most_allowed = rules.max_message_size;
+    max_capacity = rules.max_message_size;
     reserves_left = flags & NO_MEMORY ? data[2] >> 3 : -1;
     buffer trace = run(&rules, flags, &wire, pieces, count);
 
     if (!(flags & NO_MEMORY)) {
-        /* Whether zlib minds a peer that looks back beyond the window that was agreed depends on
-         * the memory it is given, and so on the cuts. None can look back beyond 15 bits. */
+        /* Whether zlib rejects a reference beyond the negotiated window depends on its output
+         * buffer, and so on the pieces. A reference beyond 15 bits is impossible. */
         if (!rules.inflate_window_bits || rules.inflate_window_bits == 15) {
-            buffer single = run(&rules, flags & ~STRAIGHT, &wire, &one, 1);
-            trace_check_cuts(&trace, &single, flags & COMPRESSED);
+            buffer single = run(&rules, flags & ~DIRECT, &wire, &one, 1);
+            trace_check_pieces(&trace, &single, flags & COMPRESSED);
             free(single.data);
         }
         check_round_trip(rules, flags, &trace, pieces, count);

@@ -1,41 +1,42 @@
-/* Compressing and decompressing: fuzz/README.md says what is promised.
+/* Compression and decompression; README.md lists the checked properties.
  *
- * The input: window bits and context takeover, level, memory level, how often each message is
- * repeated within itself, the size of what is inflated at once, then messages, each after its
- * size in two bytes. */
+ * The input, one byte each: window bits and context takeover, level, memory level, the number of
+ * repetitions of the input within a message, and the size of the pieces to inflate. Then messages,
+ * each preceded by its size in two bytes. */
 #include "deflate.h"
 
 #include <string.h>
 
-#include "promise.h"
+#include "assertions.h"
 
-static deflate_pool pool; /* of the process, as it is */
+static deflate_pool pool; /* shared by all inputs, as in a process */
 
-/* Inflates into memory of exactly the size, in pieces, and asks for one byte more. */
+/* Inflates in pieces into memory of exactly the expected size, and checks that there is no further
+ * byte. */
 static void inflate_and_compare(inflater *i, const uint8_t *payload, size_t size, size_t piece,
                                 const uint8_t *expected, size_t expected_size)
 {
-    uint8_t *out = malloc(expected_size + 1), beyond;
+    uint8_t *out = malloc(expected_size + 1), excess;
     size_t written = 0;
 
     for (int tail = 0; tail < 2; tail++) {
         const uint8_t *in = tail ? deflate_tail : payload;
         size_t left = tail ? sizeof deflate_tail : size;
-        PROMISE(!tail || inflater_needs_tail(i));
+        ASSERT(!tail || inflater_needs_tail(i));
         for (inflate_status status = INFLATE_FULL; left || status == INFLATE_FULL;) {
             size_t fed = left < piece ? left : piece, kept = left - fed;
-            size_t space = expected_size - written, room = space ? space : 1;
-            room = room < piece ? room : piece;
-            size_t before = room;
-            status = inflater_feed(i, &in, &fed, space ? out + written : &beyond, &room);
-            PROMISE(status == INFLATE_DONE || status == INFLATE_FULL);
-            PROMISE(space || room == 1);
-            written += space ? before - room : 0;
+            size_t space = expected_size - written, capacity = space ? space : 1;
+            capacity = capacity < piece ? capacity : piece;
+            size_t before = capacity;
+            status = inflater_feed(i, &in, &fed, space ? out + written : &excess, &capacity);
+            ASSERT(status == INFLATE_DONE || status == INFLATE_FULL);
+            ASSERT(space || capacity == 1);
+            written += space ? before - capacity : 0;
             left = kept + fed;
         }
     }
-    PROMISE(inflater_finish(i));
-    PROMISE(written == expected_size && memcmp(out, expected, written) == 0);
+    ASSERT(inflater_finish(i));
+    ASSERT(written == expected_size && memcmp(out, expected, written) == 0);
     free(out);
 }
 
@@ -43,7 +44,7 @@ static size_t compress(deflater *f, const uint8_t *message, size_t size, uint8_t
 {
     *out = malloc(size + sizeof deflate_tail);
     size_t shrunk = deflater_run(f, message, size, *out);
-    PROMISE(shrunk < size || shrunk == 0);
+    ASSERT(shrunk < size || shrunk == 0);
     return shrunk;
 }
 

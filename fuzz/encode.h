@@ -1,4 +1,4 @@
-/* Events back to frames, as our end would send them. */
+/* Turns events back into frames, as our end would send them. */
 #ifndef ENCODE_H
 #define ENCODE_H
 
@@ -6,7 +6,7 @@
 #include "mask.h"
 #include "trace.h"
 
-/* Writes the frame of an event; messages of an odd size are compressed, if they shrink. */
+/* Writes the frame of an event. Messages of an odd size are compressed if they become smaller. */
 static void encode(const decoder_rules *rules, deflater **f, const trace_event *t,
                    const uint8_t *data, const uint8_t *key, buffer *wire)
 {

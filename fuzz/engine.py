@@ -1,9 +1,10 @@
-"""The whole native engine over socket pairs: whatever a peer and an application do, a
-connection ends once, leaves nothing behind, and harms nobody else.
+"""The native engine over socket pairs, with random actions of a peer and of an application.
 
-byte 0: `flags`; byte 1: version and limits; byte 2: how many reactions follow, less one
-(3 bits); then those, what the listeners do in turn; then steps: an opcode, an argument,
-and what the opcode takes from the rest.
+A connection must end exactly once, leave no resource behind and not affect other connections.
+
+byte 0: `flags`; byte 1: version and limits; byte 2: the number of reactions minus one (3 bits);
+then the reactions, which the listeners perform in this order, cyclically; then steps: an opcode,
+an argument, and the bytes that the opcode takes from the rest.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from websocket_handler.protocol.permessage_deflate import Compression, accept
 from websocket_handler.protocol.versions import ALL_VERSIONS
 
 from .actions import ACTIONS, EXPECTED
-from .home import Home, count_descriptors
+from .engine_fixture import EngineFixture, count_descriptors
 from .peer import Peer, request_of
 
-AS_CLIENT, COMPRESSED, TAKEOVER, THREAD, DRAIN, UNHEARD, ALL_REACT = (1 << bit for bit in range(7))
+AS_CLIENT, COMPRESSED, TAKEOVER, THREAD, DRAIN, NO_LISTENER, ALL_REACT = (
+    1 << bit for bit in range(7)
+)
 LIMITS: tuple[dict[str, Any], ...] = (
     {},
     {"max_message_size": 300, "max_fragments": 3, "max_empty_fragments": 1},
@@ -34,18 +37,18 @@ LIMITS: tuple[dict[str, Any], ...] = (
 )
 
 
-homes: dict[bool, Home] = {}
+fixtures: dict[bool, EngineFixture] = {}
 alive: WeakSet[WebSocket] = WeakSet()
 unraisable: list[Any] = []
 
 
 class Run:
-    """One connection, from its handshake to its end."""
+    """One connection, from its handshake to its close."""
 
-    def __init__(self, home: Home, flags: int, choice: int, reactions: bytes) -> None:
-        self.home, self.reactions, self.heard = home, reactions, 0
+    def __init__(self, fixture: EngineFixture, flags: int, choice: int, reactions: bytes) -> None:
+        self.fixture, self.reactions, self.received = fixture, reactions, 0
         self.events: list[str] = []
-        self.listener_takeovers = home.engine.listener_takeovers
+        self.listener_takeovers = fixture.engine.listener_takeovers
         self.threads: list[threading.Thread] = []
         version, is_client = ALL_VERSIONS[choice % len(ALL_VERSIONS)], bool(flags & AS_CLIENT)
         is_compressed, forgets = bool(flags & COMPRESSED), not flags & TAKEOVER
@@ -55,18 +58,18 @@ class Run:
             versions=ALL_VERSIONS, compression=is_compressed and compression, **limits
         )
         request = request_of(version, is_compressed)
-        self.websocket = WebSocket(request, settings, engine=home.engine)
+        self.websocket = WebSocket(request, settings, engine=fixture.engine)
         alive.add(self.websocket)
         for event in ("open", "message", "ping", "pong", "drain", "error", "close"):
-            if event != "message" or not flags & UNHEARD:
+            if event != "message" or not flags & NO_LISTENER:
                 self.listen(event, reacts=event == "message" or bool(flags & ALL_REACT))
         if is_client:
-            offers = ["permessage-deflate"] if is_compressed and version.is_native else []
+            offers = ["permessage-deflate"] if is_compressed and version._is_native else []
             self.websocket._begin_as_client(version, b"", None, accept(offers, compression))
         else:
             self.websocket.connect()
         ours, theirs = socket.socketpair()
-        early = b"the key3" if version.completes_later and not is_client else b""
+        early = b"the key3" if version._has_late_handshake and not is_client else b""
         self.websocket._take_over(ours, early)
         self.peer = Peer(theirs, version, is_client, self.websocket)
 
@@ -74,22 +77,22 @@ class Run:
         def listener(*_: object) -> None:
             self.events.append(event)
             if reacts:
-                self.heard += 1
-                self.act(self.reactions[self.heard % len(self.reactions)])
+                self.received += 1
+                self.act(self.reactions[self.received % len(self.reactions)])
 
         self.websocket.on(event, listener)
 
     def act(self, number: int) -> None:
         ACTIONS[number % len(ACTIONS)](self.websocket)
 
-    def act_alone(self, number: int, elsewhere: bool) -> None:
-        """What the application does of itself, here or in a thread that may have to wait."""
+    def act_spontaneously(self, number: int, elsewhere: bool) -> None:
+        """Perform an action outside a listener, here or in a thread, which may block."""
 
         def action() -> None:
             with contextlib.suppress(*EXPECTED):
                 self.act(number)
 
-        if not (elsewhere or self.home.has_thread):
+        if not (elsewhere or self.fixture.has_thread):
             action()
             return
         thread = threading.Thread(target=action, daemon=True)
@@ -109,7 +112,7 @@ class Run:
                 self.peer.send_frame(more | argument & 0x80, tape[at : at + (argument & 31)])
                 at += argument & 31
             elif opcode < 9:
-                self.act_alone(argument, elsewhere=opcode == 8)
+                self.act_spontaneously(argument, elsewhere=opcode == 8)
             elif opcode == 9:
                 self.peer.half_close()
             elif opcode == 10:
@@ -117,21 +120,21 @@ class Run:
             elif opcode == 11:
                 self.peer.close()
             else:
-                self.home.turn()
+                self.fixture.poll()
 
     def finish(self, drain: bool) -> None:
         for _ in range(5 if drain else 0):
-            self.act_alone(6, elsewhere=False)
-            self.home.turn()
+            self.act_spontaneously(6, elsewhere=False)
+            self.fixture.poll()
             self.peer.read(1 << 20)
         self.peer.close()
-        self.home.wait_until(lambda: "close" in self.events)
-        self.home.wait_until(lambda: not any(thread.is_alive() for thread in self.threads))
-        self.home.check_is_clean()
+        self.fixture.wait_until(lambda: "close" in self.events)
+        self.fixture.wait_until(lambda: not any(thread.is_alive() for thread in self.threads))
+        self.fixture.check_is_clean()
         assert self.websocket.state is State.CLOSED
         assert self.events.count("close") == 1
         if (
-            self.home.engine.listener_takeovers == self.listener_takeovers
+            self.fixture.engine.listener_takeovers == self.listener_takeovers
         ):  # or a listener was still running
             assert self.events[-1] == "close"
         assert not unraisable, unraisable
@@ -140,19 +143,19 @@ class Run:
 def begin() -> None:
     logging.getLogger("websocket_handler").disabled = True
     sys.unraisablehook = threading.excepthook = unraisable.append
-    homes.update({has_thread: Home(has_thread) for has_thread in (False, True)})
-    for home in homes.values():
-        home.check_serves()
-        home.descriptors = count_descriptors()
+    fixtures.update({has_thread: EngineFixture(has_thread) for has_thread in (False, True)})
+    for fixture in fixtures.values():
+        fixture.check_serves()
+        fixture.descriptors = count_descriptors()
 
 
 def test_one_input(source: bytes) -> None:
     if len(source) < 3 or len(source) < 4 + (source[2] & 7):
         return
-    if not homes:
+    if not fixtures:
         begin()
     start = 4 + (source[2] & 7)
-    run = Run(homes[bool(source[0] & THREAD)], source[0], source[1], source[3:start])
+    run = Run(fixtures[bool(source[0] & THREAD)], source[0], source[1], source[3:start])
     run.steps(source[start:])
     run.finish(drain=bool(source[0] & DRAIN))
     if len(alive) > 500:

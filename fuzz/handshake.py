@@ -1,8 +1,8 @@
-"""The handshake in both roles: any bytes give an answer, or an error that is documented.
+"""The handshake in both roles: any bytes lead to a response or to a documented error.
 
-byte 0: whether we are a server, a client, or read a URL; byte 1: what is set and offered.
-A client's input goes on with byte 2, its version, and byte 3, the size of the pieces in which
-the rest arrives, in which "{accept}" and "{answer}" stand for what the server should say.
+byte 0: the role (server, client, or URL parser); byte 1: settings and offers. For a client,
+byte 2 is the version and byte 3 the size of the pieces in which the response arrives. In it,
+"{accept}" and "{answer}" are placeholders for the server's correct reply.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import re
 from websocket_handler.protocol import handshake, permessage_deflate
 from websocket_handler.protocol.handshake import Accepted, Refused
 from websocket_handler.protocol.packed_request import pack, unpack
-from websocket_handler.protocol.permessage_deflate import Agreement, Compression
+from websocket_handler.protocol.permessage_deflate import Compression, NegotiatedParameters
 from websocket_handler.protocol.request import Headers, Request, is_websocket_request
 from websocket_handler.protocol.versions import ALL_VERSIONS, DEFAULT_VERSIONS
 
-from .asking import ask, parse_url
+from .client_handshake import ask, parse_url
 
 HEAD = re.compile(rb"HTTP/1\.1 [1-5][0-9][0-9] [ -~]+\r\n([!-9;-~]+: [\t -~\x80-\xff]*\r\n)*\r\n")
 COMPRESSIONS: tuple[Compression | bool, ...] = (
@@ -40,7 +40,7 @@ def test_one_input(source: bytes) -> None:
 
 
 def read_request(text: bytes, scheme: str) -> Request:
-    """What a lenient HTTP server would make of it."""
+    """Parse the request like a lenient HTTP server."""
     lines = text.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
     method, _, rest = lines[0].partition(" ")
     target, _, version = rest.rpartition(" HTTP/")
@@ -60,7 +60,7 @@ def serve(options: int, text: bytes) -> None:
     assert isinstance(request.cookies, dict)
     assert isinstance(request.query, dict)
     is_websocket_request(request.method, request.headers)
-    offered = [name for version in ALL_VERSIONS for name in version.offered_subprotocols(request)]
+    offered = [name for version in ALL_VERSIONS for name in version._offered_subprotocols(request)]
     subprotocol = offered[0] if offered and options & 2 else None
     compression = COMPRESSIONS[options >> 4 & 3]
     try:
@@ -89,16 +89,16 @@ def serve(options: int, text: bytes) -> None:
 
 
 def check_accepted(outcome: Accepted, request: Request, compression: Compression | bool) -> None:
-    agreement = outcome.agreement
-    if agreement is None:
+    negotiated = outcome.negotiated
+    if negotiated is None:
         return
     assert isinstance(compression, Compression)
-    terms = permessage_deflate.terms(agreement, compression, is_client=False)
-    assert 8 <= terms.deflate_window_bits <= compression.server_max_window_bits
-    assert 8 <= terms.inflate_window_bits <= 15
+    parameters = permessage_deflate.endpoint_parameters(negotiated, compression, is_client=False)
+    assert 8 <= parameters.deflate_window_bits <= compression.server_max_window_bits
+    assert 8 <= parameters.inflate_window_bits <= 15
     offers = ", ".join(request.headers.get_all(permessage_deflate.HEADER))
-    if agreement.client_max_window_bits is not None:  # RFC 7692 section 7.1.2.2: if offered alone
+    if negotiated.client_max_window_bits is not None:  # RFC 7692 section 7.1.2.2: only if offered
         assert permessage_deflate.CLIENT_WINDOW in offers
-    says = permessage_deflate.parse([str(agreement)])
-    assert says[0][0] == permessage_deflate.NAME
-    assert isinstance(agreement, Agreement)
+    response = permessage_deflate.parse([str(negotiated)])
+    assert response[0][0] == permessage_deflate.NAME
+    assert isinstance(negotiated, NegotiatedParameters)

@@ -1,4 +1,4 @@
-"""The other end of a connection of `engine`: it sends anything, and reads critically."""
+"""The peer of a connection in the target `engine`: it sends anything and checks all it reads."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from websocket_handler.protocol.versions import Version
 from websocket_handler.protocol.versions.version import Offer
 
 KEY = b"\x37\xfa\x21\x3d"
-ANSWER_SIZE = 16  # what follows the head in versions that complete later
+ANSWER_SIZE = 16  # bytes after the head in versions with a late handshake
 
 
 @cache
 def request_of(version: Version, compressed: bool) -> Request:
-    """What a client of this version asks."""
+    """Return the request of a client of this version."""
     offer = Offer("localhost", "/", extensions="permessage-deflate" if compressed else "")
-    head = version.hello(offer).request.partition(b"\r\n\r\n")[0].decode()
+    head = version._client_request(offer).request.partition(b"\r\n\r\n")[0].decode()
     fields = [tuple(line.split(": ", 1)) for line in head.split("\r\n")[1:]]
     return Request("GET", "/", Headers(fields), remote_address="a pair")  # type: ignore[arg-type]
 
 
 class Peer:
-    """Whatever it reads must be sound."""
+    """A peer that fails if the other end sends an invalid frame."""
 
     def __init__(
         self, sock: socket.socket, version: Version, is_server: bool, websocket: WebSocket
@@ -38,22 +38,22 @@ class Peer:
         sock.setblocking(False)
         self._is_server = is_server
         self._head = b"" if not is_server else None
-        self._to_skip = ANSWER_SIZE if version.completes_later and not is_server else 0
+        self._to_skip = ANSWER_SIZE if version._has_late_handshake and not is_server else 0
         settings = Settings(max_message_size=1 << 26)
-        self._decoder = version.decoder(settings, is_server, b"")
-        if is_server and version.completes_later:
+        self._decoder = version._make_decoder(settings, is_server, b"")
+        if is_server and version._has_late_handshake:
             self._decoder.feed(b"the key3")
         outcome = websocket._outcome
-        if isinstance(outcome, Accepted) and outcome.agreement is not None:
+        if isinstance(outcome, Accepted) and outcome.negotiated is not None:
             takeover = not (
-                outcome.agreement.client_no_context_takeover
+                outcome.negotiated.client_no_context_takeover
                 if is_server
-                else outcome.agreement.server_no_context_takeover
+                else outcome.negotiated.server_no_context_takeover
             )
             self._decoder = framing.Decoder(settings, is_server, Inflater(15, takeover))
 
     def send(self, data: bytes) -> None:
-        """As much of it as goes; the other end may have gone."""
+        """Send as much of `data` as the socket accepts; the other end may be closed."""
         if self._sock is not None:
             with contextlib.suppress(BlockingIOError, ConnectionError):
                 self._sock.send(data)
@@ -74,9 +74,9 @@ class Peer:
         if self._sock is None or not size:
             return
         with contextlib.suppress(BlockingIOError, ConnectionError):
-            self._judge(self._sock.recv(size))
+            self._check(self._sock.recv(size))
 
-    def _judge(self, data: bytes) -> None:
+    def _check(self, data: bytes) -> None:
         if self._head is not None:
             self._head += data
             head, end, data = self._head.partition(b"\r\n\r\n")
@@ -90,7 +90,7 @@ class Peer:
             assert not isinstance(event, Violation), event
 
     def close(self) -> None:
-        """With what is unread: a reset."""
+        """Close the socket; with unread data this resets the connection."""
         if self._sock is not None:
             self._sock.close()
             self._sock = None

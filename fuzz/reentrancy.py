@@ -1,12 +1,12 @@
-"""Listeners that do everything they should not, to their own connection and to others:
+"""A stress test: listeners that call into the engine in every way, on all connections.
 
     python -m fuzz.reentrancy thread|loop|tls SECONDS [SEED]
 
-Every round has an engine of its own. Its listeners abort, close, send, pause, add and remove
-listeners, raise, block, collect garbage, stop the engine; its peers stall, half-close, reset,
-announce a length and leave. In the end every connection must have had `close` exactly once, and
-no descriptor, channel or thread may be left. All choices follow from the seed and the number of
-the round, but for the order in which threads run.
+Each round has its own engine. Its listeners abort, close, send, pause, add and remove listeners,
+raise, block, collect garbage and stop the engine; its peers stall, half-close, reset, or announce
+a length and disconnect. At the end each connection must have emitted `close` exactly once, and no
+descriptor, channel or thread may remain. The seed and the number of the round determine all
+choices, but not the order in which threads run.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from websocket_handler.protocol.permessage_deflate import Compression
 from websocket_handler.protocol.prepared import PreparedMessage
 from websocket_handler.protocol.versions.rfc6455 import VERSION
 
-from .home import PATIENCE, count_descriptors
+from .engine_fixture import TIMEOUT_S, count_descriptors
 from .peer import KEY, request_of
 
-CONNECTIONS = 8  # that are there when a round begins
-MAX_CONNECTIONS = 16  # with those that listeners add
+CONNECTIONS = 8  # at the start of a round
+MAX_CONNECTIONS = 16  # including those that listeners add
 STEPS = 120
-MAX_ACTIONS = 600  # of listeners, in a round: each may bring about others
+MAX_ACTIONS = 600  # of listeners in a round: each may cause others
 ACTORS = 2  # threads of the application
 EXPECTED = (WebSocketError, ValueError, RuntimeError, TimeoutError, OSError, StopIteration)
 SETTINGS: tuple[dict[str, Any], ...] = (
@@ -56,7 +56,7 @@ unraisable: list[Any] = []
 
 
 class Round:
-    """An engine and its connections, from beginning to end."""
+    """An engine and its connections, from start to stop."""
 
     def __init__(self, mode: str, random: Random) -> None:
         self.random = random
@@ -104,7 +104,7 @@ class Round:
 
         return listen
 
-    # What the application does
+    # Actions of the application
 
     def act(self, own: WebSocket, is_careful: bool) -> None:
         self.actions += 1
@@ -128,14 +128,14 @@ class Round:
         if self.may_stop and self.random.random() < 0.2:
             self.random.choice((self.engine.stop, self.engine.close))()
 
-    # What the peers do
+    # Actions of the peers
 
     def step(self) -> None:
         peer = self.random.choice(self.peers)
         with contextlib.suppress(OSError, ValueError):
             self.random.choice(PEER_STEPS)(self.random, peer)
 
-    # From the beginning to the end
+    # The course of a round
 
     def run(self) -> None:
         actors = [threading.Thread(target=self.act_in_thread, daemon=True) for _ in range(ACTORS)]
@@ -145,54 +145,54 @@ class Round:
             self.step()
             if self.random.random() < 0.2:
                 time.sleep(0.0005)
-        self.actions = MAX_ACTIONS  # listeners do nothing any more
-        self.end_peers(actors)
+        self.actions = MAX_ACTIONS  # from now on, listeners do nothing
+        self.close_peers(actors)
         for websocket in self.websockets:
             websocket.resume()
             with contextlib.suppress(WebSocketError):
                 websocket.on("message", ignore)
-        self.wait_for("every connection to be closed", self.is_everyone_closed)
-        self.engine.stop(PATIENCE)
-        self.wait_for("the engine to leave", lambda: self.engine.fileno() < 0)
+        self.wait_for("all connections to be closed", self.are_all_closed)
+        self.engine.stop(TIMEOUT_S)
+        self.wait_for("the engine to stop", lambda: self.engine.fileno() < 0)
         self.end_loop()
         assert self.engine.channels() == []
         assert set(self.closes.values()) <= {1}, self.closes
 
-    def end_peers(self, actors: list[threading.Thread]) -> None:
-        """They read for a moment, and reset: nobody waits for them any more."""
+    def close_peers(self, actors: list[threading.Thread]) -> None:
+        """Read once from each peer and reset it, so that no sender waits for it any longer."""
         for peer in self.peers:
             with contextlib.suppress(OSError, ValueError):
                 peer.recv(1 << 20)
             peer.close()
         for actor in actors:
-            actor.join(PATIENCE)
-            assert not actor.is_alive(), "an application's thread waits in vain"
+            actor.join(TIMEOUT_S)
+            assert not actor.is_alive(), "a thread of the application is still blocked"
         for peer in self.peers[CONNECTIONS:]:
             peer.close()
 
-    def is_everyone_closed(self) -> bool:
+    def are_all_closed(self) -> bool:
         return len(self.closes) == len(self.websockets)
 
-    def wait_for(self, what: str, condition: Callable[[], bool]) -> None:
-        end = time.monotonic() + PATIENCE
+    def wait_for(self, description: str, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + TIMEOUT_S
         while not condition():
-            assert time.monotonic() < end, f"waited in vain for {what}: {self.websockets}"
+            assert time.monotonic() < deadline, f"timeout: {description}: {self.websockets}"
             time.sleep(0.001)
 
     def end_loop(self) -> None:
         if self.loop is None:
             return
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self.loop_thread.join(PATIENCE)
+        self.loop_thread.join(TIMEOUT_S)
         self.loop.close()
 
 
 def ignore(_: object) -> None:
-    """A message comes too late."""
+    """A listener for messages that arrive after the end of the round."""
 
 
 def tls_pair() -> tuple[socket.socket, socket.socket]:
-    """A socket pair with TLS between its ends; neither needs a certificate."""
+    """Return a socket pair with TLS between its ends, without certificates."""
     ours, theirs = socket.socketpair()
     client = TLS_CLIENT.wrap_socket(theirs, do_handshake_on_connect=False)
     greeting = threading.Thread(target=client.do_handshake)
@@ -227,7 +227,7 @@ def fail(_: Round, __: WebSocket) -> None:
 
 
 def leave(round_: Round, _: WebSocket) -> None:
-    if round_.loop is None:  # a loop would end
+    if round_.loop is None:  # SystemExit would end an event loop
         raise SystemExit
 
 
@@ -264,7 +264,7 @@ ACTIONS: tuple[Callable[[Round, WebSocket], object], ...] = (
 
 
 def frames(random: Random) -> bytes:
-    """One frame, or a few, that a client may send."""
+    """Return one or more valid frames of a client."""
     opcode = random.choice((Opcode.TEXT, Opcode.TEXT, Opcode.BINARY, Opcode.PING, Opcode.PONG))
     size = random.choice((0, 5, 100)) if opcode >= Opcode.CLOSE else random.choice((0, 9, 2500))
     return write_frame(opcode, b"m" * size, key=KEY) * random.choice((1, 1, 3, 20))
@@ -278,7 +278,7 @@ PEER_STEPS: tuple[Callable[[Random, socket.socket], object], ...] = (
     *[lambda random, peer: peer.send(frames(random))] * 12,
     *[lambda random, peer: peer.recv(random.choice((10, 5000, 200_000)))] * 6,
     lambda random, peer: peer.send(frames(random)[: random.randrange(1, 12)]),
-    lambda _, peer: peer.send(b"\x82\xfe\x7f\xff" + KEY + b"announced, and not sent"),
+    lambda _, peer: peer.send(b"\x82\xfe\x7f\xff" + KEY + b"incomplete payload"),
     lambda _, peer: peer.send(write_frame(Opcode.CLOSE, b"\x03\xe8", key=KEY)),
     lambda _, peer: peer.send(b"\xff\xff"),
     lambda _, peer: peer.shutdown(socket.SHUT_WR),
@@ -291,7 +291,7 @@ def main(mode: str, seconds: float, seed: int) -> None:
     logging.getLogger("asyncio").disabled = True
     sys.unraisablehook = threading.excepthook = unraisable.append
     sys.setswitchinterval(1e-6)
-    Round(mode, Random("to have what is opened once")).run()  # noqa: S311
+    Round(mode, Random("opens the descriptors that stay open")).run()  # noqa: S311
     gc.collect()
     descriptors, number, end = count_descriptors(), 0, time.monotonic() + seconds
     while time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""Writes the seeds of every target into a folder: python -m fuzz.seeds FOLDER."""
+"""Writes the seeds of all targets into a folder: python -m fuzz.seeds FOLDER."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from websocket_handler.protocol.frame import FIN, RSV1, Opcode, write_frame
 from websocket_handler.protocol.message import Encoder
 from websocket_handler.protocol.versions import ALL_VERSIONS, by_name
 
-from .wire import AS_SERVER, COMPRESSED, NO_MEMORY, OLD_CODES, STRAIGHT, TAKEOVER, Wire
+from .wire import ALLOW_1004, AS_SERVER, COMPRESSED, DIRECT, NO_MEMORY, TAKEOVER, Wire
 
 EXAMPLES = Path(__file__).parent.parent / "tests" / "protocol" / "examples.json"
-MOST = 2048  # bytes of a seed; longer inputs find no more, only later
+MAX_SEED_BYTES = 2048  # longer inputs slow down fuzzing without finding more
 KEY = bytes.fromhex("37fa213d")
-RFC_6455 = {  # section 5.7, and what else there is
+RFC_6455 = {  # section 5.7, and other cases
     "masked": "818537fa213d7f9f4d5158",
     "unmasked": "810548656c6c6f",
     "fragments": "010348656c80026c6f",
@@ -64,7 +64,7 @@ RFC_7692 = {  # section 7.2.3
 
 
 def masked(wire: bytes) -> bytes:
-    """The frames of a server as a client sends them."""
+    """Return a server's frames, masked as a client sends them."""
     out = b""
     while len(wire) > 1:
         length, start = wire[1] & 0x7F, 2
@@ -80,7 +80,7 @@ def masked(wire: bytes) -> bytes:
 
 
 def deflated(level: int, takeover: bool) -> bytes:
-    """A few messages as another implementation might compress them."""
+    """Return some messages as another implementation might compress them."""
     wire = b""
     stream = zlib.compressobj(level, zlib.DEFLATED, -15)
     for text in ("Hello, hello, Hello " * 20, "Hellö", "", "hello" * 900, "*" * 300_000):
@@ -92,12 +92,12 @@ def deflated(level: int, takeover: bool) -> bytes:
 
 
 def wires() -> Iterator[Wire]:
-    """For the two codecs of RFC 6455."""
+    """Yield inputs for the two codecs of RFC 6455."""
     for text in RFC_6455.values():
         wire = read_bytes(text)
         yield Wire(0, 0, 0, b"\x00", wire)
-        yield Wire(AS_SERVER | STRAIGHT, 7, 0, b"\x03\x00", masked(wire))
-        yield Wire(AS_SERVER | OLD_CODES, 2 | 2 << 3 | 1 << 5, 0, b"\x01", masked(wire))
+        yield Wire(AS_SERVER | DIRECT, 7, 0, b"\x03\x00", masked(wire))
+        yield Wire(AS_SERVER | ALLOW_1004, 2 | 2 << 3 | 1 << 5, 0, b"\x01", masked(wire))
     for text in RFC_7692.values():
         wire = bytes.fromhex(text)
         for flags in (COMPRESSED, COMPRESSED | TAKEOVER):
@@ -108,17 +108,17 @@ def wires() -> Iterator[Wire]:
             wire = deflated(level, bool(flags & TAKEOVER))
             yield Wire(flags, 0, 7, b"\x00", wire)
             yield Wire(flags | AS_SERVER, 5, 7, b"\x11\x05", masked(wire))
-    for choice in range(0, 40, 8):  # after how much there is no memory
+    for choice in range(0, 40, 8):  # the number of memory requests before one fails
         wire = read_bytes(RFC_6455["fragments"]) + write_frame(2, b"x" * 900)
         yield Wire(NO_MEMORY, 0, choice, b"\x03", wire)
-        yield Wire(NO_MEMORY | STRAIGHT, 0, choice, b"\x03\x00", wire)
+        yield Wire(NO_MEMORY | DIRECT, 0, choice, b"\x03\x00", wire)
         yield Wire(NO_MEMORY | COMPRESSED, 0, choice | 7, b"\x05", deflated(9, False))
     both = Encoder(mask=True).message("x" * 600) + Encoder(mask=True).close(1000, "bye")
-    yield Wire(AS_SERVER | STRAIGHT, 0, 0, b"\x14\xff", both)
+    yield Wire(AS_SERVER | DIRECT, 0, 0, b"\x14\xff", both)
 
 
 def read_bytes(text: str) -> bytes:
-    """As the examples have it: "00+61*3" stands for 00616161."""
+    """Parse the notation of the examples: "00+61*3" stands for 00616161."""
     start, plus, repeated = text.partition("+")
     byte, _, times = repeated.partition("*")
     return bytes.fromhex(start) + (bytes.fromhex(byte) * int(times) if plus else b"")
@@ -129,7 +129,7 @@ def examples() -> list[dict[str, object]]:
     return loaded
 
 
-def old_wires() -> Iterator[Wire]:
+def version_wires() -> Iterator[Wire]:
     for example in examples():
         number = ALL_VERSIONS.index(by_name(str(example["version"])))
         frames = example["frames"]
@@ -141,10 +141,10 @@ def old_wires() -> Iterator[Wire]:
             yield Wire(AS_SERVER if role == "C" else 0, 3, number, b"\x03\x01", key3 + wire)
     for number, version in enumerate(ALL_VERSIONS):
         for is_server in (False, True):
-            encoder = version.encoder(is_server, b"what the handshake gave")
-            wire = b"12345678" if is_server and version.completes_later else b""
+            encoder = version._make_encoder(is_server, b"what the handshake gave")
+            wire = b"12345678" if is_server and version._has_late_handshake else b""
             wire += encoder.message("h\u00e9llo") + encoder.message("x" * 300)
-            if version.has_pings:
+            if version._has_pings:
                 wire += encoder.message(b"\x00\xff") + encoder.frame(Opcode.PING, b"ping")
                 wire += encoder.frame(Opcode.TEXT, b"a", False)
                 wire += encoder.frame(Opcode.CONTINUATION, b"b") + encoder.frame(Opcode.PONG, b"")
@@ -217,7 +217,7 @@ TURN, DROP = bytes((12, 0)), bytes((11, 0))
 
 
 def engines() -> Iterator[bytes]:
-    """Frames and turns; what the application does; how it ends."""
+    """Yield inputs of frames, polls, actions of the application and ways to end."""
     hello, ping = bytes((0x14, 0x85)) + b"hello", bytes((0x94, 0x84)) + b"ping"
     closing = bytes((0x84, 0x82)) + b"\x03\xe8"
     read = bytes((10, 255))
@@ -237,9 +237,9 @@ def main(folder: Path) -> None:
     wire_seeds = [wire.write() for wire in wires()]
     seeds = {
         "decoder": wire_seeds,
-        "twins": wire_seeds,
+        "differential": wire_seeds,
         "deflate": list(deflates()),
-        "versions": [wire.write() for wire in old_wires()],
+        "versions": [wire.write() for wire in version_wires()],
         "handshake": list(handshakes()),
         "engine": list(engines()),
     }
@@ -248,7 +248,7 @@ def main(folder: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
         for source in inputs:
             name = hashlib.sha1(source, usedforsecurity=False).hexdigest()[:12]
-            (place / name).write_bytes(source[:MOST])
+            (place / name).write_bytes(source[:MAX_SEED_BYTES])
 
 
 if __name__ == "__main__":

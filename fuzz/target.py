@@ -1,4 +1,4 @@
-"""Fuzzes one of the targets in Python with atheris: python -m fuzz.target NAME [libFuzzer's …]."""
+"""Runs a target in Python with atheris: python -m fuzz.target NAME [options of libFuzzer …]."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ import atheris
 name = sys.argv.pop(1)
 with atheris.instrument_imports(include=["websocket_handler"]):
     module = importlib.import_module(f"fuzz.{name}")
-quiet = "-print_funcs=0"  # or a symbolizer runs beside it, with descriptors in this process
+quiet = "-print_funcs=0"  # otherwise a symbolizer process adds descriptors to this process
 atheris.Setup([*sys.argv, quiet], module.test_one_input)
 atheris.Fuzz()

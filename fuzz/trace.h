@@ -1,11 +1,11 @@
-/* The events that a decoder gave, one after the other, as bytes that can be compared. */
+/* The events of a decoder as a sequence of bytes that can be compared. */
 #ifndef TRACE_H
 #define TRACE_H
 
 #include <string.h>
 
 #include "decoder.h"
-#include "promise.h"
+#include "assertions.h"
 
 typedef struct {
     uint8_t *data;
@@ -14,7 +14,7 @@ typedef struct {
 
 typedef struct {
     uint16_t kind, code, opcode, is_ascii;
-    uint64_t size; /* of what follows: the payload, or the reason */
+    uint64_t size; /* of the payload or the reason, which follows */
 } trace_event;
 
 static void append(buffer *b, const void *bytes, size_t size)
@@ -42,7 +42,7 @@ static void trace_add(buffer *trace, decoder_kind kind, const decoder_event *e)
     append(trace, is_violation ? (const void *)e->reason : e->data, t.size);
 }
 
-/* Reads the event at *at, and goes on to the next; returns 0 at the end. */
+/* Reads the event at *at and advances to the next one; returns 0 at the end. */
 static int trace_next(const buffer *trace, size_t *at, trace_event *t, const uint8_t **data)
 {
     if (*at == trace->size)
@@ -53,7 +53,7 @@ static int trace_next(const buffer *trace, size_t *at, trace_event *t, const uin
     return 1;
 }
 
-/* How long it is up to a violation, which can only be the last event. */
+/* Returns the size of the trace up to a violation, which can only be the last event. */
 static size_t trace_before_violation(const buffer *trace)
 {
     trace_event t;
@@ -61,7 +61,7 @@ static size_t trace_before_violation(const buffer *trace)
 
     for (size_t at = 0, before = 0; trace_next(trace, &at, &t, &data); before = at) {
         if (t.kind == DECODER_VIOLATION) {
-            PROMISE(at == trace->size);
+            ASSERT(at == trace->size);
             return before;
         }
     }
@@ -87,16 +87,16 @@ static int ends_with_payload_fault(const buffer *trace)
            ends_with(trace, "compressed data is not valid");
 }
 
-/* Both traces are of the same bytes, cut differently. Where a compressed payload has several
- * faults, the cuts decide which of them is named. */
-static void trace_check_cuts(const buffer *one, const buffer *other, int is_compressed)
+/* Compares the traces of the same bytes in different pieces. If a compressed payload has several
+ * faults, the pieces decide which one is reported. */
+static void trace_check_pieces(const buffer *one, const buffer *other, int is_compressed)
 {
     size_t same = trace_before_violation(one);
 
     if (one->size == other->size && is_same(one, other, one->size))
         return;
-    PROMISE(is_compressed && ends_with_payload_fault(one) && ends_with_payload_fault(other));
-    PROMISE(trace_before_violation(other) == same && is_same(one, other, same));
+    ASSERT(is_compressed && ends_with_payload_fault(one) && ends_with_payload_fault(other));
+    ASSERT(trace_before_violation(other) == same && is_same(one, other, same));
 }
 
 #endif

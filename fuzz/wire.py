@@ -1,8 +1,8 @@
-"""The layout of an input that is a peer's bytes, the same in `decoder.c`.
+"""The layout of an input that contains a peer's bytes, the same as in `decoder.c`.
 
-byte 0: `flags`               byte 2: `choice`, what it chooses is for the target
-byte 1: the limits            byte 3: how many sizes of pieces follow, less one (3 bits)
-then those sizes, used in turn, over and over; 0 is all the rest; then the bytes.
+byte 0: `flags`               byte 2: `choice`, whose meaning depends on the target
+byte 1: the limits            byte 3: the number of piece sizes minus one (3 bits)
+then these sizes, which are used cyclically (0 means all the rest), then the bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from websocket_handler.protocol import check
 from websocket_handler.protocol.assembly import Event
 from websocket_handler.protocol.check import Violation
 
-AS_SERVER, COMPRESSED, TAKEOVER, OLD_CODES, STRAIGHT, NO_MEMORY = (1 << bit for bit in range(6))
+AS_SERVER, COMPRESSED, TAKEOVER, ALLOW_1004, DIRECT, NO_MEMORY = (1 << bit for bit in range(6))
 
 SIZES = (1 << 20, 0, 5, 125, 130, 511, 4000, 70000)
 COUNTS = (1000, 1, 2, 3)
@@ -63,17 +63,20 @@ class Wire(NamedTuple):
 
 
 def typed(events: Iterable[Event]) -> list[tuple[str, Event]]:
-    """Events that can be compared: as tuples, a ping and a pong would be the same."""
+    """Return the events with their type, because a ping and a pong are equal as tuples."""
     return [(type(event).__name__, event) for event in events]
 
 
-def check_cuts_do_not_matter(one: list[Event], other: list[Event], lenient: bool) -> None:
-    """`lenient`: where a payload has several faults, the cuts may decide which one is named."""
+def check_pieces_do_not_matter(one: list[Event], other: list[Event], lenient: bool) -> None:
+    """Check that both results are equal.
+
+    If `lenient`, and a payload has several faults, the pieces may decide which one is reported.
+    """
     if lenient and {*one[-1:], *other[-1:]} <= set(PAYLOAD_FAULTS):
         one, other = one[:-1], other[:-1]
     assert typed(one) == typed(other)
 
 
 def check_ends(events: list[Event]) -> None:
-    """Nothing comes after a violation."""
+    """Check that no event follows a violation."""
     assert not any(isinstance(event, Violation) for event in events[:-1])

@@ -1,9 +1,9 @@
-/* What deflating and inflating one message costs with each library that could do it, as
- * permessage-deflate needs it without context takeover: a raw stream of its own for each
- * message, ended by a sync flush whose last four bytes are left out (RFC 7692 section 7.2).
+/* Measures deflating and inflating a message with several libraries, like permessage-deflate without
+ * context takeover: each message is a raw stream that ends with a sync flush, whose last four bytes
+ * are removed (RFC 7692 section 7.2).
  *
- * A shared library for benchmarks/deflaters.py, which brings zlib-ng's functions from its
- * Python package; the others are linked. */
+ * This is a shared library for benchmarks/deflaters.py, which passes the functions of zlib-ng from
+ * its Python package. The other libraries are linked. */
 #include <isa-l.h>
 #include <libdeflate.h>
 #include <stdint.h>
@@ -12,9 +12,9 @@
 #include <time.h>
 #include <zlib.h>
 
-enum { WINDOW_BITS = 15, MEMORY_LEVEL = 8, LARGEST = 1 << 20 };
+enum { WINDOW_BITS = 15, MEMORY_LEVEL = 8, MAX_SIZE = 1 << 20 };
 
-/* zlib's functions, or zlib-ng's, whose stream begins as zlib's does. */
+/* The functions of zlib or zlib-ng; the stream of zlib-ng starts with the fields of zlib's. */
 typedef struct {
     int (*deflate)(z_stream *, int);
     int (*deflateReset)(z_stream *);
@@ -31,7 +31,7 @@ static struct inflate_state isal_inflater;
 static uint8_t isal_level_buffer[ISAL_DEF_LVL1_DEFAULT];
 static struct libdeflate_compressor *compressor;
 static struct libdeflate_decompressor *decompressor;
-static uint8_t deflated[LARGEST + 1024], inflated[LARGEST];
+static uint8_t deflated[MAX_SIZE + 1024], inflated[MAX_SIZE];
 
 static size_t deflate_by_zlib(const uint8_t *data, size_t size, int level)
 {
@@ -85,7 +85,7 @@ static size_t inflate_by_isal(size_t size)
     return sizeof inflated - isal_inflater.avail_out;
 }
 
-/* It has no flush: its last block says that it is the last, as the RFC allows (7.2.3.4). */
+/* libdeflate has no flush: its last block has BFINAL set, which the RFC allows (7.2.3.4). */
 static size_t deflate_by_libdeflate(const uint8_t *data, size_t size, int level)
 {
     (void)level;
@@ -108,8 +108,8 @@ static double now(void)
     return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
 }
 
-/* Microseconds of CPU time to deflate a message `which` way and to inflate it again, and what
- * it shrinks to. 0 if it does not come out as it went in. */
+/* Measures the CPU time, in µs, to deflate a message with the library `which` and to inflate it
+ * again, and its compressed size. Returns 0 if the inflated message differs from the original. */
 int measure(const char *which, const zlib_functions *functions, const uint8_t *data, size_t size,
             int level, int times, double *to_deflate, double *to_inflate, size_t *shrunk)
 {
@@ -147,7 +147,7 @@ int measure(const char *which, const zlib_functions *functions, const uint8_t *d
     return 1;
 }
 
-/* zlib's own, by their names in this library. */
+/* The functions of zlib, which is linked. */
 static int own_deflate_init(z_stream *s, int level, int method, int bits, int memory, int strategy)
 {
     return deflateInit2(s, level, method, bits, memory, strategy);

@@ -1,12 +1,12 @@
-/* The limits to compare with: what a C program on epoll can do on this machine.
+/* The C baseline: minimal echo servers on epoll.
  *
- *     limit PORT tcp        copies whatever arrives back: the floor, with no WebSocket in it
- *     limit PORT websocket  the least a WebSocket echo can do: handshake, unmask, frame
- *     limit PORT deflate    the same for messages that are all compressed, with zlib's level 1
- *                           and no context takeover
+ *     limit PORT tcp        echoes all bytes, without WebSockets
+ *     limit PORT websocket  a minimal WebSocket echo: handshake, unmasking, framing
+ *     limit PORT deflate    the same for compressed messages, with zlib level 1 and no context
+ *                           takeover
  *
- * One thread, level-triggered, one recv and one send a wake-up. The WebSocket echo trusts its
- * peer (ours): it checks nothing and understands whole messages only. Ends on SIGTERM. */
+ * One thread, level-triggered, with one recv and one send per event. The WebSocket echo trusts the
+ * load generator: it checks nothing and supports only unfragmented messages. Stops on SIGTERM. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <netinet/in.h>
@@ -20,11 +20,11 @@
 #include <unistd.h>
 #include <zlib.h>
 
-enum { BUFFER = 1 << 16, EVENTS = 256, LARGEST_HEADER = 14, LARGEST_MESSAGE = 1 << 18 };
+enum { BUFFER = 1 << 16, EVENTS = 256, MAX_HEADER = 14, MAX_MESSAGE = 1 << 18 };
 
 typedef struct {
     int fd;
-    int is_open; /* the handshake is done */
+    int is_open; /* the handshake is complete */
     uint8_t *kept;
     size_t kept_size, kept_capacity;   /* an incomplete frame */
     uint8_t *unsent;
@@ -34,7 +34,7 @@ typedef struct {
 static int epoll;
 static int is_websocket;
 static z_stream inflater, deflater; /* if messages are compressed */
-static uint8_t message[LARGEST_MESSAGE], compressed[LARGEST_MESSAGE];
+static uint8_t message[MAX_MESSAGE], compressed[MAX_MESSAGE];
 static uint8_t input[BUFFER], *output;
 static size_t output_capacity;
 
@@ -44,7 +44,7 @@ static void die(const char *what)
     exit(1);
 }
 
-static void *need(void *memory)
+static void *check_memory(void *memory)
 {
     if (!memory)
         die("malloc");
@@ -65,14 +65,14 @@ static void drop(connection *c)
     free(c);
 }
 
-/* Sends what it can and keeps the rest; nothing more is read until that is gone. */
+/* Sends data and keeps the unsent rest. Reading stops until the rest is sent. */
 static void send_or_keep(connection *c, const uint8_t *data, size_t size)
 {
     ssize_t sent = send(c->fd, data, size, MSG_NOSIGNAL);
     size_t left = size - (sent > 0 ? (size_t)sent : 0);
 
     if (left) {
-        c->unsent = need(malloc(left));
+        c->unsent = check_memory(malloc(left));
         memcpy(c->unsent, data + size - left, left);
         c->unsent_size = left;
         watch(c, EPOLL_CTL_MOD, EPOLLOUT);
@@ -98,15 +98,15 @@ static void send_rest(connection *c)
     }
 }
 
-static uint8_t *make_room(uint8_t *memory, size_t *capacity, size_t size)
+static uint8_t *reserve(uint8_t *memory, size_t *capacity, size_t size)
 {
     if (*capacity >= size)
         return memory;
     *capacity = size * 2;
-    return need(realloc(memory, *capacity));
+    return check_memory(realloc(memory, *capacity));
 }
 
-/* Our load generator sends a fixed key, so the answer is fixed too. */
+/* The load generator sends a fixed key, so the response is fixed too. */
 #define RESPONSE                                                                             \
     "HTTP/1.1 101 Switching Protocols\r\n"                                                   \
     "Upgrade: websocket\r\nConnection: Upgrade\r\n"                                          \
@@ -121,7 +121,7 @@ static void begin_compression(void)
                         "server_no_context_takeover; client_no_context_takeover\r\n\r\n";
 }
 
-/* The size of the frame at `data` if it is whole, else 0. */
+/* Returns the size of the frame at `data`, 0 if it is incomplete. */
 static size_t frame_size(const uint8_t *data, size_t size, size_t *header, uint64_t *length)
 {
     if (size < 2)
@@ -173,14 +173,14 @@ static size_t write_server_header(uint8_t *out, uint8_t first, size_t length)
         return 2;
     }
     if (length >> 16)
-        exit(3); /* no case has such */
+        exit(3); /* no benchmark has messages of this size */
     out[1] = 126;
     out[2] = (uint8_t)(length >> 8);
     out[3] = (uint8_t)length;
     return 4;
 }
 
-/* In place of a frame that was echoed: its message inflated, deflated and framed. */
+/* Replaces an echoed frame: inflates, deflates and frames its message again. */
 static size_t compress_echo(uint8_t *frame, size_t size)
 {
     size_t header = (frame[1] & 127) < 126 ? 2 : (frame[1] & 127) == 126 ? 4 : 10, length;
@@ -190,17 +190,17 @@ static size_t compress_echo(uint8_t *frame, size_t size)
     inflater.next_in = frame + header;
     inflater.avail_in = (uInt)(size - header + 4);
     inflater.next_out = message;
-    inflater.avail_out = LARGEST_MESSAGE;
+    inflater.avail_out = MAX_MESSAGE;
     if (inflate(&inflater, Z_SYNC_FLUSH) != Z_OK)
         exit(3);
     deflateReset(&deflater);
     deflater.next_in = message;
-    deflater.avail_in = LARGEST_MESSAGE - inflater.avail_out;
+    deflater.avail_in = MAX_MESSAGE - inflater.avail_out;
     deflater.next_out = compressed;
-    deflater.avail_out = LARGEST_MESSAGE;
+    deflater.avail_out = MAX_MESSAGE;
     if (deflate(&deflater, Z_SYNC_FLUSH) != Z_OK)
         exit(3);
-    length = LARGEST_MESSAGE - deflater.avail_out - 4;
+    length = MAX_MESSAGE - deflater.avail_out - 4;
     header = write_server_header(frame, frame[0], length);
     memcpy(frame + header, compressed, length);
     return header + length;
@@ -211,7 +211,7 @@ static void echo_frames(connection *c, uint8_t *data, size_t size)
     size_t header, whole, used = 0, out = 0;
     uint64_t length;
 
-    output = make_room(output, &output_capacity, 2 * size + LARGEST_HEADER);
+    output = reserve(output, &output_capacity, 2 * size + MAX_HEADER);
     while ((whole = frame_size(data + used, size - used, &header, &length))) {
         size_t echo = write_echo(output + out, data + used, header, length);
         out += data[used] & 0x40 ? compress_echo(output + out, echo) : echo;
@@ -226,7 +226,7 @@ static void echo_frames(connection *c, uint8_t *data, size_t size)
             c->kept_capacity = 0;
         }
     } else if (used < size) {
-        c->kept = make_room(c->kept, &c->kept_capacity, size - used);
+        c->kept = reserve(c->kept, &c->kept_capacity, size - used);
         memcpy(c->kept, data + used, size - used);
         c->kept_size = size - used;
     }
@@ -245,10 +245,10 @@ static void receive(connection *c)
     } else if (!is_websocket) {
         send_or_keep(c, input, (size_t)size);
     } else if (!c->is_open) {
-        c->is_open = 1; /* the request fits one segment */
+        c->is_open = 1; /* the request fits in one segment */
         send_or_keep(c, (const uint8_t *)response, strlen(response));
     } else if (c->kept) {
-        c->kept = make_room(c->kept, &c->kept_capacity, c->kept_size + (size_t)size);
+        c->kept = reserve(c->kept, &c->kept_capacity, c->kept_size + (size_t)size);
         memcpy(c->kept + c->kept_size, input, (size_t)size);
         c->kept_size += (size_t)size;
         echo_frames(c, c->kept, c->kept_size);
@@ -265,7 +265,7 @@ static void accept_one(int listener)
     if (fd < 0)
         return;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    c = need(calloc(1, sizeof *c));
+    c = check_memory(calloc(1, sizeof *c));
     c->fd = fd;
     watch(c, EPOLL_CTL_ADD, EPOLLIN);
 }
@@ -296,7 +296,7 @@ int main(int count, char **words)
     if (strcmp(words[2], "deflate") == 0)
         begin_compression();
     epoll = epoll_create1(0);
-    listener = need(calloc(1, sizeof *listener));
+    listener = check_memory(calloc(1, sizeof *listener));
     listener->fd = listen_on(words[1]);
     watch(listener, EPOLL_CTL_ADD, EPOLLIN);
     for (;;) {

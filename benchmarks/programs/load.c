@@ -1,18 +1,18 @@
-/* The load generator: one thread, one epoll set, no dependency.
+/* The load generator: one thread, one epoll set, no dependencies.
  *
  *     load echo       PORT PATH connections=100 in-flight=1 size=32 seconds=2 warm-up=1 [text] [raw]
  *     load handshakes PORT PATH seconds=2
  *     load idle       PORT PATH connections=5000 [message]
  *     load slow       PORT PATH connections=100 size=65536 seconds=5
  *
- * `echo` keeps `in-flight` messages under way on every connection and times each; `raw` is
- * for a server that copies bytes and speaks no WebSocket. `handshakes` opens and closes one
- * connection after the other. `idle` opens connections (with `message`, exchanges one on
- * each), says "ready" and holds them until its input ends. `slow` sends and never reads.
- * `payload=FILE`, in place of `size`, is the payload of a compressed message: permessage-deflate
- * without context takeover is asked for, and an echo is any one frame.
- * `cpu=PID`, for as many processes as the server has, adds the CPU time they used.
- * Prints one line of JSON. Talks to 127.0.0.1 alone. */
+ * `echo` keeps `in-flight` messages in flight on each connection and measures their latencies;
+ * `raw` is for a server that echoes bytes without WebSockets. `handshakes` opens and closes one
+ * connection after the other. `idle` opens connections (with `message`, it exchanges one on each),
+ * prints its readiness and keeps them open until its standard input ends. `slow` sends and never reads.
+ * `payload=FILE`, instead of `size`, is the payload of a compressed message: the client requests
+ * permessage-deflate without context takeover, and accepts any single frame as an echo.
+ * `cpu=PID`, once per process of the server, adds the CPU time of the process to the result.
+ * Prints one line of JSON. Connects only to 127.0.0.1. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -41,18 +41,18 @@ typedef struct {
 typedef struct {
     int fd;
     uint32_t watched;
-    size_t to_send;       /* bytes of messages still to be sent */
-    size_t send_position; /* where in the message the next of them is */
-    size_t received;      /* bytes of the echo under way */
-    size_t frame_size;    /* of it, once its header is here, where that differs */
-    uint8_t header[10];   /* what is here of that */
-    double *sent_at;      /* a ring: when each message under way was sent */
+    size_t to_send;       /* bytes of messages that are still to be sent */
+    size_t send_position; /* position of the next of these bytes in the message */
+    size_t received;      /* bytes of the current echo */
+    size_t frame_size;    /* of the current echo, once its header is complete; with payload= only */
+    uint8_t header[10];   /* the received part of its header */
+    double *sent_at;      /* a ring buffer: the time at which each message in flight was sent */
     int oldest, newest;
 } connection;
 
 static options opt = {
     .extensions = "", .connections = 100, .in_flight = 1, .size = 32, .seconds = 2, .warm_up = 1};
-static uint8_t *message; /* `in_flight` copies of the frame, so that many leave in one call */
+static uint8_t *message; /* `in_flight` copies of the frame, to send several with one call */
 static uint8_t *expected;
 static size_t message_size, expected_size, block_size;
 static uint8_t input[BUFFER];
@@ -72,7 +72,7 @@ static void fail(const char *what)
     exit(1);
 }
 
-static void *need(void *memory)
+static void *check_memory(void *memory)
 {
     if (!memory)
         die("malloc");
@@ -100,7 +100,7 @@ static double server_cpu(void)
     return sum;
 }
 
-/* Sixteen buckets for every power of two of nanoseconds: within 6 % everywhere. */
+/* Sixteen buckets per power of two of nanoseconds: an error of at most 6 %. */
 static int bucket_of(double seconds)
 {
     uint64_t ns = (uint64_t)(seconds * 1e9) | 16;
@@ -136,10 +136,10 @@ static size_t write_header(uint8_t *out, uint8_t second_bits)
 static void build_message(void)
 {
     static const uint8_t key[4] = {0x37, 0xfa, 0x21, 0x3d};
-    uint8_t *frame = need(malloc(opt.size + 14));
+    uint8_t *frame = check_memory(malloc(opt.size + 14));
     size_t header = 0;
 
-    expected = need(malloc(opt.size + 14));
+    expected = check_memory(malloc(opt.size + 14));
     if (!opt.is_raw) {
         header = write_header(frame, 0x80);
         memcpy(frame + header, key, 4);
@@ -153,7 +153,7 @@ static void build_message(void)
     }
     message_size = header + opt.size;
     block_size = message_size * (size_t)opt.in_flight;
-    message = need(malloc(block_size));
+    message = check_memory(malloc(block_size));
     for (int i = 0; i < opt.in_flight; i++)
         memcpy(message + message_size * (size_t)i, frame, message_size);
     free(frame);
@@ -202,9 +202,9 @@ static void open_websocket(int fd)
         response[size] = 0;
     } while (!strstr(response, "\r\n\r\n"));
     if (!strstr(response, " 101 "))
-        fail("the server did not answer the handshake with 101");
+        fail("the server did not accept the handshake with 101");
     if (opt.payload && !strstr(response, "permessage-deflate"))
-        fail("the server did not agree to permessage-deflate");
+        fail("the server did not accept permessage-deflate");
 }
 
 static void send_more(connection *c)
@@ -233,10 +233,10 @@ static void begin_message(connection *c, double time)
 static void check_echo(const uint8_t *bytes, size_t size, size_t position)
 {
     if (memcmp(bytes, expected + position, size))
-        fail("the echo is not what was sent");
+        fail("the echo differs from the sent message");
 }
 
-/* How much of `bytes` belongs to the echo under way, of a size that is known. */
+/* Returns the number of `bytes` that belong to the current echo, whose size is known. */
 static size_t same_echo(connection *c, const uint8_t *bytes, size_t size)
 {
     size_t part = expected_size - c->received;
@@ -248,7 +248,7 @@ static size_t same_echo(connection *c, const uint8_t *bytes, size_t size)
     return part;
 }
 
-/* The same where it is one frame, whatever its size. */
+/* The same for an echo that is a single frame of any size. */
 static size_t any_frame(connection *c, const uint8_t *bytes, size_t size)
 {
     size_t used = 0, header = 2, length;
@@ -278,7 +278,7 @@ static size_t any_frame(connection *c, const uint8_t *bytes, size_t size)
     return used;
 }
 
-/* Takes what belongs to the echo under way, and says whether it is complete. */
+/* Reads the bytes of the current echo, and returns whether it is complete. */
 static int take_echo(connection *c, const uint8_t *bytes, size_t size, size_t *used)
 {
     if (!opt.payload) {
@@ -298,7 +298,7 @@ static void receive(connection *c)
     if (size < 0 && errno == EAGAIN)
         return;
     if (size <= 0)
-        fail("the server ended a connection");
+        fail("the server closed a connection");
     time = now();
     while (used < (size_t)size && take_echo(c, input, (size_t)size, &used)) {
         c->received = c->frame_size = 0;
@@ -330,7 +330,7 @@ static void serve_until(double end)
 
 static connection *open_connections(void)
 {
-    connection *all = need(calloc((size_t)opt.connections, sizeof *all));
+    connection *all = check_memory(calloc((size_t)opt.connections, sizeof *all));
     for (int i = 0; i < opt.connections; i++) {
         all[i].fd = connect_socket();
         if (!opt.is_raw)
@@ -345,7 +345,7 @@ static void run_echo(void)
     double begin, cpu;
 
     for (int i = 0; i < opt.connections; i++) {
-        all[i].sent_at = need(calloc((size_t)opt.in_flight, sizeof(double)));
+        all[i].sent_at = check_memory(calloc((size_t)opt.in_flight, sizeof(double)));
         for (int k = 0; k < opt.in_flight; k++)
             begin_message(&all[i], now());
         send_more(&all[i]);
@@ -358,7 +358,7 @@ static void run_echo(void)
     cpu = server_cpu() - cpu;
     double seconds = now() - begin;
     if (!echoes)
-        fail("no message came back");
+        fail("no echo was received");
     printf("{\"messages\": %llu, \"rate\": %.0f, \"cpu_us\": %.4f, \"p50_us\": %.1f, "
            "\"p99_us\": %.1f}\n",
            (unsigned long long)echoes, (double)echoes / seconds, cpu * 1e6 / (double)echoes,
@@ -367,14 +367,14 @@ static void run_echo(void)
 
 static void run_handshakes(void)
 {
-    struct linger at_once = {.l_onoff = 1};
+    struct linger no_linger = {.l_onoff = 1};
     double begin = now(), cpu = server_cpu(), seconds;
     unsigned long count = 0;
 
     while ((seconds = now() - begin) < opt.seconds) {
         int fd = connect_socket();
         open_websocket(fd);
-        setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once); /* no TIME_WAIT */
+        setsockopt(fd, SOL_SOCKET, SO_LINGER, &no_linger, sizeof no_linger); /* no TIME_WAIT */
         close(fd);
         count++;
     }
@@ -434,7 +434,7 @@ static void read_payload(const char *name)
 
     if (!file)
         die(name);
-    opt.payload = need(malloc(BUFFER));
+    opt.payload = check_memory(malloc(BUFFER));
     opt.size = fread(opt.payload, 1, BUFFER, file);
     fclose(file);
     opt.extensions = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; "

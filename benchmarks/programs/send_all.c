@@ -1,10 +1,10 @@
-/* The limit of a broadcast: the same frame sent to every connection, one send() each.
+/* The baseline of a broadcast: one send() of the same frame per connection.
  *
  *     send_all PORT
  *
- * Accepts WebSockets of our load generator, and obeys lines "COUNT FILE ..." on its input: sends
- * what is in FILE to all, COUNT times, and says how many seconds and how much CPU time that
- * took. Ends with its input. */
+ * Accepts WebSockets of the load generator. For each line "COUNT FILE ..." on its standard input it
+ * sends the content of FILE to all connections, COUNT times, and prints the elapsed time and the CPU
+ * time. Stops when its input ends. */
 #define _GNU_SOURCE
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -17,15 +17,15 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST_CONNECTIONS = 20000, LARGEST = 65535 };
+enum { MAX_CONNECTIONS = 20000, MAX_SIZE = 65535 };
 
 static const char response[] =
     "HTTP/1.1 101 Switching Protocols\r\n"
     "Upgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
-static int members[MOST_CONNECTIONS], count;
-static uint8_t frame[LARGEST + 4];
+static int members[MAX_CONNECTIONS], count;
+static uint8_t frame[MAX_SIZE + 4];
 
 static double seconds_of(clockid_t clock)
 {
@@ -40,9 +40,9 @@ static void admit(int listener)
     int one = 1, fd = accept(listener, NULL, NULL);
     char request[4096];
 
-    if (fd < 0 || count == MOST_CONNECTIONS)
+    if (fd < 0 || count == MAX_CONNECTIONS)
         return;
-    if (recv(fd, request, sizeof request, 0) <= 0) { /* one segment; or only a probe */
+    if (recv(fd, request, sizeof request, 0) <= 0) { /* one segment, or a port probe */
         close(fd);
         return;
     }
@@ -54,7 +54,7 @@ static void admit(int listener)
 static size_t write_frame(const char *name)
 {
     FILE *file = fopen(name, "rb");
-    size_t size = file ? fread(frame + 4, 1, LARGEST, file) : 0;
+    size_t size = file ? fread(frame + 4, 1, MAX_SIZE, file) : 0;
 
     if (!size)
         exit(3);

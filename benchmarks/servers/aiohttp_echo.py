@@ -1,4 +1,4 @@
-"""aiohttp: aiohttp_echo.py PORT [compressed]. It compresses with zlib's level 1."""
+"""aiohttp: aiohttp_echo.py PORT [compressed]. It compresses with zlib level 1."""
 
 import sys
 

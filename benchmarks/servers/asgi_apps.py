@@ -1,4 +1,4 @@
-"""The ASGI applications: a bare one, and the same in Starlette."""
+"""The ASGI applications: a plain one, and the same with Starlette."""
 
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute

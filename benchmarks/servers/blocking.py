@@ -1,4 +1,4 @@
-"""An echo whose listener sleeps for a second if the message says so: blocking.py PORT."""
+"""An echo server whose listener sleeps for a second at the message "sleep": blocking.py PORT."""
 
 import sys
 import time

@@ -1,6 +1,9 @@
-"""Obeys lines "COUNT FILE together|apart" on its input: `broadcast` sends the text in FILE to all,
-COUNT times, one after the other or each when the one before has left, for which `finish` waits;
-says how many seconds and how much CPU time that took."""
+"""The command loop of the broadcast servers.
+
+For each line "COUNT FILE together|apart" on standard input, `broadcast` sends the text in FILE to
+all members, COUNT times: in immediate succession, or each after the last one was sent, for which
+`finish` waits. Prints the elapsed time and the CPU time.
+"""
 
 import json
 import sys
@@ -8,7 +11,7 @@ import time
 from pathlib import Path
 
 
-def obey(line, members, broadcast, finish=lambda: None):
+def execute(line, members, broadcast, finish=lambda: None):
     count, name, how = line.split()
     message = Path(name).read_text()
     wall, cpu = time.perf_counter(), time.process_time()

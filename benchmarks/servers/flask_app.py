@@ -1,4 +1,4 @@
-"""Flask, with ours, under gunicorn's gthread worker."""
+"""Flask with this library, on gunicorn's gthread worker."""
 
 from flask import Flask, request
 

@@ -1,4 +1,4 @@
-"""flask-sock, a thread a socket, under gunicorn's gthread worker."""
+"""flask-sock, with a thread per socket, on gunicorn's gthread worker."""
 
 from flask import Flask
 from flask_sock import Sock

@@ -1,4 +1,4 @@
-"""What http.server itself spends on a handshake: it answers 101 and hangs up.
+"""The cost of a handshake in http.server itself: it responds with 101 and closes the connection.
 
 http_server_101.py PORT."""
 

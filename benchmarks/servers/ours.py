@@ -1,5 +1,7 @@
-"""Ours, on http.server: ours.py PORT thread|asyncio|uvloop [coroutine|COMPRESSION]. Plain
-Python with WEBSOCKET_HANDLER_PURE_PYTHON=1."""
+"""This library on http.server: ours.py PORT thread|asyncio|uvloop [coroutine|COMPRESSION].
+
+WEBSOCKET_HANDLER_PURE_PYTHON=1 selects the pure-Python engine.
+"""
 
 import asyncio
 import sys
@@ -22,7 +24,7 @@ COMPRESSION = {
 
 
 class Handler(BaseHTTPRequestHandler):
-    loop = None  # the one that runs the coroutines, if there are to be any
+    loop = None  # the event loop that runs the coroutines, if any
     compression = False
 
     def do_GET(self):
@@ -66,14 +68,14 @@ async def serve_in_loop(server, style):
 
 
 def main():
-    port, home, *style = sys.argv[1:]
+    port, mode, *style = sys.argv[1:]
     if style and style[0] in COMPRESSION:
         Handler.compression = COMPRESSION[style[0]]
     server = Server(("127.0.0.1", int(port)), Handler)
-    if home == "thread":
+    if mode == "thread":
         websocket_handler.configure_server(server)
         server.serve_forever()
-    elif home == "uvloop":
+    elif mode == "uvloop":
         import uvloop
 
         uvloop.run(serve_in_loop(server, style))

@@ -1,10 +1,10 @@
-"""Ours: rooms_broadcast.py PORT [compressed]. Sends from a thread that is not the engine's."""
+"""This library: rooms_broadcast.py PORT [compressed]. Sends from a thread outside the engine."""
 
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from broadcasting import lines, obey
+from broadcasting import execute, lines
 
 from websocket_handler import Compression, Rooms, configure_server, default_engine
 
@@ -28,14 +28,15 @@ class Server(ThreadingHTTPServer):
 
 
 def finish():
-    """A call to the engine comes before what it sends in that turn, the next one after."""
+    """Wait until all data is sent: the engine runs a posted call before it sends, so the second
+    call runs after the data of the first iteration is sent."""
     for _ in range(2):
-        turned = threading.Event()
-        default_engine().post(turned.set)
-        turned.wait()
+        iteration_done = threading.Event()
+        default_engine().post(iteration_done.set)
+        iteration_done.wait()
 
 
 server = configure_server(Server(("127.0.0.1", int(sys.argv[1])), Handler))
 threading.Thread(target=server.serve_forever, daemon=True).start()
 for line in lines():
-    obey(line, ROOM, ROOM.send, finish)
+    execute(line, ROOM, ROOM.send, finish)

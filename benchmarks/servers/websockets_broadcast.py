@@ -1,10 +1,12 @@
-"""websockets' broadcast(): websockets_broadcast.py PORT [compressed], with zlib's level 1 and
-no context takeover."""
+"""broadcast() of websockets: websockets_broadcast.py PORT [compressed].
+
+It compresses with zlib level 1 and no context takeover.
+"""
 
 import asyncio
 import sys
 
-from broadcasting import lines, obey
+from broadcasting import execute, lines
 from websockets.asyncio.server import broadcast, serve
 from websockets_settings import COMPRESSED
 
@@ -23,7 +25,7 @@ async def main():
     async with serve(hold, "127.0.0.1", int(sys.argv[1]), backlog=4096, **options):
         source = lines()
         while line := await asyncio.to_thread(next, source, ""):
-            obey(line, MEMBERS, lambda message: broadcast(MEMBERS, message))
+            execute(line, MEMBERS, lambda message: broadcast(MEMBERS, message))
 
 
 asyncio.run(main())

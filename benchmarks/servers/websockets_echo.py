@@ -1,5 +1,8 @@
-"""websockets, its asyncio server, or picows behind the same API: websockets_echo.py PORT
-websockets|picows [compressed]. Compressed is with zlib's level 1 and no context takeover."""
+"""The asyncio server of websockets, or picows with the same API.
+
+websockets_echo.py PORT websockets|picows [compressed]: compresses with zlib level 1, no context
+takeover.
+"""
 
 import asyncio
 import sys

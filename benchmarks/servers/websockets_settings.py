@@ -1,4 +1,4 @@
-"""How websockets compresses, in every program here."""
+"""The compression settings of websockets in all benchmarks."""
 
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 

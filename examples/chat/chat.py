@@ -1,14 +1,14 @@
-"""The chat itself: who is in which room, and what they say. It knows no web framework.
+"""The chat logic: rooms, members and messages. It is independent of the web framework.
 
-With a broker's URL in `CHAT_BROKER` (redis://… or nats://…) a room is one room in all
-processes that use it, and those who were away get what they have missed.
+If `CHAT_BROKER` is the URL of a broker (redis://… or nats://…), all processes that use it share
+their rooms, and members that reconnect receive the messages they missed.
 
-The page and this talk in JSON. The page says `{"id", "text"}`, and is told, by `type`:
+The page and the server exchange JSON. The page sends `{"id", "text"}`. The server sends, by `type`:
 
-    welcome  name, server      who you are, and which of several servers this is;
-             settling          ms in which you are told of some who were there before you
-    message  id, name, text, at, offset      `id` is the page's own; `offset` with a broker
-    present  who               name -> connections: first when you are in, then at each change
+    welcome  name, server      the member's name, and the name of this server;
+             settling          ms until the list of present members is complete
+    message  id, name, text, at, offset      `id` is from the page; `offset` only with a broker
+    present  who               name -> connections: after joining, and at each change
     lost                       messages may be missing
 """
 
@@ -22,16 +22,16 @@ from typing import Any
 
 from websocket_handler import BusSettings, ConnectionClosed, History, Room, Rooms, WebSocket
 
-LONGEST_NAME = 40
-LONGEST_TEXT = 2000
-LARGEST_ROOM = 500
-"""Members in one process: each gets the list of all, whenever one comes or goes."""
+MAX_NAME_LENGTH = 40
+MAX_TEXT_LENGTH = 2000
+MAX_MEMBERS = 500
+"""The limit of members per room and process: each change sends the whole list to all of them."""
 
-COLLECTED = 0.05
-"""Seconds in which those who come and go are told of together."""
+PRESENCE_DELAY_S = 0.05
+"""The time in which changes of presence are combined into one message."""
 
-SETTLING = 1000
-"""Milliseconds that it may take until the other servers have told who is there."""
+SETTLING_MS = 1000
+"""The time that other servers may need to report their members."""
 
 BROKER = os.environ.get("CHAT_BROKER")
 SERVER = os.environ.get("CHAT_SERVER", "")
@@ -42,7 +42,7 @@ def add_offset(message: str | bytes, offset: str) -> str:
 
 
 if BROKER:
-    # Those of a server that was killed are gone after 10 s, unless they have come back.
+    # Members of a killed server disappear after 10 s, unless they reconnect.
     settings = BusSettings(presence_ttl=10.0)
     rooms = Rooms(
         BROKER, history=History(length=1000), add_offset=add_offset, bus_settings=settings
@@ -52,25 +52,28 @@ else:
 
 
 def tidy(name: str | None) -> str:
-    """The name of a person or a room in one line; empty if it is too long or cannot be read."""
+    """Return the normalized name of a user or room; empty if it is too long or not printable."""
     name = " ".join((name or "").split())
     has_control = any(unicodedata.category(character) == "Cc" for character in name)
     is_visible = any(character.isprintable() for character in name)
-    return name if is_visible and not has_control and len(name) <= LONGEST_NAME else ""
+    return name if is_visible and not has_control and len(name) <= MAX_NAME_LENGTH else ""
 
 
 def join(ws: WebSocket, name: str | None) -> Any:
-    """Have `name` join the room that the query names (`room`, `since`); what `connect` returns."""
+    """Add the user `name` to the room in the query (`room`, `since`).
+
+    Returns the response, which the route must return.
+    """
     room = rooms[tidy(asked(ws, "room"))]
     if not name:
         return ws.reject(4401, "log in first")
     if not room.name:
-        return ws.reject(4400, f"a room's name has 1 to {LONGEST_NAME} characters")
-    if len(room) >= LARGEST_ROOM:
+        return ws.reject(4400, f"a room name must have 1 to {MAX_NAME_LENGTH} characters")
+    if len(room) >= MAX_MEMBERS:
         return ws.reject(4409, "the room is full")
     ws.on("message", lambda message: say(ws, room, name, message))
     answer = ws.connect(max_message_size=16 * 1024)
-    settling = SETTLING if BROKER else 0
+    settling = SETTLING_MS if BROKER else 0
     welcome = {"type": "welcome", "name": name, "server": SERVER, "settling": settling}
     ws.send(json.dumps(welcome))
     room.add(ws, name, since=asked(ws, "since") if BROKER else None)
@@ -92,43 +95,43 @@ def say(ws: WebSocket, room: Room, name: str, message: str | bytes) -> None:
 
 
 def understand(message: str | bytes) -> dict[str, str]:
-    """ValueError for what a page would not send."""
+    """Parse a page's message. Raises `ValueError` if it is invalid."""
     match json.loads(message):
         case {"id": str(id_), "text": str(text)}:
-            if len(id_) <= 40 and text.strip() and len(text) <= LONGEST_TEXT:
+            if len(id_) <= 40 and text.strip() and len(text) <= MAX_TEXT_LENGTH:
                 return {"id": id_, "text": text}
     raise ValueError("not a message of this chat")
 
 
-# Who is there
+# Presence
 
 changed: set[Room] = set()
-changing = threading.Lock()
-telling = threading.Lock()
+changed_lock = threading.Lock()
+sending_lock = threading.Lock()
 
 
 @rooms.on("presence")
 def presence_changed(room: Room) -> None:
-    """A listener must not wait, and many may come at once: they are told of a little later."""
-    with changing:
+    """Schedule a message: a listener must not block, and many changes may come at once."""
+    with changed_lock:
         if room in changed:
             return
         changed.add(room)
-    timer = threading.Timer(COLLECTED, tell_present, [room])
+    timer = threading.Timer(PRESENCE_DELAY_S, send_presence, [room])
     timer.daemon = True
     timer.start()
 
 
-def tell_present(room: Room) -> None:
-    with telling:  # one after the other, so that the last list told is the newest
-        with changing:
+def send_presence(room: Room) -> None:
+    with sending_lock:  # so that the last list sent is the newest
+        with changed_lock:
             changed.discard(room)
-        tell_here(room, type="present", who=room.presence())
+        send_to_local_members(room, type="present", who=room.presence())
 
 
 @rooms.on("lost")
 def lost(room: Room, count: int | None) -> None:
-    tell_here(room, type="lost")
+    send_to_local_members(room, type="lost")
 
 
 @rooms.on("missed")
@@ -138,8 +141,8 @@ def missed(room: Room, member: WebSocket, count: int | None) -> None:
         member.send(json.dumps({"type": "lost"}))
 
 
-def tell_here(room: Room, **content: Any) -> None:
-    """Tell the members in this process; the others are told by theirs."""
+def send_to_local_members(room: Room, **content: Any) -> None:
+    """Send to the members in this process; other processes send to their own members."""
     message = json.dumps(content)
     for member in room:
         with contextlib.suppress(ConnectionClosed):

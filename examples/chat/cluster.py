@@ -1,11 +1,11 @@
-"""Three servers of the chat behind haproxy, and a Redis between them, all on 127.0.0.1.
+"""The chat on three servers behind haproxy, connected by Redis, all on 127.0.0.1.
 
-Needs redis-server and haproxy, and in Python what with_fastapi.py needs and
-`websocket-handler[redis]`. Each server is uvicorn, which is one process: what happens when a
-server dies is seen by `kill -9` of one number. haproxy passes an upgraded connection through
-by itself, takes requests in turn to those servers that answer, and needs no root, no files.
+Requires redis-server, haproxy, `websocket-handler[redis]` and the packages of with_fastapi.py.
+Each server is a uvicorn process: `kill -9` one of them to see how the chat recovers. haproxy
+forwards upgraded connections without configuration, distributes requests over the servers that
+respond, and needs neither root nor files.
 
-Ctrl-C, SIGTERM or a closed terminal ends them all.
+Ctrl-C, SIGTERM or closing the terminal stops all processes.
 """
 
 import argparse
@@ -23,9 +23,9 @@ from tempfile import TemporaryDirectory
 from urllib.request import urlopen
 
 SERVERS = 3
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PATIENCE = 30.0
-"""Seconds for something to start."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+START_TIMEOUT_S = 30.0
+"""The time that a process may take to start."""
 
 PROXY = """
 defaults
@@ -34,7 +34,7 @@ defaults
     timeout connect 2s
     timeout client 30s
     timeout server 30s
-    timeout tunnel 60s  # of an open WebSocket, which is pinged after 20 s of silence
+    timeout tunnel 60s  # for open WebSockets, which exchange a ping after 20 s of silence
     retries 3
     option redispatch 1
     option httpchk GET /
@@ -46,16 +46,16 @@ listen chat
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="the chat on three servers behind haproxy")
-    parser.add_argument("--port", type=int, default=8000, help="0 for any free one")
+    parser.add_argument("--port", type=int, default=8000, help="port of haproxy; 0 for a free one")
     port = free_port(parser.parse_args().port)
-    for number in ENDINGS:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.default_int_handler)
     with (
         contextlib.suppress(KeyboardInterrupt),
         TemporaryDirectory() as folder,
         cluster(port, Path(folder)) as processes,
     ):
-        print(f"http://127.0.0.1:{port}/ is ready; Ctrl-C ends it", flush=True)
+        print(f"http://127.0.0.1:{port}/ is ready; press Ctrl-C to stop", flush=True)
         watch(processes)
 
 
@@ -97,7 +97,8 @@ def start_server(name: str, port: int, broker: str) -> subprocess.Popen[bytes]:
 
 
 def start(*command: str, **environment: str) -> subprocess.Popen[bytes]:
-    """In a session of its own: a Ctrl-C is for this program, which ends the others in order."""
+    """Start a process in its own session, so that Ctrl-C reaches only this program, which stops
+    the processes in order."""
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -107,9 +108,9 @@ def start(*command: str, **environment: str) -> subprocess.Popen[bytes]:
 
 
 def program(name: str) -> str:
-    """Where it is; Debian has some where only root looks."""
+    """Return the path of a program; Debian installs some where only root's PATH finds them."""
     found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    return found or sys.exit(f"{name} is not here: apt-get install {name}")
+    return found or sys.exit(f"{name} is not installed: apt-get install {name}")
 
 
 def free_port(wanted: int = 0) -> int:
@@ -132,30 +133,31 @@ def answers(port: int) -> bool:
 
 
 def wait_until(
-    is_so: Callable[[], bool], what: str, processes: dict[str, subprocess.Popen[bytes]]
+    is_ready: Callable[[], bool], name: str, processes: dict[str, subprocess.Popen[bytes]]
 ) -> None:
-    end = time.monotonic() + PATIENCE
-    while not is_so():
-        if time.monotonic() > end or any(one.poll() is not None for one in processes.values()):
-            sys.exit(f"{what} does not start")
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not is_ready():
+        has_ended = any(process.poll() is not None for process in processes.values())
+        if has_ended or time.monotonic() > deadline:
+            sys.exit(f"{name} does not start")
         time.sleep(0.05)
 
 
 def watch(processes: dict[str, subprocess.Popen[bytes]]) -> None:
-    """Servers may go, the others go on; until there is nothing that could."""
+    """Report processes that exit; exit once no server, no haproxy or no Redis is left."""
     alive = dict(processes)
     while {"redis", "haproxy"} < alive.keys():
         for name, process in list(alive.items()):
             if process.poll() is not None:
-                print(f"{name} has ended: {process.returncode}", flush=True)
+                print(f"{name} has exited with {process.returncode}", flush=True)
                 del alive[name]
         time.sleep(0.1)
-    sys.exit("nothing is left that could serve")
+    sys.exit("the cluster can no longer serve requests")
 
 
 def end(processes: dict[str, subprocess.Popen[bytes]]) -> None:
-    """The proxy first, Redis last: until then the servers can say goodbye."""
-    for number in ENDINGS:
+    """Stop the proxy first and Redis last, so that the servers can still leave their rooms."""
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     for process in reversed(processes.values()):
         process.terminate()

@@ -28,7 +28,7 @@ def index():
 def login(request: Request, name: Annotated[str, Form()] = ""):
     request.session["name"] = chat.tidy(name)
     if not request.session["name"]:
-        return Response("A name has 1 to 40 characters\n", 400)
+        return Response("A name must have 1 to 40 characters\n", 400)
     return Response("welcome\n")
 
 
@@ -40,7 +40,7 @@ def join(request: Request):
     return chat.join(ws, request.session.get("name"))
 
 
-app = ASGIMiddleware(app)  # the last line: what wraps it would not see WebSockets
+app = ASGIMiddleware(app)  # outermost: middleware around it would not receive WebSockets
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def index():
 @app.post("/login")
 def login():
     session["name"] = chat.tidy(request.form.get("name"))
-    return "welcome\n" if session["name"] else ("A name has 1 to 40 characters\n", 400)
+    return "welcome\n" if session["name"] else ("A name must have 1 to 40 characters\n", 400)
 
 
 @app.get("/chat")

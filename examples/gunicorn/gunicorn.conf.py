@@ -1,9 +1,9 @@
 """gunicorn with WebSockets: gunicorn -c gunicorn.conf.py app:app
 
-A worker that ends (SIGTERM, a reload, --max-requests) closes its WebSockets with 1012 in the
-course of five seconds, so that the clients do not all come back at once, and waits up to
-twenty more for those that still have something to read. Without the hook it closes them with
-1001 at once, and waits for one second.
+A worker that stops (SIGTERM, a reload, --max-requests) closes its WebSockets with 1012, spread
+over five seconds so that the clients do not all reconnect at once. It waits up to twenty seconds
+for clients that still have to read data. Without the hook it closes them immediately with 1001
+and waits for one second.
 """
 
 import websocket_handler

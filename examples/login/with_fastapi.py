@@ -1,4 +1,4 @@
-"""FastAPI, WebSockets as requests of ordinary routes: http://localhost:8000/
+"""FastAPI with WebSockets as requests of ordinary routes: http://localhost:8000/
 
 pip install websocket-handler fastapi itsdangerous uvicorn
 """
@@ -39,7 +39,7 @@ def echo(request: Request):
     return ws.connect()
 
 
-app = ASGIMiddleware(app)  # the last line: what wraps it would not see WebSockets
+app = ASGIMiddleware(app)  # outermost: middleware around it would not receive WebSockets
 
 
 if __name__ == "__main__":

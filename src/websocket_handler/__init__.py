@@ -27,6 +27,7 @@ from .errors import (
 )
 from .handover.socket import SocketHandover
 from .handover.transport import TransportHandover
+from .protocol.close_codes import CloseCode
 from .protocol.permessage_deflate import Compression
 from .protocol.request import Headers, Request, is_websocket_request
 from .protocol.state import State
@@ -58,6 +59,7 @@ __all__ = [
     "BusState",
     "BusStats",
     "BusUnavailable",
+    "CloseCode",
     "Compression",
     "ConnectionClosed",
     "Delivery",

@@ -1,4 +1,4 @@
-"""`python -m websocket_handler`: the echo demo, on http://localhost:4080 unless told otherwise."""
+"""`python -m websocket_handler`: runs the echo demo, by default on http://localhost:4080."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print(explain(error, options.host, options.port), file=sys.stderr)  # noqa: T201
         return 1
-    engine = "native" if IS_NATIVE else "plain Python"
+    engine = "native" if IS_NATIVE else "pure-Python"
     logging.info(
-        "http://%s:%d/echotest.html is ready (%s engine); Ctrl-C ends it",
+        "http://%s:%d/echotest.html is ready (%s engine); press Ctrl-C to stop",
         "localhost" if options.host == "127.0.0.1" else options.host,
         server.server_port,
         engine,
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            logging.info("closing every WebSocket with 1001")
+            logging.info("closing all WebSockets with 1001")
     return 0
 
 
@@ -46,11 +46,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def explain(error: OSError, host: str, port: int) -> str:
-    """What a person needs to know when the address cannot be had."""
+    """Return an error message for a user if the server cannot listen."""
     if error.errno == errno.EADDRINUSE:
-        return f"Port {port} on {host} is taken; another can be chosen with --port."
+        return f"Port {port} on {host} is in use; choose another one with --port."
     if error.errno == errno.EACCES:
-        return f"Port {port} needs privileges; one above 1023 can be chosen with --port."
+        return f"Port {port} requires privileges; choose one above 1023 with --port."
     return f"Cannot listen on {host}:{port}: {error.strerror or error}"
 
 

@@ -218,7 +218,7 @@ class _Plan:
         request = Request("GET", self.address.target, Headers(fields), "1.1", address, scheme)
         websocket = WebSocket(request, self.settings, engine=self._engine)
         websocket._begin_as_client(
-            self._version, established.secret, established.subprotocol, established.agreement
+            self._version, established.secret, established.subprotocol, established.negotiated
         )
         websocket._take_over(sock, established.rest)
         return websocket

@@ -1,4 +1,4 @@
-"""Every error this library raises, as one small tree under `WebSocketError`."""
+"""The exceptions of this library, all derived from `WebSocketError`."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from .protocol.printable import printable
 
 
 class WebSocketError(Exception):
-    """Base of every error raised by websocket_handler."""
+    """The base class of all exceptions of websocket_handler."""
 
 
 class ConnectionClosed(WebSocketError):
-    """The connection is closing or closed, so nothing more can be sent on it.
+    """The connection is closing or closed, so no message can be sent.
 
-    `code` and `reason` say why, in the terms of RFC 6455 section 7.1.5: 1005 stands for
-    a close frame without a code, 1006 for a connection lost without a close frame.
+    `code` and `reason` are those of RFC 6455 section 7.1.5. The code is 1005 if the close frame
+    had none, and 1006 if the connection was lost without a close frame.
     """
 
     def __init__(self, code: int, reason: str = "") -> None:
+        code = int(code)  # a plain int also if it is given as a CloseCode
         super().__init__(code, reason)
         self.code = code
         self.reason = reason
@@ -26,13 +27,14 @@ class ConnectionClosed(WebSocketError):
 
 
 class ProtocolError(WebSocketError):
-    """The peer sent what its version of the protocol does not allow.
+    """The peer violated its version of the protocol.
 
-    `code` is the close code the connection was failed with (RFC 6455 section 7.4.1)
-    and `reason` the rule that was broken.
+    `code` is the close code with which the connection was failed (RFC 6455 section 7.4.1), and
+    `reason` names the violated rule.
     """
 
     def __init__(self, code: int, reason: str) -> None:
+        code = int(code)
         super().__init__(code, reason)
         self.code = code
         self.reason = reason
@@ -42,14 +44,15 @@ class ProtocolError(WebSocketError):
 
 
 class UnsupportedByVersion(WebSocketError):
-    """The version of the protocol that the connection speaks has no such thing."""
+    """The connection's version of the protocol lacks the requested feature."""
 
 
 class HandshakeFailed(WebSocketError):
-    """A client's handshake did not lead to a WebSocket.
+    """A client's opening handshake failed.
 
-    `status` is that of the server's response, None if there was none to speak of;
-    `headers` are its headers as (name, value) and `body` what had come of its body.
+    `status` is the HTTP status of the server's response, None if there was no valid response.
+    `headers` are its header fields as (name, value), and `body` is the received part of its body,
+    up to 64 KiB.
     """
 
     def __init__(
@@ -70,5 +73,8 @@ class HandshakeFailed(WebSocketError):
 
 
 class BusUnavailable(WebSocketError):
-    """The rooms' broker cannot be told: it is away, and so much waits for it that no more may
-    (or nothing may, as the settings of the bus say), or the bus is closed."""
+    """The message could not be queued for the broker of the rooms.
+
+    The broker is unavailable and the queue is full (or the bus is configured to raise), or the bus
+    is closed.
+    """

@@ -1,11 +1,11 @@
-"""An engine's account for Prometheus, through `prometheus-client` (extra `[metrics]`).
+"""The statistics of an engine for Prometheus, with `prometheus-client` (extra `[metrics]`).
 
     from prometheus_client import REGISTRY
     from websocket_handler.metrics import EngineCollector
 
     REGISTRY.register(EngineCollector())
 
-Everything is read when Prometheus asks; nothing is added to the way of a message.
+Statistics are read only when Prometheus scrapes, so messages cost nothing more.
 """
 
 from __future__ import annotations
@@ -29,39 +29,43 @@ class EngineCollector(Collector):
     """Collects `Engine.stats()`. Times are in seconds, sizes in bytes."""
 
     def __init__(self, engine: Engine | None = None, prefix: str = "websocket") -> None:
-        """`engine` is the one to look at (default: that of the process, whichever it is when
-        asked); `prefix` begins every name, so that several engines can be told apart."""
+        """Collect from `engine`; by default, from the default engine at the time of a scrape.
+
+        `prefix` starts the name of each metric, which distinguishes several engines.
+        """
         self._engine = engine
         self._prefix = prefix
 
     def collect(self) -> Iterator[Metric]:
         stats = (self._engine or default_engine()).stats()
         yield self._gauge("connections", "Open connections.", stats.open)
-        yield self._gauge("buffered_bytes", "Bytes that wait for peers to read.", stats.buffered)
+        yield self._gauge("buffered_bytes", "Bytes not yet sent to peers.", stats.buffered)
         yield self._counter("connections_accepted", "Accepted handshakes.", stats.accepted)
         yield self._by(
-            "handshakes_refused", "Refused handshakes, by HTTP status.", "status", stats.refused
+            "handshakes_refused", "Rejected handshakes, by HTTP status.", "status", stats.refused
         )
         yield self._by(
-            "connections_closed", "Ended connections, by close code.", "code", stats.closed
+            "connections_closed", "Closed connections, by close code.", "code", stats.closed
         )
         yield from self._traffic(stats.traffic)
-        yield self._histogram("round_trip_seconds", "From a ping to its pong.", stats.round_trips)
+        yield self._histogram(
+            "round_trip_seconds", "Time from a ping to its pong.", stats.round_trips
+        )
         yield self._counter(
             "listener_takeovers",
-            "Listeners that blocked so long that another thread went on.",
+            "Listeners that blocked until another thread took over the engine.",
             stats.listener_takeovers,
         )
         yield self._counter(
             "threads_exhausted",
-            "Times no thread was left for the next one.",
+            "Times all threads were blocked by listeners.",
             stats.threads_exhausted,
         )
 
     def _traffic(self, traffic: Traffic) -> Iterator[Metric]:
-        for what in ("messages", "frames", "bytes"):
-            amounts = {way: getattr(traffic, f"{what}_{way}") for way in ("received", "sent")}
-            yield self._by(what, f"{what.capitalize()} of all connections.", "direction", amounts)
+        for unit in ("messages", "frames", "bytes"):
+            amounts = {way: getattr(traffic, f"{unit}_{way}") for way in ("received", "sent")}
+            yield self._by(unit, f"{unit.capitalize()} of all connections.", "direction", amounts)
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
         return GaugeMetricFamily(f"{self._prefix}_{name}", text, value=value)

@@ -1,7 +1,7 @@
-"""Every limit, time-out and default, in one frozen object.
+"""All limits, timeouts and defaults.
 
-Settings are given to `configure_server` for a whole server and to `WebSocket.connect` for
-one connection; the second overrides the first.
+`configure_server` takes settings for a server, and `WebSocket.connect` takes settings for one
+connection, which override those of the server.
 """
 
 from __future__ import annotations
@@ -21,58 +21,59 @@ LIMITS = ("max_message_size", "max_fragments", "max_empty_fragments", "max_contr
 
 KIB, MIB = 1 << 10, 1 << 20
 
-FOR_EVER = 1e9
-"""Seconds; what is not to happen at all is None, where it may be."""
+MAX_SECONDS = 1e9
+"""The upper limit of all times. A feature that can be disabled uses None for that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a connection may take, and how long. Sizes are in bytes, times in seconds."""
+    """The limits, timeouts and options of a connection. Sizes are in bytes, times in seconds."""
 
     max_message_size: int = MIB
-    """The largest message accepted; beyond it 1009, decided at the frame header."""
+    """The size of the largest accepted message. A larger one closes with 1009, which is decided
+    at the frame header."""
 
     max_fragments: int = 131_072
-    """The most fragments of one message; beyond it 1008."""
+    """The maximum number of fragments of a message. More close with 1008."""
 
     max_empty_fragments: int = 1_024
-    """How many of them may be empty; beyond it 1008."""
+    """The maximum number of empty fragments of a message. More close with 1008."""
 
     max_control_frames: int = 1_000
-    """The most pings and pongs in a second; beyond it 1008."""
+    """The maximum number of pings and pongs per second. More close with 1008."""
 
     max_connections: int | None = None
-    """The most connections that the engine may have at a time, those included whose handshake
-    is not complete; beyond it the handshake is refused with 503. None for no limit."""
+    """The maximum number of connections of the engine, including those with an incomplete
+    handshake. More are rejected with HTTP status 503. None means no limit."""
 
     max_connections_per_address: int | None = None
-    """The most of them from one address, beyond which 429. Behind a proxy all come from its
-    address, unless the HTTP server sets the client's."""
+    """The maximum number of connections from one address. More are rejected with HTTP status 429.
+    Behind a proxy, all connections have its address unless the HTTP server sets the client's."""
 
     high_water: int = 64 * KIB
-    """With more than this waiting to be sent, nothing more is read from that peer until
-    a quarter of it is left; then `drain` is emitted. A client goes on reading, or two that
-    only send would wait for each other."""
+    """If more than this is unsent, the engine stops reading from the peer until only a quarter of
+    it is left; then it emits `drain`. A client keeps reading, because two peers that only send
+    would otherwise wait for each other."""
 
     max_buffered: int = 16 * MIB
-    """With more than this already waiting, for the peer or for a fragmented message to end, the
-    next send from a listener or an event loop closes with 1008 "slow consumer"; other threads
-    wait in `send` already at high water."""
+    """If more than this is already unsent, the next send from a listener or an event loop closes
+    with 1008 "slow consumer". This counts messages that wait for the end of a fragmented message.
+    Other threads block in `send` as soon as `high_water` is exceeded."""
 
     open_timeout: float = 10.0
-    """How long a client has to complete a handshake whose last bytes come later (hixie-76
-    to hybi-03); on http.server, for the head of any request."""
+    """The time that a client has to complete a handshake whose last bytes arrive after the
+    response (hixie-76 to hybi-03); with http.server, also for the head of any request."""
 
     ping_interval: float | None = 20.0
-    """After this long without a byte from the peer it is pinged; None for never."""
+    """A peer that has sent no bytes for this time is sent a ping. None sends no pings."""
 
     ping_timeout: float = 20.0
-    """A peer silent this long after a ping has been delivered is taken for dead, and dropped; with
-    1011 "keepalive ping timeout" if it reads. While data lies before the ping, it is enough that
-    the peer acknowledges 500 bytes a second."""
+    """A peer that sends no bytes for this time after a ping was delivered is considered dead, and
+    the connection is closed, with 1011 "keepalive ping timeout" if the peer still reads. While
+    unsent data precedes the ping, it is enough that the peer acknowledges 500 bytes per second."""
 
     close_timeout: float = 10.0
-    """How long the peer has for its part of the closing handshake."""
+    """The time that the peer has to complete the closing handshake."""
 
     allowed_origins: Collection[str] | str | None = None
     """Origins whose pages may connect beside those of the request's own host.
@@ -84,11 +85,11 @@ class Settings:
     entry that stands for no origin raises `ValueError`."""
 
     versions: tuple[Version, ...] = DEFAULT_VERSIONS
-    """The versions of the protocol that are accepted."""
+    """The accepted versions of the protocol."""
 
     compression: Compression | bool = False
-    """How messages are compressed if the peer agrees to permessage-deflate (RFC 7692); True
-    for the defaults of `Compression`, False for not at all."""
+    """The parameters of message compression, which is used if the peer supports permessage-deflate
+    (RFC 7692). True uses the defaults of `Compression`, False disables compression."""
 
     around: Around | None = None
     """Returns a context manager, which is entered around each call of a listener: Flask's
@@ -104,13 +105,13 @@ class Settings:
         for field in (*LIMITS, "high_water", "max_buffered"):
             _require(field, getattr(self, field), 0 <= getattr(self, field) < 1 << 62)
         for field in ("max_connections", "max_connections_per_address"):
-            most = getattr(self, field)
-            _require(field, most, most is None or most >= 0)
+            limit = getattr(self, field)
+            _require(field, limit, limit is None or limit >= 0)
         _require("high_water", self.high_water, 0 < self.high_water <= self.max_buffered)
         for field in ("open_timeout", "ping_timeout", "close_timeout"):
-            _require(field, getattr(self, field), 0 < getattr(self, field) < FOR_EVER)
+            _require(field, getattr(self, field), 0 < getattr(self, field) < MAX_SECONDS)
         if self.ping_interval is not None:
-            _require("ping_interval", self.ping_interval, 0 < self.ping_interval < FOR_EVER)
+            _require("ping_interval", self.ping_interval, 0 < self.ping_interval < MAX_SECONDS)
         if self.around is not None and not callable(self.around):
             raise TypeError("around is a callable that returns a context manager")
         object.__setattr__(self, "versions", tuple(self.versions))
@@ -118,7 +119,7 @@ class Settings:
         if self.compression is True:
             object.__setattr__(self, "compression", Compression())
         if not isinstance(self.compression, Compression | bool):
-            raise TypeError("compression is True, False or a Compression")
+            raise TypeError("compression must be True, False or a Compression")
         if self.allowed_origins is not None:
             object.__setattr__(self, "allowed_origins", origins.check(self.allowed_origins))
 

@@ -36,10 +36,10 @@ from .engine.tcp_keep_alive import keep_alive
 from .engine.tls import Socket, close_socket
 from .errors import ConnectionClosed, WebSocketError
 from .protocol import handshake, versions
-from .protocol.check import NORMAL_CLOSURE
+from .protocol.close_codes import CloseCode
 from .protocol.message import close_payload
 from .protocol.packed_request import pack, unpack
-from .protocol.permessage_deflate import Agreement
+from .protocol.permessage_deflate import NegotiatedParameters
 from .protocol.printable import printable
 from .protocol.request import Forwarded, Headers, Request
 from .protocol.state import State
@@ -183,7 +183,7 @@ class WebSocket(SendingConnection):
         """The subprotocols the client offers, in its order of preference."""
         request = self.request
         version = versions.choose(request, versions.ALL_VERSIONS) or versions.DEFAULT_VERSIONS[0]
-        return version.offered_subprotocols(request)
+        return version._offered_subprotocols(request)
 
     @property
     def response_headers(self) -> Headers:
@@ -201,8 +201,8 @@ class WebSocket(SendingConnection):
     def extensions(self) -> str:
         """The extensions in use, as the Sec-WebSocket-Extensions header of the response has
         them; "" for none, and before `connect()`."""
-        if isinstance(self._outcome, handshake.Accepted) and self._outcome.agreement is not None:
-            return str(self._outcome.agreement)
+        if isinstance(self._outcome, handshake.Accepted) and self._outcome.negotiated is not None:
+            return str(self._outcome.negotiated)
         return ""
 
     @property
@@ -264,7 +264,7 @@ class WebSocket(SendingConnection):
                 if engine.try_to_start()
                 else NOT_SERVED
             )
-            outcome = handshake.refuse(*why_not) if why_not else outcome
+            outcome = handshake.http_refusal(*why_not) if why_not else outcome
         if isinstance(outcome, handshake.Refused):
             engine.ledger.count_refused(outcome.status)
             engine.ledger.refusals.report(self, outcome.status, outcome.reason)
@@ -277,11 +277,11 @@ class WebSocket(SendingConnection):
     def _answer(self, engine: Engine, outcome: handshake.Accepted | handshake.Refused) -> None:
         """Only now may other threads send: the response goes before all of it."""
         if isinstance(outcome, handshake.Accepted):
-            version, secret, agreement = outcome.version, outcome.secret, outcome.agreement
-            self._start_codec(engine, version, secret, agreement=agreement)
+            version, secret, negotiated = outcome.version, outcome.secret, outcome.negotiated
+            self._start_codec(engine, version, secret, negotiated=negotiated)
         else:
             self._start_codec(engine, self._version)
-        self._outcome = handshake.to_be_kept(outcome)
+        self._outcome = handshake.without_bytes(outcome)
         if isinstance(outcome, handshake.Refused):
             self._finish()
         else:
@@ -416,7 +416,7 @@ class WebSocket(SendingConnection):
 
     # Closing
 
-    def close(self, code: int = NORMAL_CLOSURE, reason: str = "") -> None:
+    def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Start the closing handshake (RFC 6455 section 7.1.2); does not wait for its end.
 
         What was sent before is delivered first; messages that still arrive are dropped.
@@ -497,16 +497,16 @@ class WebSocket(SendingConnection):
         version: Version,
         secret: bytes,
         subprotocol: str | None,
-        agreement: Agreement | None = None,
+        negotiated: NegotiatedParameters | None = None,
     ) -> None:
         """Be the client's end, after its handshake and before `_take_over`."""
-        accepted = handshake.Accepted(version, b"", b"", agreement, subprotocol)
-        self._outcome = handshake.to_be_kept(accepted)
+        accepted = handshake.Accepted(version, b"", b"", negotiated, subprotocol)
+        self._outcome = handshake.without_bytes(accepted)
         self._settings = self._surround_listeners(self._settings)
         assert self._handling is not None
         engine = self._handling.engine
         engine.ledger.enter_client()
-        self._start_codec(engine, version, secret, client=True, agreement=agreement)
+        self._start_codec(engine, version, secret, client=True, negotiated=negotiated)
         self._begin_sending()
 
     def _add_to_response(self, fields: Iterable[tuple[str, str]]) -> None:
@@ -533,10 +533,10 @@ class WebSocket(SendingConnection):
         if isinstance(former, handshake.Accepted):
             engine.ledger.leave(self._counted_address)
             with self._codec.sending if self._codec is not None else contextlib.nullcontext():
-                self._outcome = handshake.to_be_kept(outcome)  # no frame is written after this
+                self._outcome = handshake.without_bytes(outcome)  # no frame is written after this
                 self._discard_output()
         else:
-            self._outcome = handshake.to_be_kept(outcome)
+            self._outcome = handshake.without_bytes(outcome)
             self._start_codec(engine, self._version)
         self._sendable = False
         self._discard_input = True
@@ -581,7 +581,7 @@ class WebSocket(SendingConnection):
             self._cannot_be_served(engine, connected, error)
 
     def _attach(self, engine: Engine, connected: Stream, early: bytes) -> None:
-        if not self._version.has_pings:
+        if not self._version._has_pings:
             keep_alive(_socket_of(connected), self._settings)
         if isinstance(connected, (socket.socket, Socket)):
             engine.attach(self, connected, early)
@@ -595,7 +595,7 @@ class WebSocket(SendingConnection):
         if isinstance(connected, (socket.socket, Socket)) and not self._is_client:
             with contextlib.suppress(OSError, ValueError):
                 connected.setblocking(False)
-                connected.send(handshake.refuse(*NOT_SERVED).response)
+                connected.send(handshake.http_refusal(*NOT_SERVED).response)
                 connected.shutdown(socket.SHUT_WR)
         close_stream(connected)
         self._taken_over = False

@@ -75,15 +75,15 @@ class Attacker(RawClient):
     def open_as(self, version: Version, target: str = "/echo") -> Attacker:
         """Open a WebSocket as an honest client of that version would."""
         host = "{}:{}".format(*self.sock.getpeername())
-        hello = version.hello(Offer(host, target))
+        hello = version._client_request(Offer(host, target))
         self.sock.sendall(hello.request)
         response = self.read_response()
         assert response.status == 101, response
         fields = [(name, value) for name, values in response.headers.items() for value in values]
         secret = hello.verify(Headers(fields), self.read(hello.body_size))
-        self.encoder = version.encoder(True, secret)
+        self.encoder = version._make_encoder(True, secret)
         roomy = Settings(max_message_size=64 * MIB)
-        self.decoder = version.decoder(roomy, False, secret)
+        self.decoder = version._make_decoder(roomy, False, secret)
         self._events: list[Event] = []
         return self
 

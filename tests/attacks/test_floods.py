@@ -63,7 +63,7 @@ def test_data_after_the_close(program: Program, version: Version) -> None:
     with Attacker(program.address) as attacker:
         attacker.open_as(version)
         costs = Costs(program)
-        if version.has_close:
+        if version._has_close:
             attacker.sock.sendall(attacker.encoder.close(1000))
             assert isinstance(attacker.hear(), Close)
         else:  # hixie-75 has none; what it must not send does as well
@@ -84,12 +84,12 @@ def test_fragments(program: Program, version: Version, payload: bytes) -> None:
         costs = Costs(program)
         attacker.sock.sendall(first)
         # In plain Python a fragment costs microseconds; the bound is the same.
-        count = at_scale(140_000 if version.is_native else 20_000, 300_000)
+        count = at_scale(140_000 if version._is_native else 20_000, 300_000)
         attacker.flood(each * 1000, count * len(each), reading=True)
         grown = costs.memory()
-        if version.is_native and not payload:
+        if version._is_native and not payload:
             assert attacker.hear() == Close(1008, "message has too many empty fragments")
-        elif version.is_native:
+        elif version._is_native:
             assert attacker.hear() == Close(1008, "message has too many fragments")
         assert grown < 2 * MIB
         kind = "empty" if not payload else "1-byte"

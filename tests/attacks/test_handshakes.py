@@ -80,7 +80,7 @@ OF_KEYS: dict[str, Change] = {
 
 def honest(program: Program, version: Version, target: str = "/echo") -> bytes:
     host = f"127.0.0.1:{program.port}"
-    return version.hello(Offer(host, target)).request
+    return version._client_request(Offer(host, target)).request
 
 
 def answer_to(program: Program, sent: bytes) -> tuple[bytes, bytes]:
@@ -222,11 +222,11 @@ def test_frames_that_come_early(program: Program, version: Version, way: str) ->
     """Together with the request, in whatever segments: none is lost."""
     with Attacker(program.address) as attacker:
         host = f"127.0.0.1:{program.port}"
-        hello = version.hello(Offer(host, "/echo"))
+        hello = version._client_request(Offer(host, "/echo"))
         keyed = version.number is None or version.number >= 6  # hybi-04 needs the response
         assert keyed
         messages = ["one", "two" * 50, ""]
-        frames = b"".join(map(version.encoder(True, b"").message, messages))
+        frames = b"".join(map(version._make_encoder(True, b"").message, messages))
         head, cut, rest = hello.request.partition(b"\r\n\r\n")
         if way == "byte by byte":
             attacker.drip(hello.request + frames)
@@ -237,7 +237,7 @@ def test_frames_that_come_early(program: Program, version: Version, way: str) ->
             attacker.sock.sendall(rest + frames)
         assert attacker.read_response().status == 101
         attacker.read(hello.body_size)
-        attacker.decoder = version.decoder(_Roomy, False, b"")
+        attacker.decoder = version._make_decoder(_Roomy, False, b"")
         attacker._events = []
         assert [attacker.hear() for _ in messages] == [Message(message) for message in messages]
 

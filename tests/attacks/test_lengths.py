@@ -44,7 +44,7 @@ def test_lengths_of_64_bits(program: Program, name: str, behind: bytes) -> None:
             close = attacker.hear()
             slowest = max(slowest, time.monotonic() - begun)
             assert isinstance(close, Close)
-            assert close.code == dict(version.close_codes).get(code, code), length
+            assert close.code == dict(version._close_codes).get(code, code), length
     assert costs.memory() < MIB
     note(
         "hostile lengths",

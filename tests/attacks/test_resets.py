@@ -34,9 +34,9 @@ def idle_share(program: Program, seconds: float = 0.3) -> float:
 def session(version: Version, attacker: Attacker) -> bytes:
     """All that an honest client sends, where that does not depend on the response."""
     host = "{}:{}".format(*attacker.sock.getpeername())
-    encoder = version.encoder(True, b"")
-    sent = [version.hello(Offer(host, "/echo")).request, encoder.message("hello" * 30)]
-    if version.has_pings:
+    encoder = version._make_encoder(True, b"")
+    sent = [version._client_request(Offer(host, "/echo")).request, encoder.message("hello" * 30)]
+    if version._has_pings:
         sent += [encoder.frame(Opcode.TEXT, b"frag", False), encoder.frame(Opcode.PING, b"p")]
         sent += [encoder.frame(Opcode.CONTINUATION, b"ment")]
     return b"".join([*sent, encoder.close(1000)])
@@ -181,7 +181,7 @@ def test_connect_echo_close(program: Program, name: str) -> None:
         with Attacker(program.address) as attacker:
             attacker.open_as(version).say("hello")
             assert attacker.hear() == Message("hello")
-            if version.has_close:
+            if version._has_close:
                 attacker.sock.sendall(attacker.encoder.close(1000))
             attacker.sock.shutdown(socket.SHUT_WR)
             with contextlib.suppress(ConnectionResetError):

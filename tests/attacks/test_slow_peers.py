@@ -186,7 +186,7 @@ def test_a_close_that_is_not_answered(program: Program, journal: Journal, versio
         attacker.open_as(version, f"/closes?id={journal.name}&close_timeout=0.3")
         attacker.say("4001 enough")
         assert attacker.hear() == Message("before")
-        if version.has_close:
+        if version._has_close:
             assert isinstance(attacker.hear(), Close)
         begun = time.monotonic()
         with contextlib.suppress(ConnectionError):

@@ -114,7 +114,7 @@ def test_the_page_sees_the_server_go(page: Page, program: Program) -> None:
 
 def test_the_page_of_stats(page: Page, program: Program) -> None:
     expect_state(page, "open")
-    page.get_by_role("link", name="Engine stats").click()
+    page.get_by_role("link", name="Engine statistics").click()
     expect_state(page, "open")
     messages = page.locator('[data-figure="messages received"]')
     expect(messages).to_have_text("0")

@@ -131,7 +131,7 @@ def follow_a_link(page: Page, program: Program) -> None:
     expect(page.get_by_label("Room")).to_have_value("elsewhere")
     page.get_by_label("Your name").fill(" \u200b ")
     page.get_by_role("button", name="Join").click()
-    expect(page.get_by_role("alert")).to_have_text("A name has 1 to 40 characters\n")
+    expect(page.get_by_role("alert")).to_have_text("A name must have 1 to 40 characters\n")
     page.get_by_label("Your name").fill("Other")
     page.get_by_role("button", name="Join").click()
     expect_present(page, "Other")
@@ -148,7 +148,7 @@ def test_they_join_talk_and_leave(browser: Browser, enter: Enter, program: Progr
     mallory = enter(program, EVIL_NAME, room)
     for page in (alice, mallory):
         expect_present(page, EVIL_NAME, "Alice")
-    notice(alice, f"{EVIL_NAME} came")
+    notice(alice, f"{EVIL_NAME} joined")
     said = ["Hello, all", EVIL, "Grüße ✓"]
     for page, text in zip((alice, mallory, mallory), said, strict=True):
         say(page, text)
@@ -330,13 +330,13 @@ def test_a_server_of_the_cluster_is_killed(enter: Enter, cluster: Program) -> No
     assert alice.locator("#log .text").all_text_contents() == (
         bob.locator("#log .text").all_text_contents()
     )
-    cluster.wait_for_log(f"{killed} has ended: -9")
+    cluster.wait_for_log(f"{killed} has exited with -9")
 
 
 @pytest.mark.parametrize(
     ("options", "path", "words"),
     [
-        (["--port", "0"], "", "redis-server is not here: apt-get install redis-server"),
+        (["--port", "0"], "", "redis-server is not installed: apt-get install redis-server"),
         (["--port", "taken"], None, "Address already in use"),
     ],
     ids=["no Redis", "port taken"],

@@ -83,7 +83,7 @@ def test_the_log(program: Program) -> None:
         client.expect_end()
     log = program.wait_for_log("4001 enough", seen)
     assert log.count('"GET /echoserver HTTP/1.1" 101') == 1
-    assert log.count("/echoserver open> speaks RFC 6455") == 1
+    assert log.count("/echoserver open> uses RFC 6455") == 1
     assert "Traceback" not in log
 
 
@@ -107,7 +107,7 @@ def test_a_request_that_is_never_finished_keeps_no_thread() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--port", "{taken}"], "Port {taken} on 127.0.0.1 is taken"),
+        (["--port", "{taken}"], "Port {taken} on 127.0.0.1 is in use"),
         (["--host", "192.0.2.1", "--port", "0"], "Cannot listen on 192.0.2.1:0"),
     ],
 )
@@ -139,7 +139,7 @@ def test_ctrl_c_closes_all_and_ends() -> None:
         assert program.wait() == 0
         assert time.monotonic() - begun < 9  # the close time-out is 10 s
         assert "Traceback" not in program.log()
-        assert "closing every WebSocket with 1001" in program.log()
+        assert "closing all WebSockets with 1001" in program.log()
 
 
 def test_five_thousand_connections_need_few_threads() -> None:
@@ -180,7 +180,7 @@ def test_the_demo_speaks_every_version(program: Program, version: str) -> None:
     with connect(program.url("/echoserver"), version=version) as websocket:
         websocket.send("hello")
         assert websocket.receive(timeout=10) == "hello"
-    assert f"speaks {version}" in program.log()
+    assert f"uses {version}" in program.log()
 
 
 def test_the_stats_come_once_a_second_on_the_url_of_their_page(program: Program) -> None:

@@ -49,8 +49,8 @@ class Client:
         self.sock.sendall(handshake.request)
         while (established := handshake.feed(self.sock.recv(65536))) is None:
             pass
-        self.encoder: Any = version.encoder(True, established.secret)
-        self._decoder = version.decoder(LIMITS, False, established.secret)
+        self.encoder: Any = version._make_encoder(True, established.secret)
+        self._decoder = version._make_decoder(LIMITS, False, established.secret)
         self._events = self._decoder.feed(established.rest)
 
     def __enter__(self) -> Client:
@@ -140,11 +140,11 @@ def test_bad_handshakes(program: Program, version: Version, damage: str) -> None
 
 def frame_of_length(client: Client, version: Version, length: int) -> bytes:
     """The start of a frame that announces `length` bytes, and a few of them."""
-    if not version.has_pings:  # hixie: 7 bits a byte
+    if not version._has_pings:  # hixie: 7 bits a byte
         digits = [length >> shift & 127 for shift in range(63, -1, -7)]
         return b"\x80" + bytes(digit | 0x80 for digit in digits[:-1]) + bytes(digits[-1:]) + b"xxx"
     whole = client.encoder.frame(Opcode.BINARY, b"x" * 65536)
-    if version.is_native:
+    if version._is_native:
         return bytes(whole[:2] + length.to_bytes(8, "big") + whole[10:20])
     form = client.encoder._format
     nonce = b"" if form.keystream is None else whole[:4]
@@ -164,8 +164,8 @@ def test_hostile_lengths(program: Program, canary: None, version: Version) -> No
             events = client.read_to_end()
             codes = [event.code for event in events if isinstance(event, Close)]
             assert len(codes) == len(events)
-            if version.is_native:
-                too_big = 1004 if version.close_codes else 1009
+            if version._is_native:
+                too_big = 1004 if version._close_codes else 1009
                 assert codes == [1002 if length >= 2**63 else too_big]
     assert program.memory() - before < MIB
 
@@ -188,7 +188,7 @@ def test_fragments_without_end(
         with contextlib.suppress(ConnectionError):  # it may have had enough before the end
             client.sock.sendall(more * (most + 1000))
         events = client.read_to_end()
-    if version.is_native and events:  # or our reset was faster
+    if version._is_native and events:  # or our reset was faster
         assert [event.code for event in events if isinstance(event, Close)] == [1008]
     assert program.memory() - before < 2 * MIB
 

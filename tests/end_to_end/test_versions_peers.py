@@ -52,8 +52,8 @@ def talk(port: int, name: str, close: bool = True, subprotocols: tuple[str, ...]
         assert websocket.wait_closed(10)
     if close:
         version = by_name(name)
-        has_codes = version.is_native or name == "hybi-06"
-        assert ends[0][0] == (1005 if version.has_close and not has_codes else 1000)
+        has_codes = version._is_native or name == "hybi-06"
+        assert ends[0][0] == (1005 if version._has_close and not has_codes else 1000)
 
 
 def listen(*command: str) -> list[str]:

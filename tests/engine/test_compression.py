@@ -16,7 +16,7 @@ from websocket_handler import IS_NATIVE, Compression, Engine, WebSocket
 from websocket_handler.protocol.assembly import Event, Message
 from websocket_handler.protocol.deflate import Inflater
 from websocket_handler.protocol.frame import RSV1, Opcode, write_frame
-from websocket_handler.protocol.permessage_deflate import Agreement
+from websocket_handler.protocol.permessage_deflate import NegotiatedParameters
 from websocket_handler.protocol.versions import rfc6455
 
 from ..support.connections import Peer, make_websocket
@@ -191,7 +191,9 @@ def test_a_client_compresses_within_what_it_said(engine: Engine) -> None:
     ours, theirs = socket.socketpair()
     compression = Compression(client_max_window_bits=9, threshold=0)
     websocket = make_websocket(engine, compression=compression)
-    websocket._begin_as_client(rfc6455.VERSION, b"", None, Agreement(True, False, None, None))
+    websocket._begin_as_client(
+        rfc6455.VERSION, b"", None, NegotiatedParameters(True, False, None, None)
+    )
     websocket._take_over(ours)
     block = os.urandom(200)
     websocket.send(block + bytes(400) + block)

@@ -85,7 +85,7 @@ def test_every_version_counts(engine: Engine, version: object) -> None:
     from websocket_handler.protocol.versions.version import Offer, Version
 
     assert isinstance(version, Version)
-    hello = version.hello(Offer("localhost", "/", origin="http://localhost"))
+    hello = version._client_request(Offer("localhost", "/", origin="http://localhost"))
     head, _, body = hello.request.partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")[1:]
     headers = Headers([tuple(line.split(": ", 1)) for line in lines])  # type: ignore[misc]
@@ -101,7 +101,7 @@ def test_every_version_counts(engine: Engine, version: object) -> None:
     answer = peer.sock.recv(hello.body_size, socket.MSG_WAITALL)
     fields = [line.split(": ", 1) for line in response.decode().split("\r\n")[1:-2]]
     secret = hello.verify(Headers([tuple(field) for field in fields]), answer)  # type: ignore[misc]
-    encoder = version.encoder(True, secret)
+    encoder = version._make_encoder(True, secret)
     data = encoder.message("hello")
     theirs.sendall(data)
     assert said.wait(10)

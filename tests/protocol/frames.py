@@ -10,7 +10,7 @@ from websocket_handler.protocol import message
 from websocket_handler.protocol.assembly import Event
 from websocket_handler.protocol.deflate import Inflater
 from websocket_handler.protocol.frame import Opcode, write_frame
-from websocket_handler.protocol.permessage_deflate import Terms
+from websocket_handler.protocol.permessage_deflate import EndpointParameters
 
 KEY = bytes.fromhex("37fa213d")
 
@@ -49,7 +49,9 @@ INFLATING: dict[str, Callable[[Any, bool, int, bool], Codec]] = {"python": pytho
 if IS_NATIVE and codec.HAS_DEFLATE:
 
     def native_inflating(limits: Any, masked: bool, window_bits: int, takeover: bool) -> Codec:
-        return codec.Decoder(limits, masked, Terms(15, False, window_bits, takeover, 1, 8, 0))
+        return codec.Decoder(
+            limits, masked, EndpointParameters(15, False, window_bits, takeover, 1, 8, 0)
+        )
 
     INFLATING["native"] = native_inflating
 

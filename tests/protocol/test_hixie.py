@@ -24,7 +24,7 @@ TEXT = b"\x00x\xff"
 @pytest.fixture(params=["hixie-75", "hixie-76"])
 def new_client_decoder(request: pytest.FixtureRequest) -> NewDecoder:
     version = by_name(request.param)
-    return lambda size=1000: version.decoder(Limits(max_message_size=size), False, b"")
+    return lambda size=1000: version._make_decoder(Limits(max_message_size=size), False, b"")
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,12 @@ def test_a_client_mends_text(new_client_decoder: NewDecoder) -> None:
 @pytest.mark.parametrize("close", [b"\xff\x00", b"\xff\x80\x00"])
 def test_the_close_in_every_form_of_its_length(close: bytes) -> None:
     limits = Limits()
-    assert by_name("hixie-76").decoder(limits, False, b"").feed(close + TEXT) == [Close(1005, "")]
-    assert by_name("hixie-75").decoder(limits, False, b"").feed(close + TEXT) == [Message("x")]
+    assert by_name("hixie-76")._make_decoder(limits, False, b"").feed(close + TEXT) == [
+        Close(1005, "")
+    ]
+    assert by_name("hixie-75")._make_decoder(limits, False, b"").feed(close + TEXT) == [
+        Message("x")
+    ]
 
 
 @given(wire=st.lists(st.sampled_from([0, 0x78, 0x7F, 0x80, 0x81, 0xC3, 0xFF])).map(bytes))
@@ -85,7 +89,9 @@ def test_any_bytes_are_read_the_same_however_they_come(wire: bytes) -> None:
     for name in ("hixie-75", "hixie-76"):
         for is_server in (True, False):
             limits = Limits(max_message_size=20)
-            whole, piecewise = (by_name(name).decoder(limits, is_server, b"12345678") for _ in "ab")
+            whole, piecewise = (
+                by_name(name)._make_decoder(limits, is_server, b"12345678") for _ in "ab"
+            )
             events = whole.feed(wire)
             assert byte_by_byte(piecewise, wire)[0] == events
             assert not any(isinstance(event, Violation | Close) for event in events[:-1])

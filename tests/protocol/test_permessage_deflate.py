@@ -13,13 +13,13 @@ from websocket_handler.errors import HandshakeFailed
 from websocket_handler.protocol import handshake
 from websocket_handler.protocol.client import Address, ClientHandshake
 from websocket_handler.protocol.permessage_deflate import (
-    Agreement,
     Compression,
+    NegotiatedParameters,
     accept,
     confirm,
+    endpoint_parameters,
     offer,
     parse,
-    terms,
 )
 from websocket_handler.protocol.versions import ALL_VERSIONS, by_name
 from websocket_handler.protocol.versions.accept import accept_value
@@ -112,20 +112,23 @@ def test_offers_that_are_declined(offered: str) -> None:
 @pytest.mark.parametrize(
     ("offered", "answer"),
     [
-        ("permessage-deflate", Agreement(True, True, 10, None)),
-        ("permessage-deflate; client_max_window_bits", Agreement(True, True, 10, 11)),
-        ("permessage-deflate; client_max_window_bits=9", Agreement(True, True, 10, 9)),
-        ("permessage-deflate; client_max_window_bits=12", Agreement(True, True, 10, 11)),
-        ("permessage-deflate; server_max_window_bits=9", Agreement(True, True, 9, None)),
-        ("permessage-deflate; server_max_window_bits=12", Agreement(True, True, 10, None)),
+        ("permessage-deflate", NegotiatedParameters(True, True, 10, None)),
+        ("permessage-deflate; client_max_window_bits", NegotiatedParameters(True, True, 10, 11)),
+        ("permessage-deflate; client_max_window_bits=9", NegotiatedParameters(True, True, 10, 9)),
+        ("permessage-deflate; client_max_window_bits=12", NegotiatedParameters(True, True, 10, 11)),
+        ("permessage-deflate; server_max_window_bits=9", NegotiatedParameters(True, True, 9, None)),
+        (
+            "permessage-deflate; server_max_window_bits=12",
+            NegotiatedParameters(True, True, 10, None),
+        ),
     ],
 )
-def test_a_server_with_wishes_of_its_own(offered: str, answer: Agreement) -> None:
+def test_a_server_with_wishes_of_its_own(offered: str, answer: NegotiatedParameters) -> None:
     assert accept([offered], SMALL) == answer
 
 
 def test_offers_may_be_spread_over_header_lines() -> None:
-    assert accept(["mux", "permessage-deflate"], LIBERAL) == Agreement()
+    assert accept(["mux", "permessage-deflate"], LIBERAL) == NegotiatedParameters()
 
 
 @pytest.mark.parametrize(
@@ -167,10 +170,13 @@ SETTINGS = st.builds(
 
 @given(client=SETTINGS, server=SETTINGS)
 def test_both_ends_come_to_the_same_terms(client: Compression, server: Compression) -> None:
-    agreement = accept([offer(client)], server)
-    assert agreement is not None
-    assert confirm([str(agreement)], client) == agreement
-    ours, theirs = terms(agreement, server, False), terms(agreement, client, True)
+    negotiated = accept([offer(client)], server)
+    assert negotiated is not None
+    assert confirm([str(negotiated)], client) == negotiated
+    ours, theirs = (
+        endpoint_parameters(negotiated, server, False),
+        endpoint_parameters(negotiated, client, True),
+    )
     assert ours.deflate_window_bits == theirs.inflate_window_bits
     assert ours.deflate_window_bits <= min(client.server_max_window_bits, 15)
     assert ours.deflate_takeover == theirs.inflate_takeover
@@ -272,7 +278,7 @@ def answer(version: str, offered: str, **others: Any) -> handshake.Accepted:
 @pytest.mark.parametrize("version", ["13", "8", "7"])
 def test_a_server_answers_an_offer(version: str) -> None:
     accepted = answer(version, "permessage-deflate", compression=LIBERAL)
-    assert accepted.agreement == Agreement()
+    assert accepted.negotiated == NegotiatedParameters()
     assert b"\r\nSec-WebSocket-Extensions: permessage-deflate\r\n" in accepted.response
 
 
@@ -288,7 +294,7 @@ def test_a_server_answers_an_offer(version: str) -> None:
 )
 def test_a_server_declines_in_silence(version: str, offered: str, others: Any) -> None:
     accepted = answer(version, offered, **others)
-    assert accepted.agreement is None
+    assert accepted.negotiated is None
     assert b"Extensions" not in accepted.response
 
 
@@ -319,14 +325,14 @@ def test_a_client_offers_and_confirms() -> None:
     assert line in client.request
     established = client.feed(response_to(client, "permessage-deflate; client_no_context_takeover"))
     assert established is not None
-    assert established.agreement == Agreement(client_no_context_takeover=True)
+    assert established.negotiated == NegotiatedParameters(client_no_context_takeover=True)
 
 
 def test_a_client_may_be_declined() -> None:
     client = new_client(compression=LIBERAL)
     established = client.feed(response_to(client, ""))
     assert established is not None
-    assert established.agreement is None
+    assert established.negotiated is None
 
 
 @pytest.mark.parametrize("compression", [False, LIBERAL])
@@ -348,7 +354,7 @@ def test_a_client_offers_to_do_without_a_flag_that_a_server_may_not_read() -> No
     assert f"\r\nSec-WebSocket-Extensions: {first}, {second}\r\n".encode() in client.request
     established = client.feed(response_to(client, "permessage-deflate"))
     assert established is not None
-    assert established.agreement == Agreement()
+    assert established.negotiated == NegotiatedParameters()
     other = new_client(compression=Compression())
     with pytest.raises(HandshakeFailed, match="no parameter"):
         other.feed(response_to(other, "permessage-deflate; unheard_of"))

@@ -91,14 +91,14 @@ def test_a_server_answers_as_in_the_example(
     nonce = header(example["response"], "Sec-WebSocket-Nonce")
     monkeypatch.setattr(accept, "new_key", lambda: nonce)
     request = parse(example["request"])
-    assert [one for one in ALL_VERSIONS if one.is_asked_for(request)] == [spoken]
+    assert [one for one in ALL_VERSIONS if one._matches(request)] == [spoken]
     chosen = subprotocol_in(example["response"])
     outcome = handshake.answer(request, ALL_VERSIONS, ["*"], chosen)
     assert isinstance(outcome, handshake.Accepted)
     assert outcome.response.decode() == "\r\n".join(example["response"]) + HEAD_END
 
-    decoder = spoken.decoder(LIMITS, True, outcome.secret)
-    encoder = spoken.encoder(False, outcome.secret)
+    decoder = spoken._make_decoder(LIMITS, True, outcome.secret)
+    encoder = spoken._make_encoder(False, outcome.secret)
     body = data(example["request_body"])
     if body:
         assert decoder.feed(body) == [Completed(data(example["response_body"]))]
@@ -118,14 +118,14 @@ def test_a_client_speaks_as_in_the_example(
     assert established.subprotocol == subprotocol_in(example["response"])
     assert established.rest == b"rest"
 
-    server = spoken.decoder(LIMITS, True, established.secret)
-    if spoken.completes_later:
+    server = spoken._make_decoder(LIMITS, True, established.secret)
+    if spoken._has_late_handshake:
         server.feed(b"12345678")
     for frame in frames_of(example, "C"):
         (event,) = server.feed(frame)
         assert frame in ways_to_say(spoken, established.secret, event, frame)
 
-    client = spoken.decoder(LIMITS, False, established.secret)
+    client = spoken._make_decoder(LIMITS, False, established.secret)
     events = [event for frame in frames_of(example, "S") for event in client.feed(frame)]
     assert len(events) == len(frames_of(example, "S"))
     assert not any(isinstance(event, Violation) for event in events)
@@ -168,7 +168,7 @@ def ways_to_say(spoken: Version, secret: bytes, event: Event, frame: bytes) -> l
     """What a client with the masking keys of `frame` sends for `event`."""
 
     def encoder() -> Any:
-        made: Any = spoken.encoder(True, secret)
+        made: Any = spoken._make_encoder(True, secret)
         keys = keys_in(frame, spoken)
         made._random_bytes = lambda _: next(keys)
         return made
@@ -190,7 +190,7 @@ def ways_to_say(spoken: Version, secret: bytes, event: Event, frame: bytes) -> l
 
 def keys_in(frame: bytes, spoken: Version) -> Iterator[bytes]:
     """The masking keys of a client's frame, or of two of which the first has 3 bytes."""
-    if spoken.is_native:
+    if spoken._is_native:
         return iter([frame[2:6], frame[11:15] or KEY])
     return iter([frame[:4], frame[9:13] or KEY])
 
@@ -201,15 +201,15 @@ def keys_in(frame: bytes, spoken: Version) -> Iterator[bytes]:
 def make_pair(spoken: Version) -> tuple[Any, Any, Any, Any]:
     """(client's encoder, server's decoder, server's encoder, client's decoder)"""
     secret = bytes(range(20))
-    server_decoder = spoken.decoder(LIMITS, True, secret)
-    if spoken.completes_later:
+    server_decoder = spoken._make_decoder(LIMITS, True, secret)
+    if spoken._has_late_handshake:
         (completed,) = server_decoder.feed(bytes(8))
         assert isinstance(completed, Completed)
     return (
-        spoken.encoder(True, secret),
+        spoken._make_encoder(True, secret),
         server_decoder,
-        spoken.encoder(False, secret),
-        spoken.decoder(LIMITS, False, secret),
+        spoken._make_encoder(False, secret),
+        spoken._make_decoder(LIMITS, False, secret),
     )
 
 
@@ -253,7 +253,7 @@ def test_pings_and_fragments_come_through_or_are_refused(spoken: Version) -> Non
 @every_version
 def test_the_closing_handshake(spoken: Version) -> None:
     client, from_client, server, from_server = make_pair(spoken)
-    if not spoken.has_close:
+    if not spoken._has_close:
         assert client.close(1000, "") == b""
         return
     for is_client in (True, False):
@@ -303,13 +303,15 @@ def test_a_session_may_be_split_anywhere(spoken: Version, is_server: bool) -> No
     assert [event for byte in wire for event in decoder.feed(bytes((byte,)))] == whole
 
 
-@pytest.mark.parametrize("spoken", [one for one in ALL_VERSIONS if one.completes_later], ids=str)
+@pytest.mark.parametrize(
+    "spoken", [one for one in ALL_VERSIONS if one._has_late_handshake], ids=str
+)
 def test_the_third_key_may_be_split_anywhere(spoken: Version) -> None:
-    wire = b"\x00\r\n\r\n\xff \x00" + spoken.encoder(True, b"").message("first")
-    whole = spoken.decoder(LIMITS, True, b"secret").feed(wire)
+    wire = b"\x00\r\n\r\n\xff \x00" + spoken._make_encoder(True, b"").message("first")
+    whole = spoken._make_decoder(LIMITS, True, b"secret").feed(wire)
     assert [type(event) for event in whole] == [Completed, Message]
     for at in range(len(wire)):
-        decoder = spoken.decoder(LIMITS, True, b"secret")
+        decoder = spoken._make_decoder(LIMITS, True, b"secret")
         assert decoder.feed(wire[:at]) + decoder.feed(wire[at:]) == whole
 
 
@@ -351,9 +353,9 @@ EARLY = [by_name(name) for name in ("hybi-01", "hybi-03", "hybi-04", "hybi-05", 
     ],
 )
 def test_bad_frames_of_hybi_01_to_06(spoken: Version, frame: bytes, reason: str) -> None:
-    if not spoken.completes_later:  # FIN instead of MORE, and a masking key of the frame's own
+    if not spoken._has_late_handshake:  # FIN instead of MORE, and a masking key of the frame's own
         frame = bytes((frame[0] ^ 0x80,)) + frame[1:]
-        encoder: Any = spoken.encoder(True, bytes(range(20)))
+        encoder: Any = spoken._make_encoder(True, bytes(range(20)))
         stream = encoder._format.keystream(b"abcd", bytes(range(20))) * 3
         frame = b"abcd" + bytes(a ^ b for a, b in zip(frame, stream, strict=False))
     assert reason in violation_of(spoken, frame).reason
@@ -361,7 +363,7 @@ def test_bad_frames_of_hybi_01_to_06(spoken: Version, frame: bytes, reason: str)
 
 @pytest.mark.parametrize("spoken", EARLY, ids=str)
 def test_a_control_frame_in_fragments(spoken: Version) -> None:
-    encoder = spoken.encoder(True, bytes(range(20)))
+    encoder = spoken._make_encoder(True, bytes(range(20)))
     assert "fragmented" in violation_of(spoken, encoder.frame(Opcode.PING, b"", False)).reason
 
 
@@ -397,9 +399,9 @@ def test_ff_00_is_nothing_in_hixie_75_and_the_end_in_hixie_76() -> None:
     [
         ("12345", "spaces"),
         ("a b c", "digits"),
-        ("1 0 1", "no whole number"),
-        ("42949672960 ", "beyond 32 bits"),
-        ("9" * 5000 + " ", "beyond 32 bits"),
+        ("1 0 1", "not encode an integer"),
+        ("42949672960 ", "more than 32 bits"),
+        ("9" * 5000 + " ", "more than 32 bits"),
     ],
 )
 def test_bad_keys(key: str, reason: str) -> None:
@@ -505,7 +507,7 @@ def test_older_versions_must_be_asked_for() -> None:
     assert handshake.answer(request_with(), ALL_VERSIONS).status == 101
     refused = handshake.answer(request_with(), ALL_VERSIONS[:1])
     assert isinstance(refused, handshake.Refused)
-    assert (refused.status, refused.reason) == (400, "hixie-76 is not spoken here")
+    assert (refused.status, refused.reason) == (400, "unsupported WebSocket version hixie-76")
 
 
 @pytest.mark.parametrize(
@@ -523,7 +525,7 @@ def test_a_refusal_lists_the_numbers_there_are_newest_first(
     assert isinstance(refused, handshake.Refused)
     if numbers is None:
         assert b"Sec-WebSocket-Version" not in refused.response
-        assert refused.reason == "version '9' is not spoken here, but hybi-02, hixie-75"
+        assert refused.reason == "unsupported WebSocket version '9'; supported: hybi-02, hixie-75"
     else:
         assert numbers in refused.response
 
@@ -547,7 +549,7 @@ def test_drafts_that_are_one_on_the_wire(name: str, meant: str) -> None:
 
 
 def test_a_name_of_no_version() -> None:
-    with pytest.raises(ValueError, match="no version 'hybi-18', only RFC 6455"):
+    with pytest.raises(ValueError, match="unknown version 'hybi-18', expected one of RFC 6455"):
         by_name("hybi-18")
 
 
@@ -584,7 +586,7 @@ def replacing(old: str, new: str) -> Callable[[list[str]], list[str]]:
         ("hybi-04", replacing("s3pPL", "S3pPL"), "does not answer the key"),
         ("hybi-06", replacing("Upgrade: websocket", "Upgrade: h2c"), "must be 'websocket'"),
         ("RFC 6455", replacing("Connection: Upgrade", "Connection: close"), "must contain"),
-        ("RFC 6455", lambda lines: [*lines, " folded"], "bad header line"),
+        ("RFC 6455", lambda lines: [*lines, " folded"], "invalid header line"),
         ("RFC 6455", lambda lines: ["SSH-2.0 hello", *lines[1:]], "not HTTP"),
     ],
 )
@@ -643,3 +645,10 @@ def test_urls(url: str, address: Address) -> None:
 def test_urls_that_are_none(url: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         Address.parse(url)
+
+
+def test_version_repr_is_its_name() -> None:
+    assert [repr(version) for version in ALL_VERSIONS[:2]] == [
+        "Version('RFC 6455')",
+        "Version('hybi-12')",
+    ]

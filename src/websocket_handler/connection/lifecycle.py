@@ -24,17 +24,15 @@ from ..errors import ConnectionClosed, ProtocolError, WebSocketError
 from ..protocol import handshake
 from ..protocol import message as framing
 from ..protocol.assembly import Close, Completed, Event, Message, Ping, Pong
-from ..protocol.check import (
-    ABNORMAL_CLOSURE,
-    GOING_AWAY,
-    INTERNAL_ERROR,
-    NO_CODE_RECEIVED,
-    NORMAL_CLOSURE,
-    POLICY_VIOLATION,
-)
+from ..protocol.close_codes import CloseCode
 from ..protocol.deflate import Deflater, Inflater
 from ..protocol.frame import Opcode
-from ..protocol.permessage_deflate import Agreement, Compression, Terms, terms
+from ..protocol.permessage_deflate import (
+    Compression,
+    EndpointParameters,
+    NegotiatedParameters,
+    endpoint_parameters,
+)
 from ..protocol.state import State, Step, advance
 from ..protocol.versions import Version
 from ..protocol.versions.version import Decoder, Encoder
@@ -51,15 +49,17 @@ CLOCK_STEP = 0.001
 KEEPALIVE = b"keepalive"
 """The payload of the pings that only see whether the peer is alive; their pongs are no event."""
 
-NORMAL_CLOSE_CODES = (NORMAL_CLOSURE, GOING_AWAY, NO_CODE_RECEIVED)
+NORMAL_CLOSE_CODES = (CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_CODE_RECEIVED)
 """Connections that end with these are logged at DEBUG, all others at INFO, and end an
 iteration over their messages without an error."""
 
 
-NOT_CLOSED = Close(ABNORMAL_CLOSURE, "")
+NOT_CLOSED = Close(int(CloseCode.ABNORMAL_CLOSURE), "")
 """How a connection ends that nobody closes."""
 
-OF_THE_PARENT = Close(ABNORMAL_CLOSURE, "the connection belongs to the parent process")
+OF_THE_PARENT = Close(
+    int(CloseCode.ABNORMAL_CLOSURE), "the connection belongs to the parent process"
+)
 """How a connection has ended in a forked child."""
 
 
@@ -76,7 +76,7 @@ class Codec:
         self.pending_output = bytearray() if holds_output else None
         """What was sent before the handshake was complete, in versions that complete later."""
 
-    def compress(self, agreed: Terms) -> None:
+    def compress(self, agreed: EndpointParameters) -> None:
         """Of a version whose frames may be compressed."""
         assert isinstance(self.decoder, framing.Decoder)
         assert isinstance(self.encoder, framing.Encoder)
@@ -138,18 +138,18 @@ class Connection(Channel):
         version: Version,
         secret: bytes = b"",
         client: bool = False,
-        agreement: Agreement | None = None,
+        negotiated: NegotiatedParameters | None = None,
     ) -> None:
         """Have the codec of `version`, before the first byte, with what was agreed about
         compression."""
         settings, agreed = self._settings, None
-        if agreement is not None and isinstance(settings.compression, Compression):
-            agreed = terms(agreement, settings.compression, client)
-        if not (version.is_native and self.has_codec and (agreed is None or self.has_deflate)):
+        if negotiated is not None and isinstance(settings.compression, Compression):
+            agreed = endpoint_parameters(negotiated, settings.compression, client)
+        if not (version._is_native and self.has_codec and (agreed is None or self.has_deflate)):
             self._codec = Codec(
-                version.decoder(settings, not client, secret),
-                version.encoder(client, secret),
-                holds_output=version.completes_later and not client,
+                version._make_decoder(settings, not client, secret),
+                version._make_encoder(client, secret),
+                holds_output=version._has_late_handshake and not client,
             )
             if agreed is not None:
                 self._codec.compress(agreed)
@@ -201,7 +201,7 @@ class Connection(Channel):
         if self._state in (State.CLOSING, State.CLOSED):
             raise ConnectionClosed(self._close.code, self._close.reason)
         if self._output_lost is not None:
-            raise ConnectionClosed(ABNORMAL_CLOSURE, self._output_lost)
+            raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE, self._output_lost)
 
     # Events
 
@@ -379,12 +379,12 @@ class Connection(Channel):
                 self._write_coded(self._codec.encoder.frame(opcode, payload, fin))
 
     def _send_close(self, code: int, reason: str) -> None:
-        code = dict(self._version.close_codes).get(code, code)
+        code = dict(self._version._close_codes).get(code, code)
         if self._codec is not None:
-            known = None if code == NO_CODE_RECEIVED else code
+            known = None if code == CloseCode.NO_CODE_RECEIVED else code
             with self._codec.sending:
                 self._write_coded(self._codec.encoder.close(known, reason))
-        elif code == NO_CODE_RECEIVED:
+        elif code == CloseCode.NO_CODE_RECEIVED:
             self._write_frame(Opcode.CLOSE, b"")
         else:
             self._write_frame(Opcode.CLOSE, code.to_bytes(2, "big") + reason.encode())
@@ -405,11 +405,11 @@ class Connection(Channel):
             return
         self._sendable = False
         self._message_listener = None
-        self._close = Close(code, reason)
+        self._close = Close(int(code), reason)
         self._set_deadline(self._settings.close_timeout)  # first: sending may find no memory
         self._send_close(code, reason)
         self._pause_reading(False)  # or the answer would not be seen
-        if not self._version.has_close:
+        if not self._version._has_close:
             self._finish()
 
     def _try_end(self, step: Step, code: int, reason: str) -> bool:
@@ -417,7 +417,7 @@ class Connection(Channel):
         if not self._step(step):
             return False
         self._sendable = False
-        self._close = Close(code, reason)
+        self._close = Close(int(code), reason)
         return True
 
     def _step(self, step: Step) -> bool:
@@ -501,7 +501,7 @@ class Connection(Channel):
         if self._state is State.CLOSING:
             self._set_deadline(self._settings.close_timeout)
         elif self._state is State.OPEN:
-            self._set_deadline(self._settings.ping_interval if self._version.has_pings else None)
+            self._set_deadline(self._settings.ping_interval if self._version._has_pings else None)
         elif self._state is State.CLOSED:  # aborted before the engine had the socket
             self._in_engine(partial(self._drop, ""))
 
@@ -559,7 +559,7 @@ class Connection(Channel):
     def _fail_if_flooded(self) -> bool:
         if not self._count_control_frame():
             return False
-        self._fail_connection(POLICY_VIOLATION, "too many control frames")
+        self._fail_connection(CloseCode.POLICY_VIOLATION, "too many control frames")
         return True
 
     def _send_ping(self, payload: bytes) -> None:
@@ -582,11 +582,11 @@ class Connection(Channel):
 
     def _close_received(self, code: int, reason: str, cookie: bytes = b"") -> None:
         self._wake_reader()
-        for present, former in self._version.close_codes:
+        for present, former in self._version._close_codes:
             code = present if code == former else code
         if self._codec is not None:
             initiated = self._state is State.CLOSING
-            former = dict(self._version.close_codes).get(code, code)
+            former = dict(self._version._close_codes).get(code, code)
             close = Close(former, reason, cookie)
             with self._codec.sending:
                 self._write_coded(self._codec.encoder.answer_close(close, initiated))
@@ -601,7 +601,7 @@ class Connection(Channel):
     def _input_lost(self, error: BaseException) -> None:
         """What has arrived could not be taken in, for want of memory: nothing else can be read."""
         logger.warning("%r: what has arrived could not be taken in: %r", self, error)
-        self._fail(INTERNAL_ERROR, "internal error", error)
+        self._fail(CloseCode.INTERNAL_ERROR, "internal error", error)
 
     def _fail(self, code: int, reason: str, error: BaseException) -> None:
         """Close for `error`, without waiting for what the peer says to it."""
@@ -619,14 +619,14 @@ class Connection(Channel):
 
     def _input_over(self) -> None:
         if self._output_lost is not None:  # the system reports an error once, and an end then
-            self._end(Step.LOST, ABNORMAL_CLOSURE, self._output_lost)
-        elif self._version.has_close or self._state is State.CONNECTING:
+            self._end(Step.LOST, CloseCode.ABNORMAL_CLOSURE, self._output_lost)
+        elif self._version._has_close or self._state is State.CONNECTING:
             reason = "the peer ended the connection without closing it"
-            self._end(Step.LOST, ABNORMAL_CLOSURE, reason)
+            self._end(Step.LOST, CloseCode.ABNORMAL_CLOSURE, reason)
         elif self._state is State.CLOSING:
             self._end(Step.CLOSE_RECEIVED, self._close.code, self._close.reason)
         else:
-            self._end(Step.CLOSE_RECEIVED, NO_CODE_RECEIVED, "")
+            self._end(Step.CLOSE_RECEIVED, CloseCode.NO_CODE_RECEIVED, "")
 
     def _end(self, step: Step, code: int, reason: str, error: BaseException | None = None) -> None:
         ended = self._try_end(step, code, reason)
@@ -645,7 +645,7 @@ class Connection(Channel):
             logger.error("%r: a listener raised", self, exc_info=error)
             self._emit_final("error", error)
         finally:
-            self._start_closing(INTERNAL_ERROR, "internal error")
+            self._start_closing(CloseCode.INTERNAL_ERROR, "internal error")
         if isinstance(error, KeyboardInterrupt | SystemExit) and self._engine is not None:
             self._engine.interrupt(error)
 
@@ -655,8 +655,8 @@ class Connection(Channel):
             return False
         if self._state is State.OPEN:  # a thread's `send` has given the peer up just now
             if error.reason == self._output_lost:
-                return error.code == ABNORMAL_CLOSURE
-            return error.code == POLICY_VIOLATION and self._is_hopeless
+                return error.code == CloseCode.ABNORMAL_CLOSURE
+            return error.code == CloseCode.POLICY_VIOLATION and self._is_hopeless
         return (error.code, error.reason) == (self._close.code, self._close.reason)
 
     @property
@@ -761,15 +761,15 @@ class Connection(Channel):
         if self._blocked or self._is_busy:
             self._abort(reason)
         else:
-            self._send_close(INTERNAL_ERROR, "keepalive ping timeout")
-            self._end(Step.LOST, ABNORMAL_CLOSURE, reason)
+            self._send_close(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
+            self._end(Step.LOST, CloseCode.ABNORMAL_CLOSURE, reason)
 
     def _progress(self) -> Progress:
         counts = self._counts()
         return progress(self._descriptor, counts[5], counts[4])
 
     def _connection_lost(self, reason: str) -> None:
-        if self._try_end(Step.LOST, ABNORMAL_CLOSURE, reason):
+        if self._try_end(Step.LOST, CloseCode.ABNORMAL_CLOSURE, reason):
             self._announce_close()
 
     def _released(self) -> None:

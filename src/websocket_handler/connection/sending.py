@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import ConnectionClosed, UnsupportedByVersion, WebSocketError
 from ..protocol import handshake
-from ..protocol.check import INTERNAL_ERROR, POLICY_VIOLATION
+from ..protocol.close_codes import CloseCode
 from ..protocol.frame import MAX_CONTROL_PAYLOAD
 from ..protocol.message import fragments
 from ..protocol.prepared import PreparedMessage
@@ -69,7 +69,7 @@ class SendingConnection(Connection):
         self._check_open()
         if isinstance(self._outcome, handshake.Refused):
             return
-        if not self._version.has_pings:
+        if not self._version._has_pings:
             raise UnsupportedByVersion(f"{self._version} has no pings")
         self._in_engine(partial(self._send_ping, body))
 
@@ -180,8 +180,10 @@ class SendingConnection(Connection):
     def _check_not_hopeless(self) -> None:
         if self._is_hopeless:
             logger.info("%r: closing, %d bytes were not read", self, self.buffered_amount)
-            self._in_engine(partial(self._start_closing, POLICY_VIOLATION, "slow consumer"))
-            raise ConnectionClosed(POLICY_VIOLATION, "slow consumer")
+            self._in_engine(
+                partial(self._start_closing, CloseCode.POLICY_VIOLATION, "slow consumer")
+            )
+            raise ConnectionClosed(CloseCode.POLICY_VIOLATION, "slow consumer")
 
     def _send_whole(
         self, message: str | bytes, compress: bool | None, prepared: PreparedMessage | None = None
@@ -277,7 +279,9 @@ class SendingConnection(Connection):
             self._count(messages_sent=self._codec is not None)  # else the channel has
         except BaseException:
             if begun and self._state is not State.CLOSED:  # the message can never be completed
-                self._in_engine(partial(self._start_closing, INTERNAL_ERROR, "message broken off"))
+                self._in_engine(
+                    partial(self._start_closing, CloseCode.INTERNAL_ERROR, "message broken off")
+                )
             raise
 
     def _send_fragment(self, opcode: int, payload: bytes, fin: bool) -> None:

@@ -1,1 +1,1 @@
-"""The demo: a small web application on http.server that uses the library as anyone would."""
+"""The demo: a small web application on http.server that uses the public API of the library."""

@@ -1,6 +1,6 @@
-"""The demo's web application: pages, an access log, and an endpoint that echoes.
+"""The demo's web application: pages, an access log and an echo endpoint.
 
-It is an ordinary `BaseHTTPRequestHandler`; the WebSocket is one of its routes.
+It is an ordinary `BaseHTTPRequestHandler`, and the WebSocket is one of its routes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .feed import StatsFeed
 
 MIB = 1 << 20
 
-# Big enough for the page's largest message and its echo; and any client is welcome.
+# Large enough for the page's largest message and its echo; all versions are accepted.
 SETTINGS: dict[str, Any] = {
     "max_message_size": 64 * MIB,
     "max_buffered": 128 * MIB,
@@ -41,8 +41,8 @@ class DemoHandler(BaseHTTPRequestHandler):
     """The routes of the demo."""
 
     server_version = "websocket-handler-demo"
-    websocket: WebSocket | None  # what `configure_server` provides
-    timeout = 10  # seconds for a request to arrive: a half-sent one does not keep its thread
+    websocket: WebSocket | None  # set by `configure_server`
+    timeout = 10  # seconds for a request to arrive: an incomplete one releases its thread
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
@@ -67,13 +67,13 @@ class DemoHandler(BaseHTTPRequestHandler):
                 Connection="close",
             )
             return
-        ws.response_headers["Set-Cookie"] = version_cookie(ws)  # a page's script can read it
+        ws.response_headers["Set-Cookie"] = version_cookie(ws)  # read by the page's script
         ws.on("open", partial(announce, ws))
         ws.on("message", ws.send)
         ws.connect(next(iter(ws.subprotocols), None))
 
     def stats(self) -> None:
-        """A page, and the WebSocket that brings it its figures: one URL for both."""
+        """Serve the statistics page, or the WebSocket that updates it: both have one URL."""
         if self.websocket is None:
             self.send_file("stats.html", "text/html; charset=utf-8")
         else:
@@ -119,16 +119,19 @@ def version_cookie(ws: WebSocket) -> str:
 
 
 def announce(ws: WebSocket) -> None:
-    logging.info("%r speaks %s", ws, ", ".join(filter(None, [str(ws.version), ws.extensions])))
+    logging.info("%r uses %s", ws, ", ".join(filter(None, [str(ws.version), ws.extensions])))
 
 
 class DemoServer(ThreadingHTTPServer):
-    """A thread for each request; a WebSocket has none once it is connected."""
+    """A server with a thread per request; a connected WebSocket needs no thread."""
 
     request_queue_size = 1024
     daemon_threads = True
 
 
 def make_server(host: str, port: int) -> DemoServer:
-    """The demo, bound and ready to serve. Raises `OSError` if the address is not free."""
+    """Return the demo's server, which is bound and ready to serve.
+
+    Raises `OSError` if it cannot listen on the address.
+    """
     return configure_server(DemoServer((host, port), DemoHandler), **SETTINGS)

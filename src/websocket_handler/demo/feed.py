@@ -1,4 +1,4 @@
-"""What the engine does, once a second, to whoever watches."""
+"""Sends the engine's statistics once per second to all subscribed WebSockets."""
 
 from __future__ import annotations
 
@@ -9,49 +9,52 @@ from dataclasses import asdict
 
 from .. import ConnectionClosed, WebSocket, default_engine
 
-PERIOD = 1.0
-"""Seconds from one message to the next."""
+INTERVAL_S = 1.0
+"""The time between two messages."""
 
 
 class StatsFeed:
-    """Sends the stats of the default engine to every WebSocket that was added.
+    """Sends the statistics of the default engine to each WebSocket that was added.
 
-    There is a thread while somebody watches. Who has not read the last message gets no
-    other: only the newest figures matter.
+    A thread runs while there are subscribers. A subscriber that has not read the last message is
+    skipped, because only the newest statistics matter.
     """
 
     def __init__(self) -> None:
-        self._watchers: set[WebSocket] = set()
+        self._subscribers: set[WebSocket] = set()
         self._change = threading.Condition()
         self._is_running = False
 
     def add(self, websocket: WebSocket) -> None:
-        """Before it is connected. It leaves when it is closed."""
+        """Subscribe `websocket` from its `open` event to its `close` event.
+
+        Must be called before it is connected.
+        """
         websocket.on("open", lambda: self._enter(websocket))
         websocket.on("close", lambda *_: self._leave(websocket))
 
     def _enter(self, websocket: WebSocket) -> None:
         websocket.send(self._message())
         with self._change:
-            self._watchers.add(websocket)
+            self._subscribers.add(websocket)
             if not self._is_running:
                 self._is_running = True
                 threading.Thread(target=self._run, name="stats", daemon=True).start()
 
     def _leave(self, websocket: WebSocket) -> None:
         with self._change:
-            self._watchers.discard(websocket)
+            self._subscribers.discard(websocket)
             self._change.notify()
 
     def _run(self) -> None:
         while True:
             with self._change:
-                if self._change.wait_for(lambda: not self._watchers, PERIOD):
+                if self._change.wait_for(lambda: not self._subscribers, INTERVAL_S):
                     self._is_running = False
                     return
-                watchers = list(self._watchers)
+                subscribers = list(self._subscribers)
             message = self._message()
-            for websocket in watchers:
+            for websocket in subscribers:
                 if not websocket.buffered_amount:
                     try:
                         websocket.send(message)
@@ -60,6 +63,6 @@ class StatsFeed:
 
     def _message(self) -> str:
         stats = default_engine().stats()
-        figures = {**asdict(stats), "traffic": stats.traffic._asdict()}
-        figures["round_trips"] = stats.round_trips._asdict()
-        return json.dumps({**figures, "time": time.monotonic(), "cpu": time.process_time()})
+        values = {**asdict(stats), "traffic": stats.traffic._asdict()}
+        values["round_trips"] = stats.round_trips._asdict()
+        return json.dumps({**values, "time": time.monotonic(), "cpu": time.process_time()})

@@ -1,7 +1,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
-from ..protocol.permessage_deflate import Terms
+from ..protocol.permessage_deflate import EndpointParameters
 from ..protocol.versions import Version
 from ..settings import Settings
 from .engine import EpollEngine
@@ -45,7 +45,7 @@ class Channel:
         version: Version,
         client: bool,
         python_codec: bool,
-        agreed: Terms | None,
+        agreed: EndpointParameters | None,
     ) -> None: ...
     def _write_message(
         self, message: str | bytes, compress: bool | None, held: bool = False

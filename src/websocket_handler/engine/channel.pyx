@@ -30,7 +30,7 @@ from .codec cimport (
     DECODER_NO_MEMORY,
     DECODER_PING,
     DECODER_PONG,
-    DECODER_STARVED,
+    DECODER_NEED_DATA,
     DECODER_VIOLATION,
     FRAME_CONTROL_BIT,
     FRAME_FIN,
@@ -131,7 +131,7 @@ cdef class Channel(Pollable):
     def _bind(self, engine, settings, version, bint client, bint python_codec, agreed):
         """Choose limits, codec and role, before the first byte. If it is `foreign` the codec is
         not here: what arrives goes through `_feed`, and frames come through `_write`. `agreed`
-        are the `Terms` of permessage-deflate, if it was negotiated."""
+        are the `EndpointParameters` of permessage-deflate, if it was negotiated."""
         cdef EpollEngine home = engine
         key = settings if agreed is None else (settings, agreed)
         rules = home.rules_by_settings.get(key)
@@ -145,7 +145,7 @@ cdef class Channel(Pollable):
         self.decoder.expect_masked = not client
         self.masks = client
         self.python_codec = python_codec
-        self.decoder.old_codes = bool(version.close_codes)
+        self.decoder.allow_1004 = bool(version._close_codes)
 
     def _attach_here(self, EpollEngine engine, int fd, bytes early, layer):
         """The engine's thread takes the socket in, and what came with it."""
@@ -1000,7 +1000,7 @@ cdef class Channel(Pollable):
             self.feed_elsewhere(data, size)
         while self.fd >= 0 and not self.python_codec and not self._discard_input:
             kind = decoder_next(&self.decoder, &cursor, end, &event)
-            if kind == DECODER_STARVED:
+            if kind == DECODER_NEED_DATA:
                 break
             self.deliver(kind, &event)
         self.tell_all_delivered()

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""What the engine takes from the codec: `core/` as it is, and its events as objects."""
+"""The codec's interface for the engine: the C functions of `core/`, and events as objects."""
 
 from cpython.pythread cimport PyThread_type_lock
 from libc.stddef cimport size_t
@@ -53,11 +53,11 @@ cdef extern from "core/decoder.h" nogil:
         uint8_t inflate_window_bits
         uint8_t inflate_takeover
         deflate_pool *pool
-        void *(*step_aside)() noexcept nogil
-        void (*step_back)(void *) noexcept nogil
+        void *(*gil_release)() noexcept nogil
+        void (*gil_acquire)(void *) noexcept nogil
 
     ctypedef enum decoder_kind:
-        DECODER_STARVED
+        DECODER_NEED_DATA
         DECODER_MESSAGE
         DECODER_PING
         DECODER_PONG
@@ -78,11 +78,11 @@ cdef extern from "core/decoder.h" nogil:
         const decoder_rules *rules
         uint64_t frames
         uint8_t expect_masked
-        uint8_t old_codes
+        uint8_t allow_1004
 
     decoder_kind decoder_next(
         decoder *d, uint8_t **cursor, uint8_t *end, decoder_event *event)
-    size_t decoder_want(decoder *d, uint64_t least, uint8_t **into)
+    size_t decoder_want(decoder *d, uint64_t min, uint8_t **into)
     decoder_kind decoder_received(decoder *d, size_t size, decoder_event *event)
     void decoder_free(decoder *d)
 
@@ -93,26 +93,26 @@ cdef str take_reason(decoder_event *event)
 cdef bint masking_key(uint8_t *key) except -1
 
 
-cdef deflate_pool spare_streams   # of the whole process; the GIL guards it
+cdef deflate_pool spare_streams   # shared by the process; protected by the GIL
 
 
 cdef class ConnectionLimits:
-    """The limits of `Settings`, and what was agreed about compression, as C code reads them."""
+    """The limits of `Settings` and the negotiated compression parameters, for C code."""
     cdef decoder_rules rules
     cdef size_t high_water
     cdef size_t max_buffered
     cdef uint32_t max_control_frames
-    cdef size_t compress_from      # the size from which messages are compressed
-    cdef int deflate_window_bits   # 0 for not at all
+    cdef size_t compress_from      # messages of at least this many bytes are compressed
+    cdef int deflate_window_bits   # 0 without compression
     cdef bint deflate_takeover
     cdef int level
     cdef int memory_level
 
 
 cdef class DeflateContext:
-    """What a connection remembers of the messages it has compressed, with context takeover.
+    """The compression context of a connection with context takeover.
 
-    One thread at a time may use it, from compressing a message to sending it.
+    A thread holds the lock from compressing a message until it is sent.
     """
     cdef deflater *deflater
     cdef PyThread_type_lock lock

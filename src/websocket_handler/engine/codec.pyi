@@ -1,11 +1,11 @@
 from ..protocol.assembly import Event, Limits
-from ..protocol.permessage_deflate import Terms
+from ..protocol.permessage_deflate import EndpointParameters
 
 HAS_DEFLATE: bool
 
 class Decoder:
     def __init__(
-        self, limits: Limits, expect_masked: bool, agreed: Terms | None = None
+        self, limits: Limits, expect_masked: bool, agreed: EndpointParameters | None = None
     ) -> None: ...
     def feed(self, data: bytes | bytearray | memoryview) -> list[Event]: ...
     def receive_into(self, data: bytes) -> tuple[int, list[Event]]: ...

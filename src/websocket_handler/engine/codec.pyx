@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # cython: initializedcheck=False, embedsignature=True
-"""The RFC 6455 codec of `core/` in Python's terms: its events as objects, its memory as bytes.
+"""The native RFC 6455 codec (`core/`) with Python objects for events and bytes for memory.
 
-The engine uses it from C; `Decoder` and `write_frame` make it an equal of the codec in
-`protocol`, for the tests that hold the two together.
+The engine calls it from C. `Decoder` and `write_frame` have the interface of the codec in
+`protocol`, for the tests that compare the two.
 """
 
 from os import strerror
@@ -50,20 +50,23 @@ HAS_DEFLATE = bool(deflate_is_available())
 
 
 cdef enum:
-    RECYCLED = 8              # large messages whose memory is used again,
-    LEAST_RECYCLED = 131072   # of at least this size
-    MOST_RECYCLED = 2097152   # and at most this: together 16 MiB
+    MAX_RECYCLED = 8                # buffers of large messages that are kept: at most 16 MiB
+    MIN_RECYCLED_BYTES = 131072
+    MAX_RECYCLED_BYTES = 2097152
 
 
-# --- memory of messages, as the decoder asks for it ---------------------------------------
+# --- memory of messages: the decoder's `reserve` and `release` ------------------------------
 
 cdef int reserve_bytes(decoder_storage *storage, uint64_t capacity) noexcept:
-    """Keep a message under way in the very bytes object that the listener will get."""
+    """Allocate or grow the bytes object that holds an incomplete message.
+
+    The listener receives this object, without a copy.
+    """
     cdef PyObject *owner = <PyObject *>storage.owner
     if capacity > <uint64_t>PY_SSIZE_T_MAX // 2:
         return 0
     if owner is NULL:
-        if capacity >= LEAST_RECYCLED:
+        if capacity >= MIN_RECYCLED_BYTES:
             owner = take_recycled(<Py_ssize_t>capacity)
         if owner is NULL:
             owner = bytes_or_null(NULL, <Py_ssize_t>capacity)
@@ -74,7 +77,7 @@ cdef int reserve_bytes(decoder_storage *storage, uint64_t capacity) noexcept:
     else:
         try:
             _PyBytes_Resize(&owner, <Py_ssize_t>capacity)
-        except MemoryError:  # the old object is gone then
+        except MemoryError:  # _PyBytes_Resize has freed the old object
             storage.owner = NULL
             storage.data = NULL
             storage.capacity = 0
@@ -90,23 +93,26 @@ cdef void release_bytes(decoder_storage *storage) noexcept:
     storage.owner = NULL
 
 
-# Memory for a large message comes back from the system page by page, which costs more than
-# receiving it. So the last few are kept, and used again once nobody else holds them.
+# Page faults in newly allocated memory cost more than receiving a large message into it. So the
+# buffers of the last few messages are kept, and reused once there is no other reference to them.
 cdef list recycled = []
 
 
-cdef PyObject *take_recycled(Py_ssize_t least) noexcept:
-    """A bytes object of about this size that nobody else has, or NULL; the caller owns it."""
+cdef PyObject *take_recycled(Py_ssize_t min_size) noexcept:
+    """Return a kept bytes object of more than `min_size` bytes without other references, or NULL.
+
+    The caller owns the reference.
+    """
     cdef PyObject *memory
     cdef Py_ssize_t i, size
     for i in range(len(recycled)):
         memory = PyList_GET_ITEM(recycled, i)
         size = PyBytes_GET_SIZE(<object>memory)
-        if Py_REFCNT(memory) == 1 and least < size <= MOST_RECYCLED:
+        if Py_REFCNT(memory) == 1 and min_size < size <= MAX_RECYCLED_BYTES:
             Py_XINCREF(memory)
             del recycled[i]
             try:
-                _PyBytes_Resize(&memory, size - 1)  # makes it forget its hash
+                _PyBytes_Resize(&memory, size - 1)  # also clears the cached hash
             except MemoryError:
                 return NULL
             return memory
@@ -114,15 +120,17 @@ cdef PyObject *take_recycled(Py_ssize_t least) noexcept:
 
 
 cdef void recycle(object memory) noexcept:
-    if PyBytes_GET_SIZE(memory) < LEAST_RECYCLED or PyBytes_GET_SIZE(memory) > MOST_RECYCLED:
+    """Keep the buffer of a large message for reuse."""
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(memory)
+    if size < MIN_RECYCLED_BYTES or size > MAX_RECYCLED_BYTES:
         return
-    if len(recycled) == RECYCLED:
+    if len(recycled) == MAX_RECYCLED:
         del recycled[0]
     recycled.append(memory)
 
 
 cdef object take_text(decoder_event *event):
-    """The str of a text that the decoder has found valid."""
+    """Return the str of a text, whose UTF-8 the decoder has checked."""
     cdef object text
     if event.is_ascii:
         text = PyUnicode_New(<Py_ssize_t>event.size, 127)
@@ -158,12 +166,12 @@ cdef str take_reason(decoder_event *event):
     return PyUnicode_DecodeUTF8(<char *>event.data, <Py_ssize_t>event.size, NULL)
 
 
-cdef void *step_aside() noexcept nogil:
-    """Let other threads run Python meanwhile."""
+cdef void *gil_release() noexcept nogil:
+    """Release the GIL; the result is for `gil_acquire`."""
     return <void *>PyEval_SaveThread()
 
 
-cdef void step_back(void *state) noexcept nogil:
+cdef void gil_acquire(void *state) noexcept nogil:
     PyEval_RestoreThread(<PyThreadState *>state)
 
 
@@ -179,8 +187,8 @@ cdef class ConnectionLimits:
         self.max_control_frames = min(getattr(limits, "max_control_frames", 0), 0xFFFFFFFF)
         self.compress_from = <size_t>PY_SSIZE_T_MAX
         self.rules.pool = &spare_streams
-        self.rules.step_aside = step_aside
-        self.rules.step_back = step_back
+        self.rules.gil_release = gil_release
+        self.rules.gil_acquire = gil_acquire
         if agreed is not None:
             self.rules.inflate_window_bits = agreed.inflate_window_bits
             self.rules.inflate_takeover = agreed.inflate_takeover
@@ -212,7 +220,7 @@ cdef class DeflateContext:
         PyThread_release_lock(self.lock)
 
     cdef void forget(self) noexcept:
-        """What is compressed next refers to no message before it."""
+        """Reset the context: the next message refers to no earlier message."""
         if self.deflater is not NULL:
             deflater_give(&spare_streams, self.deflater)
             self.deflater = NULL
@@ -225,7 +233,7 @@ cdef size_t random_left = 0
 
 
 cdef bint masking_key(uint8_t *key) except -1:
-    """Four unpredictable bytes (RFC 6455 section 10.3), from the kernel's generator."""
+    """Write four unpredictable bytes (RFC 6455 section 10.3) from the kernel to `key`."""
     global random_left
     if random_left < 4:
         if getrandom(random_pool, sizeof(random_pool), 0) != sizeof(random_pool):
@@ -237,16 +245,18 @@ cdef bint masking_key(uint8_t *key) except -1:
 
 
 def forget_random_bytes():
-    """In a forked child: the parent's masking keys must not be used again."""
+    """Discard buffered random bytes, so that a forked child does not reuse its parent's keys."""
     global random_left
     random_left = 0
 
 
-# --- the codec by itself ------------------------------------------------------------------
+# --- the codec as Python objects ------------------------------------------------------------
 
 cdef class Decoder:
-    """The native decoder with the interface of `protocol.message.Decoder`, its twin; with
-    `agreed`, the `Terms` of permessage-deflate, for compressed messages."""
+    """The native decoder with the interface of `protocol.message.Decoder`.
+
+    `agreed` are the `EndpointParameters` of permessage-deflate, None without compression.
+    """
 
     def __cinit__(self, limits, bint expect_masked, agreed=None):
         self.rules = ConnectionLimits(limits, agreed)
@@ -257,7 +267,7 @@ cdef class Decoder:
         decoder_free(&self.decoder)
 
     def feed(self, data):
-        """The events that `data` completes; an empty list if it completes none."""
+        """Return the events that `data` completes, possibly none."""
         cdef decoder_event event
         cdef decoder_kind kind
         copy = bytearray(data)  # unmasked in place
@@ -266,15 +276,17 @@ cdef class Decoder:
         events = []
         while True:
             kind = decoder_next(&self.decoder, &cursor, end, &event)
-            if kind == DECODER_STARVED:
+            if kind == DECODER_NEED_DATA:
                 return events
             if kind == DECODER_NO_MEMORY:
                 raise MemoryError
             events.append(event_of(kind, &event))
 
     def receive_into(self, data):
-        """As `feed`, for bytes that go straight into the message under way: how many did,
-        and the events. Takes nothing where no large message is under way."""
+        """Copy bytes of `data` directly into the incomplete message, as the engine receives them.
+
+        Returns the number of bytes copied and the events. The number is 0 if `feed` must be used.
+        """
         cdef decoder_event event
         cdef uint8_t *into = NULL
         cdef const uint8_t[::1] view = data
@@ -284,7 +296,7 @@ cdef class Decoder:
             return 0, []
         memcpy(into, &view[0], size)
         kind = decoder_received(&self.decoder, size, &event)
-        return size, [] if kind == DECODER_STARVED else [event_of(kind, &event)]
+        return size, [] if kind == DECODER_NEED_DATA else [event_of(kind, &event)]
 
 
 cdef object event_of(decoder_kind kind, decoder_event *event):
@@ -300,7 +312,7 @@ cdef object event_of(decoder_kind kind, decoder_event *event):
 
 
 def write_frame(int opcode, bytes payload not None, bint fin=True, bytes key=None):
-    """One frame, as `protocol.frame.write_frame` gives it."""
+    """Return one frame, like `protocol.frame.write_frame`."""
     cdef uint8_t header[FRAME_MAX_HEADER]
     cdef const uint8_t *masking = NULL
     cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)

@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # cython: initializedcheck=False, embedsignature=True
-"""One message to many connections: its frame is made once, and written without Python."""
+"""Broadcasts: one message to many connections, framed once and written by native code."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.pythread cimport PyThread_get_thread_ident
@@ -19,24 +19,25 @@ from .codec cimport (
 )
 from .engine cimport EpollEngine
 
-from ..protocol.deflate import LEAST_WINDOW_BITS, PLAIN
+from ..protocol.deflate import MIN_WINDOW_BITS, PLAIN
 
 
 def fan_out(tuple members, message, excluded=()):
-    """Send a `PreparedMessage` to every member that is open, keeps up, and has a codec here.
+    """Send a `PreparedMessage` to each member that is open, not backlogged, and uses the native
+    codec.
 
-    Returns how many these were, and a list of the others, but for those `excluded`. From any
-    thread; never waits.
+    Returns the number of these members, and a list of the other members, without those in
+    `excluded`. Thread-safe; never blocks.
     """
     cdef Channel channel
     cdef ConnectionLimits known = None
     cdef bytes frame = None
     cdef EpollEngine engine = None
     cdef size_t count = 0
-    cdef bint anyone = bool(excluded)
+    cdef bint has_excluded = bool(excluded)
     cdef list others = []
     for member in members:
-        if anyone and member in excluded:
+        if has_excluded and member in excluded:
             continue
         channel = <Channel?>member
         if channel._sendable and not channel.masks:
@@ -55,19 +56,20 @@ def fan_out(tuple members, message, excluded=()):
 
 
 cdef void wake(EpollEngine engine) noexcept:
-    """Have the engine send, if this is not its own thread, which does so at its turn's end."""
+    """Wake the engine to send, unless this is its own thread, which sends at the end of its
+    iteration."""
     if engine is not None and engine.owner != PyThread_get_thread_ident():
         engine.wake()
 
 
 cdef bytes frame_for(Channel channel, message):
-    """The frame as it is on a connection with the channel's rules that has sent nothing yet."""
+    """Return the frame for connections with the channel's rules and an empty context."""
     cdef ConnectionLimits rules = channel.rules
     cdef dict frames = message.frames
     cdef bint compressed = rules.deflate_window_bits and message.size >= rules.compress_from
     cdef tuple wire_format = PLAIN
     if compressed:
-        bits = max(rules.deflate_window_bits, LEAST_WINDOW_BITS)
+        bits = max(rules.deflate_window_bits, MIN_WINDOW_BITS)
         wire_format = (bits, rules.level, rules.memory_level)
     frame = frames.get(wire_format)
     if frame is None:
@@ -96,7 +98,7 @@ cdef bytes frame_of(uint8_t first, bytes payload):
 
 
 cdef bytes deflate(Channel channel, bytes payload):
-    """Without context; None if it does not shrink."""
+    """Return `payload` compressed with an empty context, None if it does not become smaller."""
     cdef size_t size = <size_t>PyBytes_GET_SIZE(payload)
     cdef bytes deflated = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size + 4)
     cdef size_t deflated_size = channel.deflate(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from .stats import Ledger, Stats
 
 if TYPE_CHECKING:
-    from ..protocol.permessage_deflate import Terms
+    from ..protocol.permessage_deflate import EndpointParameters
     from ..protocol.versions import Version
     from ..settings import Settings
     from . import channel
@@ -103,7 +103,7 @@ class ChannelInterface(Protocol):
         version: Version,
         client: bool,
         python_codec: bool,
-        agreed: Terms | None,
+        agreed: EndpointParameters | None,
     ) -> None: ...
     def _counts(self) -> Sequence[int]: ...
     def _count(

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The system calls of Linux that Cython does not know by itself."""
+"""Linux system calls that Cython does not declare."""
 
 from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t

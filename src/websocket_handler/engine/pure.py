@@ -19,7 +19,7 @@ from collections.abc import Callable, Container
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..protocol.permessage_deflate import Terms
+from ..protocol.permessage_deflate import EndpointParameters
 from ..protocol.prepared import PreparedMessage
 from ..protocol.versions import Version
 from ..settings import Settings
@@ -359,7 +359,7 @@ class Channel(Events):
         version: Version,  # noqa: ARG002
         client: bool,
         python_codec: bool,  # noqa: ARG002
-        agreed: Terms | None,  # noqa: ARG002
+        agreed: EndpointParameters | None,  # noqa: ARG002
     ) -> None:
         self._engine = engine
         self._limits = settings

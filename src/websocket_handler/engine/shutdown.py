@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import WebSocketError
-from ..protocol.check import GOING_AWAY, SERVICE_RESTART
+from ..protocol.close_codes import CloseCode
 from ..protocol.state import State
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def close_connections(
     engine: Engine,
-    code: int = GOING_AWAY,
+    code: int = CloseCode.GOING_AWAY,
     reason: str = "",
     timeout: float | None = None,
     only: Callable[[Any], bool] = lambda _: True,
@@ -88,11 +88,11 @@ class ClosesAll:
         """
         engine: Engine = self  # type: ignore[assignment]
         if not window:
-            return close_connections(engine, code or GOING_AWAY, reason, timeout)
+            return close_connections(engine, code or CloseCode.GOING_AWAY, reason, timeout)
         if engine.is_running and engine.is_own_thread():
             raise WebSocketError("close_all() with a window would block the engine's own thread")
         engine.ledger.is_draining = True
-        code = code or SERVICE_RESTART
+        code = code or CloseCode.SERVICE_RESTART
         _close_within(engine, window, code, reason)
         return close_connections(engine, code, reason, timeout)
 

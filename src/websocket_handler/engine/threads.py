@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextvars import Context
 from functools import partial
 
-from ..protocol.check import GOING_AWAY
+from ..protocol.close_codes import CloseCode
 from .channel import Channel
 from .empty_context import in_empty_context
 from .engine import EpollEngine
@@ -317,7 +317,7 @@ class Engine(ClosesAll, EpollEngine):
         self._call_soon = None
         self.adopt_thread()
         for channel in self.channels():
-            channel._start_closing(GOING_AWAY, "")
+            channel._start_closing(CloseCode.GOING_AWAY, "")
         super().close()
 
     async def _end_with_loop(self) -> None:

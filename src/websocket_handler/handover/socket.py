@@ -34,7 +34,7 @@ from typing import Any, ClassVar, Protocol
 from ..engine import IS_NATIVE, Engine, default_engine
 from ..engine.tls import Socket, SSLSocket, is_of_gevent, is_tls, take_from_gevent
 from ..errors import WebSocketError
-from ..protocol.check import INTERNAL_ERROR
+from ..protocol.close_codes import CloseCode
 from ..protocol.handshake import Accepted
 from ..protocol.state import State
 from ..websocket import Stream, WebSocket, close_stream
@@ -178,7 +178,7 @@ class Handover:
         elif self.is_detached:
             self._stage = Stage.COMPLETE
             if self.websocket._outcome is not None:
-                self.websocket.close(INTERNAL_ERROR, "internal error")
+                self.websocket.close(CloseCode.INTERNAL_ERROR, "internal error")
 
     def decline(self, status: int) -> None:
         """The server sends the response: `connect()` was not called, and is too late now."""
@@ -231,7 +231,7 @@ class Handover:
         if status >= 400:
             if websocket.state is not State.CLOSED:
                 logger.warning("%r: the handler failed with %d after the 101", websocket, status)
-            websocket.close(INTERNAL_ERROR, "internal error")
+            websocket.close(CloseCode.INTERNAL_ERROR, "internal error")
         elif is_conversation:
             websocket.close()
 

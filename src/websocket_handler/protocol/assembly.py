@@ -1,4 +1,4 @@
-"""What the decoders of all versions share: reading a stream, and putting messages together."""
+"""The parts that the decoders of all versions share: stream reading and message assembly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .check import Violation
 
 
 class Message(NamedTuple):
-    """A whole message: str for text, bytes for binary."""
+    """A complete message: str for text, bytes for binary."""
 
     data: str | bytes
 
@@ -26,7 +26,7 @@ class Pong(NamedTuple):
 class Close(NamedTuple):
     """The peer's close frame; `code` is 1005 if it had none (RFC 6455 section 7.1.5).
 
-    `cookie` is what its answer must repeat, in the versions whose answer repeats something.
+    `cookie` is the body that the reply must repeat, in the versions that require this.
     """
 
     code: int
@@ -35,7 +35,8 @@ class Close(NamedTuple):
 
 
 class Completed(NamedTuple):
-    """The rest of a handshake has come; send `response` and the connection is open."""
+    """The last bytes of a handshake have arrived: once `response` is sent, the connection is
+    open."""
 
     response: bytes
 
@@ -44,7 +45,7 @@ Event = Message | Ping | Pong | Close | Violation | Completed
 
 
 class Limits(Protocol):
-    """How much one message may take; `Settings` fits."""
+    """The limits of one message; `Settings` has these attributes."""
 
     @property
     def max_message_size(self) -> int: ...
@@ -54,30 +55,30 @@ class Limits(Protocol):
     def max_empty_fragments(self) -> int: ...
 
 
-class Broken(Exception):
-    """A rule was broken; ends `StreamDecoder.feed`."""
+class ProtocolViolation(Exception):
+    """Raised within a decoder when the peer violates a rule; `feed` turns it into an event."""
 
     def __init__(self, violation: Violation) -> None:
         self.violation = violation
 
 
-class Starved:
-    """More bytes are needed before anything else can be said."""
+class NeedData:
+    """The result of a decoder that needs more bytes before it can return an event."""
 
 
-STARVED = Starved()
+NEED_DATA = NeedData()
 
 
 def enforce(violation: Violation | None) -> None:
+    """Raise `ProtocolViolation` unless `violation` is None."""
     if violation is not None:
-        raise Broken(violation)
+        raise ProtocolViolation(violation)
 
 
 class StreamDecoder:
-    """Turns the bytes of one peer into events; a version says how to `_read` the next one.
+    """Turns the bytes of one peer into events; subclasses implement `_read` for their framing.
 
-    After a `Close` or a `Violation` everything else is ignored (RFC 6455 sections 5.5.1 and
-    7.1.7).
+    All bytes after a `Close` or a `Violation` are ignored (RFC 6455 sections 5.5.1 and 7.1.7).
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -86,31 +87,35 @@ class StreamDecoder:
         self._assembly: Assembly | None = None
         self._finished = False
         self.frames = 0
-        """How many came so far."""
+        """The number of frames received so far."""
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Event]:
-        """The events that `data` completes; an empty list if it completes none."""
+        """Return the events that `data` completes, possibly none."""
         self._unread += data
         events: list[Event] = []
         try:
             while not self._finished:
                 event = self._read()
-                if isinstance(event, Starved):
+                if isinstance(event, NeedData):
                     break
                 if event is not None:
                     events.append(event)
-        except Broken as broken:
+        except ProtocolViolation as error:
             self._finished = True
-            events.append(broken.violation)
+            events.append(error.violation)
         if self._finished:
             self._unread.clear()
         return events
 
-    def _read(self) -> Event | Starved | None:
+    def _read(self) -> Event | NeedData | None:
+        """Read on in `_unread` and return the next event, or None if there is none yet.
+
+        Returns `NEED_DATA` if more bytes are needed.
+        """
         raise NotImplementedError
 
     def _take(self, size: int) -> bytes:
-        """At most the next `size` bytes of what has arrived, which are read then."""
+        """Remove and return at most `size` bytes of the unread data."""
         taken = bytes(self._unread[:size])
         del self._unread[: len(taken)]
         return taken
@@ -122,35 +127,35 @@ class StreamDecoder:
 
 
 class Assembly:
-    """A message whose parts are arriving, and what it has used of the limits.
+    """An incomplete message, and how much of the limits it has used.
 
-    Bad text breaks section 8.1, unless the version `mends_text` with U+FFFD.
+    Invalid UTF-8 violates section 8.1, unless `replaces_invalid_utf8`: then U+FFFD replaces it.
     """
 
-    def __init__(self, is_text: bool, limits: Limits, mends_text: bool = False) -> None:
+    def __init__(self, is_text: bool, limits: Limits, replaces_invalid_utf8: bool = False) -> None:
         self._limits = limits
         self._payload = bytearray()
         self._is_text = is_text
-        checks = is_text and not mends_text
+        checks = is_text and not replaces_invalid_utf8
         self._text = codecs.getincrementaldecoder("utf-8")() if checks else None
         self._size = self._fragments = self._empty = 0
 
     def announce(self, length: int, fin: bool) -> None:
-        """Check the limits at the frame header, before memory is taken for its payload."""
+        """Check the limits at the frame header, before memory is allocated for its payload."""
         limits = self._limits
         self.grow(length)
         self._fragments += 1
         if self._fragments > limits.max_fragments:
-            raise Broken(check.TOO_MANY_FRAGMENTS)
+            raise ProtocolViolation(check.TOO_MANY_FRAGMENTS)
         if length == 0 and not fin:
             self._empty += 1
             if self._empty > limits.max_empty_fragments:
-                raise Broken(check.TOO_MANY_EMPTY)
+                raise ProtocolViolation(check.TOO_MANY_EMPTY)
 
     def grow(self, length: int) -> None:
-        """Check that the message may become `length` bytes longer."""
+        """Add `length` bytes to the size of the message, if the limit allows it."""
         if length > self._limits.max_message_size - self._size:
-            raise Broken(check.TOO_BIG)
+            raise ProtocolViolation(check.TOO_BIG)
         self._size += length
 
     def append(self, part: bytes) -> None:
@@ -164,14 +169,17 @@ class Assembly:
         )
 
     def _check_text(self, part: bytes, final: bool) -> None:
-        """Section 8.1. Only the verdict is kept: one buffer a message, no object a fragment."""
+        """Check the UTF-8 of a text message (section 8.1).
+
+        The decoded text is discarded: the message is decoded once, when it is complete.
+        """
         if self._text is None:
             return
         try:
             self._text.decode(part, final)
         except UnicodeDecodeError:
-            raise Broken(check.INVALID_TEXT) from None
-        # Python looks at the third byte of a surrogate before it refuses it; the second tells.
+            raise ProtocolViolation(check.INVALID_TEXT) from None
+        # Python rejects a surrogate at its third byte; the second already shows that it is one.
         unfinished = bytes(self._text.getstate()[0])
         if unfinished[:1] == b"\xed" and unfinished[1:] >= b"\xa0":
-            raise Broken(check.INVALID_TEXT)
+            raise ProtocolViolation(check.INVALID_TEXT)

@@ -1,7 +1,6 @@
-"""A client's part of the handshake, of any version: what to send, and was it understood?
+"""The client's side of the opening handshake, for all versions, without I/O.
 
-Knows bytes, as the rest of `protocol` does: `request` is to be sent, whatever comes is to
-be fed.
+The caller sends `ClientHandshake.request` and passes the received bytes to `feed`.
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ from urllib.parse import urlsplit
 
 from ..errors import HandshakeFailed
 from . import permessage_deflate
-from .permessage_deflate import Agreement, Compression
+from .permessage_deflate import Compression, NegotiatedParameters
 from .request import FIELD_VALUE, TOKEN, Headers, check_field, tokens
 from .versions import Version
 from .versions.version import Offer
 
 MAX_HEAD_SIZE = 64 << 10
-"""The longest response head that is read; beyond it the handshake has failed."""
+"""The largest accepted head of a response, in bytes; a larger one fails the handshake."""
 
 MAX_BODY_SHOWN = 64 << 10
-"""How much of a refusal's body `HandshakeFailed` carries at most."""
+"""The part of an error response's body that `HandshakeFailed` includes, in bytes."""
 
 DEFAULT_PORTS = {"ws": 80, "wss": 443}
 
@@ -37,11 +36,12 @@ OWN_HEADERS = frozenset(
     ("host", "upgrade", "connection", "origin", "content-length", "transfer-encoding")
 )
 OWN_PREFIXES = ("sec-websocket-", "websocket-")
-"""Headers that the handshake sets, or that would make something else of the request."""
+"""Headers that the caller cannot set: the handshake sets them, or they would change the meaning
+of the request."""
 
 
 class Address(NamedTuple):
-    """Where a URL leads to, and what is asked for there (RFC 6455 section 3)."""
+    """The parts of a WebSocket URL (RFC 6455 section 3)."""
 
     secure: bool
     host: str
@@ -50,54 +50,54 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """Raises `ValueError` for anything but a sound ws: or wss: URL."""
-        if any(character <= " " for character in url):  # some of which urlsplit leaves out
-            raise ValueError(f"there is white space in the URL {url!r}")
+        """Parse `url`. Raises `ValueError` unless it is a valid ws: or wss: URL."""
+        if any(character <= " " for character in url):  # urlsplit silently removes some
+            raise ValueError(f"the URL {url!r} contains whitespace")
         parts = urlsplit(url)
         if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
-            raise ValueError(f"{url!r} is no ws: or wss: URL")
-        if "[" in parts.netloc and not _is_ipv6(parts.hostname):  # Python 3.10 takes names, too
-            raise ValueError(f"only an IPv6 address has brackets, unlike {parts.hostname!r}")
+            raise ValueError(f"{url!r} is not a ws: or wss: URL")
+        if "[" in parts.netloc and not _is_ipv6(parts.hostname):  # Python 3.10 accepts names too
+            raise ValueError(f"only an IPv6 address may be in brackets, not {parts.hostname!r}")
         if parts.fragment or "#" in url:
-            raise ValueError("the URL of a WebSocket has no fragment")
+            raise ValueError("a WebSocket URL must not have a fragment")
         if parts.username is not None:
-            raise ValueError("credentials go into a header, not into the URL")
+            raise ValueError("credentials must be sent in a header, not in the URL")
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         if not FIELD_VALUE.fullmatch(target) or not target.isascii():
             raise ValueError("the path and query of the URL must be percent-encoded")
         host = parts.hostname if parts.hostname.isascii() else _in_ascii(parts.hostname)
         if not HOST.fullmatch(host):
-            raise ValueError(f"{host!r} cannot be the name of a host")
+            raise ValueError(f"{host!r} is not a valid host name")
         port = DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
         if port == 0:
-            raise ValueError("no server has port 0")
+            raise ValueError("port 0 is not valid")
         return cls(parts.scheme == "wss", host, port, target)
 
     @property
     def host_header(self) -> str:
-        """The host as the Host header has it: without the port where that is the default."""
+        """The value of the Host header: without the port if it is the default port."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         default = DEFAULT_PORTS["wss" if self.secure else "ws"]
         return host if self.port == default else f"{host}:{self.port}"
 
 
 class Established(NamedTuple):
-    """The server agreed."""
+    """The result of a successful handshake."""
 
     subprotocol: str | None
     headers: Headers
     secret: bytes
     rest: bytes
-    """What came after the handshake: the first frames."""
-    agreement: Agreement | None = None
+    """The bytes that followed the handshake: the first frames."""
+    negotiated: NegotiatedParameters | None = None
 
 
 class ClientHandshake:
-    """One handshake. `compression` is what is offered to the server, False for nothing; a
-    version that has no compression does not offer it.
+    """A handshake from the client's side.
 
-    Raises `ValueError` for headers or subprotocols that cannot be sent, and
-    `UnsupportedByVersion` for several subprotocols where a version offers one only.
+    `compression` is offered to the server, unless the version does not support it; False offers
+    none. Raises `ValueError` for an invalid header or subprotocol, and `UnsupportedByVersion` if
+    the version can offer only one subprotocol and there are more.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class ClientHandshake:
             if not TOKEN.fullmatch(name):
                 raise ValueError(f"{name!r} cannot be the name of a subprotocol")
         self._compressions: list[Compression] = []
-        if isinstance(compression, Compression) and version.is_native:
+        if isinstance(compression, Compression) and version._is_native:
             self._compressions = permessage_deflate.offers(compression)
         offer = Offer(
             address.host_header,
@@ -133,39 +133,39 @@ class ClientHandshake:
             ", ".join(map(permessage_deflate.offer, self._compressions)),
         )
         self._offered = subprotocols
-        self._hello = version.hello(offer)
+        self._client_request = version._client_request(offer)
         self._received = bytearray()
-        self._searched = 0  # bytes of it in which no end of the head begins
+        self._searched = 0  # bytes of it in which the end of the head does not begin
         self._head: tuple[int, Headers] | None = None
-        self._wanted = 0  # bytes after it
-        self.request = self._hello.request
+        self._body_size = 0  # bytes to wait for after the head
+        self.request = self._client_request.request
 
     def feed(self, data: bytes) -> Established | None:
-        """What the server sent; gives the result once the response is complete.
+        """Process bytes from the server; return the result once the response is complete.
 
-        Raises `HandshakeFailed` for any response but the right one. With b"", the server has
-        ended the connection.
+        b"" means that the server has closed the connection. Raises `HandshakeFailed` if the
+        response does not accept the handshake.
         """
         self._received += data
         head = self._head or self._read_head()
         if head is None:
             if not data:
-                raise HandshakeFailed("the server ended the connection without a response")
+                raise HandshakeFailed("the server closed the connection without a response")
             return None
         status, headers = head
-        if data and len(self._received) < self._wanted:
+        if data and len(self._received) < self._body_size:
             return None
         if status != 101:
             body = _body_shown(headers, bytes(self._received[:MAX_BODY_SHOWN]))
             if body is None and data and len(self._received) < MAX_BODY_SHOWN:
                 return None
             raise self._refusal(status, headers, body)
-        if len(self._received) < self._wanted:
-            raise HandshakeFailed("the server ended the connection within its response")
+        if len(self._received) < self._body_size:
+            raise HandshakeFailed("the server closed the connection within its response")
         return self._verify(headers)
 
     def _read_head(self) -> tuple[int, Headers] | None:
-        """Take the head out of what has been received; None while it is not whole."""
+        """Remove the head from the received bytes and return it, None if it is incomplete."""
         end = self._received.find(HEAD_ENDS, self._searched)
         if max(end, len(self._received) if end < 0 else 0) > MAX_HEAD_SIZE:
             raise HandshakeFailed("the head of the response is too long")
@@ -175,7 +175,7 @@ class ClientHandshake:
         head = bytes(self._received[:end])
         del self._received[: end + len(HEAD_ENDS)]
         status, headers = self._head = _parse_head(head)
-        self._wanted = self._hello.body_size if status == 101 else _body_size(headers)
+        self._body_size = self._client_request.body_size if status == 101 else _body_size(headers)
         return self._head
 
     def _refusal(self, status: int, headers: Headers, body: bytes | None) -> HandshakeFailed:
@@ -183,26 +183,26 @@ class ClientHandshake:
         return HandshakeFailed(reason, status, headers.fields(), body or b"")
 
     def _verify(self, headers: Headers) -> Established:
-        size = self._hello.body_size
+        size = self._client_request.body_size
         try:
             _check_upgrade(headers)
-            secret = self._hello.verify(headers, bytes(self._received[:size]))
+            secret = self._client_request.verify(headers, bytes(self._received[:size]))
             subprotocol = self._subprotocol(headers)
-            agreement = self._agreement(headers)
+            negotiated = self._negotiated(headers)
         except ValueError as error:
             raise HandshakeFailed(str(error), 101, headers.fields()) from None
-        return Established(subprotocol, headers, secret, bytes(self._received[size:]), agreement)
+        return Established(subprotocol, headers, secret, bytes(self._received[size:]), negotiated)
 
-    def _agreement(self, headers: Headers) -> Agreement | None:
+    def _negotiated(self, headers: Headers) -> NegotiatedParameters | None:
         if not self._compressions:
             return None
         values = headers.get_all(permessage_deflate.HEADER)
         return permessage_deflate.confirm_offers(values, self._compressions)
 
     def _subprotocol(self, headers: Headers) -> str | None:
-        chosen = headers.get_all(self._hello.subprotocol_header)
+        chosen = headers.get_all(self._client_request.subprotocol_header)
         if not chosen:
-            if self._offered and self._hello.needs_subprotocol:
+            if self._offered and self._client_request.needs_subprotocol:
                 raise ValueError(f"the server did not take the subprotocol {self._offered[0]!r}")
             return None
         if len(chosen) > 1 or chosen[0] not in self._offered:
@@ -218,15 +218,15 @@ def _is_ipv6(host: str) -> bool:
 
 
 def _in_ascii(host: str) -> str:
-    """An internationalized name as the Host header has it (RFC 3490)."""
+    """Return an internationalized name in its ASCII form (RFC 3490)."""
     try:
         return host.encode("idna").decode()
     except UnicodeError:
-        raise ValueError(f"{host!r} cannot be the name of a host") from None
+        raise ValueError(f"{host!r} is not a valid host name") from None
 
 
 def _body_size(headers: Headers) -> int:
-    """How much of a refusal's body is worth waiting for."""
+    """Return the number of bytes of an error response's body to wait for."""
     length = headers.get("Content-Length", "")
     if not length and headers.get("Connection", "").lower() == "close":
         return MAX_BODY_SHOWN  # it ends with the connection
@@ -234,7 +234,10 @@ def _body_size(headers: Headers) -> int:
 
 
 def _body_shown(headers: Headers, body: bytes) -> bytes | None:
-    """The body of a refusal, its chunks joined (RFC 9112 section 7.1); None if more is to come."""
+    """Return the body of an error response, with its chunks joined (RFC 9112 section 7.1).
+
+    Returns None if a chunked body is incomplete.
+    """
     if "chunked" not in headers.get("Transfer-Encoding", "").lower():
         return body
     if not body.endswith(b"0\r\n\r\n"):
@@ -255,7 +258,7 @@ def _check_upgrade(headers: Headers) -> None:
 
 
 def _parse_head(head: bytes) -> tuple[int, Headers]:
-    """Raises `HandshakeFailed` for what is no HTTP."""
+    """Return status and headers. Raises `HandshakeFailed` if `head` is not valid HTTP."""
     status_line, *lines = head.decode("latin-1").split("\r\n")
     found = STATUS_LINE.fullmatch(status_line)
     if found is None:
@@ -265,6 +268,6 @@ def _parse_head(head: bytes) -> tuple[int, Headers]:
         name, colon, value = line.partition(":")
         value = value.strip(" \t")
         if not colon or not TOKEN.fullmatch(name) or not FIELD_VALUE.fullmatch(value):
-            raise HandshakeFailed(f"the response has a bad header line: {line[:100]!r}")
+            raise HandshakeFailed(f"the response has an invalid header line: {line[:100]!r}")
         fields.append((name, value))
     return int(found[1]), Headers(fields)

@@ -1,7 +1,7 @@
-"""Compressing and decompressing messages (RFC 7692 section 7.2), by the standard library's zlib.
+"""Compression and decompression of messages (RFC 7692 section 7.2) with the standard `zlib`.
 
-An `Inflater` and a `Deflater` belong to one connection; with context takeover they remember
-what the messages before were made of. The native twin is engine/core/deflate.c.
+Each connection has its own `Inflater` and `Deflater`. With context takeover they keep their
+zlib stream from message to message. The native counterpart is engine/core/deflate.c.
 """
 
 from __future__ import annotations
@@ -10,28 +10,30 @@ import zlib
 from typing import TYPE_CHECKING, TypeAlias
 
 from . import check
-from .assembly import Assembly, Broken, Limits, Message
+from .assembly import Assembly, Limits, Message, ProtocolViolation
 
 if TYPE_CHECKING:
     from zlib import _Compress, _Decompress
 
 TAIL = b"\x00\x00\xff\xff"
-"""What a flush ends with, and what is left out of the payload (section 7.2.1)."""
+"""The end of a zlib sync flush, which is removed from the payload (section 7.2.1)."""
 
 LAST_BLOCK = b"\x01\x00\x00\xff\xff"
-"""With BFINAL, without compression, and empty."""
+"""An empty uncompressed block with BFINAL set."""
 
-LEAST_WINDOW_BITS = 9
-"""zlib has no window of 256 bytes to compress with. But it looks back over 262 bytes less
-than its window has, which for 9 bits is 250: such a stream needs no more than 8 bits."""
+MIN_WINDOW_BITS = 9
+"""zlib cannot compress with a window of 256 bytes. But it looks back over 262 bytes less than its
+window size. With 9 bits this is 250 bytes, which a peer can decompress with a window of 8 bits."""
 
 WireFormat: TypeAlias = tuple[int, int, int]
-"""Window bits, level and memory level: by these, two compressed frames are the same."""
+"""Window bits, level and memory level: equal values produce equal compressed frames."""
 
 PLAIN: WireFormat = (0, 0, 0)
 """Not compressed."""
 
-PIECE = 1024  # bytes inflated at once: what follows the end of a stream is copied
+PIECE = 1024
+"""Bytes that are inflated at a time. zlib copies the bytes after the end of a stream, so larger
+pieces would let a peer cause large copies."""
 
 
 class Inflater:
@@ -43,10 +45,11 @@ class Inflater:
         self._stream: _Decompress | None = None
         self._begun = False  # whether the message has used the stream it will end in
 
-    def inflate(self, part: bytes, room: int) -> bytes:
-        """The bytes that the next `part` of a message stands for, at most `room`.
+    def inflate(self, part: bytes, max_size: int) -> bytes:
+        """Return the decompressed bytes of the next `part` of a message.
 
-        Ends with 1009 as soon as there are more, and with 1007 for a bad stream.
+        Fails the connection with 1009 for more than `max_size` bytes and with 1007 for invalid
+        compressed data.
         """
         output = bytearray()
         for start in range(0, len(part), PIECE):
@@ -55,34 +58,34 @@ class Inflater:
                 stream = self._stream = self._stream or zlib.decompressobj(-self._window_bits)
                 self._begun = True
                 try:
-                    output += stream.decompress(piece, room + 1 - len(output))
+                    output += stream.decompress(piece, max_size + 1 - len(output))
                 except zlib.error:
-                    raise Broken(check.INVALID_DEFLATE) from None
-                if len(output) > room:
-                    raise Broken(check.TOO_BIG)
+                    raise ProtocolViolation(check.INVALID_DEFLATE) from None
+                if len(output) > max_size:
+                    raise ProtocolViolation(check.TOO_BIG)
                 piece = stream.unused_data
                 if stream.eof:  # a block with BFINAL (7.2.3.4): another stream may follow
                     self._stream, self._begun = None, False
         return bytes(output)
 
-    def flush(self, room: int) -> bytes:
-        """What is left when the payload of a message is complete.
+    def flush(self, max_size: int) -> bytes:
+        """Return the remaining decompressed bytes once the payload of a message is complete.
 
-        A payload that is empty stands for an empty message, as some peers send it.
+        An empty payload is an empty message, as some peers send it.
         """
-        return self.inflate(TAIL, room) if self._begun else b""
+        return self.inflate(TAIL, max_size) if self._begun else b""
 
     def finish(self) -> None:
-        """Get ready for the next message; ends with 1007 if this one was broken off."""
+        """Prepare for the next message; fails the connection with 1007 if this one was cut off."""
         if self._begun and not self._is_between_blocks():
-            raise Broken(check.INVALID_DEFLATE)
+            raise ProtocolViolation(check.INVALID_DEFLATE)
         self._begun = False
         if not self._takeover:
             self._stream = None
 
     def _is_between_blocks(self) -> bool:
-        """Whether the message ended where a block did, on a byte boundary: whether nothing
-        but an empty last block is missing."""
+        """Whether the message ended at the end of a block and on a byte boundary, so that an
+        empty last block can follow."""
         assert self._stream is not None
         probe = self._stream.copy() if self._takeover else self._stream
         try:
@@ -93,12 +96,12 @@ class Inflater:
 
 
 class Deflater:
-    """Compresses the messages to one peer, those of at least `threshold` bytes."""
+    """Compresses the messages to one peer that have at least `threshold` bytes."""
 
     def __init__(
         self, window_bits: int, takeover: bool, level: int, memory_level: int, threshold: int
     ) -> None:
-        self._window_bits = max(window_bits, LEAST_WINDOW_BITS)
+        self._window_bits = max(window_bits, MIN_WINDOW_BITS)
         self._takeover = takeover
         self._level = level
         self._memory_level = memory_level
@@ -106,10 +109,11 @@ class Deflater:
         self._stream: _Compress | None = None
 
     def deflate(self, data: bytes, compress: bool | None = None) -> bytes | None:
-        """The payload that stands for `data`; None if it is to be sent as it is: if it is
-        below the threshold (unless `compress` says otherwise) or does not shrink.
+        """Return the compressed payload of `data`, None to send the message uncompressed.
 
-        In the second case what was remembered is forgotten: the peer does not see it.
+        Returns None if `compress` is False, if `compress` is None and `data` is smaller than the
+        threshold, or if `data` does not become smaller. In the last case the context is reset,
+        because the peer never receives the compressed data.
         """
         if compress is False or (compress is None and len(data) < self._threshold):
             return None
@@ -127,21 +131,21 @@ class Deflater:
         return payload
 
     def wire_format(self, size: int) -> WireFormat:
-        """Of a message of `size` bytes, if it refers to none before."""
+        """Return the format of a message of `size` bytes whose context is empty."""
         if size < self._threshold:
             return PLAIN
         return self._window_bits, self._level, self._memory_level
 
     def forget(self) -> None:
-        """What comes next refers to no message before it."""
+        """Reset the context: the next message refers to no earlier message."""
         self._stream = None
 
 
 class CompressedAssembly(Assembly):
-    """A message whose compressed parts are arriving; the limit holds for what they become.
+    """An incomplete compressed message; `max_message_size` limits its decompressed size.
 
-    Their own size is bounded too, by what a message of the greatest size can need, so that
-    nobody can have us read blocks of nothing for ever.
+    The compressed size is limited as well, to the largest that a message of `max_message_size`
+    can have. Otherwise a peer could send empty blocks forever.
     """
 
     def __init__(self, is_text: bool, limits: Limits, inflater: Inflater) -> None:
@@ -149,18 +153,18 @@ class CompressedAssembly(Assembly):
         self._inflater = inflater
 
     def grow(self, length: int) -> None:
-        most = self._limits.max_message_size
-        if length > most + (most >> 3) + 64 - self._size:
-            raise Broken(check.TOO_BIG)
+        limit = self._limits.max_message_size
+        if length > limit + (limit >> 3) + 64 - self._size:
+            raise ProtocolViolation(check.TOO_BIG)
         self._size += length
 
     def append(self, part: bytes) -> None:
-        super().append(self._inflater.inflate(part, self._room()))
+        super().append(self._inflater.inflate(part, self._remaining_size()))
 
     def finish(self) -> Message:
-        super().append(self._inflater.flush(self._room()))
+        super().append(self._inflater.flush(self._remaining_size()))
         self._inflater.finish()
         return super().finish()
 
-    def _room(self) -> int:
+    def _remaining_size(self) -> int:
         return self._limits.max_message_size - len(self._payload)

@@ -1,11 +1,11 @@
-"""Frames as they were from hybi-01 to hybi-06, before RFC 6455's.
+"""The frames of hybi-01 to hybi-06, before those of RFC 6455.
 
 byte 0: MORE or FIN, three reserved bits, opcode      opcodes: 0 continuation, 1 close,
 byte 1: a reserved bit, 7 bits of length              2 ping, 3 pong, 4 text, 5 binary
 then 2 or 8 bytes of length for 126 and 127, then the payload
 
-From hybi-04 on a client's frame, header included, is masked with a keystream, whose four
-bytes of origin stand before it. What the drafts differ in is a `Format`.
+From hybi-04 on, a client masks the frame, including its header, with a keystream that is derived
+from the four bytes before the frame. A `Format` holds the differences between the drafts.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from dataclasses import dataclass
 
 from . import check
 from .assembly import (
-    STARVED,
+    NEED_DATA,
     Assembly,
-    Broken,
     Close,
     Event,
     Limits,
+    NeedData,
     Ping,
     Pong,
-    Starved,
+    ProtocolViolation,
     StreamDecoder,
     enforce,
 )
 from .check import Violation
+from .close_codes import CloseCode
 from .frame import MAX_CONTROL_PAYLOAD, OPCODE_BITS, RESERVED_BITS, Opcode, apply_mask
 
 CONTINUATION, CLOSE, PING, PONG, TEXT, BINARY = range(6)
@@ -48,27 +49,27 @@ NONCE_SIZE = 4
 
 @dataclass(frozen=True)
 class Format:
-    """What the drafts with these frames differ in."""
+    """The differences between the drafts that use these frames."""
 
     has_fin: bool
-    """Whether bit 7 of byte 0 says "last fragment" (FIN) or "more fragments" (MORE)."""
+    """Whether bit 7 of byte 0 means "last fragment" (FIN) rather than "more fragments" (MORE)."""
     keystream: Callable[[bytes, bytes], bytes] | None
-    """(the four bytes before the frame, the secret) → bytes to XOR with, over and over;
-    None where clients do not mask."""
+    """Takes the four bytes before the frame and the secret; returns the bytes to XOR with,
+    repeated as needed. None if clients do not mask."""
     read_close: Callable[[bytes], Close]
     write_close: Callable[[int | None, str, bool], bytes]
-    """(code, reason, whether we are the client) → the body of a close frame."""
+    """Takes code, reason and whether this end is the client; returns the body of a close frame."""
     copies_close: bool = False
-    """Whether a close frame is answered with a copy of itself."""
+    """Whether the reply to a close frame is a copy of it."""
 
 
 def read_cookie(payload: bytes) -> Close:
-    """hybi-01 to -04: the body is the initiator's cookie, to be copied into the answer."""
-    return Close(check.NO_CODE_RECEIVED, "", payload)
+    """Return the close of hybi-01 to hybi-04, whose body is a cookie that the reply must copy."""
+    return Close(CloseCode.NO_CODE_RECEIVED, "", payload)
 
 
 def write_cookie(_code: int | None, _reason: str, is_client: bool) -> bytes:
-    """Anything, as long as it differs from what the other end would choose."""
+    """Return a cookie: any bytes that the other end would not choose."""
     return b"client" if is_client else b"server"
 
 
@@ -77,7 +78,8 @@ def write_nothing(_code: int | None, _reason: str, _is_client: bool) -> bytes:
 
 
 class EarlyDecoder(StreamDecoder):
-    """Reads these frames. `expect_masked` is True in a server, from hybi-04 on."""
+    """Decodes these frames. `expect_masked` is True for a server; only from hybi-04 on are frames
+    masked."""
 
     def __init__(self, form: Format, limits: Limits, expect_masked: bool, secret: bytes) -> None:
         super().__init__(limits)
@@ -86,16 +88,16 @@ class EarlyDecoder(StreamDecoder):
         self._nonce_size = NONCE_SIZE if expect_masked and form.keystream else 0
         self._key = b""
         self._position = 0  # in the keystream
-        self._remaining: int | None = None  # payload bytes of the frame under way
+        self._remaining: int | None = None  # payload bytes of the current frame
         self._fin = True
 
-    def _read(self) -> Event | Starved | None:
+    def _read(self) -> Event | NeedData | None:
         return self._read_header() if self._remaining is None else self._read_payload()
 
-    def _read_header(self) -> Event | Starved | None:
+    def _read_header(self) -> Event | NeedData | None:
         start = self._nonce_size
         if len(self._unread) < start + 2:
-            return STARVED
+            return NEED_DATA
         key = b""
         if start and self._format.keystream is not None:
             key = self._format.keystream(bytes(self._unread[:start]), self._secret)
@@ -105,14 +107,14 @@ class EarlyDecoder(StreamDecoder):
         enforce(_check_start(first, second, fin, opcode, self._assembly is not None))
         size = 2 + LENGTH_SIZES.get(short_length, 0)
         if len(self._unread) < start + size:
-            return STARVED
+            return NEED_DATA
         length = int.from_bytes(self._unmasked(start + 2, size - 2, key, 2), "big")
         length = length if size > 2 else short_length
         if length >> 63:
-            raise Broken(check.NEGATIVE_LENGTH)
+            raise ProtocolViolation(check.NEGATIVE_LENGTH)
         if opcode in (CLOSE, PING, PONG):
             if len(self._unread) < start + size + length:
-                return STARVED
+                return NEED_DATA
             payload = self._unmasked(start + size, length, key, size)
             del self._unread[: start + size + length]
             return self._read_control(opcode, payload)
@@ -137,7 +139,7 @@ class EarlyDecoder(StreamDecoder):
         self._finished = True
         return self._format.read_close(payload)
 
-    def _read_payload(self) -> Event | Starved | None:
+    def _read_payload(self) -> Event | NeedData | None:
         assert self._remaining is not None
         assert self._assembly is not None
         part = self._take(self._remaining)
@@ -147,7 +149,7 @@ class EarlyDecoder(StreamDecoder):
         self._remaining -= len(part)
         self._assembly.append(part)
         if self._remaining:
-            return STARVED
+            return NEED_DATA
         self._remaining = None
         return self._finish_message() if self._fin else None
 
@@ -173,7 +175,7 @@ def _check_start(
 
 
 class EarlyEncoder:
-    """Writes these frames; with `mask`, as a client."""
+    """Encodes these frames; `mask` is True for a client."""
 
     def __init__(
         self,
@@ -189,7 +191,7 @@ class EarlyEncoder:
         self._cookie = b""
 
     def message(self, data: str | bytes, _compress: bool | None = None) -> bytes:
-        """A whole message in one frame: text for str, binary for bytes."""
+        """Return a message in one frame: text for str, binary for bytes."""
         if isinstance(data, str):
             return self.frame(Opcode.TEXT, data.encode())
         return self.frame(Opcode.BINARY, data)
@@ -199,10 +201,10 @@ class EarlyEncoder:
         return None if is_masked else ("early", self._format.has_fin)
 
     def forget_context(self) -> None:
-        """There is none."""
+        """Do nothing: these versions have no compression."""
 
     def frame(self, opcode: int, payload: bytes, fin: bool = True) -> bytes:
-        """One frame of any kind."""
+        """Return one frame of any type."""
         bit = FIRST_BIT if fin == self._format.has_fin else 0
         first, length = bit | EARLY_OPCODES[Opcode(opcode)], len(payload)
         if length < 126:
@@ -217,17 +219,21 @@ class EarlyEncoder:
         return nonce + apply_mask(frame, self._format.keystream(nonce, self._secret))
 
     def close(self, code: int | None = None, reason: str = "") -> bytes:
-        """A close frame, with as much of code and reason as the version has room for."""
+        """Return a close frame, with code and reason if the version supports them."""
         self._cookie = self._format.write_close(code, reason, self._is_client)
         return self.frame(Opcode.CLOSE, self._cookie)
 
     def answer_close(self, close: Close, initiated: bool) -> bytes:
-        """A copy of the cookie, where there is one. The answer to ours needs none, but the
-        peer's own close does, even if it crossed ours."""
+        """Return the reply to the peer's close frame, which may be empty.
+
+        If the version uses cookies, the reply copies the peer's. A reply to this end's close
+        frame needs no answer, but a close frame that the peer started does, even if the two
+        crossed.
+        """
         if self._format.copies_close:
             if initiated and close.cookie in (b"", self._cookie):
                 return b""
             return self.frame(Opcode.CLOSE, close.cookie)
         if initiated:
             return b""
-        return self.close(None if close.code == check.NO_CODE_RECEIVED else close.code)
+        return self.close(None if close.code == CloseCode.NO_CODE_RECEIVED else close.code)

@@ -1,7 +1,7 @@
 """The frame: its header and its masking (RFC 6455 sections 5.2 and 5.3).
 
-Knows one frame at a time. Whether a frame is allowed is for `check`, what it means for
-`message`. The native twin of this file is engine/core/frame.c and mask.c.
+This module handles one frame at a time. `check` decides whether a frame is allowed, `message`
+interprets it. The native counterparts are engine/core/frame.c and mask.c.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Opcode(IntEnum):
-    """What a frame carries (RFC 6455 section 11.8)."""
+    """The type of a frame (RFC 6455 section 11.8)."""
 
     CONTINUATION = 0x0
     TEXT = 0x1
@@ -34,7 +34,7 @@ MAX_CONTROL_PAYLOAD = 125
 
 
 class FrameStart(NamedTuple):
-    """The first two bytes of a frame, taken apart: enough to refuse most bad frames."""
+    """The fields of the first two bytes of a frame, which suffice to reject most invalid frames."""
 
     fin: bool
     reserved_bits: int
@@ -58,25 +58,25 @@ class FrameStart(NamedTuple):
 
     @property
     def length_size(self) -> int:
-        """How many bytes of payload length follow the first two."""
+        """The size of the extended payload length in bytes: 0, 2 or 8."""
         return {LENGTH_IN_2_BYTES: 2, LENGTH_IN_8_BYTES: 8}.get(self.short_length, 0)
 
     @property
     def header_size(self) -> int:
-        """The whole header in bytes, masking key included: 2 to 14."""
+        """The size of the header in bytes, including the masking key: 2 to 14."""
         return 2 + self.length_size + (4 if self.masked else 0)
 
     def payload_length(self, header: bytes | bytearray) -> int:
-        """The payload length, 0 to 2**64 - 1, from the `header_size` bytes of the header."""
+        """Return the payload length, 0 to 2**64 - 1, from the `header_size` bytes of the header."""
         if not self.length_size:
             return self.short_length
         return int.from_bytes(header[2 : 2 + self.length_size], "big")
 
 
 def write_frame(opcode: int, payload: bytes, fin: bool = True, key: bytes | None = None) -> bytes:
-    """One frame; with a 4-byte masking `key` as a client must send it (section 5.3).
+    """Return one frame, masked if `key` is given: 4 bytes, as a client must use (section 5.3).
 
-    `opcode` may carry RSV1.
+    `opcode` may include RSV1.
     """
     length = len(payload)
     masked = MASK if key else 0
@@ -94,9 +94,9 @@ def write_frame(opcode: int, payload: bytes, fin: bool = True, key: bytes | None
 
 
 def apply_mask(payload: bytes, key: bytes, position: int = 0) -> bytes:
-    """Mask or unmask: octet i is XORed with octet (position + i) mod 4 of the key.
+    """Mask or unmask: octet i is XORed with octet (position + i) mod N of the key.
 
-    Or modulo whatever length the key has, which is 20 in hybi-04.
+    N is the length of the key: 4, or 20 in hybi-04.
     """
     position %= len(key)
     pattern = (key[position:] + key[:position]) * (len(payload) // len(key) + 1)

@@ -1,8 +1,8 @@
-"""May this request become a WebSocket? The part of the handshake all versions share.
+"""The server's side of the opening handshake: the part that all versions share.
 
-`answer` gives the bytes to send: a 101, or an ordinary HTTP refusal that a person can
-read. The order of the checks: is it sound HTTP, is it a handshake at all, does the
-origin belong here, do we speak the version, and is the version's own part in order.
+`answer` returns the response: a 101, or an HTTP error response with a readable reason. It checks,
+in this order: HTTP and the upgrade headers, the origin, whether the version is supported, and the
+headers of that version.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from . import permessage_deflate, versions
 from .origins import DEFAULT_PORTS, allowed, parse_origin
-from .permessage_deflate import Agreement, Compression
+from .permessage_deflate import Compression, NegotiatedParameters
 from .request import FIELD_VALUE, Headers, Request, check_field, head, tokens
 from .versions import Version
 from .versions.challenge import KEY3_SIZE, KEY_HEADERS
@@ -38,20 +38,22 @@ HTTP_VERSION = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,3}))?")
 
 
 class Accepted(NamedTuple):
-    """The request becomes a WebSocket of `version`; send `response`, and it is open unless
-    the version `completes_later`. Its codec must know the `secret`, and what was agreed
-    about compression; `subprotocol` is the one in use."""
+    """The request becomes a WebSocket of `version` once `response` is sent.
+
+    The codec takes the `secret` and the `negotiated` compression parameters. In versions with a
+    late handshake, the client's last bytes are still missing.
+    """
 
     version: Version
     response: bytes
     secret: bytes = b""
-    agreement: Agreement | None = None
+    negotiated: NegotiatedParameters | None = None
     subprotocol: str | None = None
     status: HTTPStatus = HTTPStatus.SWITCHING_PROTOCOLS
 
 
 class Refused(NamedTuple):
-    """The request stays an HTTP request and ends with `response`; the connection closes."""
+    """The handshake fails with the HTTP `response`, which closes the connection."""
 
     status: int
     reason: str
@@ -60,43 +62,43 @@ class Refused(NamedTuple):
 
 def answer(
     request: Request,
-    spoken: Collection[Version],
+    supported: Collection[Version],
     allowed_origins: Collection[str] | None = None,
     subprotocol: str | None = None,
     extra: Headers | None = None,
     compression: Compression | bool = False,
 ) -> Accepted | Refused:
-    """Decide the handshake.
+    """Return the response to a handshake request.
 
-    `spoken` are the versions we accept. `allowed_origins` None means the request's own
-    host; a collection names the origins allowed beside it, "*" among them allows all.
-    `subprotocol` must be one the request offers, `extra` are headers for the 101.
-    `compression` is what we would agree to, False for none.
+    `supported` are the accepted versions. The origin of the request's own host is always allowed;
+    `allowed_origins` adds others, and "*" allows all. `extra` are additional headers of the 101.
+    `compression` are the parameters that the server accepts, False for none. Raises `ValueError`
+    if the request does not offer `subprotocol`.
     """
-    defect = _http_defect(request)
-    if defect is not None:
-        return refuse(HTTPStatus.BAD_REQUEST, defect)
+    error = _http_error(request)
+    if error is not None:
+        return http_refusal(HTTPStatus.BAD_REQUEST, error)
     if not is_allowed_origin(request, allowed_origins):
-        return refuse(HTTPStatus.FORBIDDEN, _foreign_origin(request))
-    defect = versions.find_contradiction(request)
-    if defect is not None:
-        return refuse(HTTPStatus.BAD_REQUEST, defect)
-    version = versions.choose(request, spoken)
+        return http_refusal(HTTPStatus.FORBIDDEN, _foreign_origin(request))
+    error = versions.conflicting_versions(request)
+    if error is not None:
+        return http_refusal(HTTPStatus.BAD_REQUEST, error)
+    version = versions.choose(request, supported)
     if version is None:
-        return _refuse_version(request, spoken)
-    defect = version.find_defect(request)
-    if defect is not None:
-        return refuse(HTTPStatus.BAD_REQUEST, defect)
-    if subprotocol is not None and subprotocol not in version.offered_subprotocols(request):
+        return _refuse_version(request, supported)
+    error = version._validation_error(request)
+    if error is not None:
+        return http_refusal(HTTPStatus.BAD_REQUEST, error)
+    if subprotocol is not None and subprotocol not in version._offered_subprotocols(request):
         raise ValueError(f"the request does not offer the subprotocol {subprotocol!r}")
-    agreement = None
-    if isinstance(compression, Compression) and version.is_native:
+    negotiated = None
+    if isinstance(compression, Compression) and version._is_native:
         offers = request.headers.get_all(permessage_deflate.HEADER)
-        agreement = permessage_deflate.accept(offers, _compression_for(request, compression))
-        if agreement is not None:
-            extra = Headers([*(extra or Headers()).fields(), _extension_field(agreement)])
-    response, secret = version.answer(request, subprotocol, extra or Headers())
-    return Accepted(version, response, secret, agreement, subprotocol)
+        negotiated = permessage_deflate.accept(offers, _compression_for(request, compression))
+        if negotiated is not None:
+            extra = Headers([*(extra or Headers()).fields(), _extension_field(negotiated)])
+    response, secret = version._build_response(request, subprotocol, extra or Headers())
+    return Accepted(version, response, secret, negotiated, subprotocol)
 
 
 def _compression_for(request: Request, compression: Compression) -> Compression:
@@ -107,12 +109,15 @@ def _compression_for(request: Request, compression: Compression) -> Compression:
     return compression
 
 
-def _extension_field(agreement: Agreement) -> tuple[str, str]:
-    return permessage_deflate.HEADER, str(agreement)
+def _extension_field(negotiated: NegotiatedParameters) -> tuple[str, str]:
+    return permessage_deflate.HEADER, str(negotiated)
 
 
-def refuse(status: HTTPStatus, reason: str, extra: Headers | None = None) -> Refused:
-    """An HTTP response that ends the connection, so that nothing after it is taken for HTTP."""
+def http_refusal(status: HTTPStatus, reason: str, extra: Headers | None = None) -> Refused:
+    """Return an HTTP error response.
+
+    It closes the connection, so that no later bytes are parsed as HTTP.
+    """
     body = f"WebSocket handshake refused: {reason}.\n".encode()
     lines = [
         f"HTTP/1.1 {status.value} {status.phrase}",
@@ -170,21 +175,24 @@ def phrase(status: int) -> str:
 
 
 @lru_cache
-def _accepted(version: Version, agreement: Agreement | None, subprotocol: str | None) -> Accepted:
-    return Accepted(version, b"", b"", agreement, subprotocol)
+def _accepted(
+    version: Version, negotiated: NegotiatedParameters | None, subprotocol: str | None
+) -> Accepted:
+    return Accepted(version, b"", b"", negotiated, subprotocol)
 
 
-def to_be_kept(outcome: Accepted | Refused) -> Accepted | Refused:
-    """The same without its bytes: all connections that were accepted alike share one."""
+def without_bytes(outcome: Accepted | Refused) -> Accepted | Refused:
+    """Return `outcome` without its bytes; equal outcomes of connections share one object."""
     if isinstance(outcome, Refused):
         return outcome._replace(response=b"")
-    return _accepted(outcome.version, outcome.agreement, outcome.subprotocol)
+    return _accepted(outcome.version, outcome.negotiated, outcome.subprotocol)
 
 
-def _http_defect(request: Request) -> str | None:
-    """What RFC 6455 section 4.2.1 asks of any handshake, and sound HTTP of any request.
+def _http_error(request: Request) -> str | None:
+    """Return the first violation of HTTP or of RFC 6455 section 4.2.1, None if there is none.
 
-    Some clients of hixie-76 announced their third key as a body.
+    A body of eight bytes is allowed with the keys of hixie-76, because some of its clients
+    announce the third key as a body.
     """
     headers = request.headers
     if request.method != "GET":
@@ -194,7 +202,7 @@ def _http_defect(request: Request) -> str | None:
     if not FIELD_VALUE.fullmatch("".join(value for _, value in headers.fields())):
         return "a header contains a control character"
     hosts = headers.get_all("Host")
-    if len(hosts) != 1 or not hosts[0] or set(", \t") & set(hosts[0]):  # WSGI joins several
+    if len(hosts) != 1 or not hosts[0] or set(", \t") & set(hosts[0]):  # WSGI joins repetitions
         return "there must be exactly one Host header"
     if "websocket" not in _lower_tokens(headers, "Upgrade"):
         return "the Upgrade header must be 'websocket'"
@@ -207,31 +215,31 @@ def _http_defect(request: Request) -> str | None:
     return None
 
 
-def _refuse_version(request: Request, spoken: Collection[Version]) -> Refused:
-    """Section 4.2.2: 426 and the versions we do speak (400 if none was named at all)."""
-    newest_first = [version for version in versions.ALL_VERSIONS if version in spoken]
+def _refuse_version(request: Request, supported: Collection[Version]) -> Refused:
+    """Return 426 with the supported versions (section 4.2.2), 400 if the request names none."""
+    newest_first = [version for version in versions.ALL_VERSIONS if version in supported]
     numbers = ", ".join(str(version.number) for version in newest_first if version.number)
     asked = request.headers.get("Sec-WebSocket-Version")
     older = versions.choose(request, versions.ALL_VERSIONS)
     if asked is not None:
         status = HTTPStatus.UPGRADE_REQUIRED
         names = numbers or ", ".join(str(version) for version in newest_first)
-        reason = f"version {_printable(asked)} is not spoken here, but {names}"
-    elif older is not None and older.completes_later:
-        status, reason = HTTPStatus.BAD_REQUEST, f"{older} is not spoken here"
+        reason = f"unsupported WebSocket version {_printable(asked)}; supported: {names}"
+    elif older is not None and older._has_late_handshake:
+        status, reason = HTTPStatus.BAD_REQUEST, f"unsupported WebSocket version {older}"
     else:
         status, reason = HTTPStatus.BAD_REQUEST, "the Sec-WebSocket-Version header is missing"
     extra = Headers([("Sec-WebSocket-Version", numbers)] if numbers else [])
     if status is HTTPStatus.UPGRADE_REQUIRED:
         extra.add("Upgrade", "websocket")  # RFC 9110 section 15.5.22: MUST send Upgrade
-    return refuse(status, reason, extra)
+    return http_refusal(status, reason, extra)
 
 
 def is_allowed_origin(request: Request, allowed_origins: Collection[str] | None = None) -> bool:
-    """Whether a browser's script from `Origin` may connect (RFC 6455 section 10.2).
+    """Whether scripts from the request's `Origin` may connect (RFC 6455 section 10.2).
 
-    Programs that are not browsers send none, which is allowed. The request's own host is
-    always allowed: same host and port, and https if we know that the request came by TLS.
+    A request without an origin, from a program other than a browser, is allowed. So is the
+    request's own host: same host and port, and https if the request is known to use TLS.
     """
     origins = origins_of(request)
     if not origins:
@@ -249,7 +257,7 @@ def is_allowed_origin(request: Request, allowed_origins: Collection[str] | None 
 
 
 def _foreign_origin(request: Request) -> str:
-    """The reason of a 403: compared with which host, and how to allow the origin."""
+    """Return the reason of a 403: the origin, the expected host, and how to allow the origin."""
     origin = _printable(", ".join(origins_of(request)))
     host = _printable(request.headers["Host"])
     return (
@@ -259,7 +267,7 @@ def _foreign_origin(request: Request) -> str:
 
 
 def origins_of(request: Request) -> list[str]:
-    """What the request names as its origin; from hybi-04 to -10 the header had another name."""
+    """Return the origins of the request; hybi-04 to hybi-10 use `Sec-WebSocket-Origin`."""
     named = (request.headers.get_all(name) for name in ("Origin", "Sec-WebSocket-Origin"))
     return [origin for origins in named for origin in origins]
 
@@ -274,5 +282,5 @@ def _is_at_least_http_1_1(version: str) -> bool:
 
 
 def _printable(text: str) -> str:
-    """A header value as it may stand in a log line and a response body."""
+    """Return a header value that is safe in a log line and a response body."""
     return repr(text[:100])

@@ -1,7 +1,7 @@
 """Bytes to messages and back, for RFC 6455 framing (sections 5.4 to 5.6, 8.1).
 
-`Decoder.feed` takes bytes as they arrive, in pieces of any size, and gives events;
-`Encoder` gives bytes to send. The native twin is engine/core/decoder.c.
+`Decoder.feed` takes bytes as they arrive, in pieces of any size, and returns events. `Encoder`
+returns the bytes to send. The native counterpart is engine/core/decoder.c.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ from collections.abc import Callable, Iterator
 
 from . import check
 from .assembly import (
-    STARVED,
+    NEED_DATA,
     Assembly,
-    Broken,
     Close,
     Event,
     Limits,
+    NeedData,
     Ping,
     Pong,
-    Starved,
+    ProtocolViolation,
     StreamDecoder,
     enforce,
 )
+from .close_codes import CloseCode
 from .deflate import PLAIN, CompressedAssembly, Deflater, Inflater, WireFormat
 from .frame import RSV1, FrameStart, Opcode, apply_mask, write_frame
 
@@ -30,8 +31,8 @@ from .frame import RSV1, FrameStart, Opcode, apply_mask, write_frame
 class Decoder(StreamDecoder):
     """Turns the bytes of one peer into events.
 
-    `expect_masked` is True in a server, whose peer must mask, and False in a client. The
-    `inflater` is there if permessage-deflate was negotiated (RFC 7692).
+    `expect_masked` is True for a server, whose peer must mask, and False for a client. The
+    `inflater` is given if permessage-deflate was negotiated (RFC 7692).
     """
 
     def __init__(
@@ -40,23 +41,23 @@ class Decoder(StreamDecoder):
         super().__init__(limits)
         self._expect_masked = expect_masked
         self.inflater = inflater
-        self._start: FrameStart | None = None  # of the data frame whose payload is arriving
+        self._start: FrameStart | None = None  # of the data frame whose payload is incomplete
         self._key = b""
         self._length = 0
         self._received = 0  # payload bytes of that frame so far
 
-    def _read(self) -> Event | Starved | None:
+    def _read(self) -> Event | NeedData | None:
         return self._read_payload() if self._start else self._read_header()
 
-    def _read_header(self) -> Event | Starved | None:
+    def _read_header(self) -> Event | NeedData | None:
         unread = self._unread
         if len(unread) < 2:
-            return STARVED
+            return NEED_DATA
         start = FrameStart.read(unread[0], unread[1])
         in_message, compression = self._assembly is not None, self.inflater is not None
         enforce(check.check_start(start, self._expect_masked, in_message, compression))
         if len(unread) < start.header_size:
-            return STARVED
+            return NEED_DATA
         length = start.payload_length(unread)
         enforce(check.check_length(start, length))
         key = bytes(unread[start.header_size - 4 : start.header_size]) if start.masked else b""
@@ -76,10 +77,10 @@ class Decoder(StreamDecoder):
             return CompressedAssembly(is_text, self._limits, self.inflater)
         return Assembly(is_text, self._limits)
 
-    def _read_control(self, start: FrameStart, length: int, key: bytes) -> Event | Starved:
+    def _read_control(self, start: FrameStart, length: int, key: bytes) -> Event | NeedData:
         end = start.header_size + length
         if len(self._unread) < end:
-            return STARVED
+            return NEED_DATA
         payload = bytes(self._unread[start.header_size : end])
         del self._unread[:end]
         self.frames += 1
@@ -95,8 +96,9 @@ class Decoder(StreamDecoder):
     def _read_close(self, payload: bytes) -> Close:
         return read_close(payload)
 
-    def _read_payload(self) -> Event | Starved | None:
-        """Take what has arrived of a data frame, so that bad text fails at its first bad byte."""
+    def _read_payload(self) -> Event | NeedData | None:
+        """Append the available payload of a data frame, so that text fails at its first invalid
+        byte."""
         assert self._start is not None
         assert self._assembly is not None
         part = self._take(self._length - self._received)
@@ -105,35 +107,36 @@ class Decoder(StreamDecoder):
         self._received += len(part)
         self._assembly.append(part)
         if self._received < self._length:
-            return STARVED
+            return NEED_DATA
         fin, self._start = self._start.fin, None
         return self._finish_message() if fin else None
 
 
 def read_close(payload: bytes, also_valid: int | None = None) -> Close:
-    """Section 5.5.1: no body, or a code of two bytes and a reason in UTF-8.
+    """Return the close of a body that is empty or has a 2-byte code and a reason (section 5.5.1).
 
-    `also_valid` is a code that only the version of the connection has.
+    `also_valid` is a close code that only the connection's version of the protocol has. Raises
+    `ProtocolViolation` if the body is invalid.
     """
     if not payload:
-        return Close(check.NO_CODE_RECEIVED, "")
+        return Close(CloseCode.NO_CODE_RECEIVED, "")
     if len(payload) == 1:
-        raise Broken(check.SHORT_CLOSE)
+        raise ProtocolViolation(check.SHORT_CLOSE)
     code = int.from_bytes(payload[:2], "big")
     if code != also_valid and not check.is_valid_close_code(code):
-        raise Broken(check.INVALID_CODE)
+        raise ProtocolViolation(check.INVALID_CODE)
     try:
         return Close(code, payload[2:].decode())
     except UnicodeDecodeError:
-        raise Broken(check.INVALID_REASON) from None
+        raise ProtocolViolation(check.INVALID_REASON) from None
 
 
 class Encoder:
     """Turns messages into frames.
 
-    With `mask` (a client) every frame gets a fresh masking key from `random_bytes`, which
-    must be unpredictable (section 10.3); a server sends unmasked frames. The `deflater` is
-    there if permessage-deflate was negotiated (RFC 7692).
+    With `mask` (a client), each frame has a new masking key from `random_bytes`, which must be
+    unpredictable (section 10.3). A server sends unmasked frames. The `deflater` is given if
+    permessage-deflate was negotiated (RFC 7692).
     """
 
     def __init__(
@@ -147,15 +150,15 @@ class Encoder:
         self.deflater = deflater
 
     def frame(self, opcode: int, payload: bytes, fin: bool = True) -> bytes:
-        """One frame of any kind."""
+        """Return one frame of any type."""
         key = self._random_bytes(4) if self._mask else None
         return write_frame(opcode, payload, fin, key)
 
     def message(self, data: str | bytes, compress: bool | None = None) -> bytes:
-        """A whole message in one frame: text for str, binary for bytes.
+        """Return a message in one frame: text for str, binary for bytes.
 
-        Compressed where that was negotiated, if `compress` says so; None leaves it to the
-        threshold.
+        If compression was negotiated, `compress` decides whether to use it; None compresses
+        messages of at least `Compression.threshold` bytes.
         """
         opcode, payload = Opcode.BINARY, data
         if isinstance(payload, str):
@@ -172,40 +175,46 @@ class Encoder:
         return self.deflater.wire_format(size) if self.deflater else PLAIN
 
     def forget_context(self) -> None:
-        """What is compressed next refers to no message before it."""
+        """Reset the compression context: the next message refers to no earlier message."""
         if self.deflater is not None:
             self.deflater.forget()
 
     def close(self, code: int | None = None, reason: str = "") -> bytes:
-        """A close frame; None for one without a code (section 5.5.1)."""
+        """Return a close frame, without code and reason if `code` is None (section 5.5.1)."""
         return self.frame(Opcode.CLOSE, close_payload(code, reason))
 
     def answer_close(self, close: Close, initiated: bool) -> bytes:
-        """What answers the peer's close frame; `initiated` if it answers ours (section 5.5.1)."""
+        """Return the reply to the peer's close frame, which may be empty (section 5.5.1).
+
+        `initiated` is True if this end sent its close frame first.
+        """
         if initiated:
             return b""
         return self.close(
-            None if close.code == check.NO_CODE_RECEIVED else close.code, close.reason
+            None if close.code == CloseCode.NO_CODE_RECEIVED else close.code, close.reason
         )
 
 
 def close_payload(code: int | None, reason: str = "") -> bytes:
-    """The body of a close frame. Raises `ValueError` for what may not stand in one."""
+    """Return the body of a close frame.
+
+    Raises `ValueError` if the code must not be sent or the reason is longer than 123 bytes.
+    """
     if code is None:
         return b""
     if not check.is_valid_close_code(code):
-        raise ValueError(f"{code} is not a close code that may be sent")
+        raise ValueError(f"close code {code} must not be sent")
     body = code.to_bytes(2, "big") + reason.encode()
     if len(body) > 125:
-        raise ValueError("a close reason is at most 123 bytes of UTF-8")
+        raise ValueError("a close reason must not exceed 123 bytes of UTF-8")
     return body
 
 
 def fragments(data: Iterator[str | bytes], first: str | bytes) -> Iterator[tuple[int, bytes, bool]]:
-    """The frames (opcode, payload, fin) of a message given piece by piece (section 5.4).
+    """Yield the frames (opcode, payload, fin) of a message that is given in pieces (section 5.4).
 
-    Looks one piece ahead, so that the last piece carries FIN. Raises `TypeError` if the
-    pieces are not all of the type of the `first`.
+    Reads one piece ahead, so that the last frame has FIN set. Raises `TypeError` if the pieces
+    are not all of the type of `first`.
     """
     kind: type = str if isinstance(first, str) else bytes
     opcode: int = Opcode.TEXT if kind is str else Opcode.BINARY

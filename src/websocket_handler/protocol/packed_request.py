@@ -1,7 +1,7 @@
-"""A request in as few bytes as can be, for all the time in which nobody looks at it.
+"""Compact storage of the request while no code reads it.
 
-An open WebSocket keeps the request it was, and a server may have a hundred thousand open.
-What browsers send is nearly always the same, so zlib is told beforehand what to expect.
+Each open WebSocket keeps its request, and a server may have a hundred thousand of them. The
+requests of browsers are nearly equal, so zlib compresses them well with a preset dictionary.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 
 from .request import Headers, Request
 
-WINDOW_BITS = -11  # raw, and 2 KiB: room for the dictionary
+WINDOW_BITS = -11  # a raw stream, and a window of 2 KiB, which the dictionary fits into
 MEMORY_LEVEL = 3
 
-FREQUENT = "\n".join(
+ZLIB_DICTIONARY = "\n".join(
     (
         "X-Forwarded-For\n127.0.0.1\nX-Forwarded-Proto\nhttps\nX-Real-IP\nAuthorization\nBearer ",
         "Accept\n*/*\nSec-Fetch-Mode\nwebsocket\nSec-Fetch-Site\nsame-origin\nSec-Fetch-Dest\nempty",
@@ -34,13 +34,16 @@ FREQUENT = "\n".join(
         "Connection\nUpgrade\nSec-WebSocket-Version\n13\nSec-WebSocket-Key\n",
     )
 ).encode()
-"""Whatever stands in requests often, the most frequent last (RFC 1950 calls it a dictionary).
-Chosen freely: bytes that were packed never leave the process."""
+"""Frequent parts of requests, the most frequent last (a preset dictionary, RFC 1950). It can be
+changed at any time, because packed bytes never leave the process."""
 
 
 def pack(request: Request) -> Request | bytes:
-    """The same in a hundred bytes or so. The request itself where that cannot be: its address
-    is of an unusual type, or it has a line break where HTTP has none."""
+    """Return the request in about a hundred bytes.
+
+    Returns the request itself if it cannot be packed: its address has a type that `marshal` does
+    not support, or one of its strings contains a line break.
+    """
     words = [request.method, request.target, request.http_version, request.scheme]
     for field in request.headers.fields():
         words += field
@@ -52,13 +55,13 @@ def pack(request: Request) -> Request | bytes:
         plain = marshal.dumps((address, text))
     except ValueError:
         return request
-    deflater = zlib.compressobj(1, zlib.DEFLATED, WINDOW_BITS, MEMORY_LEVEL, zdict=FREQUENT)
+    deflater = zlib.compressobj(1, zlib.DEFLATED, WINDOW_BITS, MEMORY_LEVEL, zdict=ZLIB_DICTIONARY)
     return deflater.compress(plain) + deflater.flush()
 
 
 def unpack(packed: bytes) -> Request:
-    """What `pack` made its bytes of."""
-    plain = zlib.decompressobj(WINDOW_BITS, zdict=FREQUENT).decompress(packed)
+    """Return the request that `pack` turned into `packed`."""
+    plain = zlib.decompressobj(WINDOW_BITS, zdict=ZLIB_DICTIONARY).decompress(packed)
     address, text = marshal.loads(plain)  # noqa: S302 (our own bytes)
     method, target, http_version, scheme, *words = text.split("\n")
     headers = Headers(zip(words[::2], words[1::2], strict=True))

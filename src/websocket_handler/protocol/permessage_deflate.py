@@ -1,7 +1,7 @@
-"""Negotiating permessage-deflate (RFC 7692 section 7.1), in both roles.
+"""Negotiation of permessage-deflate (RFC 7692 section 7.1), for servers and clients.
 
-`accept` is the server's part, `offer` and `confirm` are the client's; `terms` says what an
-agreement means for one end. Compressing itself is in `deflate`.
+A server calls `accept`, a client `offer` and `confirm`. `endpoint_parameters` derives the
+parameters of one end from the negotiated ones. `deflate` compresses the messages.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from .request import TOKEN, tokens
 
 NAME = "permessage-deflate"
 HEADER = "Sec-WebSocket-Extensions"
-MOST_WINDOW_BITS = 15
-WINDOW_BITS = {str(bits): bits for bits in range(8, MOST_WINDOW_BITS + 1)}
+MAX_WINDOW_BITS = 15
+WINDOW_BITS = {str(bits): bits for bits in range(8, MAX_WINDOW_BITS + 1)}
 """The values of the two window parameters: decimal, without leading zeros (7.1.2)."""
 
 SERVER_NO_TAKEOVER = "server_no_context_takeover"
@@ -34,39 +34,41 @@ Parameters = dict[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """How messages are compressed where the peer agrees; sizes are in bytes.
+    """The parameters of message compression (permessage-deflate), used if the peer supports it.
 
-    Without context takeover every message is compressed by itself, and a connection that is
-    idle holds no memory for it. With it, similar messages shrink to a tenth and less, for
-    up to 270 KiB a connection to compress and 40 KiB to decompress; fewer window bits and a
-    lower memory level make that less. Raises `ValueError` for a value out of its range.
+    Without context takeover (the default), each message is compressed independently and an idle
+    connection holds no memory for compression. With context takeover, similar messages can
+    shrink to a tenth or less, at a cost per connection of up to 270 KiB to compress and 40 KiB
+    to decompress; fewer window bits and a lower memory level reduce this. Raises `ValueError` if
+    a value is out of range.
     """
 
     server_no_context_takeover: bool = True
-    """Whether the server begins each message anew (RFC 7692 section 7.1.1.1)."""
+    """Whether the server resets its context after each message (RFC 7692 section 7.1.1.1)."""
 
     client_no_context_takeover: bool = True
-    """Whether the client does (7.1.1.2)."""
+    """Whether the client resets its context after each message (section 7.1.1.2)."""
 
-    server_max_window_bits: int = MOST_WINDOW_BITS
-    """The server looks back over at most 2 to the power of this, 8 to 15 (7.1.2.1)."""
+    server_max_window_bits: int = MAX_WINDOW_BITS
+    """The base-2 logarithm of the server's window size, 8 to 15 (section 7.1.2.1)."""
 
-    client_max_window_bits: int = MOST_WINDOW_BITS
-    """The client does, where it lets a server limit it (7.1.2.2)."""
+    client_max_window_bits: int = MAX_WINDOW_BITS
+    """The base-2 logarithm of the client's window size, 8 to 15 (section 7.1.2.2). A server can
+    limit it only if the client's offer allows this."""
 
     level: int = 1
-    """zlib's, from 1, the fastest, to 9."""
+    """The compression level of zlib, from 1 (fastest) to 9 (smallest)."""
 
     memory_level: int = 8
-    """zlib's, 1 to 9: how much memory a compressor takes beside its window."""
+    """The memory level of zlib, 1 to 9: memory of a compressor in addition to its window."""
 
     threshold: int = 1024
-    """Smaller messages are sent as they are."""
+    """Messages of fewer bytes are sent uncompressed."""
 
     def __post_init__(self) -> None:
         ranges = {
-            SERVER_WINDOW: range(8, MOST_WINDOW_BITS + 1),
-            CLIENT_WINDOW: range(8, MOST_WINDOW_BITS + 1),
+            SERVER_WINDOW: range(8, MAX_WINDOW_BITS + 1),
+            CLIENT_WINDOW: range(8, MAX_WINDOW_BITS + 1),
             "level": range(1, 10),
             "memory_level": range(1, 10),
             "threshold": range(1 << 62),
@@ -76,8 +78,8 @@ class Compression:
                 raise ValueError(f"{name} cannot be {getattr(self, name)!r}")
 
 
-class Agreement(NamedTuple):
-    """The parameters of the server's response; a window that is None was not mentioned."""
+class NegotiatedParameters(NamedTuple):
+    """The parameters in the server's response; a window is None if the response omits it."""
 
     server_no_context_takeover: bool = False
     client_no_context_takeover: bool = False
@@ -92,8 +94,8 @@ class Agreement(NamedTuple):
         return "; ".join([NAME, *parameters])
 
 
-class Terms(NamedTuple):
-    """What one end has to do: how it compresses, and how its peer does."""
+class EndpointParameters(NamedTuple):
+    """The parameters with which one end compresses, and with which it decompresses."""
 
     deflate_window_bits: int
     deflate_takeover: bool
@@ -104,23 +106,32 @@ class Terms(NamedTuple):
     threshold: int
 
 
-def terms(agreement: Agreement, compression: Compression, is_client: bool) -> Terms:
-    """A client may do with less than the server has allowed it, as it said in its offer."""
-    server_takeover = not agreement.server_no_context_takeover
-    client_takeover = not agreement.client_no_context_takeover
-    server_bits = agreement.server_max_window_bits or MOST_WINDOW_BITS
-    client_bits = agreement.client_max_window_bits or MOST_WINDOW_BITS
+def endpoint_parameters(
+    negotiated: NegotiatedParameters, compression: Compression, is_client: bool
+) -> EndpointParameters:
+    """Return the parameters of one end.
+
+    A client may use less than the server allows, as its offer announced.
+    """
+    server_takeover = not negotiated.server_no_context_takeover
+    client_takeover = not negotiated.client_no_context_takeover
+    server_bits = negotiated.server_max_window_bits or MAX_WINDOW_BITS
+    client_bits = negotiated.client_max_window_bits or MAX_WINDOW_BITS
     others = (compression.level, compression.memory_level, compression.threshold)
     if not is_client:
-        return Terms(server_bits, server_takeover, client_bits, client_takeover, *others)
+        return EndpointParameters(
+            server_bits, server_takeover, client_bits, client_takeover, *others
+        )
     client_takeover = client_takeover and not compression.client_no_context_takeover
     client_bits = min(client_bits, compression.client_max_window_bits)
-    return Terms(client_bits, client_takeover, server_bits, server_takeover, *others)
+    return EndpointParameters(client_bits, client_takeover, server_bits, server_takeover, *others)
 
 
-def accept(values: Iterable[str], compression: Compression) -> Agreement | None:
-    """The server's answer to the values of the client's header: the first of its offers that
-    is in order, None to decline them all. Other extensions are declined too."""
+def accept(values: Iterable[str], compression: Compression) -> NegotiatedParameters | None:
+    """Return the parameters for the client's first valid offer, None to decline all offers.
+
+    `values` are those of the client's Sec-WebSocket-Extensions. Other extensions are ignored.
+    """
     try:
         offered = parse(values)
     except ValueError:
@@ -134,16 +145,18 @@ def accept(values: Iterable[str], compression: Compression) -> Agreement | None:
     return None
 
 
-def _agree(wanted: Mapping[str, int | None], compression: Compression) -> Agreement:
-    """Section 7.1, sentence by sentence: what is asked of us is granted; the client is
-    limited where it lets itself be, and where it says what it will do, that is noted."""
+def _agree(wanted: Mapping[str, int | None], compression: Compression) -> NegotiatedParameters:
+    """Return the server's response to a valid offer (section 7.1).
+
+    Requests for the server are granted. The client's window is limited if the offer allows it.
+    """
     server_bits = wanted.get(SERVER_WINDOW)
-    if server_bits is not None or compression.server_max_window_bits < MOST_WINDOW_BITS:
-        server_bits = min(server_bits or MOST_WINDOW_BITS, compression.server_max_window_bits)
+    if server_bits is not None or compression.server_max_window_bits < MAX_WINDOW_BITS:
+        server_bits = min(server_bits or MAX_WINDOW_BITS, compression.server_max_window_bits)
     client_bits = wanted.get(CLIENT_WINDOW)
-    if CLIENT_WINDOW in wanted and compression.client_max_window_bits < MOST_WINDOW_BITS:
-        client_bits = min(client_bits or MOST_WINDOW_BITS, compression.client_max_window_bits)
-    return Agreement(
+    if CLIENT_WINDOW in wanted and compression.client_max_window_bits < MAX_WINDOW_BITS:
+        client_bits = min(client_bits or MAX_WINDOW_BITS, compression.client_max_window_bits)
+    return NegotiatedParameters(
         SERVER_NO_TAKEOVER in wanted or compression.server_no_context_takeover,
         CLIENT_NO_TAKEOVER in wanted or compression.client_no_context_takeover,
         server_bits,
@@ -152,12 +165,12 @@ def _agree(wanted: Mapping[str, int | None], compression: Compression) -> Agreem
 
 
 def offer(compression: Compression) -> str:
-    """What a client offers: its wishes for the server, and what it will do itself."""
+    """Return the client's offer: its requests to the server, and its own limits."""
     parameters = [name for name in FLAGS if getattr(compression, name)]
-    if compression.server_max_window_bits < MOST_WINDOW_BITS:
+    if compression.server_max_window_bits < MAX_WINDOW_BITS:
         parameters.append(f"{SERVER_WINDOW}={compression.server_max_window_bits}")
     own_bits = compression.client_max_window_bits
-    limit = f"={own_bits}" if own_bits < MOST_WINDOW_BITS else ""
+    limit = f"={own_bits}" if own_bits < MAX_WINDOW_BITS else ""
     return "; ".join([NAME, *parameters, CLIENT_WINDOW + limit])
 
 
@@ -172,7 +185,9 @@ def offers(compression: Compression) -> list[Compression]:
     return [compression, replace(compression, server_no_context_takeover=False)]
 
 
-def confirm_offers(values: list[str], compressions: list[Compression]) -> Agreement | None:
+def confirm_offers(
+    values: list[str], compressions: list[Compression]
+) -> NegotiatedParameters | None:
     """As `confirm`, where the response may answer any of several offers."""
     *preferred, last = compressions
     for compression in preferred:
@@ -181,36 +196,38 @@ def confirm_offers(values: list[str], compressions: list[Compression]) -> Agreem
     return confirm(values, last)
 
 
-def confirm(values: Iterable[str], compression: Compression) -> Agreement | None:
+def confirm(values: Iterable[str], compression: Compression) -> NegotiatedParameters | None:
     """What the server's response makes of our offer; None if it declined.
 
-    Raises `ValueError` for a response that does not answer the offer: the client must fail
-    the connection then (RFC 6455 section 9.1, RFC 7692 section 7.1).
+    Raises `ValueError` if the response does not match the offer; the client must then fail the
+    connection (RFC 6455 section 9.1, RFC 7692 section 7.1).
     """
     responses = parse(values)
     if not responses:
         return None
     if len(responses) > 1 or responses[0][0] != NAME:
         raise ValueError("the server uses an extension that was not offered")
-    said = _read(responses[0][1], is_offer=False)
-    if compression.server_no_context_takeover and SERVER_NO_TAKEOVER not in said:
+    response = _read(responses[0][1], is_offer=False)
+    if compression.server_no_context_takeover and SERVER_NO_TAKEOVER not in response:
         raise ValueError(f"the server does not agree to {SERVER_NO_TAKEOVER}")
-    if (said.get(SERVER_WINDOW) or MOST_WINDOW_BITS) > compression.server_max_window_bits:
+    if (response.get(SERVER_WINDOW) or MAX_WINDOW_BITS) > compression.server_max_window_bits:
         raise ValueError(f"the server does not agree to {SERVER_WINDOW}")
-    if (said.get(CLIENT_WINDOW) or 0) > compression.client_max_window_bits:
+    if (response.get(CLIENT_WINDOW) or 0) > compression.client_max_window_bits:
         raise ValueError(f"{CLIENT_WINDOW} is more than was offered")
-    return Agreement(
-        SERVER_NO_TAKEOVER in said,
-        CLIENT_NO_TAKEOVER in said,
-        said.get(SERVER_WINDOW),
-        said.get(CLIENT_WINDOW),
+    return NegotiatedParameters(
+        SERVER_NO_TAKEOVER in response,
+        CLIENT_NO_TAKEOVER in response,
+        response.get(SERVER_WINDOW),
+        response.get(CLIENT_WINDOW),
     )
 
 
 def _read(parameters: Parameters | None, is_offer: bool) -> dict[str, int | None]:
-    """The parameters by name, windows with their bits. Raises `ValueError` for one that is
-    unknown, given twice or of a bad value (7.1); a client may offer to be limited without a
-    number."""
+    """Return the parameters by name, with the bits of window parameters.
+
+    Raises `ValueError` for a parameter that is unknown, repeated or has an invalid value (section
+    7.1). In an offer, `client_max_window_bits` may have no value.
+    """
     if parameters is None:
         raise ValueError(f"{NAME} has a parameter twice")
     found: dict[str, int | None] = {}
@@ -229,8 +246,11 @@ def _read(parameters: Parameters | None, is_offer: bool) -> dict[str, int | None
 
 
 def parse(values: Iterable[str]) -> list[tuple[str, Parameters | None]]:
-    """The elements of Sec-WebSocket-Extensions: (name, parameters), None for parameters of
-    which one is given twice. Raises `ValueError` for what breaks the grammar (RFC 6455 9.1)."""
+    """Return the elements of Sec-WebSocket-Extensions as (name, parameters).
+
+    The parameters are None if one of them is repeated. Raises `ValueError` if a value does not
+    match the grammar (RFC 6455 section 9.1).
+    """
     return [_parse_element(element) for element in tokens(values)]
 
 
@@ -242,7 +262,7 @@ def _parse_element(element: str) -> tuple[str, Parameters | None]:
     for part in rest:
         key, equals, text = (piece.strip(" \t") for piece in part.partition("="))
         if len(text) > 1 and text[0] == text[-1] == '"':
-            text = QUOTED_PAIR.sub(r"\1", text[1:-1])  # it must be a token all the same
+            text = QUOTED_PAIR.sub(r"\1", text[1:-1])  # the content must still be a token
         if not TOKEN.fullmatch(key) or (equals and not TOKEN.fullmatch(text)):
             raise ValueError(f"{part!r} cannot be the parameter of an extension")
         parameters[key] = text if equals else None

@@ -1,4 +1,4 @@
-"""A message on its way to many connections."""
+"""A message that is sent to many connections."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .versions.version import Encoder
 
 
 class PreparedMessage:
-    """A message whose frame is made once for each wire format, and compressed once for each
-    way of compressing, however many connections get it.
+    """A message that is framed and compressed once per wire format, however many connections it
+    is sent to.
 
-    Raises `TypeError` for anything but str and bytes-like.
+    Raises `TypeError` unless `data` is a str or bytes-like.
     """
 
     __slots__ = ("data", "frames", "size")
@@ -27,11 +27,14 @@ class PreparedMessage:
             raise TypeError(f"a message is a str or bytes-like, not {type(data).__name__}")
         self.data: str | bytes = data
         self.frames: dict[Hashable, bytes] = {}
-        """By wire format, as far as they are made; see `Encoder.wire_format`."""
+        """The frames made so far, by wire format; see `Encoder.wire_format`."""
 
     def frame_for(self, encoder: Encoder) -> bytes:
-        """What `encoder` would make of the message on a connection that has sent nothing yet;
-        afterwards it remembers nothing that the peer could not know in that place."""
+        """Return the message as a frame for `encoder`, compressed with an empty context.
+
+        Resets the compression context of `encoder` if the frame is compressed: the peer's context
+        then holds this message, and the encoder's may not.
+        """
         wire_format = encoder.wire_format(self.size)
         if wire_format is None:
             return encoder.message(self.data)

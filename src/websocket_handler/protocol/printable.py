@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 MAX_TEXT_LENGTH = 200
-"""Characters of a peer's text that are kept by default."""
+"""The default limit for a peer's text, in characters."""
 
 
 def printable(text: str, limit: int = MAX_TEXT_LENGTH) -> str:

@@ -1,7 +1,7 @@
-"""The HTTP request that asks to become a WebSocket.
+"""The HTTP request of an opening handshake.
 
-Knows HTTP's header syntax and nothing of sockets or of any HTTP server: an integration
-fills a `Request` from what its server has parsed.
+This module knows the syntax of HTTP headers, but no socket and no HTTP server: an integration
+creates a `Request` from the request that its server has parsed.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 """RFC 9110 section 5.6.2."""
 
 FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-"""RFC 9110 section 5.5: no control character, so nothing can start a new line."""
+"""RFC 9110 section 5.5: no control characters, so a value cannot start a new line."""
 
 
 class Headers(MutableMapping[str, str]):
-    """HTTP header fields in their order; names are compared without regard to case.
+    """HTTP header fields in their order, with case-insensitive names.
 
-    `headers[name]` joins repeated fields with ", " (RFC 9110 section 5.3); `get_all` gives
-    them one by one and `add` appends another. Setting or adding a field raises `ValueError`
-    for a name that is not a token or a value that could end the line.
+    `headers[name]` joins the values of repeated fields with ", " (RFC 9110 section 5.3),
+    `get_all` returns them separately and `add` appends a field. Setting or adding a field raises
+    `ValueError` if the name is not a token or the value contains a control character.
     """
 
     __slots__ = ("_fields", "_index")
@@ -49,7 +49,7 @@ class Headers(MutableMapping[str, str]):
     @overload
     def get(self, name: str, default: Default, /) -> str | Default: ...
     def get(self, name: str, default: object = None, /) -> object:
-        """As `headers[name]`, or `default` if there is no such field."""
+        """Return `headers[name]`, or `default` if there is no such field."""
         values = self._values().get(name.lower())
         return ", ".join(values) if values else default
 
@@ -75,13 +75,13 @@ class Headers(MutableMapping[str, str]):
         return f"Headers({self._fields!r})"
 
     def add(self, name: str, value: str) -> None:
-        """Append a field, keeping those of the same name (`Set-Cookie` needs this)."""
+        """Append a field and keep those of the same name, as `Set-Cookie` needs it."""
         check_field(name, value)
         self._fields.append((name, value))
         self._index = None
 
     def get_all(self, name: str) -> list[str]:
-        """The values of every field called `name`, in order; an empty list if there is none."""
+        """Return the values of all fields called `name`, in order."""
         return list(self._values().get(name.lower(), ()))
 
     def _values(self) -> dict[str, list[str]]:
@@ -92,7 +92,7 @@ class Headers(MutableMapping[str, str]):
         return self._index
 
     def fields(self) -> list[tuple[str, str]]:
-        """Every field as (name, value), in order, repetitions included."""
+        """Return all fields as (name, value), in order, including repetitions."""
         return list(self._fields)
 
     def _discard(self, name: str) -> bool:
@@ -103,21 +103,22 @@ class Headers(MutableMapping[str, str]):
 
 
 def check_field(name: str, value: str) -> None:
-    """Raise `ValueError` unless the field can stand in an HTTP head as it is."""
+    """Raise `ValueError` unless name and value are valid in an HTTP head."""
     if not TOKEN.fullmatch(name):
-        raise ValueError(f"not a header name: {name!r}")
+        raise ValueError(f"invalid header name: {name!r}")
     if not FIELD_VALUE.fullmatch(value):
         raise ValueError(f"the header {name} must not contain {value!r}")
 
 
 def head(start_line: str, fields: Iterable[tuple[str, str]]) -> bytes:
-    """An HTTP head of fields that are known to be sound."""
+    """Return an HTTP head of fields that are known to be valid."""
     lines = [start_line, *(f"{name}: {value}" for name, value in fields), "", ""]
     return "\r\n".join(lines).encode("latin-1")
 
 
 def tokens(values: Iterable[str]) -> list[str]:
-    """The elements of a comma-separated list spread over header fields (RFC 9110 5.6.1)."""
+    """Return the elements of a comma-separated list in several header fields
+    (RFC 9110 section 5.6.1)."""
     return [item.strip(" \t") for value in values for item in value.split(",") if item.strip(" \t")]
 
 
@@ -143,11 +144,10 @@ def address_of(host: object, port: object = 0) -> tuple[str, int] | None:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Request:
-    """What the HTTP server read of the request, before any WebSocket exists.
+    """The HTTP request as the server parsed it.
 
-    `target` is the request target as it stood in the request line, `remote_address`
-    whatever the server calls its peer (usually a (host, port) tuple), `scheme` "http" or
-    "https".
+    `target` is the request target as in the request line. `remote_address` is the peer's address
+    in the server's form, usually a (host, port) tuple. `scheme` is "http" or "https".
     """
 
     method: str
@@ -158,7 +158,7 @@ class Request:
     scheme: str = "http"
 
     def __repr__(self) -> str:
-        """Without the headers, which may contain secrets."""
+        """Return method and target, but no headers, which may contain secrets."""
         return f"<Request {printable(self.method)} {printable(self.target)}>"
 
     def with_forwarded(self, forwarded: Forwarded) -> Request:
@@ -176,17 +176,17 @@ class Request:
 
     @property
     def path(self) -> str:
-        """The target without its query, still percent-encoded."""
+        """The target without its query, percent-encoded."""
         return self.target.partition("?")[0]
 
     @property
     def query(self) -> dict[str, list[str]]:
-        """The decoded query parameters; a parameter may be given more than once."""
+        """The decoded query parameters, with all values of each."""
         return parse_qs(self.target.partition("?")[2], keep_blank_values=True)
 
     @property
     def cookies(self) -> dict[str, str]:
-        """The cookies of the request by name; an unreadable Cookie header gives none."""
+        """The cookies by name; empty if the Cookie header is invalid."""
         try:
             jar = SimpleCookie("; ".join(self.headers.get_all("Cookie")))
         except CookieError:
@@ -195,7 +195,7 @@ class Request:
 
     @property
     def tls(self) -> bool:
-        """Whether the request came over TLS, as far as the HTTP server knows."""
+        """Whether the request arrived over TLS, according to the HTTP server."""
         return self.scheme == "https"
 
 
@@ -204,11 +204,11 @@ class _FindsHeaders(Protocol):
 
 
 def is_websocket_request(method: str, headers: _FindsHeaders) -> bool:
-    """Whether a request asks for a WebSocket, whatever the version and however well.
+    """Whether a request asks for a WebSocket, of any version.
 
-    `headers` is any mapping that finds a name in the usual capitals (`Upgrade`): a dict,
-    an `http.client.HTTPMessage`, our `Headers`. A true result does not mean that the
-    handshake is in order: `WebSocket.connect` finds that out and answers accordingly.
+    `headers` is a mapping that finds the name `Upgrade` or `upgrade`, such as a dict, an
+    `http.client.HTTPMessage` or a `Headers`. The handshake can still be invalid:
+    `WebSocket.connect` checks it and sends the response.
     """
     upgrade = headers.get("Upgrade") or headers.get("upgrade") or ""
     return method == "GET" and "websocket" in (item.lower() for item in tokens([upgrade]))

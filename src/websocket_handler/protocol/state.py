@@ -1,8 +1,9 @@
-"""The life of a connection (RFC 6455 section 7) as a table.
+"""The states of a connection (RFC 6455 section 7) and their transitions.
 
-CONNECTING --opened--> OPEN --we sent close--> CLOSING --their close--> CLOSED
-                         \\--------their close, answered------------------^
-from every state, the loss of the TCP connection leads to CLOSED.
+CONNECTING --opened--> OPEN --close sent--> CLOSING --close received--> CLOSED
+                         \\--------------close received-------------------^
+
+The loss of the TCP connection leads from every state to CLOSED.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from enum import Enum
 
 
 class State(Enum):
-    """Where a WebSocket stands, in the words of the browsers' API."""
+    """The state of a WebSocket, named as in the browsers' WebSocket API."""
 
     CONNECTING = "connecting"
     OPEN = "open"
@@ -20,15 +21,15 @@ class State(Enum):
 
 
 class Step(Enum):
-    """What moves a connection on."""
+    """An event that changes the state of a connection."""
 
-    OPENED = "the handshake is done and the engine has the socket"
-    CLOSE_SENT = "we started the closing handshake"
-    CLOSE_RECEIVED = "the peer's close frame is here, and answered"
-    LOST = "the TCP connection is gone or given up"
+    OPENED = "the handshake is complete and the engine has the socket"
+    CLOSE_SENT = "this end started the closing handshake"
+    CLOSE_RECEIVED = "the peer's close frame was received and answered"
+    LOST = "the TCP connection was lost or aborted"
 
 
-_LIFE = {
+_TRANSITIONS = {
     (State.CONNECTING, Step.OPENED): State.OPEN,
     (State.CONNECTING, Step.CLOSE_SENT): State.CLOSING,
     (State.CONNECTING, Step.LOST): State.CLOSED,
@@ -41,5 +42,5 @@ _LIFE = {
 
 
 def advance(state: State, step: Step) -> State | None:
-    """The state after `step`, or None where the step comes too late to matter."""
-    return _LIFE.get((state, step))
+    """Return the state after `step`, None if `step` does not change `state`."""
+    return _TRANSITIONS.get((state, step))

@@ -20,7 +20,7 @@ from ..connection.lifecycle import Connection
 from ..engine import fan_out
 from ..engine.native_locks import native_lock
 from ..errors import ConnectionClosed, UnsupportedByVersion, WebSocketError
-from ..protocol.check import POLICY_VIOLATION, TRY_AGAIN_LATER
+from ..protocol.close_codes import CloseCode
 from ..protocol.prepared import PreparedMessage
 from ..protocol.state import State
 from ..websocket import WebSocket
@@ -259,9 +259,9 @@ class Room:
         logger.info("%r: cannot catch up in room %r: %s", websocket, self.name, error)
         self.discard(websocket)
         if isinstance(error, ValueError):
-            websocket.close(POLICY_VIOLATION, "no such offset")
+            websocket.close(CloseCode.POLICY_VIOLATION, "no such offset")
         else:
-            websocket.close(TRY_AGAIN_LATER, "the history is away")
+            websocket.close(CloseCode.TRY_AGAIN_LATER, "the history is away")
 
     def _leave(self, websocket: Connection) -> None:
         assert isinstance(websocket, WebSocket)

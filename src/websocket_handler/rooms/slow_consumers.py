@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ..protocol.check import TRY_AGAIN_LATER
+from ..protocol.close_codes import CloseCode
 from ..protocol.message import close_payload
 
 WhenFull = Literal["close", "drop_oldest", "drop_newest", "latest"]
@@ -31,7 +31,7 @@ class SlowConsumers:
     when_full: WhenFull = "close"
     max_backlog: int = 1 << 20
     """Bytes, with 64 more for each message."""
-    close_code: int = TRY_AGAIN_LATER
+    close_code: int = CloseCode.TRY_AGAIN_LATER
 
     def __post_init__(self) -> None:
         if self.when_full not in get_args(WhenFull):

@@ -22,7 +22,7 @@ from ..engine import loop_engine
 from ..errors import WebSocketError
 from ..handover.raw_response import RawResponse
 from ..handover.transport import InertTransport, ServerConnections, TransportHandover
-from ..protocol.check import GOING_AWAY
+from ..protocol.close_codes import CloseCode
 from ..protocol.request import Forwarded, Headers, Request, address_of, is_websocket_request
 from ..settings import Settings
 from ..websocket import Stream, WebSocket
@@ -104,7 +104,7 @@ class Sockets(ServerConnections):
         assert server is not None
         sockets = cls._known.get(server)
         if sockets is None:
-            sockets = cls._known[server] = cls(loop_engine(), GOING_AWAY)
+            sockets = cls._known[server] = cls(loop_engine(), CloseCode.GOING_AWAY)
             server.connection_made(sockets, None)  # type: ignore[arg-type]
         return sockets
 

@@ -17,7 +17,7 @@ from urllib.parse import quote
 from ..connection.inbox import LoopInbox
 from ..errors import ConnectionClosed
 from ..handover.transport import ServerConnections, TransportHandover
-from ..protocol.check import ABNORMAL_CLOSURE, NORMAL_CLOSURE
+from ..protocol.close_codes import CloseCode
 from ..protocol.origins import ANY_ORIGIN
 from ..protocol.request import Headers, Request, address_of, check_field
 from ..protocol.state import State
@@ -70,7 +70,7 @@ class ASGISession:
         self._decided = asyncio.Event()
         self._waiting = 0  # coroutines that receive although nothing is decided
         self._denial: tuple[int, RawHeaders] | None = None
-        self._closed_with = (ABNORMAL_CLOSURE, "")
+        self._closed_with = (CloseCode.ABNORMAL_CLOSURE, "")
         self._messages: LoopInbox | None = None  # from the moment it is accepted
         self._unread: LoopInbox | None = None  # after the application has closed
         self._is_receiving = False
@@ -189,7 +189,7 @@ class ASGISession:
     def _close(self, message: Event) -> None:
         if message["type"] != "websocket.close":
             raise RuntimeError(f"{message['type']} was sent after websocket.accept")
-        code, reason = message.get("code", NORMAL_CLOSURE), message.get("reason") or ""
+        code, reason = message.get("code", CloseCode.NORMAL_CLOSURE), message.get("reason") or ""
         if self._websocket.state in (State.CLOSING, State.CLOSED):
             raise Disconnected("the WebSocket is closed")
         self._websocket.close(code, reason)
@@ -309,4 +309,4 @@ def received(message: str | bytes) -> Event:
 
 
 def disconnect(code: int, reason: str) -> Event:
-    return {"type": "websocket.disconnect", "code": code, "reason": reason}
+    return {"type": "websocket.disconnect", "code": int(code), "reason": reason}

@@ -20,13 +20,8 @@ from ..engine import loop_engine
 from ..handover.socket import Handover
 from ..handover.transport import TransportHandover
 from ..protocol.assembly import Close, Message
-from ..protocol.check import (
-    ABNORMAL_CLOSURE,
-    INTERNAL_ERROR,
-    NO_CODE_RECEIVED,
-    NORMAL_CLOSURE,
-    is_valid_close_code,
-)
+from ..protocol.check import is_valid_close_code
+from ..protocol.close_codes import CloseCode
 from ..protocol.frame import Opcode, write_frame
 from ..protocol.message import Decoder, close_payload
 from ..protocol.request import Headers, Request
@@ -38,7 +33,7 @@ from .forwarded import in_scope
 
 logger = logging.getLogger("websocket_handler")
 
-ASGI = replace(rfc6455.VERSION, name="ASGI", has_pings=False)
+ASGI = replace(rfc6455.VERSION, name="ASGI", _has_pings=False)
 """What is spoken with the server: no version of the protocol, but as good as one."""
 
 NO_KEY = bytes(4)
@@ -138,7 +133,7 @@ class MessageTransport(asyncio.Transport):
             return await self._receive()
         self._wanted.set()
         await self._disconnected.wait()
-        return disconnect(ABNORMAL_CLOSURE, "")
+        return disconnect(CloseCode.ABNORMAL_CLOSURE, "")
 
     async def deny(self, message: Event) -> None:
         """A response in place of the WebSocket; a bare 403 where the server has no other."""
@@ -157,7 +152,9 @@ class MessageTransport(asyncio.Transport):
         except Exception as error:
             self._log_failure(error)
             with contextlib.suppress(Exception):
-                await self._send_close({"type": "websocket.close", "code": INTERNAL_ERROR})
+                await self._send_close(
+                    {"type": "websocket.close", "code": CloseCode.INTERNAL_ERROR}
+                )
         finally:
             receiving.cancel()
             self._is_closing = True
@@ -217,8 +214,8 @@ class MessageTransport(asyncio.Transport):
     def _fail(self) -> None:
         """Close with 1011, as if the peer had answered that: nothing can be received."""
         if self.websocket is not None:
-            self.websocket.close(INTERNAL_ERROR, "internal error")
-        self._end_input(close_frame(INTERNAL_ERROR, None))
+            self.websocket.close(CloseCode.INTERNAL_ERROR, "internal error")
+        self._end_input(close_frame(CloseCode.INTERNAL_ERROR, None))
 
     def _end_input(self, frame: bytes) -> None:
         self._protocol.data_received(frame)
@@ -274,7 +271,11 @@ class MessageTransport(asyncio.Transport):
                 kind = "text" if isinstance(event.data, str) else "bytes"
                 self._put({"type": "websocket.send", kind: event.data}, len(event.data))
             elif isinstance(event, Close):
-                code = NORMAL_CLOSURE if event.code == NO_CODE_RECEIVED else event.code
+                code = (
+                    CloseCode.NORMAL_CLOSURE
+                    if event.code == CloseCode.NO_CODE_RECEIVED
+                    else event.code
+                )
                 self._put({"type": "websocket.close", "code": code, "reason": event.reason})
 
     def _put_answer(self, head: str) -> bool:
@@ -334,7 +335,7 @@ def close_frame(code: int | None, reason: str | None) -> bytes:
 
     daphne has None for a close frame without a code.
     """
-    if code is None or code == NO_CODE_RECEIVED:
+    if code is None or code == CloseCode.NO_CODE_RECEIVED:
         return write_frame(Opcode.CLOSE, b"", key=NO_KEY)
     if not is_valid_close_code(code):
         return b""

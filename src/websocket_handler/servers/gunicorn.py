@@ -15,7 +15,7 @@ from gunicorn.workers import gasgi
 
 from ..engine import loop_engine
 from ..handover.transport import InertTransport, ServerConnections, TransportHandover
-from ..protocol.check import SERVICE_RESTART
+from ..protocol.close_codes import CloseCode
 from ..settings import Settings
 from ..websocket import WebSocket
 from .asgi import ASGISession, Scope, request_of
@@ -66,7 +66,7 @@ class ASGIWorker(gasgi.ASGIWorker):  # type: ignore[misc]
 
     async def _serve(self) -> None:
         gasgi.ASGIProtocol = WebSocketProtocol  # what the worker makes for each connection
-        self.websockets = ServerConnections(loop_engine(), SERVICE_RESTART)
+        self.websockets = ServerConnections(loop_engine(), CloseCode.SERVICE_RESTART)
         await super()._serve()
 
     async def _shutdown(self) -> None:

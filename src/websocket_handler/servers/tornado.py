@@ -27,7 +27,7 @@ from ..errors import WebSocketError
 from ..handover.inert_socket import InertTlsSocket
 from ..handover.socket import duplicate
 from ..handover.transport import LoopHandover
-from ..protocol.check import GOING_AWAY
+from ..protocol.close_codes import CloseCode
 from ..protocol.request import Forwarded, Headers, Request, address_of, is_websocket_request
 from ..settings import Settings
 from ..websocket import Stream, WebSocket
@@ -60,7 +60,9 @@ def _make_websocket(handler: RequestHandler, headers: Headers, settings: Setting
     return WebSocket(request_of(request, headers), settings, handover=TornadoHandover(handler))
 
 
-async def close_all_websockets(code: int = GOING_AWAY, timeout: float | None = None) -> bool:
+async def close_all_websockets(
+    code: int = CloseCode.GOING_AWAY, timeout: float | None = None
+) -> bool:
     """Close every WebSocket of the running loop and wait for the peers, up to `timeout`
     seconds (None: each connection's `close_timeout`). Returns whether all are closed."""
     over = asyncio.Event()

@@ -27,7 +27,7 @@ from uvicorn.server import ServerState
 from ..engine import loop_engine
 from ..errors import WebSocketError
 from ..handover.transport import ServerConnections, TransportHandover
-from ..protocol.check import SERVICE_RESTART
+from ..protocol.close_codes import CloseCode
 from ..protocol.printable import printable
 from ..settings import Settings
 from ..websocket import WebSocket
@@ -144,7 +144,7 @@ class Sockets(ServerConnections):
         """Those of this server, from its first one on."""
         sockets = cls._known.get(server_state)
         if sockets is None:
-            sockets = cls._known[server_state] = cls(loop_engine(), SERVICE_RESTART)
+            sockets = cls._known[server_state] = cls(loop_engine(), CloseCode.SERVICE_RESTART)
             sockets._connections = cast("set[Any]", server_state.connections)
             sockets._connections.add(sockets)
         return sockets

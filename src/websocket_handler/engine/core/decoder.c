@@ -5,11 +5,11 @@
 
 #include "mask.h"
 
-/* A message whose bytes have not all arrived. Allocated only while there is one. */
+/* An incomplete message. Allocated only while there is one. */
 typedef struct decoder_assembly {
     decoder_storage storage;
-    uint64_t announced; /* the sizes in the frame headers so far */
-    uint64_t size;      /* the bytes here */
+    uint64_t announced; /* sum of the lengths in the frame headers so far */
+    uint64_t size;      /* bytes in the storage */
     uint32_t fragments;
     uint32_t empty;
     utf8_state text;
@@ -17,22 +17,22 @@ typedef struct decoder_assembly {
     uint8_t compressed;
 } assembly;
 
-/* What can be cut by the end of a read and must be whole before it can be read. */
-typedef struct decoder_carry {
+/* A header or control frame that is incomplete at the end of a read. */
+typedef struct decoder_partial {
     uint8_t size;
-    uint8_t spent; /* it was read; the event may still point into it */
+    uint8_t consumed; /* it was read; the event may still point into it */
     uint8_t bytes[FRAME_MAX_HEADER + FRAME_MAX_CONTROL];
-} carry;
+} partial;
 
-/* Memory for a message grows by this much at once: a peer that sends a few bytes of a huge
- * frame costs a few hundred, one that means it costs one or two reallocations. */
-enum { LEAST_RESERVE = 512, RESERVE_FACTOR = 8 };
+/* How memory for a message grows. A peer that sends a few bytes of a large frame causes only a
+ * small allocation; a message that arrives completely needs one or two reallocations. */
+enum { MIN_RESERVE = 512, RESERVE_FACTOR = 8 };
 
-/* From these sizes on, others may run while a piece of a message is inflated. */
-enum { MUCH_TO_INFLATE = 16384, MUCH_ROOM = 131072 };
+/* From these sizes of input and output on, inflating releases the GIL. */
+enum { RELEASE_MIN_INPUT = 16384, RELEASE_MIN_OUTPUT = 131072 };
 
-/* `finished`, until decoder_next says so: it is decoder_want that found no memory. */
-enum { WITHOUT_MEMORY = 2 };
+/* A value of `finished`: decoder_want could not get memory, and decoder_next must report it. */
+enum { OUT_OF_MEMORY = 2 };
 
 enum { PROTOCOL_ERROR = 1002, NO_CODE = 1005, INVALID_DATA = 1007, POLICY = 1008, TOO_BIG = 1009 };
 
@@ -72,15 +72,15 @@ static const char *check_reserved_bits(const decoder *d, uint8_t first)
     return NULL;
 }
 
-/* check.check_start of the specification: what the first two bytes can break. */
+/* check.check_start in protocol/: checks the first two bytes of a frame. */
 static const char *check_start(const decoder *d, uint8_t first, uint8_t second)
 {
     uint8_t opcode = first & FRAME_OPCODE_BITS;
 
     if (first & FRAME_RESERVED_BITS) {
-        const char *broken = check_reserved_bits(d, first);
-        if (broken)
-            return broken;
+        const char *error = check_reserved_bits(d, first);
+        if (error)
+            return error;
     }
     if (!is_known_opcode(opcode))
         return "reserved opcode";
@@ -101,7 +101,7 @@ static const char *check_start(const decoder *d, uint8_t first, uint8_t second)
     return NULL;
 }
 
-/* check.check_length: what the extended payload length can break. */
+/* check.check_length in protocol/: checks the extended payload length. */
 static const char *check_length(uint8_t second, uint64_t length)
 {
     uint8_t form = second & FRAME_LENGTH_BITS;
@@ -126,7 +126,7 @@ static decoder_kind read_close(decoder *d, decoder_event *event)
     if (event->size == 1)
         return violation(d, event, PROTOCOL_ERROR, "close frame with a body of one byte");
     event->code = (uint16_t)(event->data[0] << 8 | event->data[1]);
-    if (!decoder_is_valid_close_code(event->code) && !(event->code == 1004 && d->old_codes))
+    if (!decoder_is_valid_close_code(event->code) && !(event->code == 1004 && d->allow_1004))
         return violation(d, event, PROTOCOL_ERROR, "close frame with an invalid code");
     event->data += 2;
     event->size -= 2;
@@ -153,17 +153,18 @@ static decoder_kind read_control(decoder *d, uint8_t *header, size_t header_size
     }
 }
 
-/* The limits, at the frame header, before memory is taken for the payload. A compressed message
- * is measured as it comes out; what goes in is bounded by what the greatest can need. */
+/* Checks the limits at the frame header, before memory is allocated for the payload. For a
+ * compressed message the limit on the decompressed size is checked while inflating; here its
+ * compressed size is limited to the largest that a message of the maximum size can have. */
 static const char *announce(assembly *a, const decoder_rules *rules, uint64_t length, int fin,
                             uint16_t *code)
 {
-    uint64_t most = rules->max_message_size;
+    uint64_t limit = rules->max_message_size;
 
     if (a->compressed)
-        most += (most >> 3) + 64;
+        limit += (limit >> 3) + 64;
     *code = TOO_BIG;
-    if (length > most - a->announced)
+    if (length > limit - a->announced)
         return too_big;
     a->announced += length;
     *code = POLICY;
@@ -178,7 +179,7 @@ static const char *announce(assembly *a, const decoder_rules *rules, uint64_t le
     return NULL;
 }
 
-/* A message that lies whole in the bytes just read: no copy, no memory. */
+/* Reads a message that is complete in the bytes just received: no copy and no allocation. */
 static decoder_kind read_whole(decoder *d, uint8_t opcode, uint8_t *payload, uint64_t size,
                                decoder_event *event)
 {
@@ -195,7 +196,7 @@ static decoder_kind read_whole(decoder *d, uint8_t opcode, uint8_t *payload, uin
     return DECODER_MESSAGE;
 }
 
-static int make_room(decoder *d, uint64_t more)
+static int reserve_more(decoder *d, uint64_t more)
 {
     assembly *a = d->assembly;
     uint64_t needed = a->size + more;
@@ -204,14 +205,14 @@ static int make_room(decoder *d, uint64_t more)
 
     if (needed <= a->storage.capacity)
         return 1;
-    if (capacity < LEAST_RESERVE)
-        capacity = LEAST_RESERVE;
+    if (capacity < MIN_RESERVE)
+        capacity = MIN_RESERVE;
     if (capacity > ceiling)
         capacity = ceiling;
     return d->rules->reserve(&a->storage, capacity);
 }
 
-/* Unmasks the next bytes of payload where they lie. */
+/* Unmasks the next bytes of payload in place. */
 static void unmask(decoder *d, uint8_t *bytes, size_t size)
 {
     if (d->expect_masked)
@@ -220,7 +221,7 @@ static void unmask(decoder *d, uint8_t *bytes, size_t size)
     d->remaining -= size;
 }
 
-static int make_room_to_inflate(decoder *d, size_t size)
+static int reserve_to_inflate(decoder *d, size_t size)
 {
     assembly *a = d->assembly;
     uint64_t capacity = (uint64_t)size * RESERVE_FACTOR;
@@ -229,29 +230,29 @@ static int make_room_to_inflate(decoder *d, size_t size)
         return 1;
     if (capacity < 2 * a->storage.capacity)
         capacity = 2 * a->storage.capacity;
-    if (capacity < LEAST_RESERVE)
-        capacity = LEAST_RESERVE;
+    if (capacity < MIN_RESERVE)
+        capacity = MIN_RESERVE;
     if (capacity > d->rules->max_message_size)
         capacity = d->rules->max_message_size;
     return d->rules->reserve(&a->storage, capacity);
 }
 
-static inflate_status inflate_some(const decoder *d, const uint8_t **in, size_t *size,
-                                   uint8_t *out, size_t *room)
+static inflate_status inflate_available(const decoder *d, const uint8_t **in, size_t *size,
+                                        uint8_t *out, size_t *space)
 {
     inflate_status status;
-    void *aside = NULL;
-    int much = *size >= MUCH_TO_INFLATE || *room >= MUCH_ROOM;
+    void *released = NULL;
+    int is_large = *size >= RELEASE_MIN_INPUT || *space >= RELEASE_MIN_OUTPUT;
 
-    if (much)
-        aside = d->rules->step_aside();
-    status = inflater_feed(d->inflater, in, size, out, room);
-    if (much)
-        d->rules->step_back(aside);
+    if (is_large)
+        released = d->rules->gil_release();
+    status = inflater_feed(d->inflater, in, size, out, space);
+    if (is_large)
+        d->rules->gil_acquire(released);
     return status;
 }
 
-/* Inflates `size` bytes of payload to the end of the assembly, no further than the limit. */
+/* Inflates `size` bytes of payload and appends them to the assembly, up to the limit. */
 static decoder_kind inflate_piece(decoder *d, const uint8_t *in, size_t size,
                                   decoder_event *event)
 {
@@ -261,21 +262,21 @@ static decoder_kind inflate_piece(decoder *d, const uint8_t *in, size_t size,
 
     while (status == INFLATE_FULL) {
         uint64_t limit = d->rules->max_message_size;
-        uint8_t beyond;
-        size_t room = 1, left;
+        uint8_t excess;
+        size_t space = 1, left;
 
-        if (a->size == limit) { /* is there a byte more? */
-            status = inflate_some(d, &in, &size, &beyond, &room);
-            if (room == 0 && status != INFLATE_BAD)
+        if (a->size == limit) { /* one more byte would exceed the limit */
+            status = inflate_available(d, &in, &size, &excess, &space);
+            if (space == 0 && status != INFLATE_BAD)
                 return violation(d, event, TOO_BIG, too_big);
         } else {
-            if (!make_room_to_inflate(d, size))
+            if (!reserve_to_inflate(d, size))
                 return DECODER_NO_MEMORY;
             if (limit > a->storage.capacity)
                 limit = a->storage.capacity;
-            room = left = (size_t)(limit - a->size);
-            status = inflate_some(d, &in, &size, a->storage.data + a->size, &left);
-            a->size += room - left;
+            space = left = (size_t)(limit - a->size);
+            status = inflate_available(d, &in, &size, a->storage.data + a->size, &left);
+            a->size += space - left;
         }
     }
     if (status == INFLATE_NO_MEMORY)
@@ -285,7 +286,7 @@ static decoder_kind inflate_piece(decoder *d, const uint8_t *in, size_t size,
     if (a->opcode == OPCODE_TEXT && a->size > before &&
         !utf8_feed(&a->text, a->storage.data + before, a->size - before))
         return invalid_text(d, event);
-    return DECODER_STARVED;
+    return DECODER_NEED_DATA;
 }
 
 static void end_inflating(decoder *d)
@@ -296,33 +297,33 @@ static void end_inflating(decoder *d)
     }
 }
 
-/* The payload of a compressed message is here: it must end where a message may. */
+/* The payload of a compressed message is complete: checks that its end is valid. */
 static decoder_kind finish_inflating(decoder *d, decoder_event *event)
 {
     if (inflater_needs_tail(d->inflater)) {
         decoder_kind kind = inflate_piece(d, deflate_tail, sizeof deflate_tail, event);
-        if (kind != DECODER_STARVED)
+        if (kind != DECODER_NEED_DATA)
             return kind;
     }
     if (!inflater_finish(d->inflater))
         return violation(d, event, INVALID_DATA, invalid_deflate);
     end_inflating(d);
-    return DECODER_STARVED;
+    return DECODER_NEED_DATA;
 }
 
-/* What has come of the payload is in the assembly: see if the message is whole. */
-static decoder_kind go_on(decoder *d, decoder_event *event)
+/* The received payload is in the assembly: returns the message if it is complete. */
+static decoder_kind finish_if_complete(decoder *d, decoder_event *event)
 {
     assembly *a = d->assembly;
 
     if (d->remaining)
-        return DECODER_STARVED;
+        return DECODER_NEED_DATA;
     d->in_payload = 0;
     if (!d->fin)
-        return DECODER_STARVED;
+        return DECODER_NEED_DATA;
     if (a->compressed) {
         decoder_kind kind = finish_inflating(d, event);
-        if (kind != DECODER_STARVED)
+        if (kind != DECODER_NEED_DATA)
             return kind;
     }
     if (a->opcode == OPCODE_TEXT && !utf8_is_complete(&a->text))
@@ -337,8 +338,8 @@ static decoder_kind go_on(decoder *d, decoder_event *event)
     return DECODER_MESSAGE;
 }
 
-/* `size` bytes of payload lie at the end of the assembly. */
-static decoder_kind take_in(decoder *d, size_t size, decoder_event *event)
+/* Adds `size` bytes of payload, which are behind the end of the assembly, to it. */
+static decoder_kind append_payload(decoder *d, size_t size, decoder_event *event)
 {
     assembly *a = d->assembly;
 
@@ -349,7 +350,7 @@ static decoder_kind take_in(decoder *d, size_t size, decoder_event *event)
             return invalid_text(d, event);
         a->size += size;
     }
-    return go_on(d, event);
+    return finish_if_complete(d, event);
 }
 
 static decoder_kind read_compressed(decoder *d, uint8_t **cursor, size_t size,
@@ -361,7 +362,7 @@ static decoder_kind read_compressed(decoder *d, uint8_t **cursor, size_t size,
     *cursor += size;
     unmask(d, bytes, size);
     kind = inflate_piece(d, bytes, size, event);
-    return kind == DECODER_STARVED ? go_on(d, event) : kind;
+    return kind == DECODER_NEED_DATA ? finish_if_complete(d, event) : kind;
 }
 
 static decoder_kind read_payload(decoder *d, uint8_t **cursor, const uint8_t *end,
@@ -374,15 +375,15 @@ static decoder_kind read_payload(decoder *d, uint8_t **cursor, const uint8_t *en
     if (d->assembly->compressed)
         return read_compressed(d, cursor, size, event);
     if (size) {
-        if (!make_room(d, size))
+        if (!reserve_more(d, size))
             return DECODER_NO_MEMORY;
         memcpy(d->assembly->storage.data + d->assembly->size, *cursor, size);
         *cursor += size;
     }
-    return take_in(d, size, event);
+    return append_payload(d, size, event);
 }
 
-/* A whole header of a data frame is at `header`; its payload begins at *cursor. */
+/* Starts a data frame: its complete header is at `header`, its payload begins at *cursor. */
 static decoder_kind begin_data(decoder *d, const uint8_t *header, size_t header_size,
                                uint64_t length, uint8_t **cursor, uint8_t *end,
                                decoder_event *event)
@@ -390,14 +391,14 @@ static decoder_kind begin_data(decoder *d, const uint8_t *header, size_t header_
     assembly fresh = {.opcode = header[0] & FRAME_OPCODE_BITS,
                       .compressed = !!(header[0] & FRAME_RSV1)};
     assembly *a = d->assembly ? d->assembly : &fresh;
-    const char *broken;
+    const char *error;
     uint16_t code;
 
     d->frames++;
     d->fin = !!(header[0] & FRAME_FIN);
-    broken = announce(a, d->rules, length, d->fin, &code);
-    if (broken)
-        return violation(d, event, code, broken);
+    error = announce(a, d->rules, length, d->fin, &code);
+    if (error)
+        return violation(d, event, code, error);
     if (d->expect_masked)
         memcpy(d->key, header + header_size - 4, 4);
     if (a == &fresh && d->fin && !fresh.compressed && length <= (uint64_t)(end - *cursor)) {
@@ -419,71 +420,72 @@ static decoder_kind begin_data(decoder *d, const uint8_t *header, size_t header_
     d->key_position = 0;
     d->remaining = length;
     d->in_payload = 1;
-    return DECODER_STARVED; /* decoder_next goes on with the payload, even of no bytes */
+    return DECODER_NEED_DATA; /* decoder_next continues with the payload, even if it is empty */
 }
 
-/* Checks the frame that begins at `bytes` as far as it has come, and says in *needed how many
- * bytes must be together before it can be read: its header, and the whole of a control frame. */
+/* Checks the available part of the frame at `bytes`. Sets *needed to the bytes that are needed
+ * before it can be read: the header, or the header and payload of a control frame. */
 static decoder_kind check_head(decoder *d, const uint8_t *bytes, size_t available, size_t *needed,
                                decoder_event *event)
 {
-    const char *broken;
+    const char *error;
 
     *needed = 2;
     if (available < *needed)
-        return DECODER_STARVED;
-    broken = check_start(d, bytes[0], bytes[1]);
-    if (broken)
-        return violation(d, event, PROTOCOL_ERROR, broken);
+        return DECODER_NEED_DATA;
+    error = check_start(d, bytes[0], bytes[1]);
+    if (error)
+        return violation(d, event, PROTOCOL_ERROR, error);
     *needed = frame_header_size(bytes[1]);
     if (available < *needed)
-        return DECODER_STARVED;
-    broken = check_length(bytes[1], frame_payload_length(bytes));
-    if (broken)
-        return violation(d, event, PROTOCOL_ERROR, broken);
+        return DECODER_NEED_DATA;
+    error = check_length(bytes[1], frame_payload_length(bytes));
+    if (error)
+        return violation(d, event, PROTOCOL_ERROR, error);
     if (bytes[0] & FRAME_CONTROL_BIT)
         *needed += bytes[1] & FRAME_LENGTH_BITS;
-    return DECODER_STARVED;
+    return DECODER_NEED_DATA;
 }
 
-static decoder_kind keep_cut(decoder *d, uint8_t **cursor, const uint8_t *end)
+static decoder_kind save_partial(decoder *d, uint8_t **cursor, const uint8_t *end)
 {
     size_t size = (size_t)(end - *cursor);
 
     if (size) {
-        d->carry = malloc(sizeof *d->carry);
-        if (!d->carry)
+        d->partial = malloc(sizeof *d->partial);
+        if (!d->partial)
             return DECODER_NO_MEMORY;
-        d->carry->size = (uint8_t)size;
-        d->carry->spent = 0;
-        memcpy(d->carry->bytes, *cursor, size);
+        d->partial->size = (uint8_t)size;
+        d->partial->consumed = 0;
+        memcpy(d->partial->bytes, *cursor, size);
         *cursor += size;
     }
-    return DECODER_STARVED;
+    return DECODER_NEED_DATA;
 }
 
-/* Completes the frame whose beginning was kept from the read before; *needed as check_head. */
-static decoder_kind complete_cut(decoder *d, uint8_t **cursor, const uint8_t *end, size_t *needed,
-                                 decoder_event *event)
+/* Appends received bytes to the partial frame until it is complete; sets *needed like
+ * check_head. */
+static decoder_kind complete_partial(decoder *d, uint8_t **cursor, const uint8_t *end,
+                                     size_t *needed, decoder_event *event)
 {
-    carry *c = d->carry;
+    partial *p = d->partial;
 
     for (;;) {
-        if (check_head(d, c->bytes, c->size, needed, event) == DECODER_VIOLATION)
+        if (check_head(d, p->bytes, p->size, needed, event) == DECODER_VIOLATION)
             return DECODER_VIOLATION;
-        size_t missing = *needed > c->size ? *needed - c->size : 0;
-        size_t here = (size_t)(end - *cursor);
-        if (missing == 0 || here == 0)
-            return DECODER_STARVED;
-        if (missing > here)
-            missing = here;
-        memcpy(c->bytes + c->size, *cursor, missing);
-        c->size = (uint8_t)(c->size + missing);
+        size_t missing = *needed > p->size ? *needed - p->size : 0;
+        size_t available = (size_t)(end - *cursor);
+        if (missing == 0 || available == 0)
+            return DECODER_NEED_DATA;
+        if (missing > available)
+            missing = available;
+        memcpy(p->bytes + p->size, *cursor, missing);
+        p->size = (uint8_t)(p->size + missing);
         *cursor += missing;
     }
 }
 
-/* The header at `bytes`, and of a control frame the payload, is whole. */
+/* Reads a frame whose header, or header and payload of a control frame, is complete at `bytes`. */
 static decoder_kind read_frame(decoder *d, uint8_t *bytes, uint8_t **cursor, uint8_t *end,
                                decoder_event *event)
 {
@@ -499,18 +501,18 @@ static decoder_kind read_head(decoder *d, uint8_t **cursor, uint8_t *end, decode
     uint8_t *bytes = *cursor;
     size_t needed;
 
-    if (d->carry) {
-        if (complete_cut(d, cursor, end, &needed, event) == DECODER_VIOLATION)
+    if (d->partial) {
+        if (complete_partial(d, cursor, end, &needed, event) == DECODER_VIOLATION)
             return DECODER_VIOLATION;
-        if (d->carry->size < needed)
-            return DECODER_STARVED;
-        d->carry->spent = 1;
-        bytes = d->carry->bytes;
+        if (d->partial->size < needed)
+            return DECODER_NEED_DATA;
+        d->partial->consumed = 1;
+        bytes = d->partial->bytes;
     } else {
         if (check_head(d, bytes, (size_t)(end - bytes), &needed, event) == DECODER_VIOLATION)
             return DECODER_VIOLATION;
         if ((size_t)(end - bytes) < needed)
-            return keep_cut(d, cursor, end);
+            return save_partial(d, cursor, end);
         *cursor += needed;
     }
     return read_frame(d, bytes, cursor, end, event);
@@ -518,17 +520,17 @@ static decoder_kind read_head(decoder *d, uint8_t **cursor, uint8_t *end, decode
 
 decoder_kind decoder_next(decoder *d, uint8_t **cursor, uint8_t *end, decoder_event *event)
 {
-    decoder_kind kind = DECODER_STARVED;
+    decoder_kind kind = DECODER_NEED_DATA;
 
     event->storage.owner = NULL;
-    while (kind == DECODER_STARVED) {
-        if (d->carry && d->carry->spent) {
-            free(d->carry);
-            d->carry = NULL;
+    while (kind == DECODER_NEED_DATA) {
+        if (d->partial && d->partial->consumed) {
+            free(d->partial);
+            d->partial = NULL;
         }
         if (d->finished) {
             *cursor = end;
-            if (d->finished == WITHOUT_MEMORY)
+            if (d->finished == OUT_OF_MEMORY)
                 kind = DECODER_NO_MEMORY;
             break;
         }
@@ -542,34 +544,34 @@ decoder_kind decoder_next(decoder *d, uint8_t **cursor, uint8_t *end, decoder_ev
     return kind;
 }
 
-size_t decoder_want(decoder *d, uint64_t least, uint8_t **into)
+size_t decoder_want(decoder *d, uint64_t min, uint8_t **into)
 {
     assembly *a = d->assembly;
-    uint64_t room;
+    uint64_t space;
 
-    if (!d->in_payload || d->finished || d->remaining < least || a->compressed)
+    if (!d->in_payload || d->finished || d->remaining < min || a->compressed)
         return 0;
-    if (a->size == a->storage.capacity && !make_room(d, 1)) {
-        d->finished = WITHOUT_MEMORY; /* what was in the storage is gone */
+    if (a->size == a->storage.capacity && !reserve_more(d, 1)) {
+        d->finished = OUT_OF_MEMORY; /* the content of the storage is lost */
         return 0;
     }
-    room = a->storage.capacity - a->size;
-    if (room > d->remaining)
-        room = d->remaining;
+    space = a->storage.capacity - a->size;
+    if (space > d->remaining)
+        space = d->remaining;
     *into = a->storage.data + a->size;
-    return (size_t)room;
+    return (size_t)space;
 }
 
 decoder_kind decoder_received(decoder *d, size_t size, decoder_event *event)
 {
     event->storage.owner = NULL;
-    return take_in(d, size, event);
+    return append_payload(d, size, event);
 }
 
 void decoder_free(decoder *d)
 {
-    free(d->carry);
-    d->carry = NULL;
+    free(d->partial);
+    d->partial = NULL;
     if (d->inflater) {
         inflater_free(d->inflater);
         d->inflater = NULL;

@@ -26,9 +26,9 @@ void inflater_free(inflater *i)
 }
 
 inflate_status inflater_feed(inflater *i, const uint8_t **in, size_t *size, uint8_t *out,
-                             size_t *room)
+                             size_t *space)
 {
-    (void)i, (void)in, (void)size, (void)out, (void)room;
+    (void)i, (void)in, (void)size, (void)out, (void)space;
     return INFLATE_NO_MEMORY;
 }
 
@@ -72,21 +72,21 @@ size_t deflater_run(deflater *f, const uint8_t *data, size_t size, uint8_t *out)
 #include <stdlib.h>
 #include <zlib.h>
 
-enum { MOST_IDLE = 8 };
+enum { MAX_IDLE = 8 };
 
-/* zlib has no window of 256 bytes to compress with. But it looks back over 262 bytes less than
- * its window has, which for 9 bits is 250: such a stream needs no more than 8 bits. */
-enum { LEAST_DEFLATE_BITS = 9 };
+/* zlib cannot compress with a window of 256 bytes. But it looks back over 262 bytes less than its
+ * window size. With 9 bits this is 250 bytes, which a peer can decompress with 8 bits. */
+enum { MIN_DEFLATE_BITS = 9 };
 
-/* What zlib says in data_type of where a call to inflate stopped. */
+/* Bits of data_type, by which zlib describes the position at which inflate() stopped. */
 enum { UNUSED_BITS = 63, AT_BLOCK_END = 128 };
 
 struct inflater {
     z_stream stream;
     inflater *next;
     int window_bits;
-    int begun;          /* the message has used the stream it will end in */
-    int between_blocks; /* and stands at the end of a block, on a byte boundary */
+    int begun;          /* the message has data in the current stream */
+    int between_blocks; /* the stream is at the end of a block and on a byte boundary */
 };
 
 struct deflater {
@@ -95,7 +95,7 @@ struct deflater {
     int window_bits, level, memory_level;
 };
 
-static uInt at_most(size_t size)
+static uInt to_uint(size_t size)
 {
     return size < UINT_MAX ? (uInt)size : UINT_MAX;
 }
@@ -134,7 +134,7 @@ void inflater_give(deflate_pool *pool, inflater *i)
     i->begun = 0;
     i->next = pool->inflaters;
     pool->inflaters = i;
-    for (int kept = 0; *link && kept < MOST_IDLE; kept++)
+    for (int kept = 0; *link && kept < MAX_IDLE; kept++)
         link = &(*link)->next;
     if (*link) {
         inflater_free(*link);
@@ -149,23 +149,23 @@ void inflater_free(inflater *i)
 }
 
 inflate_status inflater_feed(inflater *i, const uint8_t **in, size_t *size, uint8_t *out,
-                             size_t *room)
+                             size_t *space)
 {
     z_stream *s = &i->stream;
 
     for (;;) {
-        uInt given = at_most(*size), space = at_most(*room), read, written;
+        uInt avail_in = to_uint(*size), avail_out = to_uint(*space), read, written;
         s->next_in = (Bytef *)*in;
-        s->avail_in = given;
+        s->avail_in = avail_in;
         s->next_out = out;
-        s->avail_out = space;
+        s->avail_out = avail_out;
         int result = inflate(s, Z_SYNC_FLUSH);
-        read = given - s->avail_in;
-        written = space - s->avail_out;
+        read = avail_in - s->avail_in;
+        written = avail_out - s->avail_out;
         *in += read;
         *size -= read;
         out += written;
-        *room -= written;
+        *space -= written;
         if (s->data_type & AT_BLOCK_END)
             i->between_blocks = !(s->data_type & UNUSED_BITS);
         else if (read || written)
@@ -177,12 +177,12 @@ inflate_status inflater_feed(inflater *i, const uint8_t **in, size_t *size, uint
             i->begun = 0;
         } else if (result == Z_MEM_ERROR) {
             return INFLATE_NO_MEMORY;
-        } else if (result != Z_OK && (result != Z_BUF_ERROR || (*size && *room))) {
+        } else if (result != Z_OK && (result != Z_BUF_ERROR || (*size && *space))) {
             return INFLATE_BAD;
         }
-        if (*size == 0 && (*room || result == Z_STREAM_END))
+        if (*size == 0 && (*space || result == Z_STREAM_END))
             return INFLATE_DONE;
-        if (*room == 0)
+        if (*space == 0)
             return INFLATE_FULL;
     }
 }
@@ -203,7 +203,7 @@ int inflater_finish(inflater *i)
 deflater *deflater_take(deflate_pool *pool, int window_bits, int level, int memory_level)
 {
     deflater *f;
-    int bits = window_bits < LEAST_DEFLATE_BITS ? LEAST_DEFLATE_BITS : window_bits;
+    int bits = window_bits < MIN_DEFLATE_BITS ? MIN_DEFLATE_BITS : window_bits;
 
     for (deflater **link = &pool->deflaters; *link; link = &(*link)->next) {
         f = *link;
@@ -233,7 +233,7 @@ void deflater_give(deflate_pool *pool, deflater *f)
     deflateReset(&f->stream);
     f->next = pool->deflaters;
     pool->deflaters = f;
-    for (int kept = 0; *link && kept < MOST_IDLE; kept++)
+    for (int kept = 0; *link && kept < MAX_IDLE; kept++)
         link = &(*link)->next;
     if (*link) {
         deflater_free(*link);
@@ -250,25 +250,25 @@ void deflater_free(deflater *f)
 size_t deflater_run(deflater *f, const uint8_t *data, size_t size, uint8_t *out)
 {
     z_stream *s = &f->stream;
-    size_t left = size, room = size + sizeof deflate_tail;
+    size_t left = size, space = size + sizeof deflate_tail;
 
     for (;;) {
-        uInt given = at_most(left), space = at_most(room);
+        uInt avail_in = to_uint(left), avail_out = to_uint(space);
         s->next_in = (Bytef *)data;
-        s->avail_in = given;
+        s->avail_in = avail_in;
         s->next_out = out;
-        s->avail_out = space;
-        deflate(s, given == left ? Z_SYNC_FLUSH : Z_NO_FLUSH);
-        data += given - s->avail_in;
-        left -= given - s->avail_in;
-        out += space - s->avail_out;
-        room -= space - s->avail_out;
-        if (room == 0) {
+        s->avail_out = avail_out;
+        deflate(s, avail_in == left ? Z_SYNC_FLUSH : Z_NO_FLUSH);
+        data += avail_in - s->avail_in;
+        left -= avail_in - s->avail_in;
+        out += avail_out - s->avail_out;
+        space -= avail_out - s->avail_out;
+        if (space == 0) {
             deflateReset(s);
             return 0;
         }
         if (left == 0 && s->avail_out)
-            return size - room;
+            return size - space;
     }
 }
 

@@ -1,5 +1,5 @@
-/* The frame header of RFC 6455 section 5.2: reading and writing its bytes.
- * Knows no connection and no memory but what it is handed. Twin of protocol/frame.py. */
+/* Reads and writes the frame header of RFC 6455 section 5.2.
+ * No state and no memory of its own. The Python counterpart is protocol/frame.py. */
 #ifndef WEBSOCKET_HANDLER_FRAME_H
 #define WEBSOCKET_HANDLER_FRAME_H
 
@@ -29,14 +29,14 @@ enum {
     FRAME_MAX_HEADER = 14
 };
 
-/* The size of a whole header, masking key included, from its second byte: 2 to 14. */
+/* Returns the size of a header including the masking key, from its second byte: 2 to 14. */
 size_t frame_header_size(uint8_t second);
 
-/* The payload length, 0 to 2^64 - 1, from a whole header. */
+/* Returns the payload length, 0 to 2^64 - 1, from a complete header. */
 uint64_t frame_payload_length(const uint8_t *header);
 
 /* Writes a header into at least FRAME_MAX_HEADER bytes and returns its size.
- * `first` is the first byte (FIN and opcode); `key` the masking key, or NULL for none. */
+ * `first` is the first byte (FIN and opcode), `key` is the masking key or NULL. */
 size_t frame_header_write(uint8_t *out, uint8_t first, uint64_t length, const uint8_t *key);
 
 #endif

@@ -5,8 +5,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* XORs `size` bytes of `from` into `to` (the same place, or apart); `position` is the place
- * of the first byte in the payload, which chooses the octet of the key it begins with. */
+/* XORs `size` bytes of `from` with the key and writes them to `to`, which is equal to `from` or
+ * does not overlap it. `position` is the offset of the first byte in the payload; the key starts
+ * at octet `position` mod 4. */
 void mask_apply(uint8_t *to, const uint8_t *from, size_t size, const uint8_t key[4],
                 uint64_t position);
 

@@ -18,7 +18,7 @@ static size_t skip_ascii(const uint8_t *bytes, size_t size)
     return i;
 }
 
-/* The table of RFC 3629 section 4: which bytes may follow a first byte. */
+/* Sets the range of the second byte, by the table in RFC 3629 section 4. */
 static int begin_character(utf8_state *state, uint8_t first)
 {
     state->low = 0x80;
@@ -28,15 +28,15 @@ static int begin_character(utf8_state *state, uint8_t first)
     } else if (first >= 0xE0 && first <= 0xEF) {
         state->missing = 2;
         if (first == 0xE0)
-            state->low = 0xA0; /* nothing that fits two bytes */
+            state->low = 0xA0; /* no character that fits in two bytes */
         if (first == 0xED)
             state->high = 0x9F; /* no surrogates */
     } else if (first >= 0xF0 && first <= 0xF4) {
         state->missing = 3;
         if (first == 0xF0)
-            state->low = 0x90; /* nothing that fits three bytes */
+            state->low = 0x90; /* no character that fits in three bytes */
         if (first == 0xF4)
-            state->high = 0x8F; /* nothing beyond U+10FFFF */
+            state->high = 0x8F; /* no character beyond U+10FFFF */
     } else {
         return 0;
     }

@@ -9,7 +9,7 @@ void wheel_start(wheel *w, uint64_t now)
     w->tick = now / WHEEL_TICK_MS;
 }
 
-/* A timer rests in the slot of the first tick that begins when it is due or later. */
+/* The tick of a timer: the first one that begins when the timer is due or later. */
 static uint64_t tick_of(const wheel *w, uint64_t due)
 {
     uint64_t tick = due / WHEEL_TICK_MS + (due % WHEEL_TICK_MS != 0);
@@ -35,7 +35,7 @@ void wheel_set(wheel *w, wheel_timer *timer, uint64_t due)
     w->occupied[slot / 64] |= UINT64_C(1) << slot % 64;
 }
 
-/* The slot's bit stays set: clearing it when the hand next passes costs less. */
+/* The bit of the slot stays set: it is cheaper to clear it when the slot is next visited. */
 void wheel_cancel(wheel_timer *timer)
 {
     if (!timer->link)
@@ -47,7 +47,7 @@ void wheel_cancel(wheel_timer *timer)
     timer->next = NULL;
 }
 
-/* The first occupied tick at or after `tick`, within one turn of the wheel. */
+/* The first tick at or after `tick` whose slot is occupied, within one revolution. */
 static uint64_t next_occupied(const wheel *w, uint64_t tick)
 {
     for (uint64_t t = tick, end = tick + WHEEL_SLOTS; t < end;) {
@@ -64,8 +64,8 @@ static uint64_t next_occupied(const wheel *w, uint64_t tick)
     return WHEEL_NEVER;
 }
 
-/* Takes what is due out of the slot, all of it at once: what rests there for a later turn is
- * passed once, however many timers are due. */
+/* Moves all due timers of the slot to `expired` in one pass, so that the timers of later
+ * revolutions are visited only once, independent of the number of due timers. */
 static void collect(wheel *w, size_t slot, uint64_t now)
 {
     wheel_timer *next;
@@ -88,7 +88,7 @@ wheel_timer *wheel_expire(wheel *w, uint64_t now)
 
     while (!w->expired && (tick = next_occupied(w, w->tick)) <= last) {
         collect(w, (size_t)(tick % WHEEL_SLOTS), now);
-        w->tick = tick + 1; /* what is left in the slot is due in a later turn */
+        w->tick = tick + 1; /* timers that remain in the slot are due in a later revolution */
     }
     wheel_timer *timer = w->expired;
     if (timer)

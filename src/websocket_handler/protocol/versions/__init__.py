@@ -1,7 +1,7 @@
-"""The versions of the protocol, each a value that says all that differs.
+"""The versions of the protocol, one `Version` each.
 
-A version is told by the request alone. To add one: a file beside `rfc6455` that makes a
-`Version`, and its name in `ALL_VERSIONS`; nothing else asks which version it is.
+The request alone determines its version. To add a version, write a module beside `rfc6455` that
+defines a `Version`, and list it in `ALL_VERSIONS`; no other code branches on the version.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ ALL_VERSIONS: tuple[Version, ...] = (
     HIXIE_76,
     HIXIE_75,
 )
-"""Every version this library speaks, newest first. hybi-12 stands for hybi-08 to -12, which
-are one on the wire, and hixie-76 for hybi-00."""
+"""All supported versions, newest first. hybi-12 covers hybi-08 to hybi-12, which are identical on
+the wire; hixie-76 covers hybi-00."""
 
 DEFAULT_VERSIONS: tuple[Version, ...] = (RFC_6455,)
-"""What is spoken unless `versions=` says otherwise."""
+"""The versions that are accepted by default."""
 
 OTHER_NAMES = {
     **dict.fromkeys(("hybi-13", "hybi-14", "hybi-15", "hybi-16", "hybi-17"), RFC_6455),
     **dict.fromkeys(("hybi-08", "hybi-09", "hybi-10", "hybi-11"), HYBI_12),
     "hybi-00": HIXIE_76,
 }
-"""The drafts that another one, or the RFC, stands for."""
+"""Drafts that are identical on the wire to a later draft or to the RFC."""
 
 _DRAFT = "Sec-WebSocket-Draft"
 _NEWER = ("Sec-WebSocket-Version", "Sec-WebSocket-Key")
@@ -49,12 +49,12 @@ _OLDER = ("Sec-WebSocket-Key1", "Sec-WebSocket-Key2", _DRAFT)
 
 
 def choose(request: Request, versions: Iterable[Version]) -> Version | None:
-    """The version of `versions` that the request asks for, if any."""
-    return next((version for version in versions if version.is_asked_for(request)), None)
+    """Return the version that the request asks for, None if it is not among `versions`."""
+    return next((version for version in versions if version._matches(request)), None)
 
 
-def find_contradiction(request: Request) -> str | None:
-    """What is wrong with a request that bears the marks of two versions."""
+def conflicting_versions(request: Request) -> str | None:
+    """Return an error if the request has headers of two versions, else None."""
     headers = request.headers
     older = [name for name in _OLDER if name in headers]
     if not older:
@@ -68,15 +68,18 @@ def find_contradiction(request: Request) -> str | None:
 
 
 def by_name(name: str) -> Version:
-    """The version called `name`: "hixie-76", "RFC 6455" …, or the one that a draft is one with
-    on the wire: "hybi-10". Raises `ValueError` if there is none."""
+    """Return the version called `name`, such as "hixie-76" or "RFC 6455".
+
+    The name of a draft without a `Version` of its own ("hybi-10") returns the version that is
+    identical on the wire. Raises `ValueError` for an unknown name.
+    """
     if name in OTHER_NAMES:
         return OTHER_NAMES[name]
     for version in ALL_VERSIONS:
         if version.name == name:
             return version
     known = ", ".join(version.name for version in ALL_VERSIONS)
-    raise ValueError(f"there is no version {name!r}, only {known}")
+    raise ValueError(f"unknown version {name!r}, expected one of {known}")
 
 
 __all__ = [
@@ -85,5 +88,5 @@ __all__ = [
     "Version",
     "by_name",
     "choose",
-    "find_contradiction",
+    "conflicting_versions",
 ]

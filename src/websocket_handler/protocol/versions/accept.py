@@ -1,7 +1,7 @@
-"""The handshake with Sec-WebSocket-Key and -Accept: hybi-04 to RFC 6455 (section 4).
+"""The handshake with Sec-WebSocket-Key and Sec-WebSocket-Accept: hybi-04 to RFC 6455 (section 4).
 
-Versions differ in their number, in the name of the origin's header and in how strict they
-are about the key.
+The versions differ in their number, in the name of the origin header and in how strictly they
+check the key.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ import os
 from collections.abc import Callable
 
 from ..request import TOKEN, Headers, Request, head, tokens
-from .version import Answer, Hello, Offer
+from .version import ClientRequest, HandshakeResponse, Offer
 
 GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 STATUS_LINE = "HTTP/1.1 101 Switching Protocols"
 
 
 def accept_value(key: str) -> str:
-    """The `Sec-WebSocket-Accept` that answers a `Sec-WebSocket-Key` (section 4.2.2)."""
+    """Return the `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (section 4.2.2)."""
     digest = hashlib.sha1((key + GUID).encode(), usedforsecurity=False).digest()
     return base64.b64encode(digest).decode()
 
 
 def new_key() -> str:
-    """16 random bytes in base64 (section 4.1)."""
+    """Return 16 random bytes in base64 (section 4.1)."""
     return base64.b64encode(os.urandom(16)).decode()
 
 
-def recogniser(number: int) -> Callable[[Request], bool]:
-    """Whether a request names version `number`, and it alone."""
+def matches_version(number: int) -> Callable[[Request], bool]:
+    """Return a function that tells whether a request names version `number` and no other."""
     return lambda request: request.headers.get_all("Sec-WebSocket-Version") == [str(number)]
 
 
-def find_defect(request: Request) -> str | None:
-    """The first thing wrong with the headers of section 4.1."""
+def validation_error(request: Request) -> str | None:
+    """Return the first error in the headers of section 4.1, None if they are valid."""
     keys = request.headers.get_all("Sec-WebSocket-Key")
     if len(keys) != 1 or not keys[0]:
         return "there must be exactly one Sec-WebSocket-Key header"
@@ -48,23 +48,25 @@ def find_defect(request: Request) -> str | None:
     return None
 
 
-def find_strict_defect(request: Request) -> str | None:
-    """As `find_defect`; from RFC 6455 on the key must be 16 bytes. A client of its time sent
-    15 in version 8."""
-    defect = find_defect(request)
-    if defect is None and not _is_16_bytes_in_base64(request.headers["Sec-WebSocket-Key"]):
+def strict_validation_error(request: Request) -> str | None:
+    """Like `validation_error`, and the key must be 16 bytes, as RFC 6455 requires.
+
+    The drafts do not check this: a client of version 8 sent 15 bytes.
+    """
+    error = validation_error(request)
+    if error is None and not _is_16_bytes_in_base64(request.headers["Sec-WebSocket-Key"]):
         return "Sec-WebSocket-Key must be 16 bytes in base64"
-    return defect
+    return error
 
 
 def offered_subprotocols(request: Request) -> list[str]:
     return tokens(request.headers.get_all("Sec-WebSocket-Protocol"))
 
 
-def answer(
+def build_response(
     request: Request, subprotocol: str | None, extra: Headers, nonce: str | None = None
-) -> Answer:
-    """The 101 response (section 4.2.2), with the nonce that hybi-04 has."""
+) -> HandshakeResponse:
+    """Return the 101 response (section 4.2.2); `nonce` is for hybi-04 only."""
     fields = [
         ("Upgrade", "websocket"),
         ("Connection", "Upgrade"),
@@ -74,25 +76,26 @@ def answer(
         fields.append(("Sec-WebSocket-Nonce", nonce))
     if subprotocol is not None:
         fields.append(("Sec-WebSocket-Protocol", subprotocol))
-    return Answer(head(STATUS_LINE, fields + extra.fields()))
+    return HandshakeResponse(head(STATUS_LINE, fields + extra.fields()))
 
 
-def greeter(number: int, origin_header: str) -> Callable[[Offer], Hello]:
-    """What makes the client's request of version `number` (section 4.1)."""
+def client_request_builder(number: int, origin_header: str) -> Callable[[Offer], ClientRequest]:
+    """Return a function that builds the client's request of version `number` (section 4.1)."""
 
-    def hello(offer: Offer) -> Hello:
-        return greet(offer, number, origin_header, new_key(), lambda _key, _headers: b"")
+    def build(offer: Offer) -> ClientRequest:
+        return client_request(offer, number, origin_header, new_key(), lambda _key, _headers: b"")
 
-    return hello
+    return build
 
 
-def greet(
+def client_request(
     offer: Offer,
     number: int,
     origin_header: str,
     key: str,
-    find_secret: Callable[[str, Headers], bytes],
-) -> Hello:
+    derive_secret: Callable[[str, Headers], bytes],
+) -> ClientRequest:
+    """Return the client's request; `derive_secret` takes the key and the response's headers."""
     fields = [
         ("Host", offer.host),
         ("Upgrade", "websocket"),
@@ -112,9 +115,9 @@ def greet(
             raise ValueError("Sec-WebSocket-Accept does not answer the key")
         if not offer.extensions and headers.get("Sec-WebSocket-Extensions", "").strip():
             raise ValueError("the server uses an extension that was not offered")
-        return find_secret(key, headers)
+        return derive_secret(key, headers)
 
-    return Hello(head(f"GET {offer.target} HTTP/1.1", [*fields, *offer.headers]), verify)
+    return ClientRequest(head(f"GET {offer.target} HTTP/1.1", [*fields, *offer.headers]), verify)
 
 
 def _is_16_bytes_in_base64(key: str) -> bool:

@@ -1,8 +1,8 @@
-"""The handshake of hixie-76 to hybi-03: two keys with spaces, a third in the body.
+"""The handshake of hixie-76 to hybi-03: two keys in headers, a third in the body.
 
-The response's head is sent before the third key has come, because proxies hold it back
-until they see the 101; the answer to the challenge follows it. hybi-01 to -03 tell
-themselves apart by `Sec-WebSocket-Draft`.
+Some proxies forward the third key only after they have seen the 101. So the head of the response
+is sent before the third key arrives, and the reply to the challenge follows it. hybi-01 to
+hybi-03 are identified by `Sec-WebSocket-Draft`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from ...errors import UnsupportedByVersion
 from ..assembly import Completed, Event
 from ..request import Headers, Request, head
-from .version import Answer, Decoder, Hello, Offer
+from .version import ClientRequest, Decoder, HandshakeResponse, Offer
 
 KEY3_SIZE = 8
 ANSWER_SIZE = 16
@@ -27,63 +27,68 @@ LETTERS = [chr(code) for code in (*range(0x21, 0x30), *range(0x3A, 0x7F))]
 MAX_NUMBER = (1 << 32) - 1
 
 
-def recogniser(*drafts: str) -> Callable[[Request], bool]:
-    """Whether a request has the keys, and a draft header with one of `drafts` ("" is none)."""
+def matches_draft(*drafts: str) -> Callable[[Request], bool]:
+    """Return a function that tells whether a request has the keys and one of `drafts`.
 
-    def is_asked_for(request: Request) -> bool:
+    A draft is a value of Sec-WebSocket-Draft; "" stands for a request without that header.
+    """
+
+    def matches(request: Request) -> bool:
         headers = request.headers
         if "Sec-WebSocket-Version" in headers or not any(name in headers for name in KEY_HEADERS):
             return False
         return (headers.get_all("Sec-WebSocket-Draft") or [""]) in [[draft] for draft in drafts]
 
-    return is_asked_for
+    return matches
 
 
 TARGET = re.compile(r"/[!-~]*")
-"""What clients of these versions ask for; the response repeats it byte for byte."""
+"""The request targets that clients of these versions send; the response repeats the target byte
+for byte."""
 
 
-def find_target_defect(request: Request) -> str | None:
+def target_error(request: Request) -> str | None:
     return None if TARGET.fullmatch(request.target) else "the request target must be a plain path"
 
 
-def find_defect(request: Request) -> str | None:
-    defect = find_target_defect(request)
-    if defect is not None:
-        return defect
+def validation_error(request: Request) -> str | None:
+    """Return the first error in the target and the two keys, None if they are valid."""
+    error = target_error(request)
+    if error is not None:
+        return error
     for name in KEY_HEADERS:
         keys = request.headers.get_all(name)
         if len(keys) != 1:
             return f"there must be exactly one {name} header"
         try:
             key_number(keys[0])
-        except ValueError as error:
-            return f"{name} {error}"
+        except ValueError as invalid:
+            return f"{name} {invalid}"
     return None
 
 
 def key_number(key: str) -> int:
-    """The number hidden in a key: its digits divided by its spaces.
+    """Return the number encoded in a key: its digits divided by its number of spaces.
 
-    Raises `ValueError` if there are no spaces or digits, a rest is left, or the number does
-    not fit 32 bits.
+    Raises `ValueError` if there are no spaces or no digits, if the division leaves a remainder,
+    or if the number does not fit in 32 bits.
     """
     digits = "".join(character for character in key if character in "0123456789")
     spaces = key.count(" ")
     if not spaces or not digits:
         raise ValueError("must have digits and spaces")
-    if len(digits) > 20:  # 12 spaces times 32 bits are 11
-        raise ValueError("hides a number beyond 32 bits")
+    if len(digits) > 20:  # 32 bits times the 12 spaces that clients use at most: 11 digits
+        raise ValueError("encodes a number of more than 32 bits")
     number, rest = divmod(int(digits), spaces)
     if rest:
-        raise ValueError("hides no whole number")
+        raise ValueError("does not encode an integer")
     if number > MAX_NUMBER:
-        raise ValueError("hides a number beyond 32 bits")
+        raise ValueError("encodes a number of more than 32 bits")
     return number
 
 
 def new_key() -> tuple[str, int]:
-    """A key and the number hidden in it (hixie-76, opening handshake, steps 16 to 23)."""
+    """Return a key and the number encoded in it (hixie-76, opening handshake, steps 16 to 23)."""
     source = random.SystemRandom()
     spaces = source.randint(1, 12)
     number = source.randint(0, MAX_NUMBER // spaces)
@@ -100,21 +105,21 @@ def numbers_in_bytes(*numbers: int) -> bytes:
 
 
 def challenge_answer(secret: bytes, key3: bytes) -> bytes:
-    """The 16 bytes that prove the server has read all three keys."""
+    """Return the 16 bytes that prove that the server has read all three keys."""
     return hashlib.md5(secret + key3, usedforsecurity=False).digest()
 
 
-def answer(request: Request, subprotocol: str | None, extra: Headers) -> Answer:
-    """The head of the response, which copies Host and Origin byte for byte."""
+def build_response(request: Request, subprotocol: str | None, extra: Headers) -> HandshakeResponse:
+    """Return the head of the response, which copies Host and Origin byte for byte."""
     numbers = [key_number(request.headers[name]) for name in KEY_HEADERS]
     fields = location_fields(request, subprotocol, "Sec-")
-    return Answer(head(STATUS_LINE, fields + extra.fields()), numbers_in_bytes(*numbers))
+    return HandshakeResponse(head(STATUS_LINE, fields + extra.fields()), numbers_in_bytes(*numbers))
 
 
 def location_fields(
     request: Request, subprotocol: str | None, prefix: str
 ) -> list[tuple[str, str]]:
-    """The response fields of hixie-75 and its successors; the client compares them exactly."""
+    """Return the response fields of hixie-75 to hybi-03, which the client compares exactly."""
     scheme = "wss" if request.tls else "ws"
     origins = request.headers.get_all("Origin")
     fields = [("Upgrade", "WebSocket"), ("Connection", "Upgrade")]
@@ -127,7 +132,7 @@ def location_fields(
 
 
 class AwaitingKey3:
-    """The decoder of a server: the first eight bytes are the third key, the rest is frames."""
+    """A server's decoder: the first eight bytes are the third key, all others are frames."""
 
     def __init__(self, secret: bytes, rest: Decoder) -> None:
         self._secret = secret
@@ -136,6 +141,7 @@ class AwaitingKey3:
 
     @property
     def frames(self) -> int:
+        """The number of frames received so far."""
         return self._rest.frames
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Event]:
@@ -150,10 +156,13 @@ class AwaitingKey3:
         return [completed, *self._rest.feed(data[missing:])]
 
 
-def greeter(draft: str | None) -> Callable[[Offer], Hello]:
-    """What makes the client's request, with `Sec-WebSocket-Draft` unless `draft` is None."""
+def client_request_builder(draft: str | None) -> Callable[[Offer], ClientRequest]:
+    """Return a function that builds the client's request.
 
-    def hello(offer: Offer) -> Hello:
+    The request has `Sec-WebSocket-Draft` unless `draft` is None.
+    """
+
+    def build(offer: Offer) -> ClientRequest:
         keys = [new_key() for _ in KEY_HEADERS]
         key3 = os.urandom(KEY3_SIZE)
         fields = [("Upgrade", "WebSocket"), ("Connection", "Upgrade"), ("Host", offer.host)]
@@ -174,28 +183,31 @@ def greeter(draft: str | None) -> Callable[[Offer], Hello]:
             return b""
 
         request = head(f"GET {offer.target} HTTP/1.1", [*fields, *offer.headers]) + key3
-        return Hello(request, verify, ANSWER_SIZE, needs_subprotocol=draft is None)
+        return ClientRequest(request, verify, ANSWER_SIZE, needs_subprotocol=draft is None)
 
-    return hello
+    return build
 
 
 def only_subprotocol(offer: Offer, name: str) -> list[tuple[str, str]]:
-    """The field `name` with the one subprotocol that hixie-75 and -76 have room for."""
+    """Return the field `name` with the one subprotocol that hixie-75 and hixie-76 can offer."""
     if len(offer.subprotocols) > 1:
         version = "hixie-76" if name.startswith("Sec-") else "hixie-75"
-        raise UnsupportedByVersion(f"{version} has no choice of subprotocols")
+        raise UnsupportedByVersion(f"{version} cannot offer more than one subprotocol")
     return [(name, subprotocol) for subprotocol in offer.subprotocols]
 
 
 def offer_origin(offer: Offer) -> str:
-    """These versions need an origin, also of programs that have none."""
+    """Return the origin, which these versions require: by default that of the host itself."""
     if offer.origin is not None:
         return offer.origin
     return ("https://" if offer.secure else "http://") + offer.host
 
 
 def verify_location(offer: Offer, headers: Headers, prefix: str) -> None:
-    """What hixie-75 and -76 have a client compare. Raises `ValueError` for what differs."""
+    """Compare origin and location, as hixie-75 to hybi-03 require of a client.
+
+    Raises `ValueError` if one of them differs.
+    """
     scheme = "wss" if offer.secure else "ws"
     expected = {
         f"{prefix}WebSocket-Origin": offer_origin(offer),

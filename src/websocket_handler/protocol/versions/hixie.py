@@ -1,8 +1,8 @@
-"""hixie-75, and hixie-76 which is hybi-00: text between two bytes, and nothing else.
+"""hixie-75, and hixie-76, which is hybi-00: text messages between two delimiter bytes.
 
-00 text FF is a message. 80 to FF begin frames of a given length, of which hixie-76 made
-FF 00 its close. A server may hang up on all others, and on text that is not UTF-8, and this
-one does; a client has to skip the first and mend the second.
+A message is 00, UTF-8 text, FF. The bytes 80 to FF begin a frame with a length; in hixie-76,
+FF 00 is the close frame. A server may close the connection for any other frame and for invalid
+UTF-8, and this one does. A client must skip other frames and replace invalid UTF-8.
 """
 
 from __future__ import annotations
@@ -10,109 +10,111 @@ from __future__ import annotations
 from ...errors import UnsupportedByVersion
 from .. import check
 from ..assembly import (
-    STARVED,
+    NEED_DATA,
     Assembly,
-    Broken,
     Close,
     Event,
     Limits,
-    Starved,
+    NeedData,
+    ProtocolViolation,
     StreamDecoder,
 )
-from ..check import PROTOCOL_ERROR, Violation
+from ..check import Violation
+from ..close_codes import CloseCode
 from ..frame import Opcode
 from ..request import Headers, Request, head
 from . import challenge
-from .version import Answer, Decoder, Hello, Offer, Version
+from .version import ClientRequest, Decoder, HandshakeResponse, Offer, Version
 
 TEXT_BEGINS = 0x00
 TEXT_ENDS = 0xFF
 CONTINUES = 0x80
-"""The bit of a type that announces a length, and of all bytes of a length but the last."""
+"""The bit of a frame type that is followed by a length, and of all bytes of a length except the
+last."""
 CLOSE_FRAME = b"\xff\x00"
 SUBPROTOCOL_HEADER_75 = "WebSocket-Protocol"
 STATUS_LINE_75 = "HTTP/1.1 101 Web Socket Protocol Handshake"
 
 MAX_LENGTH_BYTES = 10
-"""Of seven bits each, enough for 64; more are an attack on whoever adds them up."""
+"""The longest length that is read, in bytes of seven bits each: enough for a 64-bit number."""
 
-UNKNOWN_FRAME = Violation(PROTOCOL_ERROR, "frame of an unknown type")
+UNKNOWN_FRAME = Violation(CloseCode.PROTOCOL_ERROR, "frame of an unknown type")
 
 
 class HixieDecoder(StreamDecoder):
-    """Reads these frames, as a server; in hixie-75 (`has_close` False) FF 00 is to skip."""
+    """The decoder of a server. Without `has_close` (hixie-75) it skips FF 00."""
 
-    mends_text = False
+    replaces_invalid_utf8 = False
 
     def __init__(self, limits: Limits, has_close: bool) -> None:
         super().__init__(limits)
         self._has_close = has_close
 
-    def _read(self) -> Event | Starved | None:
+    def _read(self) -> Event | NeedData | None:
         if not self._unread:
-            return STARVED
+            return NEED_DATA
         if self._assembly is not None:
             return self._read_text()
         if self._unread[0] == TEXT_BEGINS:
             del self._unread[0]
-            self._assembly = Assembly(True, self._limits, self.mends_text)
+            self._assembly = Assembly(True, self._limits, self.replaces_invalid_utf8)
             self.frames += 1
             return None
         return self._read_other()
 
-    def _read_text(self) -> Event | Starved:
+    def _read_text(self) -> Event | NeedData:
         assert self._assembly is not None
         end = self._unread.find(TEXT_ENDS)
         part = self._take(len(self._unread) if end < 0 else end)
         self._assembly.grow(len(part))
         self._assembly.append(part)
         if end < 0:
-            return STARVED
+            return NEED_DATA
         del self._unread[0]
         return self._finish_message()
 
-    def _read_other(self) -> Event | Starved | None:
+    def _read_other(self) -> Event | NeedData | None:
         if self._unread[:2] == CLOSE_FRAME[: len(self._unread)]:
             if len(self._unread) < len(CLOSE_FRAME):
-                return STARVED
+                return NEED_DATA
             del self._unread[: len(CLOSE_FRAME)]
             if not self._has_close:
                 return None
             self._finished = True
-            return Close(check.NO_CODE_RECEIVED, "")
-        raise Broken(UNKNOWN_FRAME)
+            return Close(CloseCode.NO_CODE_RECEIVED, "")
+        raise ProtocolViolation(UNKNOWN_FRAME)
 
 
 class HixieClientDecoder(HixieDecoder):
-    """The same as a client, which skips frames that are neither text nor close.
+    """The decoder of a client, which skips frames that are neither text nor close.
 
-    They take no memory, but count as messages against the limit on their size.
+    A skipped frame takes no memory, but its length is limited by `max_message_size`.
     """
 
-    mends_text = True
+    replaces_invalid_utf8 = True
 
     def __init__(self, limits: Limits, has_close: bool) -> None:
         super().__init__(limits, has_close)
-        self._to_skip = 0  # bytes of a frame with a length
-        self._skipped: int | None = None  # bytes of a frame that lasts until FF
+        self._to_skip = 0  # remaining bytes of a frame with a length
+        self._skipped: int | None = None  # bytes so far of a frame that ends with FF
 
-    def _read(self) -> Event | Starved | None:
+    def _read(self) -> Event | NeedData | None:
         if self._to_skip:
             self._to_skip -= len(self._take(self._to_skip))
-            return STARVED if self._to_skip else None
+            return NEED_DATA if self._to_skip else None
         if self._skipped is not None:
             return self._skip_to_end(self._skipped)
         return super()._read()
 
-    def _skip_to_end(self, skipped: int) -> Starved | None:
+    def _skip_to_end(self, skipped: int) -> NeedData | None:
         end = self._unread.find(TEXT_ENDS)
         skipped += len(self._unread) if end < 0 else end
         self._check_size(skipped)
         self._skipped = skipped if end < 0 else None
         del self._unread[: len(self._unread) if end < 0 else end + 1]
-        return STARVED if end < 0 else None
+        return NEED_DATA if end < 0 else None
 
-    def _read_other(self) -> Event | Starved | None:
+    def _read_other(self) -> Event | NeedData | None:
         kind = self._unread[0]
         if not kind & CONTINUES:
             del self._unread[0]
@@ -121,32 +123,36 @@ class HixieClientDecoder(HixieDecoder):
         length, size = self._read_length()
         self._check_size(length)
         if not size:
-            return STARVED
+            return NEED_DATA
         del self._unread[: 1 + size]
         if self._has_close and kind == TEXT_ENDS and length == 0:
             self._finished = True
-            return Close(check.NO_CODE_RECEIVED, "")
+            return Close(CloseCode.NO_CODE_RECEIVED, "")
         self._to_skip = length
         return None
 
     def _read_length(self) -> tuple[int, int]:
-        """The length of the frame, as far as it is here, and in how many bytes: 0 if not all."""
+        """Return the length of the frame and the number of bytes that encode it.
+
+        If not all of those bytes have arrived, the second value is 0 and the first is the length
+        so far.
+        """
         length = 0
         for size, byte in enumerate(self._unread[1 : MAX_LENGTH_BYTES + 1], 1):
             length = length << 7 | byte & ~CONTINUES
             if not byte & CONTINUES:
                 return length, size
         if len(self._unread) > MAX_LENGTH_BYTES:
-            raise Broken(check.TOO_BIG)
+            raise ProtocolViolation(check.TOO_BIG)
         return length, 0
 
     def _check_size(self, size: int) -> None:
         if size > self._limits.max_message_size:
-            raise Broken(check.TOO_BIG)
+            raise ProtocolViolation(check.TOO_BIG)
 
 
 class HixieEncoder:
-    """Writes text, and whatever stands for a close."""
+    """Writes text messages, and `close_frame` (b"" in hixie-75) to close."""
 
     def __init__(self, name: str, close_frame: bytes) -> None:
         self._name = name
@@ -161,7 +167,7 @@ class HixieEncoder:
         return "hixie"
 
     def forget_context(self) -> None:
-        """There is none."""
+        """Do nothing: this version has no compression."""
 
     def frame(self, opcode: int, payload: bytes, fin: bool = True) -> bytes:
         if opcode in (Opcode.PING, Opcode.PONG):
@@ -177,24 +183,29 @@ class HixieEncoder:
         return b"" if initiated else self._close_frame
 
 
-def is_asked_for_75(request: Request) -> bool:
-    """Without any of the headers that came later."""
+def matches_hixie_75(request: Request) -> bool:
+    """Whether the request has none of the headers of later versions."""
     return not any(name.lower().startswith("sec-websocket-") for name in request.headers)
 
 
-def find_defect_75(request: Request) -> str | None:
+def validation_error_75(request: Request) -> str | None:
     if len(request.headers.get_all(SUBPROTOCOL_HEADER_75)) > 1:
         return f"there must be at most one {SUBPROTOCOL_HEADER_75} header"
-    return challenge.find_target_defect(request)
+    return challenge.target_error(request)
 
 
-def answer_75(request: Request, subprotocol: str | None, extra: Headers) -> Answer:
-    """The first 85 bytes are compared by the client, case and order included."""
+def build_response_75(
+    request: Request, subprotocol: str | None, extra: Headers
+) -> HandshakeResponse:
+    """Return the head of the response.
+
+    The client compares the first 85 bytes exactly, including case and order of the fields.
+    """
     fields = challenge.location_fields(request, subprotocol, "")
-    return Answer(head(STATUS_LINE_75, fields + extra.fields()))
+    return HandshakeResponse(head(STATUS_LINE_75, fields + extra.fields()))
 
 
-def hello_75(offer: Offer) -> Hello:
+def client_request_75(offer: Offer) -> ClientRequest:
     fields = [
         ("Upgrade", "WebSocket"),
         ("Connection", "Upgrade"),
@@ -208,7 +219,9 @@ def hello_75(offer: Offer) -> Hello:
         return b""
 
     request = head(f"GET {offer.target} HTTP/1.1", [*fields, *offer.headers])
-    return Hello(request, verify, subprotocol_header=SUBPROTOCOL_HEADER_75, needs_subprotocol=True)
+    return ClientRequest(
+        request, verify, subprotocol_header=SUBPROTOCOL_HEADER_75, needs_subprotocol=True
+    )
 
 
 def decoder_75(limits: Limits, is_server: bool, _secret: bytes) -> Decoder:
@@ -232,26 +245,26 @@ def encoder_76(_is_client: bool, _secret: bytes) -> HixieEncoder:
 HIXIE_75 = Version(
     name="hixie-75",
     number=None,
-    is_asked_for=is_asked_for_75,
-    find_defect=find_defect_75,
-    answer=answer_75,
-    offered_subprotocols=lambda request: request.headers.get_all(SUBPROTOCOL_HEADER_75),
-    hello=hello_75,
-    decoder=decoder_75,
-    encoder=encoder_75,
-    has_pings=False,
-    has_close=False,
+    _matches=matches_hixie_75,
+    _validation_error=validation_error_75,
+    _build_response=build_response_75,
+    _offered_subprotocols=lambda request: request.headers.get_all(SUBPROTOCOL_HEADER_75),
+    _client_request=client_request_75,
+    _make_decoder=decoder_75,
+    _make_encoder=encoder_75,
+    _has_pings=False,
+    _has_close=False,
 )
 HIXIE_76 = Version(
     name="hixie-76",
     number=None,
-    is_asked_for=challenge.recogniser("", "0"),
-    find_defect=challenge.find_defect,
-    answer=challenge.answer,
-    offered_subprotocols=lambda request: request.headers.get_all("Sec-WebSocket-Protocol"),
-    hello=challenge.greeter(None),
-    decoder=decoder_76,
-    encoder=encoder_76,
-    completes_later=True,
-    has_pings=False,
+    _matches=challenge.matches_draft("", "0"),
+    _validation_error=challenge.validation_error,
+    _build_response=challenge.build_response,
+    _offered_subprotocols=lambda request: request.headers.get_all("Sec-WebSocket-Protocol"),
+    _client_request=challenge.client_request_builder(None),
+    _make_decoder=decoder_76,
+    _make_encoder=encoder_76,
+    _has_late_handshake=True,
+    _has_pings=False,
 )

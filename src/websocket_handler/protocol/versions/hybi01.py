@@ -1,7 +1,7 @@
-"""hybi-01, -02 and -03: the handshake of hixie-76 with a draft number, and real frames.
+"""hybi-01, hybi-02 and hybi-03: the handshake of hixie-76 with a draft number, and binary frames.
 
-The frames are those of `early_frame`, with MORE and never masked. In hybi-01 a close frame
-is empty, later its body is a cookie that the answer copies.
+The frames are those of `early_frame`, with a MORE bit and never masked. In hybi-01 the close frame
+is empty; in hybi-02 and hybi-03 its body is a cookie that the reply copies.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ def _version(name: str, draft: str, form: Format) -> Version:
     return Version(
         name=name,
         number=None,
-        is_asked_for=challenge.recogniser(draft),
-        find_defect=challenge.find_defect,
-        answer=challenge.answer,
-        offered_subprotocols=_offered_subprotocols,
-        hello=challenge.greeter(draft),
-        decoder=decoder,
-        encoder=encoder,
-        completes_later=True,
+        _matches=challenge.matches_draft(draft),
+        _validation_error=challenge.validation_error,
+        _build_response=challenge.build_response,
+        _offered_subprotocols=_offered_subprotocols,
+        _client_request=challenge.client_request_builder(draft),
+        _make_decoder=decoder,
+        _make_encoder=encoder,
+        _has_late_handshake=True,
     )
 
 
 def _offered_subprotocols(request: Request) -> list[str]:
-    """A list separated by spaces."""
+    """Return the offered subprotocols, which these versions separate by spaces."""
     return " ".join(request.headers.get_all("Sec-WebSocket-Protocol")).split()
 
 

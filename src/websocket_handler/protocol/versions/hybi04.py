@@ -1,8 +1,8 @@
-"""hybi-04 (version 4): every client frame under a keystream of its own.
+"""hybi-04 (version 4): each client frame is masked with its own keystream.
 
-Both ends derive a connection key from the client's key and a nonce of the server's
-response. A frame's keystream is the SHA-1 of four random bytes, which precede the frame,
-and that key; it covers header and payload.
+Both ends derive a connection key from the client's key and the nonce in the server's response.
+The keystream of a frame is the SHA-1 of four random bytes, which precede the frame, and of the
+connection key. It masks header and payload.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from ..assembly import Limits
 from ..early_frame import EarlyDecoder, EarlyEncoder, Format, read_cookie, write_cookie
 from ..request import Headers, Request
 from . import accept
-from .version import Answer, Hello, Offer, Version
+from .version import ClientRequest, HandshakeResponse, Offer, Version
 
 KEY_GUID = "61AC5F19-FBBA-4540-B96F-6561F1AB40A8"
 
 
 def connection_key(key: str, nonce: str) -> bytes:
-    """From the texts of the two headers as they stand there."""
+    """Return the connection key, from the values of the two headers."""
     return _sha1((key + nonce + KEY_GUID).encode())
 
 
@@ -27,14 +27,16 @@ def keystream(frame_nonce: bytes, secret: bytes) -> bytes:
     return _sha1(frame_nonce + secret)
 
 
-def answer(request: Request, subprotocol: str | None, extra: Headers) -> Answer:
+def build_response(request: Request, subprotocol: str | None, extra: Headers) -> HandshakeResponse:
     nonce = accept.new_key()
-    response = accept.answer(request, subprotocol, extra, nonce).response
-    return Answer(response, connection_key(request.headers["Sec-WebSocket-Key"], nonce))
+    response = accept.build_response(request, subprotocol, extra, nonce).response
+    return HandshakeResponse(response, connection_key(request.headers["Sec-WebSocket-Key"], nonce))
 
 
-def hello(offer: Offer) -> Hello:
-    return accept.greet(offer, 4, "Sec-WebSocket-Origin", accept.new_key(), _find_connection_key)
+def client_request(offer: Offer) -> ClientRequest:
+    return accept.client_request(
+        offer, 4, "Sec-WebSocket-Origin", accept.new_key(), _find_connection_key
+    )
 
 
 def _find_connection_key(key: str, headers: Headers) -> bytes:
@@ -68,11 +70,11 @@ def encoder(mask: bool, secret: bytes) -> EarlyEncoder:
 HYBI_04 = Version(
     name="hybi-04",
     number=4,
-    is_asked_for=accept.recogniser(4),
-    find_defect=accept.find_defect,
-    answer=answer,
-    offered_subprotocols=accept.offered_subprotocols,
-    hello=hello,
-    decoder=decoder,
-    encoder=encoder,
+    _matches=accept.matches_version(4),
+    _validation_error=accept.validation_error,
+    _build_response=build_response,
+    _offered_subprotocols=accept.offered_subprotocols,
+    _client_request=client_request,
+    _make_decoder=decoder,
+    _make_encoder=encoder,
 )

@@ -1,23 +1,23 @@
-"""hybi-05 and hybi-06 (versions 5 and 6): a client's key stands before its frame.
+"""hybi-05 and hybi-06 (versions 5 and 6): the masking key precedes the client's frame.
 
-The key masks header and payload alike, counted from the first byte of the header. The
-frames are those of `early_frame`, with FIN. Close: one byte that says who closes in
-hybi-05, code and reason in hybi-06.
+The key masks header and payload, starting at the first byte of the header. The frames are those
+of `early_frame`, with a FIN bit. The body of a close frame is one byte in hybi-05, "C" from a
+client and "S" from a server, and a code and a reason in hybi-06.
 """
 
 from __future__ import annotations
 
-from .. import check
 from ..assembly import Close, Limits
+from ..close_codes import CloseCode
 from ..early_frame import EarlyDecoder, EarlyEncoder, Format
 from . import accept
-from .hybi07 import CLOSE_CODES, old_close_payload, read_old_close
+from .hybi07 import CLOSE_CODES, draft_close_payload, read_draft_close
 from .version import Version
 
 
 def read_letter(_payload: bytes) -> Close:
-    """hybi-05: a letter that tells nothing the direction does not."""
-    return Close(check.NO_CODE_RECEIVED, "")
+    """Return a close without a code: the letter of hybi-05 only repeats the sender's role."""
+    return Close(CloseCode.NO_CODE_RECEIVED, "")
 
 
 def write_letter(_code: int | None, _reason: str, is_client: bool) -> bytes:
@@ -25,7 +25,7 @@ def write_letter(_code: int | None, _reason: str, is_client: bool) -> bytes:
 
 
 def write_code(code: int | None, reason: str, _is_client: bool) -> bytes:
-    return old_close_payload(code, reason)
+    return draft_close_payload(code, reason)
 
 
 def key_as_it_is(key: bytes, _secret: bytes) -> bytes:
@@ -36,7 +36,7 @@ WITH_LETTER = Format(
     has_fin=True, keystream=key_as_it_is, read_close=read_letter, write_close=write_letter
 )
 WITH_CODE = Format(
-    has_fin=True, keystream=key_as_it_is, read_close=read_old_close, write_close=write_code
+    has_fin=True, keystream=key_as_it_is, read_close=read_draft_close, write_close=write_code
 )
 
 
@@ -52,14 +52,14 @@ def _version(
     return Version(
         name=name,
         number=number,
-        is_asked_for=accept.recogniser(number),
-        find_defect=accept.find_defect,
-        answer=accept.answer,
-        offered_subprotocols=accept.offered_subprotocols,
-        hello=accept.greeter(number, "Sec-WebSocket-Origin"),
-        decoder=decoder,
-        encoder=encoder,
-        close_codes=close_codes,
+        _matches=accept.matches_version(number),
+        _validation_error=accept.validation_error,
+        _build_response=accept.build_response,
+        _offered_subprotocols=accept.offered_subprotocols,
+        _client_request=accept.client_request_builder(number, "Sec-WebSocket-Origin"),
+        _make_decoder=decoder,
+        _make_encoder=encoder,
+        _close_codes=close_codes,
     )
 
 

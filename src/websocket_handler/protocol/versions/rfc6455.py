@@ -1,4 +1,4 @@
-"""RFC 6455, `Sec-WebSocket-Version: 13`: handshake in `accept`, framing in `message`."""
+"""RFC 6455, `Sec-WebSocket-Version: 13`: its handshake is in `accept`, its framing in `message`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def encoder(mask: bool, _secret: bytes = b"") -> Encoder:
 VERSION = Version(
     name="RFC 6455",
     number=13,
-    is_asked_for=accept.recogniser(13),
-    find_defect=accept.find_strict_defect,
-    answer=accept.answer,
-    offered_subprotocols=accept.offered_subprotocols,
-    hello=accept.greeter(13, "Origin"),
-    decoder=decoder,
-    encoder=encoder,
-    is_native=True,
+    _matches=accept.matches_version(13),
+    _validation_error=accept.strict_validation_error,
+    _build_response=accept.build_response,
+    _offered_subprotocols=accept.offered_subprotocols,
+    _client_request=accept.client_request_builder(13, "Origin"),
+    _make_decoder=decoder,
+    _make_encoder=encoder,
+    _is_native=True,
 )

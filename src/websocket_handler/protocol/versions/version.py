@@ -1,4 +1,4 @@
-"""What a version of the protocol is, as a value."""
+"""The `Version` type: everything in which one version of the protocol differs from another."""
 
 from __future__ import annotations
 
@@ -15,101 +15,119 @@ class Decoder(Protocol):
 
     @property
     def frames(self) -> int:
-        """How many came so far."""
+        """The number of frames received so far."""
         ...
 
     def feed(self, data: bytes | bytearray | memoryview, /) -> list[Event]: ...
 
 
 class Encoder(Protocol):
-    """Turns messages into bytes; raises `UnsupportedByVersion` for what there is not.
+    """Turns messages into bytes.
 
-    Opcodes are those of RFC 6455, whatever a version makes of them.
+    Opcodes are those of RFC 6455; the encoder translates them for its version. Methods raise
+    `UnsupportedByVersion` for a feature that the version lacks.
     """
 
     def message(self, data: str | bytes, compress: bool | None = None, /) -> bytes:
-        """`compress` is as in `WebSocket.send`; it means nothing where no compression is."""
+        """Return `data` as one frame.
+
+        `compress` is as in `WebSocket.send`. It has no effect without permessage-deflate.
+        """
         ...
 
     def wire_format(self, size: int, /) -> Hashable | None:
-        """Encoders with the same one make the same frame of a message of `size` bytes, as long
-        as it refers to none before; None where no two frames are the same, because of masks."""
+        """Return a key under which the frame of a message of `size` bytes can be shared.
+
+        Encoders that return equal keys produce equal frames for the same message, provided that
+        the compression context is empty. Returns None if frames cannot be shared, because each
+        has its own masking key.
+        """
         ...
 
     def forget_context(self) -> None:
-        """What is compressed next refers to no message before it."""
+        """Reset the compression context: the next message refers to no earlier message."""
         ...
 
     def frame(self, opcode: int, payload: bytes, fin: bool = True, /) -> bytes: ...
     def close(self, code: int | None = None, reason: str = "", /) -> bytes: ...
     def answer_close(self, close: Close, initiated: bool, /) -> bytes:
-        """What answers the peer's close; `initiated` if ours came first."""
+        """Return the reply to the peer's close frame, which may be empty.
+
+        `initiated` is True if this end sent its close frame first.
+        """
         ...
 
 
-class Answer(NamedTuple):
-    """What accepts a request: the bytes to send, and what the codec must know of it."""
+class HandshakeResponse(NamedTuple):
+    """The server's 101 response, and the secret that the codec needs (b"" in most versions)."""
 
     response: bytes
     secret: bytes = b""
 
 
 class Offer(NamedTuple):
-    """What a client asks for, whatever the version."""
+    """The parameters of a client's request, for any version."""
 
     host: str
-    """The Host header: with the port where it is not the default one."""
+    """The Host header: with the port unless it is the default port."""
     target: str
     secure: bool = False
     origin: str | None = None
     subprotocols: Sequence[str] = ()
     headers: Sequence[tuple[str, str]] = ()
     extensions: str = ""
-    """The Sec-WebSocket-Extensions header, if there is anything to be in it."""
+    """The value of Sec-WebSocket-Extensions; "" sends no such header."""
 
 
-class Hello(NamedTuple):
-    """A client's request, and how to see that the server understood it."""
+class ClientRequest(NamedTuple):
+    """The bytes of a client's request, and the check of the server's response."""
 
     request: bytes
     verify: Callable[[Headers, bytes], bytes]
-    """Takes the headers of the 101 and the `body_size` bytes after it; gives the codec's
-    secret. Raises `ValueError` with what is wrong."""
+    """Takes the headers of the 101 response and the `body_size` bytes after it; returns the
+    codec's secret. Raises `ValueError` if the response does not match the request."""
     body_size: int = 0
+    """Bytes that follow the head of the response and belong to the handshake."""
     subprotocol_header: str = "Sec-WebSocket-Protocol"
     needs_subprotocol: bool = False
-    """Whether the server must take the subprotocol that it is offered."""
+    """Whether the handshake fails if the server does not select the offered subprotocol."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Version:
-    """One version: how its request is recognised and answered, its codec, what it can do.
+    """A version of the WebSocket protocol, such as RFC 6455 or hixie-76.
 
-    `number` is what `Sec-WebSocket-Version` carries, None before that header existed.
-    `find_defect` gives the first thing wrong with a request of this version, or None.
-    `decoder` and `encoder` take the secret of the handshake last; the second argument of
-    the decoder and the first of the encoder say whether client frames are masked there,
-    which is whether it is the server that decodes, or the client that encodes.
+    `name` and `number` are public: `number` is the value of `Sec-WebSocket-Version`, None for
+    the versions before that header existed. All other fields are for this library.
     """
 
     name: str
     number: int | None
-    is_asked_for: Callable[[Request], bool]
-    find_defect: Callable[[Request], str | None]
-    answer: Callable[[Request, str | None, Headers], Answer]
-    offered_subprotocols: Callable[[Request], list[str]]
-    hello: Callable[[Offer], Hello]
-    decoder: Callable[[Limits, bool, bytes], Decoder]
-    encoder: Callable[[bool, bytes], Encoder]
-    is_native: bool = False
-    """Whether its frames are those of RFC 6455, which the native codec reads, and which may
-    be compressed."""
-    completes_later: bool = False
-    """Whether a server has the handshake's last bytes only after its response has begun."""
-    has_pings: bool = True
-    has_close: bool = True
-    close_codes: tuple[tuple[int, int], ...] = ()
-    """Codes that this version has under another number: (RFC 6455's, its own)."""
+    _matches: Callable[[Request], bool]
+    """Whether a request asks for this version."""
+    _validation_error: Callable[[Request], str | None]
+    """Returns the first error of a request for this version, None if it is valid."""
+    _build_response: Callable[[Request, str | None, Headers], HandshakeResponse]
+    """Takes the request, the selected subprotocol and extra headers."""
+    _offered_subprotocols: Callable[[Request], list[str]]
+    _client_request: Callable[[Offer], ClientRequest]
+    _make_decoder: Callable[[Limits, bool, bytes], Decoder]
+    """Takes the limits, whether the decoder is the server's, and the secret of the handshake."""
+    _make_encoder: Callable[[bool, bytes], Encoder]
+    """Takes whether the encoder is the client's, and the secret of the handshake."""
+    _is_native: bool = False
+    """Whether the framing is that of RFC 6455: the native codec reads it, and
+    permessage-deflate can be negotiated."""
+    _has_late_handshake: bool = False
+    """Whether a server receives the last bytes of the request after it has sent the response's
+    head."""
+    _has_pings: bool = True
+    _has_close: bool = True
+    _close_codes: tuple[tuple[int, int], ...] = ()
+    """Close codes with another number in this version: (number in RFC 6455, number here)."""
 
     def __str__(self) -> str:
         return self.name
+
+    def __repr__(self) -> str:
+        return f"Version({self.name!r})"

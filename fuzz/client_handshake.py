@@ -1,4 +1,4 @@
-"""The client's part of `handshake`."""
+"""The client's side of the target `handshake`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ask(
 def read_response(
     client: ClientHandshake, text: bytes, piece: int
 ) -> tuple[Established | None, int]:
-    """What comes of it, None for a failure, and after how many bytes."""
+    """Return the result, None if the handshake failed, and the number of bytes fed until then."""
     size = piece or len(text) or 1
     fed = 0
     while True:
@@ -45,14 +45,14 @@ def read_response(
             established = client.feed(text[fed : fed + size])
         except HandshakeFailed:
             return None, fed
-        assert established is not None or fed < len(text), "it should have failed at the end"
+        assert established is not None or fed < len(text), "no failure at the end of the response"
         fed = min(fed + size, len(text))
         if established is not None:
             return established, fed
 
 
 def fill_in(text: bytes, request: bytes) -> bytes:
-    """What an honest server would answer to the keys of the request."""
+    """Replace the placeholders by a server's correct reply to the keys of the request."""
     head, _, key3 = request.partition(b"\r\n\r\n")
     headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
     if "Sec-WebSocket-Key" in headers:

@@ -1,4 +1,4 @@
-"""The engines of `engine`, and what must hold of them between two connections."""
+"""The engines of the target `engine`, and the checks between two connections."""
 
 from __future__ import annotations
 
@@ -16,42 +16,45 @@ from websocket_handler.protocol.versions.rfc6455 import VERSION
 
 from .peer import KEY, request_of
 
-PATIENCE = 10.0  # seconds, far more than anything takes
+TIMEOUT_S = 10.0  # far more than any step takes
 ECHO = write_frame(Opcode.TEXT, b"still here?")
-SILENT = Settings(ping_interval=None)  # no pings between its echoes, however long a pause
+SILENT = Settings(ping_interval=None)  # no pings between the echoes, even after a long pause
 
 
-class Home:
-    """An engine, turned here or by threads of its own, and a connection that must live on."""
+class EngineFixture:
+    """An engine, polled here or run by its own threads, and a control connection.
+
+    The control connection echoes, and must stay open.
+    """
 
     def __init__(self, has_thread: bool) -> None:
-        self.engine: Any = Engine() if has_thread else by_hand()
+        self.engine: Any = Engine() if has_thread else polled_engine()
         self.has_thread = has_thread
         ours, self._peer = socket.socketpair()
-        self._canary = WebSocket(request_of(VERSION, False), SILENT, engine=self.engine)
-        self._canary.on("message", self._canary.send)
-        self._canary.connect()
-        self._canary._take_over(ours)
+        self._control = WebSocket(request_of(VERSION, False), SILENT, engine=self.engine)
+        self._control.on("message", self._control.send)
+        self._control.connect()
+        self._control._take_over(ours)
         self._peer.setblocking(False)
-        self.wait_until(lambda: self._canary.state is State.OPEN)
+        self.wait_until(lambda: self._control.state is State.OPEN)
         self._peer.recv(4096)
         self.descriptors = 0
 
-    def turn(self) -> None:
-        """Let it serve what is ready."""
+    def poll(self) -> None:
+        """Process the events that are ready."""
         if self.has_thread:
             time.sleep(0)
         else:
             self._poll(0)
 
     def _poll(self, timeout: float) -> None:
-        with contextlib.suppress(SystemExit):  # a listener's
+        with contextlib.suppress(SystemExit):  # raised by a listener
             self.engine.poll(timeout)
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        patience = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT_S
         while not condition():
-            assert time.monotonic() < patience, "waited in vain"
+            assert time.monotonic() < deadline, "the condition was not met in time"
             if self.has_thread:
                 time.sleep(0.0001)
             else:
@@ -71,21 +74,21 @@ class Home:
         assert echoed == ECHO
 
     def check_is_clean(self) -> None:
-        """Nothing is left of the connections that were."""
+        """Check that no resource remains of earlier connections."""
         self.check_serves()
         self.wait_until(lambda: bool(self.engine.stats().open == 1))
         stats = self.engine.stats()
         assert stats.accepted - stats.open == sum(stats.closed.values()), stats
         self.wait_until(lambda: count_descriptors() == self.descriptors)
-        assert self.engine.channels() == [self._canary]
+        assert self.engine.channels() == [self._control]
 
 
-def by_hand() -> Any:
-    """An engine that is turned by whoever calls `poll`, in this thread."""
+def polled_engine() -> Any:
+    """Return an engine that runs only when `poll` is called, in this thread."""
     engine = EpollEngine()
     engine.adopt_thread()
     return engine
 
 
 def count_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (no objects are wanted)
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (a Path per descriptor is slow)

@@ -1,7 +1,7 @@
-"""Who takes part, in which cases, and how one measurement is made.
+"""The servers and cases of the benchmark, and the execution of a measurement.
 
-Every server runs on core 0 and the generator on core 1; a figure is the CPU time of the
-server per message, and only its ratio to the C program of the same round is shown.
+Each server runs on core 0 and the load generator on core 1. A result is the CPU time of the server
+per message; only its ratio to the C baseline of the same round is reported.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SERVER_CORE, GENERATOR_CORE = {0}, {1}
 
 @dataclass(frozen=True)
 class Case:
-    """A closed loop of echoes: so many connections, messages in flight on each, bytes."""
+    """A closed loop of echoes: connections, messages in flight on each, and bytes per message."""
 
     name: str
     connections: int
@@ -52,43 +52,45 @@ CASES = [
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """A server program. `PORT` in the command is replaced; `raw` speaks no WebSocket,
-    `only_handshakes` nothing else."""
+class Server:
+    """A server program; PORT in its command is replaced.
+
+    A `raw` server echoes TCP without WebSockets, and `only_handshakes` supports only handshakes.
+    """
 
     name: str
     command: tuple[str, ...]
     environment: dict[str, str] = field(default_factory=dict)
     raw: bool = False
     only_handshakes: bool = False
-    most_connections: int = 5000
+    max_connections: int = 5000
 
 
-def _ours(name: str, *words: str, **environment: str) -> Contestant:
+def _ours(name: str, *words: str, **environment: str) -> Server:
     command = (sys.executable, "servers/ours.py", "PORT", *words)
-    return Contestant(name, command, environment)
+    return Server(name, command, environment)
 
 
-def _in_ours(name: str, *words: str) -> Contestant:
-    return Contestant(name, (sys.executable, *words))
+def _in_ours(name: str, *words: str) -> Server:
+    return Server(name, (sys.executable, *words))
 
 
-def _python(name: str, *words: str) -> Contestant:
-    return Contestant(name, (str(PEERS / "python"), *words))
+def _python(name: str, *words: str) -> Server:
+    return Server(name, (str(PEERS / "python"), *words))
 
 
-LIMIT = Contestant("C, TCP echo", (str(BUILD / "limit"), "PORT", "tcp"), raw=True)
-C_WEBSOCKET = Contestant("C, least WebSocket echo", (str(BUILD / "limit"), "PORT", "websocket"))
+BASELINE = Server("C, TCP echo", (str(BUILD / "limit"), "PORT", "tcp"), raw=True)
+C_WEBSOCKET = Server("C, minimal WebSocket echo", (str(BUILD / "limit"), "PORT", "websocket"))
 OURS = [
     _ours("ours, thread", "thread"),
     _ours("ours, asyncio", "asyncio"),
     _ours("ours, uvloop", "uvloop"),
     _ours("ours, asyncio, async for", "asyncio", "coroutine"),
     _ours("ours, uvloop, async for", "uvloop", "coroutine"),
-    _ours("ours, plain Python", "thread", WEBSOCKET_HANDLER_PURE_PYTHON="1"),
+    _ours("ours, pure Python", "thread", WEBSOCKET_HANDLER_PURE_PYTHON="1"),
 ]
-HANDSHAKE_ALONE = Contestant(
-    "http.server, 101 alone",
+HANDSHAKE_ONLY = Server(
+    "http.server, 101 only",
     (sys.executable, "servers/http_server_101.py", "PORT"),
     only_handshakes=True,
 )
@@ -109,20 +111,20 @@ IN_FRAMEWORKS = [
 ]
 OTHERS = [
     _python("socketify (uWebSockets)", "servers/socketify_echo.py", "PORT"),
-    Contestant("Node ws", ("node", "servers/ws_echo.mjs", "PORT")),
+    Server("Node ws", ("node", "servers/ws_echo.mjs", "PORT")),
     _python("aiohttp", "servers/aiohttp_echo.py", "PORT"),
     _python("websockets", "servers/websockets_echo.py", "PORT", "websockets"),
     _python("uvicorn, plain ASGI", *_UVICORN, "asgi_apps:bare"),
     _python("uvicorn, Starlette", *_UVICORN, "asgi_apps:starlette"),
-    Contestant(
+    Server(
         "flask-sock, gunicorn gthread",
         (str(PEERS / "python"), *_GTHREAD, "--threads", "1100", "flask_sock_app:app"),
-        most_connections=500,
+        max_connections=500,
     ),
 ]
 
 
-def wait_until_it_listens(process: subprocess.Popen[Any], port: int, name: str) -> None:
+def wait_until_listening(process: subprocess.Popen[Any], port: int, name: str) -> None:
     end = time.monotonic() + 20
     while time.monotonic() < end and process.poll() is None:
         with socket.socket() as probe:
@@ -134,22 +136,22 @@ def wait_until_it_listens(process: subprocess.Popen[Any], port: int, name: str) 
 
 
 class Running:
-    """A contestant's server, on core 0, until `stop`."""
+    """A running server, on core 0, until `stop`."""
 
-    def __init__(self, contestant: Contestant, port: int) -> None:
-        self.contestant, self.port = contestant, port
+    def __init__(self, program: Server, port: int) -> None:
+        self.program, self.port = program, port
         self._process = subprocess.Popen(
-            [word.replace("PORT", str(port)) for word in contestant.command],
+            [word.replace("PORT", str(port)) for word in program.command],
             cwd=HERE,
-            env={**os.environ, **contestant.environment},
+            env={**os.environ, **program.environment},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             preexec_fn=lambda: os.sched_setaffinity(0, SERVER_CORE),
         )
-        wait_until_it_listens(self._process, port, contestant.name)
+        wait_until_listening(self._process, port, program.name)
 
     def processes(self) -> list[int]:
-        """The server's process and its children: gunicorn's workers do the work."""
+        """Return the server's process and its descendants, such as gunicorn's workers."""
         found = [self._process.pid]
         for pid in found:
             for task in Path(f"/proc/{pid}/task").iterdir():
@@ -158,7 +160,7 @@ class Running:
         return found
 
     def memory(self) -> int:
-        """Bytes of user-space memory that are resident, over all processes."""
+        """Return the resident user-space memory of all processes, in bytes."""
         return sum(
             int(line.split()[1]) << 10
             for pid in self.processes()
@@ -167,7 +169,7 @@ class Running:
         )
 
     def generate(self, mode: str, *words: object, seconds: float = 60) -> dict[str, float] | None:
-        """Run the load generator; None if the server did not bear it."""
+        """Run the load generator and return its results, None if it failed."""
         command = self._generator(mode, *words)
         try:
             done = subprocess.run(
@@ -178,9 +180,8 @@ class Running:
         return json.loads(done.stdout) if done.returncode == 0 else None
 
     def hold_idle(self) -> subprocess.Popen[bytes] | None:
-        """Open connections, each of which has exchanged a message, and hold them; None if
-        the server did not bear it."""
-        connections = self.contestant.most_connections
+        """Open connections that each exchange a message, and keep them open; None on failure."""
+        connections = self.program.max_connections
         words = self._generator("idle", f"connections={connections}", "message")
         holder = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=_on_generator_core
@@ -195,7 +196,7 @@ class Running:
 
     def _generator(self, mode: str, *words: object) -> list[str]:
         cpu = [f"cpu={pid}" for pid in self.processes()]
-        raw = ["raw"] if self.contestant.raw else []
+        raw = ["raw"] if self.program.raw else []
         return [str(BUILD / "load"), mode, str(self.port), "/", *map(str, words), *raw, *cpu]
 
     def stop(self) -> None:
@@ -212,7 +213,7 @@ def _on_generator_core() -> None:
 
 
 def echo(server: Running, case: Case, seconds: float) -> dict[str, float] | None:
-    """One measurement: rate, CPU a message, latencies."""
+    """Make one measurement: message rate, CPU time per message, latencies."""
     words: list[object] = [
         f"connections={case.connections}",
         f"in-flight={case.in_flight}",

@@ -1,14 +1,14 @@
-/* What a target in C says when something is not as it must be. */
-#ifndef PROMISE_H
-#define PROMISE_H
+/* An assertion that reports the violated condition, for the targets in C. */
+#ifndef ASSERTIONS_H
+#define ASSERTIONS_H
 
 #include <stdio.h>
 #include <stdlib.h>
 
-#define PROMISE(condition)                                                                       \
+#define ASSERT(condition)                                                                       \
     do {                                                                                         \
         if (!(condition)) {                                                                      \
-            fprintf(stderr, "broken promise: %s (%s:%d)\n", #condition, __FILE__, __LINE__);     \
+            fprintf(stderr, "assertion failed: %s (%s:%d)\n", #condition, __FILE__, __LINE__);     \
             abort();                                                                             \
         }                                                                                        \
     } while (0)

@@ -1,7 +1,8 @@
-"""Instructions per round of each workload, compared with instructions.json: `make bench-guard`.
+"""Compares instructions per round of each workload with instructions.json: `make bench-guard`.
 
-Instructions are repeatable where seconds are not. They depend on the versions of Python and
-the compiler, so there is a record for each; `guard.py --record` writes that of this machine.
+Instruction counts are repeatable, unlike times. They depend on the versions of Python and of the
+compiler, so each combination has its own record. `instruction_counts.py --record` writes the record
+of this machine.
 """
 
 import json
@@ -35,7 +36,7 @@ def count(workload: str, times: int) -> int:
 
 
 def per_round(workload: str) -> int:
-    """What remains when start and end are taken away."""
+    """Return the instructions of one round, without startup and shutdown."""
     return (count(workload, MANY) - count(workload, FEW)) // (MANY - FEW)
 
 
@@ -54,13 +55,13 @@ def main() -> None:
         RECORD.write_text(json.dumps(records, indent=1) + "\n")
         return
     if environment() not in records:
-        raise SystemExit(f"no record for {environment()}: make one with guard.py --record")
-    worse = False
+        raise SystemExit(f"no record for {environment()}: use instruction_counts.py --record")
+    is_worse = False
     for workload, before in records[environment()].items():
         change = counts[workload] / before - 1
-        worse |= change > TOLERANCE
+        is_worse |= change > TOLERANCE
         print(f"{workload:34} {before:>10,} {counts[workload]:>10,} {change:+7.1%}")
-    if worse:
+    if is_worse:
         raise SystemExit(f"more than {TOLERANCE:.0%} more instructions than recorded")
 
 

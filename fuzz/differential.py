@@ -1,4 +1,4 @@
-"""The native codec beside the plain Python one: the same events for the same bytes."""
+"""The native and the pure-Python codec: the same events for the same bytes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from websocket_handler.protocol.assembly import Close, Event, Message, Ping, Pon
 from websocket_handler.protocol.deflate import Inflater
 from websocket_handler.protocol.frame import Opcode, write_frame
 from websocket_handler.protocol.message import Decoder, close_payload
-from websocket_handler.protocol.permessage_deflate import Terms
+from websocket_handler.protocol.permessage_deflate import EndpointParameters
 
-from .wire import AS_SERVER, COMPRESSED, STRAIGHT, TAKEOVER, Wire, check_ends, typed
+from .wire import AS_SERVER, COMPRESSED, DIRECT, TAKEOVER, Wire, check_ends, typed
 
 KEY = b"\x37\xfa\x21\x3d"
 
@@ -21,19 +21,22 @@ def test_one_input(source: bytes) -> None:
     if wire is None:
         return
     limits, is_server = wire.chosen_limits(), bool(wire.flags & AS_SERVER)
-    inflater = terms = None
+    inflater = parameters = None
     if wire.flags & COMPRESSED:
         bits, takeover = 8 + (wire.choice & 7), bool(wire.flags & TAKEOVER)
-        inflater, terms = Inflater(bits, takeover), Terms(15, False, bits, takeover, 1, 8, 0)
+        inflater, parameters = (
+            Inflater(bits, takeover),
+            EndpointParameters(15, False, bits, takeover, 1, 8, 0),
+        )
     python = Decoder(limits, is_server, inflater)
-    native = NativeDecoder(limits, is_server, terms)
+    native = NativeDecoder(limits, is_server, parameters)
     all_events: list[Event] = []
     for part in wire.cut():
         expected = python.feed(part)
-        taken, events = native.receive_into(part) if wire.flags & STRAIGHT else (0, [])
+        taken, events = native.receive_into(part) if wire.flags & DIRECT else (0, [])
         events += native.feed(part[taken:])
         all_events += events
-        if beyond_window(terms, [*events, *expected]):
+        if beyond_window(parameters, [*events, *expected]):
             return
         assert typed(events) == typed(expected)
     check_ends(all_events)
@@ -41,14 +44,20 @@ def test_one_input(source: bytes) -> None:
         check_frame(event, KEY if is_server else None)
 
 
-def beyond_window(terms: Terms | None, events: list[Event]) -> bool:
-    """Perhaps: whether zlib minds that a peer looks back over more than the window that was
-    agreed depends on the memory it is given for its output."""
-    return terms is not None and terms.inflate_window_bits < 15 and check.INVALID_DEFLATE in events
+def beyond_window(parameters: EndpointParameters | None, events: list[Event]) -> bool:
+    """Whether the payload may refer back beyond the negotiated window.
+
+    Whether zlib rejects such a reference depends on the size of its output buffer.
+    """
+    return (
+        parameters is not None
+        and parameters.inflate_window_bits < 15
+        and check.INVALID_DEFLATE in events
+    )
 
 
 def check_frame(event: Event, key: bytes | None) -> None:
-    """Both write the same frame for an event."""
+    """Check that both codecs write the same frame for an event."""
     opcode, payload = Opcode.CLOSE, b""
     if isinstance(event, Message):
         is_text = isinstance(event.data, str)
