@@ -206,7 +206,9 @@ def test_the_end_with_open_sockets(home: str, last: str, blocked: int) -> None:
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stderr.decode(), done.stdout) == (0, "", b"")
+    lines = done.stderr.decode().splitlines()
+    errors = [line for line in lines if not line.startswith("Executing <")]  # on a busy machine
+    assert (done.returncode, errors, done.stdout) == (0, [], b"")
     assert time.monotonic() - begun < 20
 
 

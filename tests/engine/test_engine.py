@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -272,7 +273,9 @@ def run_with_socket(program: str) -> tuple[socket.socket, subprocess.Popen[bytes
 def written_errors(process: subprocess.Popen[bytes]) -> str:
     """Its standard error, but for the warning of the engine in plain Python."""
     lines = process.communicate(timeout=20)[1].decode().splitlines()
-    return "\n".join(line for line in lines if "the one in plain Python" not in line)
+    return "\n".join(
+        line for line in lines if not re.search("the one in plain Python|pure-Python engine", line)
+    )
 
 
 def read_until_the_end(sock: socket.socket) -> bytes:

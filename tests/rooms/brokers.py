@@ -67,10 +67,18 @@ class BrokerProcess:
     def held(self) -> Iterator[None]:
         """Stopped, so that its port takes connections and nobody answers."""
         self.signal(signal.SIGSTOP)
+        wait_for(self._is_stopped, "all threads of the broker to stop")
         try:
             yield
         finally:
             self.signal(signal.SIGCONT)
+
+    def _is_stopped(self) -> bool:
+        """Whether none of its threads can answer any more: they stop one after the other."""
+        if self._process is None:
+            return False
+        threads = Path("/proc", str(self._process.pid), "task").glob("*/stat")
+        return all(") T " in thread.read_text() for thread in threads)
 
     def close(self) -> None:
         if self._process is not None:
