@@ -1,8 +1,8 @@
 """The client: opens a WebSocket to a server, in any version of the protocol.
 
-The handshake runs on a blocking socket, or in an event loop, where it may be cancelled; then
-the engine takes the socket over, as it does from HTTP servers, and the application gets the
-same `WebSocket`.
+`connect` performs the handshake on a blocking socket, `aconnect` in an event loop, where it can be
+cancelled. Then the engine takes over the socket, as it does from HTTP servers, and the application
+gets the same `WebSocket`.
 """
 
 from __future__ import annotations
@@ -39,19 +39,23 @@ def connect(
     engine: Engine | None = None,
     **settings: Any,
 ) -> WebSocket:
-    """Open a WebSocket to `url` ("ws://host:port/path", "wss:…"); blocks until it is open.
+    """Open a WebSocket to `url` ("ws://host:port/path" or "wss://…"). Blocks until it is open.
 
-    `version` is one of `ALL_VERSIONS` or its name; `subprotocols` are offered in this order
-    (`WebSocket.subprotocol` tells which one the server took), `headers` are sent beside
-    those of the handshake, `origin` as a browser would send it. `ssl_context` is
-    for wss:, by default one that checks the server's certificate. The WebSocket lives in
-    `engine`, by default that of the process. `settings` are those of `Settings`;
-    `open_timeout` is for all of this function. Messages that come before there is a
-    listener or somebody who receives them wait.
+    - `version` is one of `ALL_VERSIONS` or its name; default: RFC 6455.
+    - `subprotocols` are offered in this order; `WebSocket.subprotocol` is the one that the server
+      has chosen.
+    - `headers` are sent in addition to those of the handshake, `origin` as the Origin header.
+    - `ssl_context` is used for wss:; default: `ssl.create_default_context()`, which verifies the
+      server's certificate.
+    - `engine` serves the connection; default: `default_engine()`.
+    - `settings` are those of `Settings`; `open_timeout` limits the whole call.
 
-    Raises `HandshakeFailed` if the server answers anything but what this version demands,
-    `TimeoutError`, `OSError` if there is no connection, `ValueError` for a bad URL, header,
-    subprotocol or setting.
+    Messages that arrive before there is a listener or a reader are queued.
+
+    Raises `HandshakeFailed` if the server's response is not a valid handshake of this version,
+    `TimeoutError` if the handshake takes longer than `open_timeout`, `OSError` if the connection
+    fails, `ValueError` for an invalid URL, header, subprotocol or setting, `WebSocketError` for
+    wss: without the native engine.
     """
     plan = _Plan(url, version, subprotocols, headers, origin, engine, settings)
     return _shake_hands_blocking(plan, ssl_context)
@@ -87,7 +91,8 @@ async def aconnect(
     engine: Engine | None = None,
     **settings: Any,
 ) -> WebSocket:
-    """As `connect`, for coroutines."""
+    """Open a WebSocket to `url`; for coroutines. Takes the arguments of `connect()`, returns a
+    WebSocket and raises the same errors."""
     plan = _Plan(url, version, subprotocols, headers, origin, engine, settings)
     try:
         return await asyncio.wait_for(_shake_hands(plan, ssl_context), plan.settings.open_timeout)
@@ -133,7 +138,7 @@ async def _exchange_securely(handshake: ClientHandshake, sock: ssl.SSLSocket) ->
 
 
 async def _repeat(sock: ssl.SSLSocket, call: Callable[[], Result]) -> Result:
-    """Make `call` until OpenSSL needs no more from the peer for it; returns its result."""
+    """Repeat `call` until OpenSSL does not have to wait for the peer; returns its result."""
     loop = asyncio.get_running_loop()
     while True:
         try:
@@ -147,7 +152,7 @@ async def _repeat(sock: ssl.SSLSocket, call: Callable[[], Result]) -> Result:
 async def _ready(
     sock: socket.socket, add: Callable[..., object], remove: Callable[[int], object]
 ) -> None:
-    """Wait until the loop calls back that was asked by `add`."""
+    """Wait until the event loop calls the callback that `add` registers for the socket."""
     ready = asyncio.get_running_loop().create_future()
     add(sock.fileno(), _resolve, ready)
     try:
@@ -162,7 +167,7 @@ def _resolve(ready: asyncio.Future[None]) -> None:
 
 
 async def _open_socket(address: Address) -> socket.socket:
-    """A connected, non-blocking socket to the first address of the host that answers."""
+    """Return a connected, non-blocking socket to the first address of the host that accepts."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     failure: OSError | None = None
@@ -179,11 +184,11 @@ async def _open_socket(address: Address) -> socket.socket:
             raise
         else:
             return sock
-    raise failure or OSError(f"there is no address for {address.host}")
+    raise failure or OSError(f"no address found for {address.host}")
 
 
 class _Plan:
-    """What both forms share: the handshake, and what becomes of it."""
+    """The arguments and the handshake of one call of `connect` or `aconnect`."""
 
     def __init__(
         self,
@@ -197,7 +202,7 @@ class _Plan:
     ) -> None:
         self.address = Address.parse(url)
         if self.address.secure and not IS_NATIVE:
-            raise WebSocketError("without the native engine, there is no TLS")
+            raise WebSocketError("wss: needs the native engine; the pure-Python engine has no TLS")
         self.settings = Settings(**settings)
         self._version = by_name(version) if isinstance(version, str) else version
         self._fields = list(headers.items() if isinstance(headers, Mapping) else headers)

@@ -1,7 +1,7 @@
-"""The object that an application holds, from the request to the end of the connection.
+"""`WebSocket`: the object that an application uses, from the request to the close.
 
-Connecting, listening, receiving, closing; sending is in `sending`, what happens to a connection
-by itself in `connection`.
+This file has the public methods that connect, register listeners, receive and close. Sending is
+in `connection/sending.py`, the life of the connection in `connection/lifecycle.py`.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ logger = logging.getLogger("websocket_handler")
 Listener = TypeVar("Listener", bound=Callable[..., object])
 
 Stream: TypeAlias = socket.socket | asyncio.Transport
-"""A connection as it comes from an HTTP server."""
+"""A connection as the HTTP server passes it on: a socket, or an asyncio transport."""
 
 
 class Handling:
-    """What matters to a WebSocket until the engine has its socket, and is forgotten then."""
+    """The state of a WebSocket that is needed only until the engine has its socket."""
 
     __slots__ = ("_engine", "_process", "handover", "look", "response", "response_headers")
 
@@ -67,7 +67,7 @@ class Handling:
         self._engine = engine
         self._process = os.getpid()
         self.handover = handover
-        self.response = b""  # what answers the handshake, before all that is sent
+        self.response = b""  # the HTTP response, which is sent before any frame
         self.response_headers = Headers()
         self.look: Callable[[], Forwarded] | None = None
 
@@ -77,29 +77,31 @@ class Handling:
 
     @property
     def is_inherited(self) -> bool:
-        """Whether the request came to the parent of this process, whose handler has forked."""
+        """Whether the handler has forked, and this process is the child."""
         return self._process != os.getpid()
 
 
 class WebSocket(SendingConnection):
-    """One WebSocket: a request first, then, once connected, a connection.
+    """One WebSocket: first an HTTP request, then, after `connect()`, a connection.
 
-    Register listeners with `on`, then call `connect()`. The events, and what their
-    listeners are called with:
+    Register listeners with `on`, then call `connect()`. The events, and the arguments of
+    their listeners:
 
     ========= ===================================================================
-    open      nothing; the handshake is done
-    message   str for a text message, bytes for a binary one
-    ping      bytes: the peer pinged, and has been answered
-    pong      bytes: a pong came, whether an answer to `ping()` or not
-    drain     nothing; what waits to be sent has fallen well below high water
+    open      no argument; the handshake is complete
+    message   str for a text message, bytes for a binary message
+    ping      bytes: the peer sent a ping; the engine answers it
+    pong      bytes: the peer sent a pong (those of keep-alive pings are not emitted)
+    drain     no argument; the send buffer fell to a quarter of `high_water`
     error     the exception: the peer broke the protocol, or a listener raised
-    close     code (int) and reason (str): the connection is over
+    close     code (int) and reason (str); the connection is closed
     ========= ===================================================================
 
-    After `connect()`, `close` comes exactly once, as the last event. Listeners run in the
-    engine's thread; one that blocks there delays its own connection alone. One that raises
-    has its traceback logged and its connection closed with 1011; nobody else notices.
+    After `connect()`, `close` is emitted exactly once, as the last event. Listeners run in the
+    engine's thread or event loop, by default in an empty `contextvars` context. In the thread of
+    the native engine a listener may block: only its own connection waits. In an event loop it
+    must not block. If a listener raises, the traceback is logged and its connection is closed
+    with 1011; other connections are unaffected.
     """
 
     __slots__ = (
@@ -118,11 +120,11 @@ class WebSocket(SendingConnection):
         engine: Engine | None = None,
         handover: Handover | None = None,
     ) -> None:
-        """For integrations of HTTP servers; an application gets its WebSocket from them.
+        """Called by integrations of HTTP servers; applications use `WebSocket.of(request)`.
 
-        `handover` takes the connection from the HTTP server (see `handover`). `engine`
-        is the one that serves the connection, by default that of the `handover`, or of the
-        process.
+        `handover` takes the connection from the HTTP server (see the package `handover`).
+        `engine` serves the connection; default: the engine of the `handover`, else
+        `default_engine()`.
         """
         super().__init__(settings or Settings())
         self._request: Request | bytes = request  # packed once the handler has returned
@@ -141,20 +143,20 @@ class WebSocket(SendingConnection):
         return f"<WebSocket {printable(peer)} {printable(request.path)} {self._state.value}>"
 
     def __copy__(self) -> WebSocket:
-        return self  # a connection is one object, whoever copies what refers to it
+        return self  # a connection stays one object if an object that refers to it is copied
 
     def __deepcopy__(self, _: object) -> WebSocket:
         return self
 
     @classmethod
     def of(cls, request: Any) -> WebSocket | None:
-        """The WebSocket that a request asks for, None for an ordinary request.
+        """Return the WebSocket of a request, or None if it does not ask for one.
 
-        `request` is what the framework gives to the handler: a request of Flask, Django,
-        Starlette, FastAPI or aiohttp, the handler itself in Tornado and http.server, or a
-        WSGI environ or an ASGI scope. Called again for the same request, it returns the same
-        WebSocket. Raises `WebSocketError`, which says what is missing, if the application has
-        not been prepared; `TypeError` for an object that is no request.
+        `request` is the framework's own object: the request in Flask, Django, Starlette, FastAPI
+        and aiohttp, the handler in Tornado and http.server, or a WSGI environ or ASGI scope. The
+        same request always returns the same WebSocket. Raises `WebSocketError` if the
+        application was not set up for WebSockets (the message names the missing step),
+        `TypeError` if `request` is not a request.
         """
         return websocket_of(request)
 
@@ -164,8 +166,8 @@ class WebSocket(SendingConnection):
     def request(self) -> Request:
         """The HTTP request: path, query, headers, cookies, address.
 
-        Until `connect()` its address, scheme and host are those that the application sees,
-        which middleware may have restored from a proxy's headers.
+        The address, scheme and host follow middleware that restores them from the headers of a
+        proxy, up to the call of `connect()`.
         """
         if isinstance(self._request, Request) and self._handling and self._handling.look:
             self._request = self._request.with_forwarded(self._handling.look())
@@ -173,74 +175,77 @@ class WebSocket(SendingConnection):
 
     @property
     def version(self) -> Version | None:
-        """The version of the protocol the request asks for; None if it is not accepted."""
+        """The protocol version of the request; None if `Settings.versions` does not include it."""
         if isinstance(self._outcome, handshake.Accepted):
             return self._outcome.version
         return versions.choose(self.request, self._settings.versions)
 
     @property
     def subprotocols(self) -> list[str]:
-        """The subprotocols the client offers, in its order of preference."""
+        """The subprotocols that the client offers, in its order of preference."""
         request = self.request
         version = versions.choose(request, versions.ALL_VERSIONS) or versions.DEFAULT_VERSIONS[0]
         return version._offered_subprotocols(request)
 
     @property
     def response_headers(self) -> Headers:
-        """Headers to add to the 101 response, cookies for example; fill before `connect()`."""
+        """Headers to add to the 101 response, such as cookies; set them before `connect()`."""
         return self._handling.response_headers if self._handling is not None else Headers()
 
     @property
     def subprotocol(self) -> str | None:
-        """The subprotocol in use, as given to `connect()`; None for none, and before."""
+        """The subprotocol passed to `connect()`; None if there is none, or before `connect()`."""
         if isinstance(self._outcome, handshake.Accepted):
             return self._outcome.subprotocol
         return None
 
     @property
     def extensions(self) -> str:
-        """The extensions in use, as the Sec-WebSocket-Extensions header of the response has
-        them; "" for none, and before `connect()`."""
+        """The extensions in use, as in the Sec-WebSocket-Extensions header of the response; ""
+        if there are none, or before `connect()`."""
         if isinstance(self._outcome, handshake.Accepted) and self._outcome.negotiated is not None:
             return str(self._outcome.negotiated)
         return ""
 
     @property
     def state(self) -> State:
-        """CONNECTING until the engine has the socket, then OPEN, CLOSING, CLOSED."""
+        """CONNECTING until the engine has the socket, then OPEN, CLOSING and CLOSED."""
         return self._state
 
     @property
     def latency(self) -> float | None:
-        """Seconds from the last ping to its pong, whether `ping()` sent it or the engine, to
-        see whether the peer is alive; None before the first pong."""
+        """Seconds from the last answered ping to its pong; None before the first pong.
+
+        Counts pings sent by `ping()` and keep-alive pings (`Settings.ping_interval`).
+        """
         return self._latency if self._latency >= 0 else None
 
     # Connecting
 
     def connect(self, subprotocol: str | None = None, **settings: Any) -> Any:
-        """Accept the WebSocket, and take the socket from the HTTP server.
+        """Accept the WebSocket: take the socket from the HTTP server and complete the handshake.
 
-        The client gets the 101 when the response of the application is known: its cookies and
-        most other headers are added, its body is discarded. A response with a status of 400 or
-        more means that the WebSocket is not accepted after all: then the client gets that
-        response instead. A handler that itself waits, for messages or for anything else here,
-        sends the 101 by that.
+        The 101 is sent when the handler has returned its response. Cookies and most other headers
+        of that response are added to the 101; its body is discarded. If its status is 400 or
+        more, the WebSocket is rejected and the client gets that response instead. The 101 is
+        sent earlier if the handler waits for the connection, for example in `receive()`.
 
-        `subprotocol` must be one of `subprotocols`. `settings` override those of the server
-        for this connection (see `Settings`). What is sent from now on follows the 101. If the
-        request turns out to be no sound handshake, or its origin is not allowed, the client
-        gets the HTTP error instead, and nothing of what the handler sends; `close` is emitted
-        with 1006.
+        `subprotocol` must be one of `subprotocols`. `settings` override the server's settings
+        for this connection (see `Settings`). Messages sent from now on follow the 101.
 
-        Returns something that the server's handlers may return: "" under most, a response
-        under aiohttp.
+        If the handshake is invalid, the origin is not allowed, or a limit on connections is
+        reached, the client gets an HTTP error instead; sent messages are discarded, and `close`
+        is emitted with 1006.
 
-        Raises `WebSocketError` if called twice, `ValueError` for a subprotocol that was not
-        offered, a response header the handshake itself sets, or a bad setting.
+        Returns a value that a handler of the HTTP server may return: a response object under
+        aiohttp, "" under most other servers.
+
+        Raises `WebSocketError` if it is called twice, `ValueError` for a subprotocol that the
+        client did not offer, a response header that the handshake itself sets, or an invalid
+        setting.
         """
         if self._outcome is not None:
-            raise WebSocketError("connect() was called before")
+            raise WebSocketError("connect() was already called")
         chosen = replace(self._settings, **settings) if settings else self._settings
         handling = self._handling
         assert handling is not None
@@ -275,7 +280,7 @@ class WebSocket(SendingConnection):
         return handling.handover.connect_result(int(outcome.status))
 
     def _answer(self, engine: Engine, outcome: handshake.Accepted | handshake.Refused) -> None:
-        """Only now may other threads send: the response goes before all of it."""
+        """Choose the codec and record the outcome; from here on, other threads may send."""
         if isinstance(outcome, handshake.Accepted):
             version, secret, negotiated = outcome.version, outcome.secret, outcome.negotiated
             self._start_codec(engine, version, secret, negotiated=negotiated)
@@ -290,8 +295,9 @@ class WebSocket(SendingConnection):
     def reject(self, code: int, reason: str = "", **settings: Any) -> Any:
         """Complete the handshake, then close at once with `code` (usually 4000 to 4999).
 
-        It is the only refusal a script in a browser can see; an HTTP status is better for
-        everyone else. Returns what `connect` does, raises what `connect` and `close` raise.
+        A script in a browser can read this close code, but not the status of an HTTP response.
+        For other clients, return an HTTP error instead of calling `connect()`. Returns the result
+        of `connect()`; raises the errors of `connect()` and `close()`.
         """
         close_payload(code, reason)
         answer = self.connect(**settings)
@@ -305,13 +311,15 @@ class WebSocket(SendingConnection):
     @overload
     def on(self, event: str) -> Callable[[Listener], Listener]: ...
     def on(self, event: str, listener: Any = None) -> Any:
-        """Call `listener` at every `event`; without `listener`, a decorator that does so.
+        """Call `listener` for every `event`. Without `listener`, returns a decorator.
 
-        Several listeners are called in the order they were added. `async def` ones need an
-        engine that lives in an event loop; those of one connection run one after the other
-        there, in the order of the events. Raises `ValueError` for an unknown event,
-        `WebSocketError` for an `async def` listener elsewhere, or if messages go to who
-        receives them.
+        Several listeners of an event are called in the order in which they were added. An `async
+        def` listener needs an engine that runs in an event loop; the `async def` listeners of one
+        connection run one after the other, in the order of the events.
+
+        Raises `ValueError` for an unknown event; `WebSocketError` for an `async def` listener if
+        the engine runs in a thread, or for a `message` listener if the messages are received by
+        `receive()`, `areceive()` or iteration.
         """
         check_event(event)
         if listener is None:
@@ -325,7 +333,7 @@ class WebSocket(SendingConnection):
     @overload
     def once(self, event: str) -> Callable[[Listener], Listener]: ...
     def once(self, event: str, listener: Any = None) -> Any:
-        """As `on`, for the next `event` alone."""
+        """Like `on()`, but `listener` is removed before its first call."""
         check_event(event)
         if listener is None:
             return partial(self.once, event)
@@ -333,39 +341,46 @@ class WebSocket(SendingConnection):
         return listener
 
     def off(self, event: str, listener: Callable[..., object]) -> None:
-        """No longer call `listener`, added by `on` or `once`. Unknown ones are ignored."""
+        """Remove a `listener` that was added by `on()` or `once()`; does nothing if there is none.
+
+        Raises `ValueError` for an unknown event.
+        """
         check_event(event)
         self._change_listeners(event, partial(_without, listener))
 
-    # Receiving less
+    # Backpressure on the peer
 
     def pause(self) -> None:
-        """Read nothing more, until `resume()`; the peer is held back once the buffers of both
-        systems are full.
+        """Stop reading from the peer until `resume()`. Thread-safe.
 
-        Messages that were read already may still come. Meanwhile pings are not answered; the
-        own ones go on and find a peer that has died. A peer that ends the connection is
-        noticed: what it had sent still comes, and `close`. Closing reads on. From any thread.
+        The peer can send until the socket buffers of both systems are full (TCP backpressure).
+        Messages that were already read may still be emitted. While paused, the peer's pings are
+        not answered; keep-alive pings are still sent and detect a dead peer. If the peer ends the
+        connection, the messages that it sent before are emitted, then `close`. `close()` resumes
+        reading.
         """
         self._in_engine(partial(self._pause, True))
 
     def resume(self) -> None:
-        """Read on after `pause()`. From any thread."""
+        """Read from the peer again after `pause()`. Thread-safe."""
         self._in_engine(partial(self._pause, False))
 
     # Receiving without listeners
 
     def receive(self, timeout: float | None = None) -> Any:
-        """The next message, str or bytes; for threads, which wait up to `timeout` seconds.
+        """Return the next message, str or bytes. Blocks; call it in a thread.
 
-        Called in the handler itself, after `connect()`, the 101 is sent now. Raises
-        `TimeoutError`; `ConnectionClosed` once the connection is over and every message was
-        taken; `WebSocketError` if messages go to listeners or coroutines, or in the thread of
-        the engine or of an event loop, which would serve nobody meanwhile.
+        Waits up to `timeout` seconds; None, the default, waits without a limit. Called in the
+        handler after `connect()`, it sends the 101 first.
+
+        Raises `TimeoutError` if no message arrived in time; `ConnectionClosed` if the connection
+        is closed and every message was received; `WebSocketError` if there is a `message`
+        listener, if coroutines receive the messages, or if it is called in the engine's thread or
+        in the thread of a running event loop.
         """
         if asyncio._get_running_loop() is not None:
             raise WebSocketError(
-                "receive() would stop the event loop of this thread: await areceive() instead"
+                "receive() would block the event loop of this thread: await areceive() instead"
             )
         self._check_not_in_engine("receive()")
         inbox = self._inbox
@@ -375,10 +390,10 @@ class WebSocket(SendingConnection):
         return inbox.get(timeout)
 
     def __iter__(self) -> Iterator[Any]:
-        """The messages as they come, for threads: `for message in websocket`.
+        """Iterate over the messages in a thread: `for message in websocket`.
 
-        Ends when the connection is closed with 1000, 1001 or no code; raises
-        `ConnectionClosed` on every other end, and what `receive` raises.
+        The iteration ends when the connection is closed with 1000, 1001 or no code. Raises
+        `ConnectionClosed` for any other close, and `WebSocketError` like `receive()`.
         """
         while True:
             try:
@@ -390,11 +405,11 @@ class WebSocket(SendingConnection):
             yield message
 
     async def areceive(self) -> Any:
-        """The next message, str or bytes; for coroutines of asyncio or uvloop.
+        """Return the next message, str or bytes; for coroutines of asyncio and uvloop.
 
-        Raises `ConnectionClosed` once the connection is over and every message was taken;
-        `WebSocketError` if messages go to listeners or threads, or to another coroutine
-        that is waiting.
+        Raises `ConnectionClosed` if the connection is closed and every message was received;
+        `WebSocketError` if there is a `message` listener, if threads receive the messages, or if
+        another coroutine is already waiting for a message.
         """
         try:
             return await self.__aiter__().__anext__()
@@ -402,9 +417,10 @@ class WebSocket(SendingConnection):
             raise ConnectionClosed(self._close.code, self._close.reason) from None
 
     def __aiter__(self) -> LoopInbox:
-        """The messages as they come, for coroutines: `async for message in websocket`.
+        """Iterate over the messages in a coroutine: `async for message in websocket`.
 
-        Ends and raises as the iteration in threads does.
+        The iteration ends when the connection is closed with 1000, 1001 or no code. Raises
+        `ConnectionClosed` for any other close, and `WebSocketError` like `areceive()`.
         """
         inbox = self._inbox
         if not isinstance(inbox, LoopInbox):
@@ -417,12 +433,15 @@ class WebSocket(SendingConnection):
     # Closing
 
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
-        """Start the closing handshake (RFC 6455 section 7.1.2); does not wait for its end.
+        """Start the closing handshake (RFC 6455 section 7.1.2). Does not wait. Thread-safe.
 
-        What was sent before is delivered first; messages that still arrive are dropped.
-        Without an answer within `Settings.close_timeout` the connection is dropped. Does
-        nothing on a connection that is closing or closed. Raises `ValueError` for a code
-        that may not be sent (1005, 1006 …) or a reason of more than 123 bytes.
+        Messages sent before are delivered first; messages that still arrive are discarded. If
+        the peer does not answer within `Settings.close_timeout` seconds, the connection is
+        dropped, except while it still reads the remaining data at 500 bytes per second or more.
+        Does nothing if the connection is closing or closed.
+
+        Raises `ValueError` for a code that must not be sent (1005, 1006, …) or a reason of more
+        than 123 bytes, `WebSocketError` before `connect()`.
         """
         close_payload(code, reason)
         if self._outcome is None:
@@ -430,15 +449,19 @@ class WebSocket(SendingConnection):
         self._in_engine(partial(self._start_closing, code, reason))
 
     def abort(self) -> None:
-        """Drop the connection at once, without the closing handshake; `close` brings 1006."""
+        """Drop the connection at once, without a closing handshake. Thread-safe.
+
+        Unsent messages are lost; `close` is emitted with 1006.
+        """
         self._in_engine(partial(self._abort, "aborted"))
 
-    # Waiting for the end
+    # Waiting for the close
 
     def wait_closed(self, timeout: float | None = None) -> bool:
-        """Wait up to `timeout` seconds for the end; for threads. Returns whether it has come.
+        """Block until the connection is closed, at most `timeout` seconds (None: no limit).
 
-        Raises `WebSocketError` in the engine's own thread, which would wait for itself.
+        Returns whether the connection is closed. Raises `WebSocketError` in the engine's own
+        thread, where it would deadlock.
         """
         self._complete_early()
         self._check_not_in_engine("wait_closed()")
@@ -452,7 +475,7 @@ class WebSocket(SendingConnection):
                 self._in_engine(partial(self.off, "close", notice))
 
     async def await_closed(self) -> None:
-        """Wait for the end; for coroutines."""
+        """Wait until the connection is closed; for coroutines. Like `wait_closed()`."""
         self._complete_early()
         loop = asyncio.get_running_loop()
         over = asyncio.Event()
@@ -468,7 +491,7 @@ class WebSocket(SendingConnection):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close with 1000 and wait for the end."""
+        """Close with 1000 and wait until the connection is closed."""
         self.close()
         self.wait_closed()
 
@@ -476,7 +499,7 @@ class WebSocket(SendingConnection):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Close with 1000 and wait for the end; drop the connection if that is cancelled."""
+        """Close with 1000 and wait until the connection is closed; `abort()` if cancelled."""
         self.close()
         try:
             await self.await_closed()
@@ -487,8 +510,11 @@ class WebSocket(SendingConnection):
     # For the client, and for integrations of servers
 
     def _follow(self, look: Callable[[], Forwarded]) -> None:
-        """Have `request` show until `connect()` what `look` returns; for integrations, whose
-        servers' request objects may be changed by middleware."""
+        """Update `request` from `look()` until `connect()`.
+
+        For integrations: middleware may change the server's request object, for example from the
+        headers of a proxy.
+        """
         if self._handling is not None and self._outcome is None:
             self._handling.look = look
 
@@ -499,7 +525,7 @@ class WebSocket(SendingConnection):
         subprotocol: str | None,
         negotiated: NegotiatedParameters | None = None,
     ) -> None:
-        """Be the client's end, after its handshake and before `_take_over`."""
+        """Take the client role, after the client's handshake and before `_take_over`."""
         accepted = handshake.Accepted(version, b"", b"", negotiated, subprotocol)
         self._outcome = handshake.without_bytes(accepted)
         self._settings = self._surround_listeners(self._settings)
@@ -510,8 +536,8 @@ class WebSocket(SendingConnection):
         self._begin_sending()
 
     def _add_to_response(self, fields: Iterable[tuple[str, str]]) -> None:
-        """Add fields of the application's response to the 101. Raises `ValueError` for one that
-        cannot stand there."""
+        """Add header fields of the application's response to the 101. Raises `ValueError` for a
+        field that is not allowed in a response head."""
         handling = self._handling
         if handling is not None and isinstance(self._outcome, handshake.Accepted):
             handling.response = handshake.with_response_fields(
@@ -519,10 +545,10 @@ class WebSocket(SendingConnection):
             )
 
     def _reject(self, status: int, reason: str, fields: Iterable[tuple[str, str]]) -> None:
-        """Have the application's response in place of the 101; `_write_response` brings its body.
+        """Replace the 101 by the application's response; `_write_response` adds its body.
 
-        Whether or not the application has called `connect()`; before `_take_over`. Raises
-        `ValueError` for a field that cannot stand in the head of a response.
+        Called before `_take_over`, with or without a call of `connect()`. Raises `ValueError` for
+        a field that is not allowed in a response head.
         """
         handling, former = self._handling, self._outcome
         if handling is None or self._state is State.CLOSED:
@@ -533,7 +559,7 @@ class WebSocket(SendingConnection):
         if isinstance(former, handshake.Accepted):
             engine.ledger.leave(self._counted_address)
             with self._codec.sending if self._codec is not None else contextlib.nullcontext():
-                self._outcome = handshake.without_bytes(outcome)  # no frame is written after this
+                self._outcome = handshake.without_bytes(outcome)  # from now on, no frame is written
                 self._discard_output()
         else:
             self._outcome = handshake.without_bytes(outcome)
@@ -543,8 +569,8 @@ class WebSocket(SendingConnection):
         handling.response = outcome.response
 
     def _write_response(self, data: bytes, is_last: bool) -> None:
-        """More of the body of a response by which the application rejects the request."""
-        if not isinstance(self._outcome, handshake.Refused):  # it was aborted before
+        """Send a part of the body of the response by which the application rejects the request."""
+        if not isinstance(self._outcome, handshake.Refused):  # the connection was aborted before
             return
         if self.buffered_amount > self._settings.max_buffered:
             self._in_engine(partial(self._abort, "the client does not read the response"))
@@ -554,17 +580,17 @@ class WebSocket(SendingConnection):
             self._in_engine(self._finish)
 
     def _take_over(self, connected: Stream, early: bytes = b"") -> None:
-        """Give the engine the connection, with `early` bytes that came with the request head.
+        """Pass the connection to the engine, with the `early` bytes read after the request head.
 
-        A socket must be the only object that uses its descriptor; it is detached. An asyncio
-        transport goes on to carry the bytes; its loop is where the engine must run, and this be
-        called.
+        A socket is detached; no other object may use its descriptor. An asyncio transport keeps
+        carrying the bytes: the engine must run in the transport's loop, and this method must be
+        called there.
         """
         handling, self._handling = self._handling, None
         assert handling is not None
         if handling.is_inherited:
             self._abandoned()
-        if self._state is State.CLOSED:  # aborted meanwhile, or the parent's
+        if self._state is State.CLOSED:  # aborted before, or this is a forked child
             close_stream(connected)
             return
         engine = handling.engine
@@ -572,7 +598,7 @@ class WebSocket(SendingConnection):
         if isinstance(self._request, Request):
             self._request = pack(self._request)
         try:
-            if handling.response:  # else it is the client's end
+            if handling.response:  # empty in the client role
                 self._prepend(handling.response)
                 if isinstance(self._outcome, handshake.Accepted):
                     engine.ledger.count_accepted()
@@ -589,7 +615,7 @@ class WebSocket(SendingConnection):
             engine.attach_transport(self, connected, early)
 
     def _cannot_be_served(self, engine: Engine, connected: Stream, error: BaseException) -> None:
-        """The engine was stopped meanwhile, or has no thread. Say so to the client, and end."""
+        """The engine was stopped, or cannot start a thread: send 503 to the client and close."""
         if isinstance(self._outcome, handshake.Accepted):
             engine.ledger.count_refused(NOT_SERVED[0])
         if isinstance(connected, (socket.socket, Socket)) and not self._is_client:
@@ -604,7 +630,7 @@ class WebSocket(SendingConnection):
             raise error
 
     def _complete_early(self, is_conversation: bool = False) -> None:
-        """The handler waits here: send the 101 now, if that has not been done."""
+        """Send the 101 now if it was not sent, because the handler waits for the connection."""
         handling = self._handling
         if handling is not None and handling.handover is not None and self._outcome is not None:
             handling.handover.complete_early(is_conversation)
@@ -613,7 +639,7 @@ class WebSocket(SendingConnection):
     def _has_listeners(self) -> bool:
         return bool(self._listeners or self._listeners_of("message"))
 
-    # Behind the API
+    # Internal
 
     @property
     def _counted_address(self) -> str | None:
@@ -623,19 +649,19 @@ class WebSocket(SendingConnection):
         return str(address[0]) if isinstance(address, tuple) else None
 
     def _is_overrun(self) -> bool:
-        """Whether more waits for the application than may wait for any peer."""
+        """Whether the messages that wait for the application exceed `max_buffered` bytes."""
         places = (self._inbox, self._backlog, self._async_listeners)
         return any(place and place.amount() > self._settings.max_buffered for place in places)
 
     def _when_closed(self, notice: Notice) -> None:
-        """Have `notice` called at the end, or now if that has come."""
+        """Call `notice` when the connection is closed, or now if it is closed already."""
         if self._state is State.CLOSED:
             notice()
         else:
             self._change_listeners("close", lambda present: (*present, notice))
 
     def _callable(self, listener: Callable[..., object]) -> Callable[..., object]:
-        """The listener in a form that only has to be called."""
+        """Return the plain callable to register for `listener`, which may be `async def`."""
         if not is_async(listener):
             surroundings = self._surroundings
             return surrounded(listener, surroundings) if surroundings else listener
@@ -644,17 +670,17 @@ class WebSocket(SendingConnection):
             loop = engine.event_loop if engine is not None else None
             if loop is None:
                 raise WebSocketError(
-                    "an async def listener needs an engine in an event loop; that of this "
-                    "connection runs in a thread: use a plain function, which may block, or pass "
-                    "the coroutine to a loop with asyncio.run_coroutine_threadsafe()"
+                    "an async def listener needs an engine that runs in an event loop, but the "
+                    "engine of this connection runs in a thread: use a plain function, which may "
+                    "block, or call asyncio.run_coroutine_threadsafe() in it"
                 )
             self._async_listeners = AsyncListenerQueue(self, self._settings.high_water, loop)
             self._async_listeners.surroundings = self._surroundings
         return QueuedListener(listener, self._async_listeners)  # type: ignore[arg-type]
 
     def _surround_listeners(self, settings: Settings) -> Settings:
-        """Have listeners called as `around` and `keep_context` say; returns the other settings,
-        which many connections share."""
+        """Apply `around` and `keep_context` to the listeners. Returns the settings without these
+        two, so that many connections can share one object."""
         surroundings = Surroundings.of(settings)
         if surroundings is None:
             return settings
@@ -683,7 +709,7 @@ class WebSocket(SendingConnection):
         event: str,
         change: Callable[[tuple[Callable[..., object], ...]], tuple[Callable[..., object], ...]],
     ) -> None:
-        with self._state_lock:  # other threads may add listeners, too
+        with self._state_lock:  # other threads may change the listeners, too
             listeners = change(self._listeners_of(event))
             if event != "message":
                 others = tuple(pair for pair in self._listeners if pair[0] != event)
@@ -696,9 +722,12 @@ class WebSocket(SendingConnection):
     def _set_message_listeners(
         self, listeners: tuple[Callable[..., object], ...]
     ) -> Backlog | None:
-        """Returns the messages that they are to have first, if there are some."""
+        """Set the message listeners. Returns the backlog that they must receive first, or None."""
         if self._inbox is not None:
-            raise WebSocketError("messages go to who receives them; there can be no listener")
+            raise WebSocketError(
+                "cannot add a message listener: the messages are received by receive(), areceive() "
+                "or iteration"
+            )
         chosen = ListenerGroup(listeners) if listeners[1:] else next(iter(listeners), None)
         if self._backlog is not None:
             self._backlog.listener = chosen
@@ -710,16 +739,18 @@ class WebSocket(SendingConnection):
         if self._outcome is None:
             raise WebSocketError("connect() has not been called")
         if self._listeners_of("message"):
-            raise WebSocketError("messages go to a listener; nobody else can receive them")
+            raise WebSocketError("cannot receive: the messages go to a message listener")
         if self._inbox is not None:
-            raise WebSocketError("either threads or coroutines receive the messages, not both")
+            raise WebSocketError(
+                "messages are received either by threads or by coroutines, not both"
+            )
         self._complete_early(is_conversation=True)
         self._inbox = inbox
         self._in_engine(partial(self._set_inbox, inbox))
 
 
 class Notice:
-    """A listener that only says that something has happened."""
+    """A listener that calls a function without the event's arguments."""
 
     def __init__(self, call: Callable[[], object]) -> None:
         self._call = call
@@ -729,7 +760,7 @@ class Notice:
 
 
 def _socket_of(connected: Stream) -> socket.socket | None:
-    """The socket, or that of a transport if it has one."""
+    """Return the socket itself, or the socket of a transport; None if that has none."""
     if isinstance(connected, (socket.socket, Socket)):
         return connected
     sock: socket.socket | None = connected.get_extra_info("socket")
@@ -737,7 +768,7 @@ def _socket_of(connected: Stream) -> socket.socket | None:
 
 
 def close_stream(connected: Stream) -> None:
-    """Close a connection that was taken from a server, and given to no engine."""
+    """Close a connection that was taken from an HTTP server but not passed to an engine."""
     if isinstance(connected, (socket.socket, Socket)):
         close_socket(connected)
     else:
@@ -747,7 +778,7 @@ def close_stream(connected: Stream) -> None:
 def _without(
     listener: Callable[..., object], present: tuple[Callable[..., object], ...]
 ) -> tuple[Callable[..., object], ...]:
-    """`present` without `listener`, once."""
+    """Return `present` without the first occurrence of `listener`."""
     for index, one in enumerate(present):
         if one == listener or getattr(one, "listener", None) == listener:
             return (*present[:index], *present[index + 1 :])
@@ -756,7 +787,7 @@ def _without(
 
 @lru_cache
 def _shared(settings: Settings) -> Settings:
-    """One object for all connections with the same settings."""
+    """Return one object for all connections with equal settings."""
     return settings
 
 
@@ -764,4 +795,4 @@ def _check_response_headers(headers: Iterable[str]) -> None:
     for name in headers:
         lower = name.lower()
         if lower.startswith("sec-websocket-") or lower in ("upgrade", "connection"):
-            raise ValueError(f"the header {name} is set by the handshake itself")
+            raise ValueError(f"the handshake itself sets the header {name}")

@@ -23,7 +23,7 @@ HELLO = text("hello")
 
 def expect_no_error(log: str) -> None:
     """Neither the library nor the HTTP server has complained, but for the engine it has."""
-    log = re.sub(r"WARNING .*engine of websocket_handler is the one in plain Python.*", "", log)
+    log = re.sub(r"WARNING .*websocket_handler uses its pure-Python engine.*", "", log)
     assert not re.search(r"Traceback|ERROR|WARNING|Exception|Error\b", log), log
 
 
@@ -181,7 +181,7 @@ def test_many_frames_right_behind_the_handshake(program: Program) -> None:
 
 def test_connecting_twice_is_an_error_and_nothing_else(program: Program) -> None:
     with RawClient(program.address) as client:
-        client.open("/connects-twice").expect(text("connect() was called before"))
+        client.open("/connects-twice").expect(text("connect() was already called"))
 
 
 def test_a_handler_that_raises_after_connect_gets_500(program: Program) -> None:

@@ -139,7 +139,7 @@ def test_the_threads_are_used_again_and_bounded(caplog: pytest.LogCaptureFixture
             for one in blocking:
                 one.close()
                 assert one.over.wait(10)
-    assert "block; the next will be felt" in caplog.text
+    assert "the next listener that blocks delays all connections" in caplog.text
     assert len([one for one in threading.enumerate() if one in engine._threads]) == 3
     engine.stop()
     other.sock.close()

@@ -241,7 +241,7 @@ def test_fragments_that_run_out_of_time_close_the_connection(engine: Engine) -> 
     peer = connect(websocket)
     with pytest.raises(TimeoutError):
         websocket.send((bytes(1 << 20) for _ in range(3)), timeout=0.1)
-    assert Close(1011, "message broken off") in peer.read_to_end_or_close()
+    assert Close(1011, "message aborted") in peer.read_to_end_or_close()
 
 
 def test_prepared_message_is_refused_only_while_its_notice_would_wait(engine: Engine) -> None:

@@ -81,7 +81,7 @@ def test_engine_in_plain_python_warns_once(pure: str) -> None:
     ended = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=60, check=True
     )
-    assert ended.stderr.count("the one in plain Python") == int(pure)
+    assert ended.stderr.count("uses its pure-Python engine") == int(pure)
 
 
 ENDS_DURING_THE_FIRST_HAND_OVER = """

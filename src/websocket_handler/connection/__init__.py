@@ -1,1 +1,1 @@
-"""One connection: its life, its sending and receiving, its listeners."""
+"""One connection: its life cycle, sending, received messages and listeners."""

@@ -1,8 +1,9 @@
-"""Django's database connections, managed around listeners as Django does it around views.
+"""Manages Django's database connections around listeners as Django does around views.
 
-Django closes a database connection that failed, or is too old, at the start and the end of a
-request; a listener runs outside of both. `close_old_connections` does it around each listener,
-in the threads whose connections the listener uses: its own, or that of `sync_to_async`.
+At the start and the end of a request, Django closes database connections that have failed or are
+too old; a listener runs outside of a request. So `close_old_connections` is called before and
+after each listener, in the thread whose connections it uses: its own thread for a plain listener,
+the thread of `sync_to_async` for an `async def` listener.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from typing import Any
 from weakref import WeakSet
 
 _opened: WeakSet[Any] | None = None
-"""Django's connections that were opened by a thread; None until they are watched."""
+"""The database connections that were opened in any thread; None before they are recorded."""
 
 _is_thread_known = False
-"""Whether the connections are known that the thread of `sync_to_async` had before."""
+"""Whether the connections that the thread of `sync_to_async` had opened before are recorded."""
 
 _watching = threading.Lock()
 
 
 def database_connections() -> Callable[[], DatabaseConnections] | None:
-    """The context manager to enter around listeners; None where Django is not in use."""
+    """Return the context manager to enter around listeners; None if Django is not in use."""
     if "django.db" not in sys.modules or not sys.modules["django.conf"].settings.configured:
         return None
     _watch()
@@ -52,8 +53,8 @@ def _close_old() -> None:
 
 
 async def _close_old_in_thread() -> None:
-    """Close old connections in the thread in which `sync_to_async` runs the ORM; that costs
-    nothing while no connection is open."""
+    """Close old connections in the thread in which `sync_to_async` runs the ORM. Does not switch to
+    that thread while no connection is open."""
     global _is_thread_known
     if _is_thread_known and all(each.connection is None for each in list(_opened or ())):
         return

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The types with which inbox.py becomes part of the native engine."""
+"""Types for inbox.py, which make it a part of the native engine."""
 
 cimport cython
 

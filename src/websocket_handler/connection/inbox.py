@@ -1,14 +1,14 @@
-"""Messages on their way to code that asks for them, instead of being called with them.
+"""Queues for received messages that the application reads instead of registering a listener.
 
-Three places for messages: a `Backlog` while nobody has asked yet, a `LoopInbox` for
-coroutines, a `ThreadInbox` for blocking code. All hold reading back when more than high
-water waits in them. `put` and `end` are called in the engine's thread.
+There are three: a `Backlog` before there is a listener or a reader, a `LoopInbox` for coroutines
+and a `ThreadInbox` for threads. Each pauses reading from the peer while it has more than
+`high_water` bytes. `put` and `end` are called in the engine's thread.
 
-This file is Python and, compiled with the types of inbox.pxd, part of the native engine.
+This file is Python; compiled with the types of inbox.pxd it is part of the native engine.
 
-How a coroutine is resumed without a Future or a turn of the loop for each message: a Task
-accepts any awaitable that behaves like a Future. `LoopInbox` is one, a single object that
-is awaited again and again; when a message comes it calls the Task's own wake-up at once.
+A coroutine is resumed without a Future and without an iteration of the event loop per message: a
+Task accepts any awaitable that behaves like a Future. `LoopInbox` is such an object and is awaited
+again and again; when a message arrives, it calls the Task's wake-up callback directly.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from typing import Any, Protocol
 from ..errors import ConnectionClosed, WebSocketError
 
 MESSAGE_OVERHEAD = 64
-"""What a waiting message counts beside its length, so that empty ones are bounded too."""
+"""Bytes that a queued message counts beside its length, so that empty ones are bounded too."""
 
 
 class Source(Protocol):
-    """The connection that messages come from."""
+    """The connection that the messages are received on."""
 
     def _pause_for_backlog(self) -> None: ...
     def _resume_reading(self) -> None: ...
@@ -35,11 +35,11 @@ class Source(Protocol):
 
 
 class Backlog:
-    """The messages that came before anybody asked for them."""
+    """The messages received before there is a listener or a reader."""
 
     def __init__(self, source: Source, high_water: int) -> None:
         self.messages: list[Any] = []
-        self.listener: Callable[[Any], object] | None = None  # which is to have them, soon
+        self.listener: Callable[[Any], object] | None = None  # will soon receive the messages
         self.is_full = False
         self._source = source
         self._room = high_water
@@ -52,14 +52,14 @@ class Backlog:
             self._source._pause_for_backlog()
 
     def amount(self) -> int:
-        """How much waits: the bytes of the messages, and what each counts beside them."""
+        """Return the bytes of the queued messages, with `MESSAGE_OVERHEAD` for each."""
         return sum(len(message) + MESSAGE_OVERHEAD for message in self.messages)
 
 
 class _Inbox:
-    """What both kinds share: an account of what came and what was taken.
+    """Base of both inboxes: counts the bytes that were received and those that were taken.
 
-    Each number is changed in one thread only, so neither needs a lock.
+    Each count is changed in one thread only, so it needs no lock.
     """
 
     def __init__(self, source: Source, high_water: int) -> None:
@@ -70,7 +70,7 @@ class _Inbox:
         self.is_full = False
 
     def amount(self) -> int:
-        """How much waits: the bytes of the messages, and what each counts beside them."""
+        """Return the bytes of the queued messages, with `MESSAGE_OVERHEAD` for each."""
         return self._came - self._taken
 
     def _count_arrival(self, message: Any) -> None:
@@ -80,7 +80,7 @@ class _Inbox:
             self.is_full = True
             if self._source is not None:
                 self._source._pause_for_backlog()
-            self._go_on_if_taken()  # perhaps it was taken meanwhile
+            self._go_on_if_taken()  # the reader may have taken messages meanwhile
 
     def _count_taken(self, message: Any) -> None:
         size = len(message)
@@ -100,7 +100,7 @@ class ThreadInbox(_Inbox):
 
     def __init__(self, source: Source, high_water: int) -> None:
         super().__init__(source, high_water)
-        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()  # or gevent's in its place
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()  # gevent's if it has patched
         self._end: ConnectionClosed | None = None
 
     def put(self, message: Any) -> None:
@@ -108,24 +108,25 @@ class ThreadInbox(_Inbox):
         self._count_arrival(message)
 
     def end(self, code: int, reason: str) -> None:
-        """The connection is over; what came before can still be taken."""
+        """The connection is closed; the messages received before can still be taken."""
         self._source = None
         self._end = ConnectionClosed(code, reason)
         self._queue.put(None)
 
     def forget_after_fork(self, code: int, reason: str) -> None:
-        """In a forked child: as `end`, and what waits is for the parent."""
+        """In a forked child: like `end`, but discard the messages, which the parent has too."""
         self._queue = queue.SimpleQueue()
         self.end(code, reason)
 
     def get(self, timeout: float | None) -> Any:
-        """The next message. Raises `TimeoutError`, and `ConnectionClosed` after the last."""
+        """Return the next message. Raises `TimeoutError` if none arrived in time,
+        `ConnectionClosed` after the last message."""
         try:
             message = self._queue.get(timeout=timeout)
         except queue.Empty:
-            raise TimeoutError(f"no message came within {timeout} seconds") from None
+            raise TimeoutError(f"no message arrived within {timeout} seconds") from None
         if message is None:
-            self._queue.put(None)  # for whoever asks next
+            self._queue.put(None)  # for the next call
             assert self._end is not None
             raise ConnectionClosed(self._end.code, self._end.reason)
         self._count_taken(message)
@@ -135,10 +136,9 @@ class ThreadInbox(_Inbox):
 class LoopInbox(_Inbox):
     """For `await websocket.areceive()` and `async for message in websocket`.
 
-    Awaiting it gives the next message; after the last it raises `StopAsyncIteration` if the
-    connection ended with a code of `normal_close_codes`, else `ConnectionClosed`. Apart from
-    `put` and `end`, everything runs in the thread of `loop`; `same_loop` says that the engine
-    lives there too.
+    `__anext__` returns the next message. After the last one it raises `StopAsyncIteration` if the
+    close code is in `normal_close_codes`, else `ConnectionClosed`. Except `put` and `end`, everything
+    runs in the thread of `loop`; `same_loop` means that the engine runs in `loop`, too.
     """
 
     def __init__(
@@ -153,10 +153,10 @@ class LoopInbox(_Inbox):
         self._loop = loop
         self.same_loop = same_loop
         self._normal_close_codes = normal_close_codes
-        self._first: Any = None  # the next message; most of the time there is no other
+        self._first: Any = None  # the next message; usually the only one
         self._others: deque[Any] | None = None
         self._end: tuple[int, str] | None = None
-        self._wakeup: Callable[[Any], object] | None = None  # of the Task that waits
+        self._wakeup: Callable[[Any], object] | None = None  # callback of the waiting Task
         self._context: Context | None = None
         self._cancellation: str | None = None
         self._is_cancelled = False
@@ -167,12 +167,12 @@ class LoopInbox(_Inbox):
     def put(self, message: Any) -> None:
         self._count_arrival(message)
         if self.same_loop:
-            self.accept(message)  # `wake` follows when all messages of this read are here
+            self.accept(message)  # `wake` is called after all messages of this read
         else:
             self._loop.call_soon_threadsafe(self._accept_threadsafe, message)
 
     def end(self, code: int, reason: str) -> None:
-        """The connection is over; what came before can still be taken."""
+        """The connection is closed; the messages received before can still be taken."""
         self._source = None
         if self.same_loop:
             self._accept_end(code, reason)
@@ -180,12 +180,12 @@ class LoopInbox(_Inbox):
             self._loop.call_soon_threadsafe(self._accept_end, code, reason)
 
     def forget_after_fork(self, code: int, reason: str) -> None:
-        """In a forked child: the connection is over, and what waits is for the parent."""
+        """In a forked child: like `end`, but discard the messages, which the parent has too."""
         self._source = self._first = self._others = self._wakeup = self._context = None
         self._end = (code, reason)
 
     def accept(self, message: Any) -> None:
-        """Keep the message for who takes it."""
+        """Queue the message."""
         if self._first is None:
             self._first = message
         else:
@@ -199,11 +199,11 @@ class LoopInbox(_Inbox):
 
     def _accept_end(self, code: int, reason: str) -> None:
         self._end = (code, reason)
-        if not self._loop.is_closed():  # its end may be the reason
+        if not self._loop.is_closed():  # the end of the loop may have closed the connection
             self._loop.call_soon(self.wake)
 
     def wake(self) -> None:
-        """Resume the Task that waits, in its own context, as the loop would."""
+        """Resume the waiting Task, in its own context, as the event loop would."""
         wakeup, context = self._wakeup, self._context
         if wakeup is None or context is None:
             return
@@ -218,7 +218,7 @@ class LoopInbox(_Inbox):
         """Whether the next message can be taken without waiting."""
         return self._first is not None
 
-    # What `async for` and `await` need
+    # Methods of an asynchronous iterator and an awaitable
 
     def __aiter__(self) -> LoopInbox:
         return self
@@ -231,7 +231,7 @@ class LoopInbox(_Inbox):
                     raise StopAsyncIteration
                 raise ConnectionClosed(code, reason)
             if self._wakeup is not None:
-                raise WebSocketError("another coroutine is waiting for a message already")
+                raise WebSocketError("another coroutine is already waiting for a message")
             self._asyncio_future_blocking = True
             await self
         message = self._first
@@ -243,12 +243,12 @@ class LoopInbox(_Inbox):
         return self
 
     def __next__(self) -> LoopInbox:
-        """Wait, by giving the Task something like a Future, or end the wait with a message."""
+        """Yield this object to the Task, which waits for it as for a Future; or end the wait."""
         if self._asyncio_future_blocking:
             return self
         raise StopIteration
 
-    # What a Task asks of a Future
+    # Methods of a Future that a Task calls
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         return self._loop
@@ -260,7 +260,7 @@ class LoopInbox(_Inbox):
         self._context = copy_context() if context is None else context
 
     def cancel(self, msg: str | None = None) -> bool:
-        """The Task that waits is cancelled; a message that comes now is for the next."""
+        """Cancel the waiting Task. A message that arrives now is returned by the next call."""
         if self._wakeup is None:
             return False
         self._is_cancelled = True

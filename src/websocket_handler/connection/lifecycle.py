@@ -1,8 +1,7 @@
-"""The life of a connection: events, pings, the closing handshake, time-outs.
+"""The life cycle of a connection: events, pings, the closing handshake, timeouts.
 
-RFC 6455 sections 5.5 and 7. `Channel` below carries bytes, `WebSocket` above is what an
-application sees; here is what happens between. Everything under "What the engine calls"
-runs in the engine's thread.
+RFC 6455 sections 5.5 and 7. The base class `Channel` sends and receives; the subclass `WebSocket`
+has the public API. The methods below "Called by the engine" run in the engine's thread.
 """
 
 from __future__ import annotations
@@ -44,14 +43,14 @@ from .surroundings import Surroundings
 logger = logging.getLogger("websocket_handler")
 
 CLOCK_STEP = 0.001
-"""Seconds: how coarse the clock is by which an engine notes when a peer was heard."""
+"""Seconds: resolution of the clock with which an engine records received data."""
 
 KEEPALIVE = b"keepalive"
-"""The payload of the pings that only see whether the peer is alive; their pongs are no event."""
+"""The payload of keep-alive pings; their pongs are not emitted."""
 
 NORMAL_CLOSE_CODES = (CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_CODE_RECEIVED)
-"""Connections that end with these are logged at DEBUG, all others at INFO, and end an
-iteration over their messages without an error."""
+"""Close codes of a normal end: logged at DEBUG, others at INFO; an iteration over the messages
+ends without an error."""
 
 
 NOT_CLOSED = Close(int(CloseCode.ABNORMAL_CLOSURE), "")
@@ -64,7 +63,7 @@ OF_THE_PARENT = Close(
 
 
 class Codec:
-    """The codec of the connection's version in Python, where the channel has none for it."""
+    """The codec in Python, for protocol versions or extensions that the channel's codec lacks."""
 
     __slots__ = ("decoder", "encoder", "pending_output", "sending")
 
@@ -72,12 +71,13 @@ class Codec:
         self.decoder = decoder
         self.encoder = encoder
         self.sending = native_rlock()
-        """Held from the last look at the state of the connection until a frame is written."""
+        """A lock, held from the last check of the connection's state until a frame is written."""
         self.pending_output = bytearray() if holds_output else None
-        """What was sent before the handshake was complete, in versions that complete later."""
+        """Frames sent before the handshake is complete, in versions that complete it after the
+        response; None otherwise."""
 
     def compress(self, agreed: EndpointParameters) -> None:
-        """Of a version whose frames may be compressed."""
+        """Enable permessage-deflate with the negotiated terms."""
         assert isinstance(self.decoder, framing.Decoder)
         assert isinstance(self.encoder, framing.Encoder)
         self.decoder.inflater = Inflater(agreed.inflate_window_bits, agreed.inflate_takeover)
@@ -91,7 +91,7 @@ class Codec:
 
 
 class Connection(Channel):
-    """A connection with its state, its listeners, and whoever else takes its messages."""
+    """A connection with its state, its listeners and the queues of its messages."""
 
     __slots__ = (
         "__dict__",
@@ -106,28 +106,29 @@ class Connection(Channel):
     )
 
     _state_lock: ClassVar = native_rlock()
-    """Held for a moment by whoever changes the state of a connection, or what waits on it."""
+    """A lock, shared by all connections and held briefly to change the state of a connection, its
+    listeners or its queues."""
 
-    # What few connections ever have takes no slot: it is in the dict that the application may
-    # give attributes of its own, and in none until then.
+    # Rarely used attributes are not slots: they are in `__dict__` when set, and cost no memory
+    # before. The application may set attributes of its own, too.
 
     _codec: Codec | None = None
     _backlog: Backlog | None = None
-    _pong: bytes | None = None  # the newest ping's, while the peer is not reading
+    _pong: bytes | None = None  # payload of the newest ping, answered when the buffer is empty
     _surroundings: Surroundings | None = None
-    _unread_pongs = 0  # of the pings sent while nothing is read: they may all come at once
-    _holds_too_much = False  # more than high water waits for a fragmented message to end
+    _unread_pongs = 0  # pings sent while reading was paused: their pongs may arrive at once
+    _holds_too_much = False  # more than high water is queued behind a fragmented message
     _taken_while_closing: Progress | None = None  # at the last deadline of a slow peer
     _drain_waiters: list[tuple[Callable[[], object], bool]] | None = None
-    _postponed: tuple[Callable[[], object], ...] = ()  # while a listener blocks
-    _output_lost: str | None = None  # the reason why nothing more can be sent
+    _postponed: tuple[Callable[[], object], ...] = ()  # calls, until a blocked listener returns
+    _output_lost: str | None = None  # the reason, after sending has failed
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._state = State.CONNECTING
         self._outcome: handshake.Accepted | handshake.Refused | None = None
         self._close = NOT_CLOSED
-        self._listeners: tuple[tuple[str, Callable[..., object]], ...] = ()  # but for messages
+        self._listeners: tuple[tuple[str, Callable[..., object]], ...] = ()  # except `message`
         self._inbox: LoopInbox | ThreadInbox | None = None
         self._pinged: AwaitedPong | None = None
         self._memberships: tuple[Callable[[Connection], object], ...] = ()  # in rooms
@@ -140,8 +141,7 @@ class Connection(Channel):
         client: bool = False,
         negotiated: NegotiatedParameters | None = None,
     ) -> None:
-        """Have the codec of `version`, before the first byte, with what was agreed about
-        compression."""
+        """Choose the codec for `version` and the negotiated compression, before the first byte."""
         settings, agreed = self._settings, None
         if negotiated is not None and isinstance(settings.compression, Compression):
             agreed = endpoint_parameters(negotiated, settings.compression, client)
@@ -156,7 +156,7 @@ class Connection(Channel):
         self._bind(engine, settings, version, client, self._codec is not None, agreed)
 
     def _begin_sending(self) -> None:
-        """Have the channel send by itself, if it has the codec; unless it is closed already."""
+        """Enable the channel's fast path of `send` if it has the codec, unless closing already."""
         with self._state_lock:
             self._sendable = self._codec is None and self._accepts_messages()
 
@@ -168,20 +168,20 @@ class Connection(Channel):
 
     @property
     def _counted_address(self) -> str | None:
-        """Where the connection comes from, if connections from there are limited."""
+        """The peer's address, if connections per address are limited."""
         raise NotImplementedError
 
     @property
     def traffic(self) -> Traffic:
-        """What went over the connection so far."""
+        """The messages, frames and bytes sent and received so far."""
         counts = Traffic(*self._counts())
         if self._codec is None:
             return counts
         return counts._replace(frames_received=self._codec.decoder.frames)
 
     def _in_engine(self, call: Callable[[], object]) -> None:
-        """Change the state in one thread only: the handler's before the hand-over, the
-        engine's after."""
+        """Make a call that changes the state: in the calling thread before the handover, in the
+        engine's thread after it."""
         engine = self._engine
         if engine is None or not self._taken_over or engine.is_own_thread() or engine.is_closed:
             call()
@@ -189,7 +189,7 @@ class Connection(Channel):
             engine.post(call)
 
     def _in_order(self, call: Callable[[], object]) -> None:
-        """As `_in_engine`, for a call that runs listeners: not while another one runs."""
+        """Like `_in_engine`, for a call that runs listeners: not while another one runs."""
         if self._taken_over:
             self._in_engine(partial(self._run_exclusively, call))
         else:
@@ -214,7 +214,7 @@ class Connection(Channel):
                     self._failed(error)
 
     def _emit_final(self, event: str, *arguments: object) -> None:
-        """As `_emit`, where a listener that raises changes nothing any more."""
+        """Like `_emit`, but if a listener raises, the error is only logged."""
         self._call_final(self._listeners, event, *arguments)
 
     def _call_final(
@@ -231,8 +231,8 @@ class Connection(Channel):
     # Rooms
 
     def _add_membership(self, leave: Callable[[Connection], object]) -> None:
-        """Have `leave` called with this connection at its end, before the listeners of that,
-        or now if it has come."""
+        """Call `leave` with this connection when it is closed, before its `close` listeners; or
+        now if it is closed already."""
         if self._state is State.CLOSED or isinstance(self._outcome, handshake.Refused):
             leave(self)
         else:
@@ -244,12 +244,12 @@ class Connection(Channel):
     # Messages
 
     def _queue_unclaimed(self, message: Any) -> None:
-        """A message nobody takes: it waits until somebody does."""
+        """Queue a message until there is a listener or a reader."""
         if self._state is not State.OPEN:
             return
         with self._state_lock:
-            listener = self._message_listener  # which another thread may just have added
-            if listener is None and self._inbox is not None:  # somebody has just begun to ask
+            listener = self._message_listener  # another thread may just have added one
+            if listener is None and self._inbox is not None:  # or have begun to receive
                 listener = self._inbox.put
             elif listener is None:
                 self._backlog = Backlog(self, self._settings.high_water)
@@ -257,14 +257,14 @@ class Connection(Channel):
         listener(message)
 
     def _hear_listener(self) -> None:
-        """Messages go to the listener that was added while there was a backlog."""
+        """Pass the backlog and later messages to the listener that was added meanwhile."""
         if self._backlog is not None and self._backlog.listener is not None:
             self._set_message_listener(self._backlog.listener)
 
     @in_empty_context
     def _set_message_listener(self, listener: Callable[[Any], object] | None) -> None:
-        """Messages go to `listener` from now on, those that waited first; unless it takes itself
-        off, or ends the connection."""
+        """Pass the backlog, then all later messages, to `listener`, until it is removed or the
+        connection is closed."""
         with self._state_lock:
             backlog = self._backlog
             if backlog is not None:
@@ -280,7 +280,7 @@ class Connection(Channel):
 
     def _set_inbox(self, inbox: LoopInbox | ThreadInbox) -> None:
         backlog = self._backlog
-        if backlog is not None and not self._accepts_messages():  # they can still be taken
+        if backlog is not None and not self._accepts_messages():  # closed: can still be received
             self._backlog = None
             for message in backlog.messages:
                 inbox.put(message)
@@ -291,17 +291,17 @@ class Connection(Channel):
             inbox.end(self._close.code, self._close.reason)
 
     def _pause_for_backlog(self) -> None:
-        """Read no more: too much waits for the application."""
+        """Pause reading: too many messages wait for the application."""
         self._pause_reading(True)
         self._notify_drain_waiters(full=True)
 
     def _resume_reading(self) -> None:
-        """Read on, unless there is another reason not to."""
+        """Resume reading, unless there is another reason to pause."""
         is_full = self._holds_too_much and not self._is_client
         self._pause_reading(self._accepts_messages() and (is_full or self._is_reading_paused()))
 
     def _pause(self, paused: bool) -> None:
-        """The application wants no messages for now, or wants them again."""
+        """Pause or resume reading for the application."""
         if self._accepts_messages():
             self._paused = paused
             self._resume_reading()
@@ -309,22 +309,24 @@ class Connection(Channel):
                 self._notify_drain_waiters(full=True)
 
     def _accepts_messages(self) -> bool:
-        """Whether messages are still wanted: once it is closing, they are dropped."""
+        """Whether messages are still delivered: they are discarded once the connection closes."""
         return self._state in (State.CONNECTING, State.OPEN)
 
     def _is_reading_paused(self) -> bool:
-        """Whether the application is to take messages first, or wants none."""
+        """Whether reading is paused until the application resumes it or takes messages."""
         waiting = self._inbox or self._backlog
         return self._paused or (waiting is not None and waiting.is_full)
 
-    # Room for more to be sent
+    # Waiting for the send buffer to drain
 
     def _on_drained(
         self, notice: Callable[[], object], or_full: bool = False, of_channel: bool = False
     ) -> None:
-        """Have `notice` called when the peer has caught up, at the end, or now; also when we
-        read nothing, and the peer may be waiting for us, if that matters. `of_channel` leaves out
-        what has not come as far as the channel."""
+        """Call `notice` when the send buffer has drained or the connection is closed; now if so.
+
+        With `or_full`, also if reading is paused: the peer may be waiting for us. With
+        `of_channel`, messages that have not reached the channel do not count.
+        """
         if (
             not (self._above_water if of_channel else self._is_behind())
             or self._state is State.CLOSED
@@ -335,27 +337,27 @@ class Connection(Channel):
             self._drain_waiters = [*(self._drain_waiters or ()), (notice, or_full)]
 
     def _is_behind(self) -> bool:
-        """Whether more than high water waits, and has yet to fall well below it."""
+        """Whether unsent data has exceeded high water and has not drained since."""
         return self._above_water or self._has_too_much_ahead()
 
     def _has_too_much_ahead(self) -> bool:
-        """Whether more than high water waits before it comes to the channel."""
+        """Whether more than high water waits before it reaches the channel."""
         return self._holds_too_much or self._pending_output > self._settings.high_water
 
     def _forget_notice(self, notice: Callable[[], object]) -> None:
-        """Remove a waiter that has been cancelled, or has waited for too long."""
+        """Remove a `notice` whose wait was cancelled or has timed out."""
         if self._drain_waiters is not None:
             left = [pair for pair in self._drain_waiters if pair[0] != notice]
             self._drain_waiters = left or None
 
     @property
     def _unflushed(self) -> int:
-        """The bytes that wait in the channel."""
+        """Unsent bytes in the channel."""
         return super().buffered_amount
 
     @property
     def _pending_output(self) -> int:
-        """The bytes that wait for the handshake to be complete."""
+        """Unsent bytes that wait for the handshake to be complete."""
         return len(self._codec.pending_output or b"") if self._codec is not None else 0
 
     def _notify_drain_waiters(self, full: bool = False) -> None:
@@ -390,7 +392,7 @@ class Connection(Channel):
             self._write_frame(Opcode.CLOSE, code.to_bytes(2, "big") + reason.encode())
 
     def _write_coded(self, data: bytes) -> None:
-        if isinstance(self._outcome, handshake.Refused):  # meanwhile, in another thread
+        if isinstance(self._outcome, handshake.Refused):  # another thread has rejected it
             return
         self._count(frames_sent=bool(data))
         if self._codec is None or self._codec.pending_output is None:
@@ -408,12 +410,13 @@ class Connection(Channel):
         self._close = Close(int(code), reason)
         self._set_deadline(self._settings.close_timeout)  # first: sending may find no memory
         self._send_close(code, reason)
-        self._pause_reading(False)  # or the answer would not be seen
+        self._pause_reading(False)  # to read the peer's close frame
         if not self._version._has_close:
             self._finish()
 
     def _try_end(self, step: Step, code: int, reason: str) -> bool:
-        """Whether this is what ended the connection: then `code` and `reason` stand."""
+        """Try to end the connection with `code` and `reason`. Returns False if it has ended, or
+        if the step is not possible in this state."""
         if not self._step(step):
             return False
         self._sendable = False
@@ -421,8 +424,8 @@ class Connection(Channel):
         return True
 
     def _step(self, step: Step) -> bool:
-        """Whether it is not too late for this step. Where a listener was left behind in another
-        thread, both may end the connection, but only one does."""
+        """Change the state. Returns False if the step is not possible (any more). While a listener
+        blocks in another thread, two threads may try to end the connection; one succeeds."""
         with self._state_lock:
             state = advance(self._state, step)
             if state is not None:
@@ -432,7 +435,7 @@ class Connection(Channel):
     def _announce_close(self) -> None:
         if self._engine is not None and isinstance(self._outcome, handshake.Accepted):
             self._engine.ledger.count_closed(self._close.code)
-            if not self._taken_over:  # and never will be
+            if not self._taken_over:  # the engine will never release it
                 self._engine.ledger.leave(self._counted_address)
         code, reason, _ = self._close
         level = logging.DEBUG if code in NORMAL_CLOSE_CODES else logging.INFO
@@ -440,7 +443,7 @@ class Connection(Channel):
         memberships, self._memberships = self._memberships, ()
         for leave in memberships:
             leave(self)
-        listeners, self._listeners = self._listeners, ()  # nothing comes after it
+        listeners, self._listeners = self._listeners, ()  # `close` is the last event
         self._message_listener = self._after_messages = None
         self._call_final(listeners, "close", code, reason)
         self._notify_drain_waiters()
@@ -448,20 +451,20 @@ class Connection(Channel):
             self._inbox.end(code, reason)
 
     def _half_close(self) -> None:
-        """Send what is left and FIN, then wait for the peer's: closing with its data unread
-        would reset the connection and could take our last bytes with it."""
+        """Send the buffered data and FIN, then wait for the peer's FIN. Closing a socket with
+        unread data resets the connection, and our last bytes could be lost."""
         self._set_deadline(self._settings.close_timeout)
         self._finish()
 
     def _abort(self, reason: str) -> None:
-        """Drop the socket if there is one; in any case the WebSocket is over."""
+        """Drop the socket if there is one, and end the connection with 1006."""
         self._drop(reason)
         self._connection_lost(reason)
 
-    # What the engine calls
+    # Called by the engine
 
     def _opened(self) -> None:
-        """The engine has the socket; the response to the handshake is on its way."""
+        """The engine has attached the socket; the HTTP response is in the send buffer."""
         if isinstance(self._outcome, handshake.Refused):
             self._set_deadline(self._settings.close_timeout)
             status, reason = self._outcome.status, self._outcome.reason
@@ -472,7 +475,7 @@ class Connection(Channel):
             self._open()
 
     def _completed(self, response: bytes) -> None:
-        """The rest of the handshake is here; what had to wait for it follows its answer."""
+        """The handshake is complete: send its `response`, then the withheld frames."""
         assert self._codec is not None
         with self._codec.sending:
             pending_output, self._codec.pending_output = self._codec.pending_output, None
@@ -489,7 +492,7 @@ class Connection(Channel):
             self._emit("open")
 
     def _can_attach_inline(self) -> bool:
-        """Whether `_opened` will call nobody, and send nothing."""
+        """Whether `_opened` will call no listener and send nothing."""
         return (
             isinstance(self._outcome, handshake.Accepted)
             and self._codec is None
@@ -497,7 +500,7 @@ class Connection(Channel):
         )
 
     def _set_usual_deadline(self) -> None:
-        """How long the peer may be silent."""
+        """Set the deadline that belongs to the state."""
         if self._state is State.CLOSING:
             self._set_deadline(self._settings.close_timeout)
         elif self._state is State.OPEN:
@@ -506,7 +509,7 @@ class Connection(Channel):
             self._in_engine(partial(self._drop, ""))
 
     def _feed(self, data: bytes | bytearray) -> None:
-        """What has arrived, where the channel has no codec for the version."""
+        """Decode received data if the connection has a codec in Python."""
         assert self._codec is not None
         for event in self._codec.decoder.feed(data):
             if self._discard_input:
@@ -534,7 +537,7 @@ class Connection(Channel):
     def _ping_received(self, payload: bytes) -> None:
         if self._state is not State.OPEN or self._fail_if_flooded():
             return
-        if self._blocked:  # only the newest needs an answer (RFC 6455 section 5.5.3)
+        if self._blocked:  # only the newest ping needs an answer (RFC 6455 section 5.5.3)
             self._pong = payload
             self._tell_when_flushed = True
         else:
@@ -563,13 +566,13 @@ class Connection(Channel):
         return True
 
     def _send_ping(self, payload: bytes) -> None:
-        if self._pinged is None:  # the pong of one is awaited at a time
+        if self._pinged is None:  # one pong is awaited at a time
             now = time.monotonic()
             self._pinged = AwaitedPong(payload, now, now, is_delivered=not self.buffered_amount)
         self._send_frame(Opcode.PING, payload)
 
     def _flushed(self) -> None:
-        """Everything was sent: the pong that had to wait may follow."""
+        """The send buffer is empty: send the pong that had to wait."""
         if self._pong is not None and self._state is State.OPEN:
             payload, self._pong = self._pong, None
             self._send_frame(Opcode.PONG, payload)
@@ -599,12 +602,12 @@ class Connection(Channel):
         self._fail(code, reason, ProtocolError(code, reason))
 
     def _input_lost(self, error: BaseException) -> None:
-        """What has arrived could not be taken in, for want of memory: nothing else can be read."""
-        logger.warning("%r: what has arrived could not be taken in: %r", self, error)
+        """Received data could not be processed, for lack of memory: later data cannot be read."""
+        logger.warning("%r: received data could not be processed: %r", self, error)
         self._fail(CloseCode.INTERNAL_ERROR, "internal error", error)
 
     def _fail(self, code: int, reason: str, error: BaseException) -> None:
-        """Close for `error`, without waiting for what the peer says to it."""
+        """Close because of `error`, without waiting for the peer's close frame."""
         self._wake_reader()
         try:
             if self._state is State.OPEN:
@@ -613,12 +616,13 @@ class Connection(Channel):
             self._end(Step.LOST, code, reason, error)
 
     def _wake_reader(self) -> None:
-        """A coroutine that is resumed once a read gets its turn before the end in that read."""
+        """Resume a coroutine that reads, so that it can answer messages of this read before the
+        connection is closed."""
         if self._after_messages is not None:
             self._after_messages()
 
     def _input_over(self) -> None:
-        if self._output_lost is not None:  # the system reports an error once, and an end then
+        if self._output_lost is not None:  # the system reports an error once, then an end
             self._end(Step.LOST, CloseCode.ABNORMAL_CLOSURE, self._output_lost)
         elif self._version._has_close or self._state is State.CONNECTING:
             reason = "the peer ended the connection without closing it"
@@ -637,9 +641,9 @@ class Connection(Channel):
             self._announce_close()
 
     def _failed(self, error: BaseException) -> None:
-        """A listener raised, or memory ran out: this connection ends, with 1011."""
+        """A listener raised, or memory ran out: close this connection with 1011."""
         if self._is_own_end(error):
-            logger.debug("%r: a listener was not done at the end: %s", self, error)
+            logger.debug("%r: a listener used the closed connection: %s", self, error)
             return
         try:
             logger.error("%r: a listener raised", self, exc_info=error)
@@ -650,10 +654,10 @@ class Connection(Channel):
             self._engine.interrupt(error)
 
     def _is_own_end(self, error: BaseException) -> bool:
-        """Whether a listener raised because this very connection has ended meanwhile."""
+        """Whether a listener raised because this connection itself has ended meanwhile."""
         if not isinstance(error, ConnectionClosed):
             return False
-        if self._state is State.OPEN:  # a thread's `send` has given the peer up just now
+        if self._state is State.OPEN:  # `send` has raised, and closing is still posted
             if error.reason == self._output_lost:
                 return error.code == CloseCode.ABNORMAL_CLOSURE
             return error.code == CloseCode.POLICY_VIOLATION and self._is_hopeless
@@ -661,7 +665,7 @@ class Connection(Channel):
 
     @property
     def _is_hopeless(self) -> bool:
-        """Whether more waits to be sent than may."""
+        """Whether more than `max_buffered` bytes are unsent."""
         return self.buffered_amount > self._settings.max_buffered
 
     def _deadline_passed(self) -> None:
@@ -677,8 +681,8 @@ class Connection(Channel):
             self._drop("")
 
     def _closes_slowly(self) -> bool:
-        """Whether the peer still takes what was sent before the end, at `MIN_RATE` at least; or
-        cannot be read, because a listener blocks, and has taken everything."""
+        """Whether the peer still acknowledges the remaining data, at `MIN_RATE` or faster; or has
+        acknowledged everything, but cannot be read because a listener blocks."""
         look, last = self._progress(), self._taken_while_closing
         left, expected = look.unacknowledged + self._unflushed, self._expected_while_closing
         if self._is_busy and not left:
@@ -692,10 +696,10 @@ class Connection(Channel):
     def _expected_while_closing(self) -> float:
         return MIN_RATE * self._settings.close_timeout
 
-    # Whether the peer is alive
+    # Keep-alive
 
     def _keep_alive(self) -> None:
-        """Ping a silent peer, and drop it if it shows no sign of life."""
+        """Ping a silent peer; drop it if it shows no sign of life."""
         interval = self._settings.ping_interval
         assert interval is not None
         now, heard, awaited = time.monotonic(), self._heard, self._pinged
@@ -711,19 +715,19 @@ class Connection(Channel):
             self._ping_silent(now)
 
     def _ping_silent(self, now: float) -> None:
-        """Ping the peer, unless it is behind; note how far it is if the ping cannot arrive, or its
-        pong be read, at once."""
+        """Ping the peer, unless data waits before the ping. If the ping cannot be delivered, or its
+        pong cannot be read, at once, record the peer's progress to compare with it later."""
         is_next = not (self._blocked or unacknowledged(self._descriptor))
         if is_next and not self._reading_paused:
             self._send_frame(Opcode.PING, KEEPALIVE)
             self._await_pong(AwaitedPong(KEEPALIVE, now, now, is_delivered=True))
             return
         look = self._progress()
-        if self._is_busy and not look.is_tcp:  # the system tells when that peer is gone
+        if self._is_busy and not look.is_tcp:  # the system reports the end of a local peer
             self._set_deadline(self._settings.ping_interval)
             return
         if self._reading_paused and self._backlog is not None:
-            logger.warning("%r: messages wait, but there is no listener or iteration", self)
+            logger.warning("%r: received messages are queued, but nothing reads them", self)
         if not self._blocked:
             self._unread_pongs += self._reading_paused
             self._send_frame(Opcode.PING, KEEPALIVE)
@@ -737,7 +741,7 @@ class Connection(Channel):
     def _look_for_life(self, awaited: AwaitedPong, now: float) -> None:
         """No pong was read in time: drop the peer, unless there is another sign of life."""
         look, is_unread = self._progress(), self._reading_paused
-        if awaited.last is None and (is_unread or not awaited.is_delivered):  # look from now on
+        if awaited.last is None and (is_unread or not awaited.is_delivered):  # compare from now
             end = self._end_of(look)
             self._await_pong(awaited._replace(since=now, last=look, end=end))
         elif is_unread and awaited.is_answered(look, self._is_busy):
@@ -751,12 +755,12 @@ class Connection(Channel):
             self._drop_silent()
 
     def _end_of(self, look: Progress) -> int:
-        """As many bytes are acknowledged when everything is that has been sent so far."""
+        """Return the count of acknowledged bytes at which all data sent so far is acknowledged."""
         return look.acknowledged + look.unacknowledged + self.buffered_amount + self._hidden_buffer
 
     def _drop_silent(self) -> None:
-        """End the connection of a peer that is taken for dead, with a close frame if it can be
-        sent: some are alive, and only do not answer."""
+        """End the connection of a peer that is considered dead. Sends a close frame if possible:
+        some peers are alive, but do not answer pings."""
         reason = "no answer to a ping"
         if self._blocked or self._is_busy:
             self._abort(reason)
@@ -780,8 +784,8 @@ class Connection(Channel):
             self._engine.ledger.leave(self._counted_address)
 
     def _abandoned(self) -> None:
-        """In a forked child: the connection goes on in the parent, and is closed here. No
-        listener is called: what they do is for the parent to do, once."""
+        """In a forked child: the connection stays open in the parent and is closed here. No
+        listener is called: the parent's process calls them."""
         self._state = State.CLOSED
         self._sendable = False
         self._close = OF_THE_PARENT
@@ -794,5 +798,5 @@ class Connection(Channel):
 
 @in_forked_child
 def _renew_lock() -> None:
-    """The thread that held it is not here."""
+    """In a forked child: the thread that held the lock does not exist."""
     Connection._state_lock = native_rlock()

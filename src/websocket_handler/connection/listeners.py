@@ -1,4 +1,4 @@
-"""Listeners: the events there are, and those that are more than a function to be called."""
+"""The events, and the listeners that are more than a plain function."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from .surroundings import Surroundings
 EVENTS = ("open", "message", "ping", "pong", "drain", "error", "close")
 
 EVENT_OVERHEAD = 64
-"""What a waiting event counts beside its message, so that empty ones are bounded too."""
+"""Bytes that a queued event counts beside its message, so that empty ones are bounded too."""
 
 Listener = Callable[..., object]
 AsyncListener = Callable[..., Coroutine[Any, Any, object]]
 
 
 class Emitter(Protocol):
-    """Where listeners are registered."""
+    """An object on which listeners are registered."""
 
     def off(self, event: str, listener: Listener) -> None: ...
 
 
 class Failing(Source, Protocol):
-    """A connection that can be told of a listener that raised."""
+    """A connection that is closed if a listener raises."""
 
     def _failed(self, error: BaseException) -> None: ...
 
 
 def check_event(event: str) -> None:
-    """Raise `ValueError` for what is no event."""
+    """Raise `ValueError` if `event` is not an event of a WebSocket."""
     if event not in EVENTS:
-        raise ValueError(f"there is no event {event!r}, only {', '.join(EVENTS)}")
+        raise ValueError(f"unknown event {event!r}, expected one of {', '.join(EVENTS)}")
 
 
 def is_async(listener: Listener) -> bool:
-    """Whether calling it gives a coroutine."""
+    """Whether calling `listener` returns a coroutine."""
     if inspect.iscoroutinefunction(listener):
         return True
     if inspect.isroutine(listener):
@@ -48,7 +48,7 @@ def is_async(listener: Listener) -> bool:
 
 
 class Once:
-    """A listener that takes itself off before it is called."""
+    """A listener that removes itself before its first call."""
 
     def __init__(
         self, emitter: Emitter, event: str, listener: Listener, call: Listener | None = None
@@ -67,7 +67,7 @@ class Once:
 
 
 class ListenerGroup:
-    """Several message listeners as one."""
+    """Several message listeners, called in order as one."""
 
     def __init__(self, listeners: tuple[Listener, ...]) -> None:
         self.listeners = listeners
@@ -78,7 +78,7 @@ class ListenerGroup:
 
 
 class Surrounded:
-    """A plain listener that is called in its connection's surroundings."""
+    """A plain listener that is called within its connection's `Surroundings`."""
 
     def __init__(self, listener: Listener, surroundings: Surroundings) -> None:
         self.listener = listener
@@ -89,8 +89,10 @@ class Surrounded:
 
 
 def surrounded(listener: Listener, surroundings: Surroundings) -> Listener:
-    """What to call in place of `listener`, which may be one of the classes of this file."""
-    if isinstance(listener, Surrounded | QueuedListener):  # `AsyncListenerQueue` calls the latter
+    """Return a listener that calls `listener` within `surroundings`."""
+    if isinstance(
+        listener, Surrounded | QueuedListener
+    ):  # `AsyncListenerQueue` applies them to `async def` ones
         return listener
     if isinstance(listener, Once):
         listener.surround(surroundings)
@@ -101,7 +103,7 @@ def surrounded(listener: Listener, surroundings: Surroundings) -> Listener:
 
 
 class QueuedListener:
-    """An `async def` listener, which takes its turn in its connection's `AsyncListenerQueue`."""
+    """An `async def` listener, whose calls are queued in its connection's `AsyncListenerQueue`."""
 
     def __init__(self, listener: AsyncListener, turns: AsyncListenerQueue) -> None:
         self.listener = listener
@@ -112,10 +114,10 @@ class QueuedListener:
 
 
 class AsyncListenerQueue:
-    """Runs the `async def` listeners of one connection one after the other, in the order of
-    the events; while more than high water of messages waits for them, nothing is read.
+    """Runs the `async def` listeners of one connection one after the other, in the order of the
+    events. Pauses reading while more than `high_water` bytes are queued.
 
-    There is a task while there is something to do. Everything runs in the thread of `loop`.
+    A task exists while events are queued. Everything runs in the thread of `loop`.
     """
 
     def __init__(self, source: Failing, high_water: int, loop: asyncio.AbstractEventLoop) -> None:
@@ -127,14 +129,14 @@ class AsyncListenerQueue:
         self._is_full = False
         self._is_working = False
         self.surroundings: Surroundings | None = None
-        self._task: asyncio.Task[None] | None = None  # which the loop alone would not keep
+        self._task: asyncio.Task[None] | None = None  # the loop has only a weak reference to it
 
     def amount(self) -> int:
-        """How much waits: the bytes of the messages, and what each event counts beside them."""
+        """Return the bytes of the queued messages, with `EVENT_OVERHEAD` for each event."""
         return self._size
 
     def add(self, listener: AsyncListener, arguments: tuple[Any, ...]) -> None:
-        if self._loop.is_closed():  # its end ends its connections; nothing is awaited any more
+        if self._loop.is_closed():  # the connections are being closed; no task can run any more
             return
         self._waiting.append((listener, arguments))
         self._size += _size_of(arguments)
@@ -149,7 +151,7 @@ class AsyncListenerQueue:
                 if surroundings is None
                 else surroundings.create_task(self._loop, work)
             )
-            self._task = task if self._is_working else None  # an eager one may be done by now
+            self._task = task if self._is_working else None  # an eager task may have finished
 
     async def _work(self) -> None:
         try:
@@ -163,7 +165,7 @@ class AsyncListenerQueue:
                 except asyncio.CancelledError as error:
                     if not _is_cancelled():
                         self._source._failed(error)
-                    raise  # what still waits comes with the next event: the close is one
+                    raise  # the queued events are processed with the next event, such as `close`
                 except BaseException as error:
                     self._source._failed(error)
                 finally:
@@ -177,8 +179,8 @@ class AsyncListenerQueue:
 
 
 def _is_cancelled() -> bool:
-    """Whether somebody cancelled this task, as the end of its loop does; False where Python
-    cannot tell (3.10)."""
+    """Whether this task was cancelled, for example because its loop ends; False in Python 3.10,
+    which does not record it."""
     cancelling = getattr(asyncio.current_task(), "cancelling", None)
     return cancelling is not None and cancelling() > 0
 

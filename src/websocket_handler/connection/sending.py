@@ -1,6 +1,5 @@
-"""Sending on a connection, as far as it is not the channel's: whoever is behind is waited for or
-given up, fragments leave one by one, and versions whose codec is in Python have their frames
-made here.
+"""Sending that the channel does not do itself: waiting for slow peers or closing them,
+fragmented messages, and frames of protocol versions with a codec in Python.
 """
 
 from __future__ import annotations
@@ -30,38 +29,39 @@ logger = logging.getLogger("websocket_handler")
 
 
 class SendingConnection(Connection):
-    """A connection that an application sends on; `send` itself is the channel's, and so is
-    `buffered_amount`."""
+    """A connection with the methods for sending; `send` itself is in the channel."""
 
     __slots__ = ()
 
-    # Messages that wait for a fragmented one to end, with what was said about compression
+    # The messages queued behind a fragmented one, each with its argument `compress`
     _queued_sends: deque[tuple[Any, bool | None]] | None = None
     _held_size = 0
-    _fragmenter: int | None = None  # the thread that sends the fragmented one
+    _fragmenter: int | None = None  # the thread that sends the fragmented message
 
     @property
     def buffered_amount(self) -> int:
-        """The bytes accepted by `send` that the operating system has not taken yet."""
+        """Bytes accepted by `send` that the operating system has not accepted yet."""
         return self._unflushed + self._held_size + self._pending_output
 
     def send_text_message(self, text: str) -> None:
-        """As `send`, for text alone: raises `TypeError` for anything but `str`."""
+        """Like `send()`, for text only. Raises `TypeError` if `text` is not a str."""
         if not isinstance(text, str):
             raise TypeError(f"a text message is a str, not {type(text).__name__}")
         self.send(text)
 
     def send_binary_message(self, data: bytes | bytearray | memoryview) -> None:
-        """As `send`, for bytes-like objects alone: raises `TypeError` for anything else."""
+        """Like `send()`, for binary data only. Raises `TypeError` if `data` is not bytes-like."""
         self.send(bytes(memoryview(data)))
 
     def ping(self, payload: str | bytes = b"") -> None:
-        """Ping the peer; its `pong` event brings the same payload, at most 125 bytes.
+        """Send a ping with at most 125 bytes of payload. Thread-safe.
 
-        Pings that find dead peers are sent without this (`Settings.ping_interval`). Raises
-        `ValueError` for a longer payload, `TypeError` for anything but str and bytes-like,
-        `ConnectionClosed` if the connection is not open, `UnsupportedByVersion` where there are
-        no pings.
+        The peer answers with a pong of the same payload, which is emitted as `pong`. To detect dead
+        peers, keep-alive pings are sent automatically (`Settings.ping_interval`).
+
+        Raises `ValueError` for a longer payload, `TypeError` if it is neither str nor bytes-like,
+        `ConnectionClosed` if the connection is not open, `UnsupportedByVersion` if the protocol
+        version has no pings.
         """
         body = payload.encode() if isinstance(payload, str) else bytes(memoryview(payload))
         if len(body) > MAX_CONTROL_PAYLOAD:
@@ -74,11 +74,14 @@ class SendingConnection(Connection):
         self._in_engine(partial(self._send_ping, body))
 
     def drain(self, timeout: float | None = None) -> bool:
-        """Wait up to `timeout` seconds until no more than a quarter of high water waits to
-        be sent, if there was more than high water; for threads. Returns whether that is so.
+        """Block until the send buffer has drained to a quarter of `Settings.high_water`.
 
-        Raises `ConnectionClosed` if the connection is closing or closed, `WebSocketError`
-        in the engine's own thread, which would wait for itself.
+        Returns True at once if the buffer has not exceeded `high_water` since it last drained.
+        Waits up to `timeout` seconds (None: no limit); returns False if the buffer has not drained
+        by then.
+
+        Raises `ConnectionClosed` if the connection is closing or closed, `WebSocketError` in the
+        engine's own thread, where it would deadlock.
         """
         self._complete_early()
         self._check_not_in_engine("drain()")
@@ -94,7 +97,10 @@ class SendingConnection(Connection):
         return in_time
 
     async def adrain(self) -> None:
-        """As `drain`, for coroutines."""
+        """Wait until the send buffer has drained; for coroutines. Like `drain()`, with no limit.
+
+        Raises `ConnectionClosed` if the connection is closing or closed.
+        """
         self._complete_early()
         loop = asyncio.get_running_loop()
         drained = asyncio.Event()
@@ -107,26 +113,26 @@ class SendingConnection(Connection):
                 self._in_engine(partial(self._forget_notice, notice))
         self._check_open()
 
-    # Behind the API
+    # Internal
 
     def _complete_early(self, is_conversation: bool = False) -> None:
-        """Send the 101 now: the handler waits for something."""
+        """Send the 101 now, because the handler waits for the connection."""
         raise NotImplementedError
 
     def _check_not_in_engine(self, call: str) -> None:
         if self._engine is not None and self._engine.is_own_thread():
             raise WebSocketError(
-                f"{call} would stop the engine, whose thread this is: call it in another thread, "
-                "or register a listener with on()"
+                f"{call} in the engine's own thread would deadlock: call it in another thread, or "
+                "register a listener with on()"
             )
 
     def _send_slow_path(
         self, message: Any, compress: bool | None = None, timeout: float | None = None
     ) -> None:
-        """`send` for whatever the channel does not send by itself: a str or bytes, on a
-        connection that is open and keeps up, in a version it has a codec for."""
+        """The slow path of `send`. The channel itself sends only a str or bytes, on an open
+        connection below high water whose codec it has."""
         self._check_open()
-        if isinstance(self._outcome, handshake.Refused):  # the handler does not know it yet
+        if isinstance(self._outcome, handshake.Refused):  # `close` has not been emitted yet
             return
         if isinstance(message, bytearray | memoryview):
             message = bytes(message)
@@ -145,9 +151,9 @@ class SendingConnection(Connection):
                 self._send_fragmented(message, timeout)
 
     def _apply_backpressure(self, timeout: float | None) -> None:
-        """Wait for a peer that is behind, and for a fragmented message that is under way, in
-        threads that may, unless the peer waits for us to take messages; give one up that is
-        hopelessly behind."""
+        """Block until the send buffer and the queue behind a fragmented message have drained, if
+        this thread may block and reading is not paused. Closes with 1008 if more than
+        `max_buffered` bytes are unsent then."""
         if self._may_wait() and self._fragmenter != threading.get_ident():
             end = None if timeout is None else time.monotonic() + timeout
             while self._is_behind():
@@ -157,7 +163,7 @@ class SendingConnection(Connection):
         self._check_not_hopeless()
 
     def _make_room_for_fragment(self, timeout: float | None) -> None:
-        """As `_apply_backpressure`, for the message that the others wait for."""
+        """Like `_apply_backpressure`, for a fragment of the message that the queued ones wait for."""
         if self._unflushed > self._settings.high_water:
             if self._may_wait():
                 end = None if timeout is None else time.monotonic() + timeout
@@ -168,18 +174,19 @@ class SendingConnection(Connection):
         return self._taken_over and self._engine is not None and self._engine.may_wait()
 
     def _wait_until_drained(self, end: float | None, of_channel: bool = False) -> None:
-        """Raises `TimeoutError` if that is not so by `end`, `ConnectionClosed` if it is over."""
+        """Wait until drained. Raises `TimeoutError` at the time `end`, `ConnectionClosed` if the
+        connection is closed."""
         drained = threading.Event()
         notice: Callable[[], object] = drained.set
         self._in_engine(partial(self._on_drained, notice, or_full=True, of_channel=of_channel))
         if not drained.wait(None if end is None else max(0.0, end - time.monotonic())):
             self._in_engine(partial(self._forget_notice, notice))
-            raise TimeoutError("the peer is behind, and has not caught up in time")
+            raise TimeoutError("the peer reads too slowly: the send buffer did not drain in time")
         self._check_open()
 
     def _check_not_hopeless(self) -> None:
         if self._is_hopeless:
-            logger.info("%r: closing, %d bytes were not read", self, self.buffered_amount)
+            logger.info("%r: closing slow consumer, %d bytes unsent", self, self.buffered_amount)
             self._in_engine(
                 partial(self._start_closing, CloseCode.POLICY_VIOLATION, "slow consumer")
             )
@@ -189,7 +196,7 @@ class SendingConnection(Connection):
         self, message: str | bytes, compress: bool | None, prepared: PreparedMessage | None = None
     ) -> None:
         if self._codec is None:
-            if not self._write_message(message, compress):  # it cannot be sent any more, or yet
+            if not self._write_message(message, compress):  # closing, or fragmenting meanwhile
                 self._send_slow_path(message, compress)
             return
         with self._codec.sending:
@@ -206,13 +213,13 @@ class SendingConnection(Connection):
         with codec.sending:
             encoder = codec.encoder
             frame = prepared.frame_for(encoder) if prepared else encoder.message(message, compress)
-            self._check_open()  # still
+            self._check_open()  # again: it may have been closed meanwhile
             self._count(messages_sent=1)
             self._write_coded(frame)
 
     def _send_prepared(self, message: PreparedMessage) -> bool:
-        """As `send`, which it does for what `fan_out` leaves. Never waits: returns False if the
-        peer is behind, and sends nothing then."""
+        """Send a message that `fan_out` has not sent. Like `send`, but never blocks: returns False,
+        without sending, if the send buffer is above high water."""
         self._check_open()
         if self._unflushed > self._settings.high_water or self._has_too_much_ahead():
             return False
@@ -223,8 +230,8 @@ class SendingConnection(Connection):
     # Messages in fragments
 
     def _queue_if_fragmenting(self, message: Any, compress: bool | None) -> bool:
-        """Whether a fragmented message is under way: then this one follows it. Where too much
-        does, nothing more is read from a client."""
+        """Queue the message if a fragmented message is being sent. Returns whether it was queued.
+        If too much is queued, reading from the peer is paused (server role only)."""
         with self._state_lock:
             if self._queued_sends is None:
                 return False
@@ -237,10 +244,10 @@ class SendingConnection(Connection):
         return True
 
     def _send_fragmented(self, pieces: Iterable[Any], timeout: float | None) -> None:
-        """One message, a frame a piece; what others send meanwhile waits for its end."""
+        """Send one message, a frame per piece; other messages are queued until its end."""
         iterator = iter(pieces)
         first: Any = next(iterator, iterator)
-        if first is iterator:  # there is none
+        if first is iterator:  # no piece: nothing is sent
             return
         pieces = chain([first], iterator)
         if self._begin_fragmented(pieces):
@@ -250,8 +257,8 @@ class SendingConnection(Connection):
                 self._flush_queued_sends()
 
     def _begin_fragmented(self, pieces: Iterable[Any]) -> bool:
-        """What is sent from now on waits, but for what is being compressed; returns False if that
-        is so already: then `pieces` waits too."""
+        """Begin a fragmented message: queue all other messages from now on. Returns False if one
+        is already being sent: then `pieces` is queued."""
         becoming_frames = self._codec.sending if self._codec else contextlib.nullcontext()
         with becoming_frames, self._state_lock:
             if self._queue_if_fragmenting(pieces, None):
@@ -276,11 +283,11 @@ class SendingConnection(Connection):
                 self._make_room_for_fragment(timeout)
                 self._send_fragment(opcode, payload, fin)
                 begun = True
-            self._count(messages_sent=self._codec is not None)  # else the channel has
+            self._count(messages_sent=self._codec is not None)  # else the channel has counted it
         except BaseException:
             if begun and self._state is not State.CLOSED:  # the message can never be completed
                 self._in_engine(
-                    partial(self._start_closing, CloseCode.INTERNAL_ERROR, "message broken off")
+                    partial(self._start_closing, CloseCode.INTERNAL_ERROR, "message aborted")
                 )
             raise
 
@@ -294,7 +301,7 @@ class SendingConnection(Connection):
             self._write_coded(self._codec.encoder.frame(opcode, payload, fin))
 
     def _flush_queued_sends(self) -> None:
-        """Send what has waited, in its order, until nothing does."""
+        """Send the queued messages in order, until the queue is empty."""
         while (waiting := self._take_held()) is not None:
             message, compress = waiting
             try:
@@ -305,15 +312,16 @@ class SendingConnection(Connection):
                 else:
                     self._send_coded(self._codec, message, compress)
             except ConnectionClosed:
-                pass  # it waited in vain
+                pass  # the queued message is lost, like all others
             except Exception:
-                logger.exception("%r: a message that waited for another could not be sent", self)
-            except BaseException:  # of this thread, and no fault of those that wait
+                logger.exception("%r: a queued message could not be sent", self)
+            except BaseException:  # it is meant for this thread; the queue must still be sent
                 self._flush_queued_sends()
                 raise
 
     def _take_held(self) -> tuple[Any, bool | None] | None:
-        """The next message that has waited; None if there is none, and none has to from now on."""
+        """Remove and return the next queued message. Returns None if the queue is empty: then
+        messages are no longer queued."""
         with self._state_lock:
             if self._queued_sends:
                 message, compress = self._queued_sends.popleft()
@@ -334,7 +342,9 @@ class SendingConnection(Connection):
             self._notify_drain_waiters()
 
     def _announce_close(self) -> None:
-        if self._queued_sends is not None:  # the fragmented message may take long to end
+        if (
+            self._queued_sends is not None
+        ):  # free the queue: the fragmented message may end much later
             with self._state_lock:
                 self._queued_sends = deque() if self._queued_sends is not None else None
                 self._held_size = 0
@@ -342,11 +352,12 @@ class SendingConnection(Connection):
 
 
 def _size_of(message: Any) -> int:
-    """What a message counts that waits; the fragments of one are made when they are sent."""
+    """Return the bytes that a queued message counts. An iterable counts only the overhead: its
+    fragments are made when they are sent."""
     return EVENT_OVERHEAD + (len(message) if isinstance(message, str | bytes) else 0)
 
 
 def tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
-    """Set the event of a loop, from any thread; nobody waits for it in a loop that has ended."""
+    """Set the event of a loop, from any thread. Does nothing if the loop is closed."""
     if not loop.is_closed():
         loop.call_soon_threadsafe(event.set)

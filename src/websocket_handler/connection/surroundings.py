@@ -1,5 +1,5 @@
-"""Code around each call of a listener: a context manager of the application, the context of the
-request, and the management of Django's database connections."""
+"""Code that runs around each call of a listener: a context manager of the application, the
+`contextvars` context of the request, and the management of Django's database connections."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .django_database import database_connections
 
 
 class Surroundings:
-    """The code around each call of one connection's listeners.
+    """Enters context managers around each call of the listeners of one connection.
 
-    `managers` return the context managers to enter, the outermost first. Each call runs in a
-    copy of `context`, if there is one.
+    Each of `managers` returns a context manager to enter, the outermost first. Each call runs in
+    a copy of `context`, if that is not None.
     """
 
     __slots__ = ("_context", "_managers")
@@ -28,7 +28,8 @@ class Surroundings:
 
     @classmethod
     def of(cls, settings: Settings) -> Surroundings | None:
-        """The surroundings that `settings` ask for, in the calling context; None for none."""
+        """Return the surroundings for `settings`, with a copy of the caller's context if
+        `keep_context` is set; None if nothing is needed."""
         managers = (database_connections(), settings.around)
         wanted = tuple(manager for manager in managers if manager is not None)
         context = copy_context() if settings.keep_context else None
@@ -47,8 +48,8 @@ class Surroundings:
                 manager: Any = enter()
                 if not hasattr(manager, "__exit__"):
                     raise TypeError(
-                        f"around= returned {manager!r}, which is no context manager that a plain "
-                        "listener can be called in; an asynchronous one needs async def listeners"
+                        f"around= returned {manager!r}, which is not a context manager for a plain "
+                        "listener; an asynchronous one needs async def listeners"
                     )
                 stack.enter_context(manager)
             listener(*arguments)
@@ -69,7 +70,7 @@ class Surroundings:
     def create_task(
         self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]
     ) -> asyncio.Task[None]:
-        """A task for `call_async`."""
+        """Create a task for `work`, which calls `call_async`, in a copy of the kept context."""
         if self._context is None:
             return loop.create_task(work)
         return self._context.copy().run(loop.create_task, work)

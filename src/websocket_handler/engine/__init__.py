@@ -1,7 +1,7 @@
-"""The engine that holds all open WebSockets: native where it can be, else plain Python.
+"""The engine that serves all open WebSockets: the native one if it is built, else pure Python.
 
-Both give `Engine` and `Channel` with the same interface, which `interface` has. The environment
-variable WEBSOCKET_HANDLER_PURE_PYTHON=1 chooses the one in plain Python.
+Both have the classes `Engine` and `Channel` with the same interface (`interface`). The environment
+variable WEBSOCKET_HANDLER_PURE_PYTHON=1 selects the pure-Python engine.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _making = threading.Lock()
 
 
 def default_engine() -> Engine:
-    """The engine of this process that is used where none is named; made when first needed."""
+    """Return the engine of this process, which is used by default; created on first use."""
     global _default
     with _making:
         if _default is None:
@@ -55,8 +55,11 @@ _by_loop: WeakValueDictionary[int, Engine] = WeakValueDictionary()
 
 
 def loop_engine(loop: asyncio.AbstractEventLoop | None = None) -> Engine:
-    """The engine that lives in `loop` (default: the running one), and ends with it, its
-    connections with 1001; made when first needed. In that loop's thread."""
+    """Return the engine that runs in `loop` (default: the running loop); created on first use.
+
+    When the loop ends, the engine stops and its connections are closed with 1001. Call this in the
+    loop's thread.
+    """
     home = loop or asyncio.get_running_loop()
     engine = _by_loop.get(id(home))
     if engine is None or engine.event_loop is not home:
@@ -65,7 +68,7 @@ def loop_engine(loop: asyncio.AbstractEventLoop | None = None) -> Engine:
 
 
 def _say_goodbye() -> None:
-    """At exit: tell the peers with 1001, and wait a little for their answers."""
+    """At exit: close every connection with 1001, and wait up to a second for the peers."""
     if _default is not None:
         _default.close_all(timeout=1.0)
         _default.stop(timeout=1.0)

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""A connection's table of contents; `channel.pyx` says how."""
+"""Declares the attributes and C methods of `Channel`; `channel.pyx` implements them."""
 
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -11,7 +11,7 @@ from .engine cimport EpollEngine, Pollable, outgoing, wheel_timer
 ctypedef uint8_t flag
 
 
-# What went over the connection; the decoder counts the frames that came.
+# Counts of one connection; the decoder counts the received frames.
 ctypedef struct traffic:
     uint64_t messages_received
     uint64_t messages_sent
@@ -20,7 +20,8 @@ ctypedef struct traffic:
     uint64_t bytes_sent
 
 
-# What `end_service` puts back: the channel that was being served before, and the turn it was in.
+# The engine's state that `end_service` restores: the channel that was being served before, and
+# the number of that iteration.
 ctypedef struct entry:
     void *current
     unsigned long turns
@@ -30,39 +31,39 @@ cdef class Channel(Pollable):
     cdef readonly EpollEngine _engine
     cdef ConnectionLimits rules
     cdef decoder decoder
-    cdef object layer                  # what the bytes go through: TLS, an asyncio transport
-    cdef DeflateContext context        # kept for the next message, once one was compressed
-    cdef object large                  # a payload that is being sent from where it lies,
-    cdef size_t large_sent             # up to here; it precedes what is in `out`
-    cdef outgoing *out                 # NULL while there is nothing
+    cdef object layer                  # TLS or an asyncio transport; None for a plain socket
+    cdef DeflateContext context        # of context takeover, from the first compressed message on
+    cdef object large                  # a payload that is being sent without a copy, before `out`
+    cdef size_t large_sent             # bytes of it that were sent
+    cdef outgoing *out                 # the send buffer; NULL while it is empty
     cdef traffic traffic
     cdef wheel_timer timer
-    cdef uint64_t heard                # when the last byte came, or went out
-    cdef uint32_t controls_since       # a second of control frames began here,
-    cdef uint32_t controls             # and so many have come in it
+    cdef uint64_t heard                # ms: last byte received, or space in a full send buffer
+    cdef uint32_t controls_since       # ms: start of a second in which control frames are counted
+    cdef uint32_t controls             # control frames received in that second
     cdef public object _message_listener
-    cdef public object _after_messages # called once all messages of a read were delivered
+    cdef public object _after_messages # called when all messages of a read were delivered
     cdef public float _latency         # seconds from the last ping to its pong; -1 before
-    cdef public flag _taken_over       # whether the connection has left the HTTP server
-    cdef public flag _paused           # whether the application has asked for that
-    cdef public flag _sendable         # whether `send` may write a data frame
-    cdef public flag _discard_input             # whether what arrives is thrown away
-    cdef public flag _tell_when_flushed
-    cdef public flag _fragmenting      # whether a message is under way, which others wait for
-    cdef flag close_sent               # after which no data frame may follow
+    cdef public flag _taken_over       # the connection has left the HTTP server
+    cdef public flag _paused           # the application has called `pause()`
+    cdef public flag _sendable         # `send` may write a data frame
+    cdef public flag _discard_input             # received data is discarded
+    cdef public flag _tell_when_flushed # call `_flushed` when the send buffer is empty
+    cdef public flag _fragmenting      # a fragmented message is being sent; others are queued
+    cdef flag close_sent               # no data frame may follow
     cdef flag masks                    # client role
-    cdef flag python_codec                  # of a version whose codec is elsewhere
-    cdef flag is_push                      # the layer calls us; epoll knows nothing of it
-    cdef flag input_pending                   # the layer may have more, which epoll does not see
-    cdef flag hang_up                  # the peer has ended its half of the connection, or both
-    cdef flag corked                   # a flush will come: do not send yet
-    cdef readonly flag _above_water    # more than high water was waiting
-    cdef flag drain_due
-    cdef flag flush_due                # another thread has asked the engine's for it
-    cdef flag paused                   # the application reads nothing
-    cdef flag input_ended
-    cdef flag finishing                # send what is left, then FIN
-    cdef flag output_ended
+    cdef flag python_codec                  # the connection has a codec in Python
+    cdef flag is_push                      # the layer passes data to us; it is not in the epoll set
+    cdef flag input_pending                   # the layer may have data that epoll does not report
+    cdef flag hang_up                  # the peer has ended one direction, or both
+    cdef flag corked                   # a flush follows: do not send yet
+    cdef readonly flag _above_water    # above high water, and not yet at a quarter of it
+    cdef flag drain_due                # `_emit_drained` is posted
+    cdef flag flush_due                # another thread has posted `_flush_now`
+    cdef flag paused                   # reading is paused for the application
+    cdef flag input_ended              # the peer's FIN was read
+    cdef flag finishing                # send the buffered data, then FIN
+    cdef flag output_ended             # FIN was sent, or sending has failed
 
     cdef size_t copied(self) noexcept
     cdef size_t waiting(self) noexcept

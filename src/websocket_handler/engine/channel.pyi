@@ -76,7 +76,7 @@ class Channel:
     @property
     def _heard(self) -> float: ...
 
-    # What the engine calls; a WebSocket has them.
+    # Called by the engine; `Connection` implements them (`interface.ChannelEvents`).
     _postponed: tuple[Callable[[], object], ...]
     _output_lost: str | None
     def _can_attach_inline(self) -> bool: ...

@@ -1,15 +1,14 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # cython: initializedcheck=False, embedsignature=True
-"""One connection of the native engine: its socket, its decoder, what it still has to send.
+"""One connection of the native engine: its socket, its decoder and its send buffer.
 
-What happens to a connection beyond sending and receiving (pings answered, the closing
-handshake, events) is in the methods of `websocket_handler.websocket.WebSocket`, which is a
-`Channel`; the names of those that are called from here begin with an underscore and are
-listed in `channel.pyi`.
+A channel only sends and receives. Pings, the closing handshake and events are in
+`websocket_handler.connection`, whose `Connection` derives from `Channel`; the methods that a
+channel calls there begin with an underscore and are listed in `interface.ChannelEvents`.
 
-The way of bytes: `receive` reads into the buffer that all share, or straight into a large
-message; `decode` and `deliver` call the listener; what it sends collects in `out` and
-leaves in one `flush` per read.
+The path of the bytes: `receive` reads into the engine's shared buffer, or directly into a large
+message; `decode` and `deliver` call the listener. The frames that the listener sends collect in
+`out`, and one `flush` per read sends them.
 """
 
 from functools import partial
@@ -76,18 +75,18 @@ cdef extern from "Python.h":
 
 
 cdef enum:
-    LARGE = 16384             # payloads from here on are not copied if that can be helped
-    DEFLATE_NOGIL_MIN = 65536   # from this size on, other threads run meanwhile
-    CORK_LIMIT = 65536    # bytes that wait for the end of a turn
-    DELEGATE_LIMIT = 16384      # bytes that another thread leaves to the engine's
-    RULES_KEPT = 256          # to be shared by connections with the same settings
-    LAYER_SEND_SIZE = 1 << 18 # what a layer gets at once
-    MAX_LAST_READS = 64       # of what arrived before the connection broke
+    LARGE = 16384             # bytes: payloads from this size are not copied if possible
+    DEFLATE_NOGIL_MIN = 65536   # bytes: messages from this size are compressed without the GIL
+    CORK_LIMIT = 65536    # bytes that may wait for the end of an iteration
+    DELEGATE_LIMIT = 16384      # bytes that another thread may leave to the engine's thread
+    RULES_KEPT = 256          # `ConnectionLimits` kept, shared by connections with equal settings
+    LAYER_SEND_SIZE = 1 << 18 # bytes passed to a layer in one call
+    MAX_LAST_READS = 64       # reads of received data after sending has failed
     READING = EPOLLIN | EPOLLRDHUP
-    PEER_FINISHED = 1         # `hang_up`: the peer sends nothing more,
-    PEER_GONE = 2             # and receives nothing more
-    UNREAD = 1                # `unread`: the layer may have more, which epoll does not see,
-    READ_POSTED = 2           # and a posted call reads it
+    PEER_FINISHED = 1         # `hang_up`: the peer has ended its sending direction
+    PEER_GONE = 2             # `hang_up`: the peer has ended both directions
+    UNREAD = 1                # `unread`: the layer may have data that epoll does not report
+    READ_POSTED = 2           # `unread`: a posted call will read that data
 
 
 cdef inline uint8_t *bytes_of(outgoing *buffer) noexcept:
@@ -95,11 +94,11 @@ cdef inline uint8_t *bytes_of(outgoing *buffer) noexcept:
 
 
 cdef iovec payload_of(object message) noexcept:
-    """Where the payload of a str or bytes message lies."""
+    """Return the address and size of the payload of a str or bytes message."""
     cdef iovec payload
     cdef Py_ssize_t size
     if isinstance(message, str):
-        payload.iov_base = <void *>PyUnicode_AsUTF8AndSize(message, &size)  # cached by now
+        payload.iov_base = <void *>PyUnicode_AsUTF8AndSize(message, &size)  # cached already
         payload.iov_len = <size_t>size
     else:
         payload.iov_base = <void *>PyBytes_AS_STRING(message)
@@ -108,9 +107,9 @@ cdef iovec payload_of(object message) noexcept:
 
 
 cdef class Channel(Pollable):
-    """One connection's bytes: what `WebSocket` is made of.
+    """Sends and receives the bytes of one connection; base class of `WebSocket`.
 
-    Before the engine has the socket, what is sent collects; nothing is lost.
+    Messages sent before the engine has the socket are buffered.
     """
 
     def __cinit__(self, *args, **kwargs):
@@ -118,20 +117,23 @@ cdef class Channel(Pollable):
         self._latency = -1
 
     def __dealloc__(self):
-        if self.rules is not None:  # or the garbage collector has taken them
+        if self.rules is not None:  # None if the garbage collector has cleared the attribute
             decoder_free(&self.decoder)
         free(self.out)
 
     has_codec = True
-    """Whether the codec of RFC 6455 is here, and not with who derives from this."""
+    """Whether this class has a codec for RFC 6455; otherwise the subclass needs one."""
 
     has_deflate = HAS_DEFLATE
-    """Whether it can compress."""
+    """Whether this codec can compress (built with zlib)."""
 
     def _bind(self, engine, settings, version, bint client, bint python_codec, agreed):
-        """Choose limits, codec and role, before the first byte. If it is `foreign` the codec is
-        not here: what arrives goes through `_feed`, and frames come through `_write`. `agreed`
-        are the `EndpointParameters` of permessage-deflate, if it was negotiated."""
+        """Set limits, codec and role, before the first byte.
+
+        `python_codec` means that the connection has a codec in Python: received bytes are passed to
+        `_feed`, and finished frames to `_write`. `agreed` are the `EndpointParameters` of permessage-deflate
+        if it was negotiated.
+        """
         cdef EpollEngine home = engine
         key = settings if agreed is None else (settings, agreed)
         rules = home.rules_by_settings.get(key)
@@ -148,7 +150,7 @@ cdef class Channel(Pollable):
         self.decoder.allow_1004 = bool(version._close_codes)
 
     def _attach_here(self, EpollEngine engine, int fd, bytes early, layer):
-        """The engine's thread takes the socket in, and what came with it."""
+        """Attach the socket in the engine's thread, and process the `early` bytes."""
         cdef entry before
         self._engine = engine
         self.fd = fd
@@ -168,21 +170,21 @@ cdef class Channel(Pollable):
             self.traffic.bytes_received += <size_t>len(early)
             buffer = bytearray(early)  # unmasked in place
             self.decode(<uint8_t *><char *>buffer, len(buffer))
-            if layer is not None:  # it may have read more already
+            if layer is not None:  # the layer may have read more data already
                 self.receive_from_layer()
         except BaseException as error:
             self.input_lost(error)
         self.end_service(before)
 
     def _attach_inline(self, int fd):
-        """As `_attach_here`, in any thread, where nothing came with it and nobody is to be called. From
-        the moment on that epoll knows the socket, the engine's thread may be in here as well."""
+        """Like `_attach_here`, but from any thread, if there are no early bytes and no listener to call.
+        As soon as the socket is in the epoll set, the engine's thread may use this channel."""
         self._opened()
         self.heard = monotonic_ms()
         self.fd = fd
         self._engine.link(self)
-        self._set_usual_deadline()  # the engine's thread may set another from now on
-        if not self._sendable:  # or has just done so, because another thread closes already
+        self._set_usual_deadline()  # from now on, the engine's thread may set another one
+        if not self._sendable:  # another thread has started closing: set that deadline again
             self._set_usual_deadline()
         self.flush()
         if not self.watched:
@@ -191,27 +193,30 @@ cdef class Channel(Pollable):
     # sending
 
     def send(self, message, compress=None, timeout=None):
-        """Send a message: text for `str`, binary for bytes-like, fragments for an iterable.
+        """Send a message. Thread-safe.
 
-        The frame leaves at once, or together with what else the same read or listener
-        gives rise to; what the peer does not take is kept (`buffered_amount`). An iterable
-        of `str` or of bytes-like is sent as one message, a fragment for each item as it
-        comes (RFC 6455 section 5.4); other messages wait until it is complete, and count.
+        `message` is a str (sent as text), a bytes-like object (sent as binary), or an iterable
+        of str or of bytes-like objects: one message with a fragment per item, each sent as soon
+        as the iterable yields it (RFC 6455 section 5.4). Other messages are queued until a
+        fragmented message is complete; they count in `buffered_amount`.
 
-        May be called from any thread. In one that is neither the engine's nor an event loop's,
-        this call blocks while more than `Settings.high_water` waits to be sent, until the peer
-        has caught up: for as long as a slow peer takes, or for `timeout` seconds (for each
-        fragment). It does not block if high water of messages waits for the application. The
-        engine's thread and event loops never wait (see `Settings.max_buffered`).
+        Called from the engine's thread or an event loop, `send` never blocks; data that the
+        operating system does not accept is buffered, up to `Settings.max_buffered` bytes. From
+        any other thread, `send` blocks while more than `Settings.high_water` bytes are unsent,
+        until a quarter of that is left. It does not block while reading from the peer is paused,
+        by `pause()` or because more than `high_water` bytes of received messages wait to be read:
+        two peers that only send would deadlock. `timeout` limits the wait in seconds, for a
+        fragmented message before each fragment; default: no limit.
 
-        Raises `ConnectionClosed` if the connection is not open, `TimeoutError` if the peer has
-        not caught up in time, and nothing was sent (a message in fragments that has begun is
-        broken off, and the connection closed with 1011), `TypeError` for anything else,
-        `UnicodeEncodeError` for a lone surrogate.
+        Raises `ConnectionClosed` if the connection is not open, or if `max_buffered` is exceeded
+        (it is then closed with 1008). Raises `TimeoutError` if the send buffer did not drain in
+        time; nothing was sent, but a fragmented message that has begun is aborted and the
+        connection closed with 1011. Raises `TypeError` for any other `message`, and
+        `UnicodeEncodeError` for a str with a lone surrogate.
 
-        Where permessage-deflate was negotiated, a message is compressed if it is at least
-        as long as `Compression.threshold`, or as `compress` says; one that does not shrink
-        is sent as it is, and so are fragments.
+        If permessage-deflate was negotiated, a message of at least `Compression.threshold` bytes
+        is compressed. `compress` overrides the threshold: True compresses, False does not. A
+        message that does not shrink is sent uncompressed, and so are fragments.
         """
         cdef Py_ssize_t size = 0
         cdef const char *data = NULL
@@ -233,22 +238,22 @@ cdef class Channel(Pollable):
 
     @property
     def buffered_amount(self):
-        """The bytes accepted by `send` that the operating system has not taken yet."""
+        """Bytes accepted by `send` that the operating system has not accepted yet."""
         return self.waiting()
 
     @property
     def _is_client(self):
-        """Whether the connection was opened from here."""
+        """Whether this end is the client."""
         return bool(self.masks)
 
     @property
     def _blocked(self):
-        """Whether the peer is behind: the operating system would not take more."""
+        """Whether the socket's send buffer is full: data waits for the peer to read."""
         return bool(self.interest & EPOLLOUT)
 
     def _write_message(self, message, compress, bint held=False):
-        """Send a str or bytes; returns False if that may not be any more, or if another message is
-        under way, and it is not `held` for that."""
+        """Send a str or bytes. Returns False, without sending, after the close frame or while a
+        fragmented message is being sent; `held` is a message that was queued behind that one."""
         cdef Py_ssize_t size
         cdef iovec payload
         if self.close_sent or (self._fragmenting and not held):
@@ -266,15 +271,18 @@ cdef class Channel(Pollable):
         self, uint8_t first, const uint8_t *data, size_t size,
         object message, object compress, bint held
     ) except -1:
-        """Send the frame of a message, compressed or not."""
+        """Send a whole message as one frame, compressed if the rules or `compress` say so."""
         cdef bint wanted = size >= self.rules.compress_from if compress is None else compress
         if wanted and size and self.rules.deflate_window_bits:
             return self.send_deflated(first, data, size, message, held)
         return self.write_frame(first, data, size, message)
 
     def _counts(self):
-        """What went over the connection, in the order of `Traffic`; who brings a codec counts
-        messages and frames by `_count`, but the frames that come."""
+        """Return the counts in the order of the fields of `Traffic`.
+
+        A connection with a codec in Python counts its messages and sent frames with `_count`; its
+        decoder counts the received frames.
+        """
         return (
             self.traffic.messages_received, self.traffic.messages_sent,
             self.decoder.frames, self.traffic.frames_sent,
@@ -287,7 +295,7 @@ cdef class Channel(Pollable):
         self.traffic.frames_sent += frames_sent
 
     def _count_control_frame(self):
-        """Count one more control frame; whether there are too many in this second."""
+        """Count a received control frame. Returns whether there were too many in this second."""
         cdef uint32_t now = <uint32_t>self._engine.now
         if now - self.controls_since >= 1000:
             self.controls_since = now
@@ -296,8 +304,8 @@ cdef class Channel(Pollable):
         return self.controls > self.rules.max_control_frames
 
     def _stop_sending(self):
-        """Have `send` leave what is sent to `_send_slow_path`; what another thread is just
-        compressing in this connection's context leaves first."""
+        """Make `send` call `_send_slow_path` from now on. A message that another thread is
+        compressing with this connection's context is sent first."""
         if self.context is not None:
             self.context.acquire()
         self._sendable = False
@@ -305,12 +313,12 @@ cdef class Channel(Pollable):
             self.context.release()
 
     def _write(self, bytes data not None):
-        """Send bytes as they are: the response to the handshake."""
+        """Send bytes unchanged: an HTTP response, or frames of a codec in Python."""
         self.append(<const uint8_t *>PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data))
         self.flush_or_cork()
 
     def _prepend(self, bytes data not None):
-        """Put bytes before all that waits to be sent. Before the engine has the socket."""
+        """Insert bytes at the start of the send buffer. Before the engine has the socket."""
         cdef size_t size = <size_t>PyBytes_GET_SIZE(data)
         cdef size_t waiting = self.copied()
         cdef uint8_t *start
@@ -321,14 +329,14 @@ cdef class Channel(Pollable):
         self.out.end += size
 
     def _discard_output(self):
-        """Forget all that waits to be sent, and send no frame of data any more. Before the
-        engine has the socket."""
+        """Discard the send buffer and all later data frames. Before the engine has the socket."""
         self._stop_sending()
         self.close_sent = True
         self.drop_output()
 
     def _write_frame(self, int opcode, bytes payload not None, bint fin=True):
-        """Send one frame of any kind; returns False for one of data after the close frame."""
+        """Send one frame of any opcode. Returns False, without sending, for a data frame after
+        the close frame."""
         if self.close_sent and not opcode & FRAME_CONTROL_BIT:
             return False
         if opcode == OPCODE_CLOSE:
@@ -342,8 +350,8 @@ cdef class Channel(Pollable):
     cdef bint send_deflated(
         self, uint8_t first, const uint8_t *data, size_t size, object message, bint held
     ) except -1:
-        """Send a message compressed, or as it is if it does not shrink (RFC 7692 section
-        7.2.1). While a large one is compressed, other threads run, and may send."""
+        """Send a message compressed, or uncompressed if it does not shrink (RFC 7692 section
+        7.2.1). A large message is compressed without the GIL: other threads may send meanwhile."""
         cdef uint8_t small[LARGE + 4]
         cdef uint8_t *out = small
         cdef size_t deflated_size = 0
@@ -361,9 +369,9 @@ cdef class Channel(Pollable):
                 out = <uint8_t *>PyBytes_AS_STRING(deflated)
             if self._sendable or held:
                 deflated_size = self.deflate(context, data, size, out)
-            is_sendable = not self.close_sent and (self._sendable or held)  # still
+            is_sendable = not self.close_sent and (self._sendable or held)  # may have changed
         finally:
-            if context is not None:  # no other thread runs until the frame is written
+            if context is not None:  # the GIL is held until the frame is written
                 context.release()
         if not is_sendable:
             self._send_slow_path(message, True)
@@ -376,12 +384,12 @@ cdef class Channel(Pollable):
                     out = <uint8_t *>PyBytes_AS_STRING(deflated)
                 self.write_frame(first | FRAME_RSV1, out, deflated_size, deflated)
             except MemoryError:
-                self.forget_context()  # the peer never sees this message
+                self.forget_context()  # the peer never receives this message
                 raise
         return True
 
     cdef void forget_context(self) noexcept:
-        """The next message must not refer to those before it."""
+        """Reset the compression context: the next message must not refer to earlier ones."""
         cdef DeflateContext context = self.context
         if context is not None:
             context.acquire()
@@ -391,7 +399,7 @@ cdef class Channel(Pollable):
     cdef size_t deflate(
         self, DeflateContext context, const uint8_t *data, size_t size, uint8_t *out
     ) noexcept:
-        """The size of what is in `out` then; 0 if the message is to be sent as it is."""
+        """Compress into `out`. Returns the compressed size; 0 to send the message uncompressed."""
         cdef ConnectionLimits rules = self.rules
         cdef deflater *stream = NULL
         cdef size_t deflated_size
@@ -414,7 +422,7 @@ cdef class Channel(Pollable):
         return deflated_size
 
     cdef size_t copied(self) noexcept:
-        """The bytes in `out`."""
+        """Return the number of bytes in `out`."""
         return self.out.end - self.out.start if self.out is not NULL else 0
 
     cdef size_t waiting(self) noexcept:
@@ -426,7 +434,7 @@ cdef class Channel(Pollable):
     cdef bint write_frame(
         self, uint8_t first, const uint8_t *data, size_t size, object owner
     ) except -1:
-        """Send the frame of a payload, which lies in `owner`."""
+        """Send one frame; `owner` is the object that holds the payload."""
         cdef uint8_t header[FRAME_MAX_HEADER]
         cdef uint8_t key[4]
         cdef size_t header_size
@@ -454,12 +462,13 @@ cdef class Channel(Pollable):
         return True
 
     cdef bint write_prepared(self, bytes frame) except -1:
-        """Send the frame of a whole message, made for many connections (`fanout`); returns
-        False if that may not be now, or the peer is behind."""
+        """Send the frame of a message that was built for many connections (`fanout`). Returns
+        False, without sending, if `send` would not send it now or the send buffer is above
+        high water."""
         cdef const uint8_t *data = <const uint8_t *>PyBytes_AS_STRING(frame)
         cdef size_t size = <size_t>PyBytes_GET_SIZE(frame)
-        if data[0] & FRAME_RSV1:  # the peer will have seen what this connection does not remember
-            self.forget_context()  # no other thread runs until the frame is written
+        if data[0] & FRAME_RSV1:  # the peer's context will contain this message, ours does not
+            self.forget_context()  # the GIL is held until the frame is written
         if not self._sendable or self.waiting() > self.rules.high_water:
             return False
         self.traffic.frames_sent += 1
@@ -467,7 +476,7 @@ cdef class Channel(Pollable):
         if size >= LARGE and self.can_send_through():
             self.send_through(NULL, 0, data, size, frame)
         elif self.fd >= 0 and self.layer is None and not self.waiting():
-            self.large = frame  # which all members share, so that none needs a buffer
+            self.large = frame  # shared by all members: no member needs a buffer
             self.large_sent = 0
         else:
             self.append(data, size)
@@ -482,8 +491,8 @@ cdef class Channel(Pollable):
         self, const uint8_t *header, size_t header_size,
         const uint8_t *data, size_t size, object owner
     ) except -1:
-        """Send a large frame from where it lies, without a copy; what the peer does not
-        take now is sent from there later."""
+        """Send a large frame without copying its payload. If the payload is sent in part, the rest
+        is sent later, also without a copy."""
         cdef iovec parts[3]
         cdef msghdr message
         cdef ssize_t sent
@@ -498,7 +507,7 @@ cdef class Channel(Pollable):
         memset(&message, 0, sizeof(message))
         message.msg_iov = parts
         message.msg_iovlen = 3
-        sent = max(sendmsg(self.fd, &message, MSG_NOSIGNAL), 0)  # `flush` will meet an error
+        sent = max(sendmsg(self.fd, &message, MSG_NOSIGNAL), 0)  # `flush` handles an error
         self.traffic.bytes_sent += <size_t>sent
         if ahead:
             out.start += min(<size_t>sent, ahead)
@@ -512,13 +521,13 @@ cdef class Channel(Pollable):
             if header_size:
                 self.append(header + sent, header_size - <size_t>sent)
             self.append(data, size)
-        except MemoryError:  # some of the frame may have left
+        except MemoryError:  # a part of the frame may have been sent
             self.lose_output("out of memory")
             raise
         return True
 
     cdef ssize_t send_waiting(self) noexcept:
-        """One call to send all that waits; returns what the system call did."""
+        """Send the buffered data with one system call; returns the result of that call."""
         cdef outgoing *out = self.out
         cdef iovec parts[2]
         cdef msghdr message
@@ -553,16 +562,16 @@ cdef class Channel(Pollable):
         return sent
 
     cdef ssize_t send_by_layer(self) noexcept:
-        """As `send_waiting`."""
+        """Like `send_waiting`, but through the layer."""
         cdef ssize_t sent
         cdef size_t size
         layer = self.layer
         try:
-            with layer.lock:  # a thread that was left behind may be in it
+            with layer.lock:  # a thread with a blocked listener may be in the layer
                 if self.layer is None:
                     raise BrokenPipeError
                 size = min(self.copied(), <size_t>LAYER_SEND_SIZE)
-                if size == 0:  # that thread has sent it all
+                if size == 0:  # that thread has sent everything
                     return 0
                 sent = layer.send((<char *>bytes_of(self.out) + self.out.start)[:size])
                 self.out.start += <size_t>sent
@@ -578,7 +587,7 @@ cdef class Channel(Pollable):
         return True
 
     cdef uint8_t *grow(self, size_t size) except NULL:
-        """The place for `size` more bytes at the end of what is to be sent."""
+        """Return the address for `size` more bytes at the end of the send buffer."""
         cdef outgoing *out = self.out
         cdef size_t capacity
         if out is NULL:
@@ -599,11 +608,11 @@ cdef class Channel(Pollable):
         return bytes_of(out) + out.end
 
     cdef void flush_or_cork(self) noexcept:
-        """Send now, unless this turn of the engine or of its loop has more to come."""
+        """Send now, or at the end of this iteration of the engine or of its event loop."""
         if self.waiting() > self.rules.high_water:
             self._above_water = True
         if self.fd < 0 or self.interest & EPOLLOUT:
-            return  # not attached yet, or gone; or the engine goes on when the peer does
+            return  # not attached or released; or the engine flushes at the next EPOLLOUT
         if self._engine.owner == PyThread_get_thread_ident():
             if not self.corked:
                 self.corked = self._engine.cork(self)
@@ -612,8 +621,8 @@ cdef class Channel(Pollable):
         self.flush_here()
 
     cdef void flush_or_delegate(self) noexcept:
-        """As `flush_or_cork`, but threads that are not the engine's leave sending to it, and
-        have to wake it: what they write meanwhile leaves together."""
+        """Like `flush_or_cork`, but other threads leave the flush to the engine's thread: frames
+        that they write in the meantime are sent together. The caller must wake the engine."""
         if (self.fd < 0 or self._engine.owner == PyThread_get_thread_ident()
                 or self.waiting() > min(self.rules.high_water, <size_t>DELEGATE_LIMIT)):
             self.flush_or_cork()
@@ -622,7 +631,7 @@ cdef class Channel(Pollable):
             self.corked = True
 
     cdef void flush_here(self) noexcept:
-        """Send now; a layer bears but one thread, the engine's."""
+        """Send now. Only the engine's thread may write to a layer: other threads post the flush."""
         if self.layer is None or self._engine.owner == PyThread_get_thread_ident():
             self.flush()
         elif not self.flush_due:
@@ -637,13 +646,13 @@ cdef class Channel(Pollable):
         cdef ssize_t sent
         if self.fd < 0:
             return
-        if self.output_ended:  # nobody would get it
+        if self.output_ended:  # the data can no longer be sent
             self.drop_output()
         while self.waiting():
             sent = self.send_waiting()
             if sent >= 0:
                 self.traffic.bytes_sent += <size_t>sent
-                if self.interest & EPOLLOUT:  # the peer made room, so it is alive
+                if self.interest & EPOLLOUT:  # the peer has read data, so it is alive
                     self.heard = self._engine.now
             elif errno == EAGAIN:
                 break
@@ -655,9 +664,9 @@ cdef class Channel(Pollable):
         self.after_flush()
 
     cdef void lose_output(self, str reason) noexcept:
-        """Nothing more can be sent. What the peer sent before that is still read."""
+        """Sending has failed. The data that the peer sent before is still read."""
         self._sendable = False
-        self._output_lost = reason  # for a listener that blocks, and goes on sending
+        self._output_lost = reason  # `send` in a blocked listener raises with this reason
         self.drop_output()
         self.output_ended = True
         self._above_water = False
@@ -665,7 +674,7 @@ cdef class Channel(Pollable):
         self._engine.post(partial(self._run_exclusively, partial(self._read_the_rest, reason)))
 
     def _read_the_rest(self, str reason):
-        """Deliver what has arrived, then leave."""
+        """Deliver the received data, then release the connection."""
         cdef int reads = MAX_LAST_READS
         cdef uint64_t before
         while self.fd >= 0 and not (self.input_ended or self.is_reading_paused()) and reads:
@@ -677,17 +686,17 @@ cdef class Channel(Pollable):
                 self.receive_from_layer()
             if self.traffic.bytes_received == before:
                 break
-        if self.busy:  # and no longer in the engine's thread
+        if self.busy:  # a listener has blocked: this is no longer the engine's thread
             self._run_exclusively(partial(self._read_the_rest, reason))
         else:
             self.release(reason)
 
     cdef void after_flush(self) noexcept:
-        """See what follows from how much is left: reading, writing, `drain`, FIN."""
+        """Update interest in events, `drain` and FIN according to the amount of unsent data."""
         cdef size_t left = self.waiting()
         if self._above_water and left <= self.rules.high_water // 4:
             self._above_water = False
-            if not self.drain_due:  # told when no listener is in the middle of sending
+            if not self.drain_due:  # posted: `drain` must not interrupt a listener that sends
                 self.drain_due = True
                 self._engine.post(self._emit_drained)
         self.update_interest()
@@ -716,46 +725,46 @@ cdef class Channel(Pollable):
             if self.input_pending == UNREAD:
                 self.input_pending = READ_POSTED
                 self._engine.post(self._read_rest)
-            if not (self.is_push and self.input_pending):  # a transport reads no further than we do
+            if not (self.is_push and self.input_pending):  # a transport stays paused until we have read
                 interest |= READING
         elif not (self.busy or self.waits_for_peer()):
             interest |= EPOLLRDHUP
         self.wait_for(interest)
 
     cdef bint is_reading_paused(self) noexcept:
-        """Whether nothing is read: the application asked for it, or a client is to read first
-        what waits for it. A server's client goes on reading, or two that only send would
-        wait for each other for ever. What a peer had sent when it ended the connection is read
-        in any case: it is bounded, and the end comes behind it."""
+        """Whether reading is paused: by the application, by a blocked listener, or because the
+        send buffer is above high water (server role only: if both ends paused, two peers that only
+        send would deadlock). After the peer has ended the connection, `pause()` no longer applies:
+        the remaining data is bounded, and the end of the connection follows it."""
         return self.busy or self.waits_for_peer() or (self.paused and not self.hang_up)
 
     cdef bint waits_for_peer(self) noexcept:
-        """Whether the peer is to receive first what waits for it."""
+        """Whether the peer must read buffered data before more is read from it."""
         return self._above_water and not self.masks and self.hang_up != PEER_GONE
 
     cdef void note_hang_up(self, uint32_t events) noexcept:
-        """epoll reports an end, and goes on doing so until it was read or has ended us."""
+        """Record that epoll has reported the end of one direction, or of both."""
         if events & (EPOLLHUP | EPOLLERR):
             self.hang_up = PEER_GONE
         elif not self.hang_up:
             self.hang_up = PEER_FINISHED
 
     def _peer_hung_up(self, uint32_t events):
-        """The engine saw the end of a peer whose transport is paused."""
+        """The peer has ended the connection while its transport was paused."""
         if self.fd >= 0:
             self.note_hang_up(events)
             self.update_interest()
 
     cdef bint is_overrun(self) noexcept:
-        """Whether a peer that has ended the connection left more than may wait for an
-        application that has paused it."""
+        """Whether the peer has ended the connection, the application has paused reading, and more
+        than `max_buffered` bytes of messages wait for it."""
         try:
             return self.hang_up and self.paused and self._is_overrun()
         except BaseException:
             return True
 
     cdef bint wait_for(self, uint32_t interest) noexcept:
-        """Have `ready` called at these events; returns whether that can be."""
+        """Request these events for `ready`. Returns False if the system refuses."""
         if not self.is_push:
             return self._engine.watch(self, interest)
         self.interest = interest
@@ -768,41 +777,41 @@ cdef class Channel(Pollable):
 
     @property
     def _reading_paused(self):
-        """Whether it is the application that does not read: it asked for that, or its
-        listener blocks."""
+        """Whether the application has paused reading, or its listener blocks."""
         return bool(self.paused or self.busy)
 
     @property
     def _is_busy(self):
-        """Whether a listener blocks, and another thread runs the engine meanwhile."""
+        """Whether a listener blocks and another thread has taken over the engine."""
         return bool(self.busy)
 
     @property
     def _descriptor(self):
-        """The socket's descriptor, -1 if there is none."""
+        """The descriptor of the socket, -1 if there is none."""
         return self.layer.fileno() if self.is_push and self.layer is not None else self.fd
 
     @property
     def _hidden_buffer(self):
-        """The most bytes that may wait where nobody counts them: in an asyncio transport."""
+        """Maximum number of bytes in a buffer that is not counted: an asyncio transport's."""
         return LAYER_SEND_SIZE if self.is_push else 0
 
     def _pause_reading(self, bint paused):
-        """Read nothing more, or go on. In the engine's thread only."""
+        """Pause or resume reading. In the engine's thread only."""
         self.paused = paused
         if self.fd >= 0:
             self.update_interest()
 
     def _emit_drained(self):
-        if self.busy or not self.drain_due:  # `listener_returned` has it told; or has had
+        if self.busy or not self.drain_due:  # `listener_returned` posts it again, or it was emitted
             return
         self.drain_due = False
-        if not self._above_water:  # or the listener went on sending, and there will be another
+        if not self._above_water:  # else more was sent, and another `drain` will follow
             self._run_exclusively(self._drained)
 
     def _run_exclusively(self, call):
-        """Make a call that may run listeners, in the engine's thread: at once, or as soon as no
-        listener of this connection runs in another thread, and none of others in this one."""
+        """Make a call that may run listeners, in the engine's thread. It is postponed while a
+        listener of this connection blocks in another thread, or one of another connection runs in
+        this thread."""
         cdef entry before
         if self.busy:
             self._postponed = (*self._postponed, call)
@@ -829,7 +838,7 @@ cdef class Channel(Pollable):
         self.flush_here()
 
     cdef void listener_blocked(self) noexcept:
-        """The listener blocks: nothing is read until it returns, but what it has sent leaves."""
+        """The listener blocks: pause reading until it returns, but flush the data it has sent."""
         self.busy += 1
         self.corked = False
         self.flush()
@@ -837,11 +846,11 @@ cdef class Channel(Pollable):
             self.update_interest()
 
     cdef void listener_returned(self) noexcept:
-        if self.busy:  # or this is a forked child, in which nothing is served any more
+        if self.busy:  # 0 in a forked child, which has abandoned the connection
             self.busy -= 1
         if self.busy:
             return
-        if self.fd < 0:  # it was released meanwhile, but for what was in use
+        if self.fd < 0:  # released meanwhile, except for the decoder, which was in use
             decoder_free(&self.decoder)
             return
         self.update_interest()
@@ -860,7 +869,7 @@ cdef class Channel(Pollable):
             if events & EPOLLOUT:
                 self.flush()
             if self.fd >= 0 and events & (EPOLLHUP | EPOLLERR):
-                self._engine.unwatch(self)  # the peer is gone, which can wait
+                self._engine.unwatch(self)  # epoll would report it until the listener returns
             return
         if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
             self.note_hang_up(events)
@@ -868,9 +877,9 @@ cdef class Channel(Pollable):
             self.flush()
         if self.fd >= 0 and events & ~<uint32_t>EPOLLOUT:
             if self.input_ended:
-                self.release("the peer is gone")
+                self.release("the peer has disconnected")
             elif self.hang_up and self.is_overrun():
-                self.release("the peer is gone, and what it left is too much")
+                self.release("the peer has disconnected, with too much unread data")
             elif self.layer is None:
                 self.receive()
             else:
@@ -880,8 +889,8 @@ cdef class Channel(Pollable):
                 self.end_iteration()
 
     cdef void receive(self) noexcept:
-        """One read: into the message under way if it is a large one, the rest into the
-        buffer that all connections share."""
+        """Read once: into the payload of an incomplete large message, if there is one, and the
+        rest into the buffer that all connections share."""
         cdef iovec parts[2]
         cdef decoder_event event
         cdef uint8_t *into = NULL
@@ -918,17 +927,17 @@ cdef class Channel(Pollable):
         self.end_iteration()
 
     def _read_on(self):
-        """Read from the layer, unless a posted call is about to."""
+        """Read from the layer, unless a posted call is going to."""
         if self.input_pending != READ_POSTED:
             self.serve_layer()
 
     def _read_rest(self):
-        """Read what the last iteration has left in the layer."""
+        """Read the data that the last iteration has left in the layer."""
         self.input_pending = 0
         self.serve_layer()
 
     cdef void serve_layer(self) noexcept:
-        """Read from the layer outside of `EpollEngine.serve`."""
+        """Read from the layer, outside of `EpollEngine.serve`."""
         cdef entry before
         if self.fd < 0 or self.input_ended:
             return
@@ -936,9 +945,9 @@ cdef class Channel(Pollable):
             self.input_pending = UNREAD
             return
         if self.is_overrun():
-            self.release("the peer is gone, and what it left is too much")
+            self.release("the peer has disconnected, with too much unread data")
             return
-        self._engine.now = monotonic_ms()  # a layer that is fed may come between turns
+        self._engine.now = monotonic_ms()  # a transport may call this between two iterations
         before = self.begin_service()
         self.read_layer()
         self.end_service(before)
@@ -950,8 +959,8 @@ cdef class Channel(Pollable):
             self.input_lost(error)
 
     cdef entry begin_service(self) noexcept:
-        """Listeners may be called, outside of `EpollEngine.serve`: until `end_service`, which is
-        to be given the result, `take_over` knows that this thread is in here."""
+        """Prepare for calls of listeners outside of `EpollEngine.serve`. Until `end_service`,
+        which gets the result, `take_over` knows that this thread is in this channel."""
         cdef entry before
         before.current = self._engine.current
         before.turns = self._engine.turns
@@ -968,7 +977,7 @@ cdef class Channel(Pollable):
             self._engine.end_if_asked()
 
     cdef bint receive_from_layer(self) except -1:
-        """Read as much as from a plain socket; the rest is left to the next iteration."""
+        """Read at most as much as from a plain socket; the next iteration reads the rest."""
         cdef ssize_t budget = RECEIVE_SIZE
         while self.fd >= 0:
             if self.is_reading_paused() or budget <= 0:
@@ -1020,7 +1029,7 @@ cdef class Channel(Pollable):
             self.fail(error)
 
     cdef void deliver(self, decoder_kind kind, decoder_event *event) noexcept:
-        """Hand one event on. Whatever goes wrong here ends this connection alone."""
+        """Process one event of the decoder. An error ends this connection only."""
         try:
             if kind == DECODER_MESSAGE:
                 self.traffic.messages_received += 1
@@ -1034,7 +1043,7 @@ cdef class Channel(Pollable):
             elif kind == DECODER_VIOLATION:
                 self._fail_connection(event.code, event.reason.decode("ascii"))
             elif kind == DECODER_NO_MEMORY:
-                raise MemoryError("there is no memory for a message")
+                raise MemoryError("out of memory for a received message")
         except BaseException as error:
             if kind == DECODER_MESSAGE or kind == DECODER_NO_MEMORY:
                 self.input_lost(error)
@@ -1052,21 +1061,21 @@ cdef class Channel(Pollable):
             self.fail(error)
 
     cdef void fail(self, error) noexcept:
-        """A listener raised."""
+        """Close the connection because a listener has raised."""
         try:
             self._failed(error)
         except BaseException:
             self.give_up()
 
     cdef void input_lost(self, error) noexcept:
-        """What has arrived could not be taken, for want of memory: nothing after it can be read."""
+        """Received data could not be processed, for lack of memory: later data cannot be read."""
         try:
             self._input_lost(error)
         except BaseException:
             self.give_up()
 
     cdef void give_up(self) noexcept:
-        """There is no memory even for an orderly end."""
+        """Memory does not suffice even for closing in the usual way: drop the connection."""
         self._discard_input = True
         self._sendable = False
         if self.busy:
@@ -1077,7 +1086,7 @@ cdef class Channel(Pollable):
     # ending
 
     def _finish(self):
-        """Send what is left, then FIN; leave when the peer has done the same."""
+        """Send the buffered data, then FIN; release the socket after the peer's FIN."""
         self.finishing = True
         self._discard_input = True
         self._sendable = False
@@ -1085,11 +1094,11 @@ cdef class Channel(Pollable):
             self.flush()
 
     def _drop(self, str reason):
-        """Leave at once. In the engine's thread only."""
+        """Release the connection at once. In the engine's thread only."""
         self.release(reason)
 
     def _set_deadline(self, delay):
-        """Have `_deadline_passed` called in `delay` seconds; None for never."""
+        """Call `_deadline_passed` in `delay` seconds; None cancels the deadline."""
         if self._engine is None or self.fd < 0:
             return
         if delay is None:
@@ -1102,7 +1111,7 @@ cdef class Channel(Pollable):
 
     @property
     def _heard(self):
-        """When the peer was last heard of, in the seconds of `time.monotonic`."""
+        """The time of the last sign of life of the peer, in seconds of `time.monotonic`."""
         return self.heard / 1000.0
 
     cdef void expired(self) noexcept:
@@ -1124,7 +1133,7 @@ cdef class Channel(Pollable):
         if layer is None:
             if self.fd >= 0:
                 close(self.fd)
-        elif not self.is_push:  # no lock: a thread of the parent may have held it
+        elif not self.is_push:  # without the lock: a thread of the parent may have held it
             layer.close()
         self.fd = -1
         self.interest = 0
@@ -1132,7 +1141,7 @@ cdef class Channel(Pollable):
         wheel_cancel(&self.timer)
         self._sendable = False
         self._discard_input = True
-        if not self.busy:  # or it is still in use
+        if not self.busy:  # else the blocked thread still uses it
             decoder_free(&self.decoder)
         self.context = None
         self.drop_output()
@@ -1147,7 +1156,7 @@ cdef class Channel(Pollable):
         self.close_descriptor()
         self._sendable = False
         self._discard_input = True
-        if not self.busy:  # or it is still in use
+        if not self.busy:  # else the blocked thread still uses it
             decoder_free(&self.decoder)
         self.context = None
         self.drop_output()

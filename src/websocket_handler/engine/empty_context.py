@@ -1,7 +1,8 @@
-"""Calls in an empty `contextvars` context.
+"""Calls methods in an empty `contextvars` context.
 
-asyncio calls back in the context of the code that asked for it. So what a request sets, the
-logged-in user for example, would be seen by listeners of other connections, and be kept alive.
+asyncio runs a callback in the context of the code that has scheduled it. So variables that a
+request sets, such as the logged-in user, would be visible to listeners of other connections and
+stay in memory.
 """
 
 from __future__ import annotations

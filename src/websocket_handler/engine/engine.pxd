@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The engine's table of contents; `engine.pyx` says how."""
+"""Declares the attributes and C methods of the engine; `engine.pyx` implements them."""
 
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -23,16 +23,15 @@ cdef extern from "core/wheel.h" nogil:
 
 
 cdef enum:
-    RECEIVE_SIZE = 81920      # the receive buffer: a message of 64 KiB fits with its header
-    FIRST_SEND_BUFFER = 4096  # with its `outgoing`
-    SPARE_BUFFERS = 8         # send buffers of that size that wait for their next use
+    RECEIVE_SIZE = 81920      # bytes of the receive buffer: fits a 64 KiB message with its header
+    FIRST_SEND_BUFFER = 4096  # bytes of a new send buffer, `outgoing` included
+    SPARE_BUFFERS = 8         # unused send buffers of that size that are kept
 
 
 cdef uint64_t monotonic_ms() noexcept nogil
 
 
-# What has not been sent yet and was copied, at the start of the buffer it is in: of the bytes
-# that follow, those from `start` to `end`.
+# The head of a send buffer, which follows it in memory: the bytes from `start` to `end` are unsent.
 ctypedef struct outgoing:
     size_t start
     size_t end
@@ -40,12 +39,12 @@ ctypedef struct outgoing:
 
 
 cdef class Pollable:
-    """Something in the epoll set. `fd` is -1 once it has left."""
+    """An object with a descriptor in the epoll set. `fd` is -1 after it has left the engine."""
     cdef int fd
-    cdef uint16_t interest             # in these events
-    cdef uint8_t watched
-    cdef uint8_t busy                  # threads that were left behind in it: a listener blocks
-    cdef void *next                    # its neighbours among the attached channels
+    cdef uint16_t interest             # requested epoll events
+    cdef uint8_t watched               # whether it is in the epoll set
+    cdef uint8_t busy                  # number of threads blocked in its listeners
+    cdef void *next                    # neighbours in the list of attached channels
     cdef void *previous
     cdef void ready(self, uint32_t events) noexcept
     cdef void end_iteration(self) noexcept
@@ -73,33 +72,33 @@ cdef class EpollEngine:
     cdef Descriptor timer
     cdef Descriptor wakeup
     cdef wheel timers
-    cdef uint64_t armed                # when the timerfd goes off
-    cdef uint64_t now                  # milliseconds, read once a turn
-    cdef unsigned long owner           # the thread that turns the engine
-    cdef bint serving                  # whether a turn is under way
-    cdef unsigned long turns           # changes also when another thread takes over
-    cdef unsigned long served          # events of turns so far
-    cdef unsigned long stuck_at        # which of them lasted too long
+    cdef uint64_t armed                # ms: when the timerfd expires
+    cdef uint64_t now                  # ms, read once per iteration
+    cdef unsigned long owner           # the thread that polls the engine
+    cdef bint serving                  # an iteration is in progress
+    cdef unsigned long turns           # number of the iteration; also changed by a takeover
+    cdef unsigned long served          # number of calls to channels and posted calls so far
+    cdef unsigned long stuck_at        # the one of them that blocks the engine's thread
     cdef readonly unsigned long listener_takeovers
     cdef readonly object ledger
-    cdef void *current                 # whose event is being served
-    cdef Descriptor watcher_event               # an eventfd: wakes the thread that watches the turns
-    cdef bint watcher_sleeps
-    cdef bint watching                 # whether a thread is in `watch_for_blocking`
-    cdef bint stopping                 # whether it is to leave
-    cdef bint closing                  # at the end of this turn, if one is under way
-    cdef uint8_t *receive_buffer       # shared by all: a connection owns none
-    cdef outgoing *spare[SPARE_BUFFERS] # send buffers for whoever needs one next
+    cdef void *current                 # the object whose event is being served
+    cdef Descriptor watcher_event               # an eventfd that wakes the watcher thread
+    cdef bint watcher_sleeps           # the watcher thread reads `bell`
+    cdef bint watching                 # a thread is in `watch_for_blocking`
+    cdef bint stopping                 # `watch_for_blocking` must return
+    cdef bint closing                  # close now, or at the end of the iteration in progress
+    cdef uint8_t *receive_buffer       # shared: a connection has none of its own
+    cdef outgoing *spare[SPARE_BUFFERS] # unused send buffers
     cdef size_t spare_count
-    cdef ListenerContext listener_context  # entered for each turn
-    cdef object interruption           # a KeyboardInterrupt or SystemExit for who polls
-    cdef object posted                 # calls from other threads
-    cdef list corked                   # channels to flush at the end of the turn
-    cdef public object _call_soon      # that of the loop we live in, if we do
-    cdef list retired                  # left in this turn: epoll may have named them already
-    cdef dict rules_by_settings
-    cdef set sinks
-    cdef void *first                   # the attached channels, as a linked list
+    cdef ListenerContext listener_context  # entered for each iteration
+    cdef object interruption           # a KeyboardInterrupt or SystemExit that `poll` raises
+    cdef object posted                 # calls for the engine's thread
+    cdef list corked                   # channels to flush at the end of the iteration
+    cdef public object _call_soon      # of the event loop that the engine runs in, if it does
+    cdef list retired                  # released in this iteration; epoll may have reported them
+    cdef dict rules_by_settings        # one `ConnectionLimits` for all connections with equal settings
+    cdef set sinks                     # sockets whose input is discarded
+    cdef void *first                   # linked list of the attached channels
     cdef object __weakref__
 
     cdef void close_descriptors(self) noexcept

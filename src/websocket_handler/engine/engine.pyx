@@ -1,12 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # cython: initializedcheck=False, embedsignature=True
-"""The engine for Linux: one epoll set, a timerfd and an eventfd for everything attached.
+"""The engine for Linux: one epoll set, a timerfd and an eventfd for all attached channels.
 
-Knows descriptors and time, and nothing of what is read and written: that is `channel`.
+The engine handles descriptors and timers; `channel` reads and writes.
 
-Threads: everything runs with the GIL held except the wait itself, so a `send` from any
-thread is whole. A channel leaves (`release`) in the engine's thread only. Which thread that is
-may change: where a listener blocks it, another one takes over (`watch_for_blocking`).
+Threads: everything except waiting runs with the GIL held, so a `send` from any thread is atomic.
+A channel is released only in the engine's thread. That may become another thread: if a listener
+blocks the engine's thread, the watcher thread takes over (`watch_for_blocking`).
 """
 
 import logging
@@ -32,8 +32,8 @@ from .tls import TlsConnection, is_tls
 
 cdef enum:
     EVENTS_PER_TURN = 256
-    WATCH_TICK_NS = 3000000   # a listener may block for one to two of these
-    QUIET_TICKS = 5           # without a turn, before the watcher sleeps
+    WATCH_TICK_NS = 3000000   # takeover: after a listener has blocked for 2 to 3 ticks
+    QUIET_TICKS = 5           # ticks without an iteration before the watcher sleeps
 
 
 logger = logging.getLogger("websocket_handler")
@@ -50,27 +50,28 @@ cdef class Pollable:
         self.fd = -1
 
     cdef void ready(self, uint32_t events) noexcept:
-        """epoll named it."""
+        """Called for the events that epoll reports."""
 
     cdef void end_iteration(self) noexcept:
-        """The turn in which it asked for this (`EpollEngine.corked`) comes to its end."""
+        """Called at the end of the iteration in which the object was corked (`cork`)."""
 
     cdef void expired(self) noexcept:
-        """Its time-out is due."""
+        """Called when its timer has expired."""
 
     cdef void release(self, str reason) noexcept:
-        """Leave the engine, which ends."""
+        """Called when the engine is closed."""
 
     cdef void close_descriptor(self) noexcept:
         close(self.fd)
         self.fd = -1
 
     cdef void forget_after_fork(self) noexcept:
-        """In a forked child: let go without a word to anyone."""
+        """Called in a forked child: close the descriptor, without calls or messages."""
         self.close_descriptor()
 
     cdef void listener_blocked(self) noexcept:
-        """Another thread turns the engine now; the one in here comes to `listener_returned`."""
+        """Called when another thread has taken over because a listener of this object blocks. The
+        blocked thread calls `listener_returned` when the listener returns."""
         self.busy += 1
 
     cdef void listener_returned(self) noexcept:
@@ -79,8 +80,8 @@ cdef class Pollable:
 
 
 cdef class Descriptor(Pollable):
-    """One of the engine's own. It closes itself: when an engine is deallocated, the garbage
-    collector may have taken its attributes already."""
+    """A descriptor of the engine itself. It closes itself, because the garbage collector may
+    have cleared the engine's attributes before the engine is deallocated."""
 
     def __dealloc__(self):
         self.close()
@@ -93,24 +94,24 @@ cdef class Descriptor(Pollable):
 
 
 cdef class TimerDescriptor(Descriptor):
-    """The timerfd: goes off when the earliest time-out of all channels may be due."""
+    """The timerfd: expires when the earliest timer of all channels may be due."""
 
     cdef void ready(self, uint32_t events) noexcept:
         cdef uint64_t count
-        read(self.fd, &count, sizeof(count))  # the timers are looked at in `end_turn`
+        read(self.fd, &count, sizeof(count))  # `end_turn` expires the timers
 
 
 cdef class WakeupDescriptor(Descriptor):
-    """The eventfd: another thread has posted something."""
+    """The eventfd: another thread has posted a call."""
 
     cdef void ready(self, uint32_t events) noexcept:
         cdef uint64_t count
-        read(self.fd, &count, sizeof(count))  # the calls are made in `end_turn`
+        read(self.fd, &count, sizeof(count))  # `end_turn` makes the posted calls
 
 
 cdef class ListenerContext:
-    """The `contextvars` context in which a thread calls listeners: empty, so that no listener
-    sees a variable that a request has set, or a listener of another connection."""
+    """The `contextvars` context in which a thread calls listeners. It is empty: no listener sees
+    variables that were set by a request or by a listener of another connection."""
 
     cdef void enter(self) noexcept:
         if self.context is None or PyObject_Size(self.context):
@@ -121,7 +122,7 @@ cdef class ListenerContext:
         PyContext_Exit(self.context)
 
     cdef void renew(self) noexcept:
-        """Replace it by an empty one if a listener has set a variable in it."""
+        """Replace the context by an empty one if a listener has set a variable in it."""
         if self.context is not None and PyObject_Size(self.context):
             self.leave()
             self.context = None
@@ -131,8 +132,8 @@ cdef class ListenerContext:
 cdef class EpollEngine:
     """Serves every attached channel from one thread.
 
-    `fileno()` is readable when something is to be done and `poll()` does it: that is all a
-    foreign event loop needs. Raises `OSError` if the kernel has no descriptors left.
+    Any event loop can run the engine: it calls `poll()` whenever the descriptor `fileno()` is
+    readable. Raises `OSError` if the system has no descriptors left.
     """
 
     def __cinit__(self, *args, **kwargs):
@@ -150,7 +151,7 @@ cdef class EpollEngine:
         self.open()
 
     def open(self):
-        """Begin without connections: at the start, and in a forked child after `forget_after_fork`."""
+        """Open the descriptors: for a new engine, and in a forked child after `forget_after_fork`."""
         self.closing = self.stopping = False
         if self.receive_buffer is NULL:
             self.receive_buffer = <uint8_t *>malloc(RECEIVE_SIZE)
@@ -181,26 +182,28 @@ cdef class EpollEngine:
     cdef void close_descriptors(self) noexcept:
         self.timer.close()
         self.wakeup.close()
-        if not self.watching:  # or its number might be another descriptor's when it is read
+        if not self.watching:  # the watcher may read it, when its number could be reused
             self.watcher_event.close()
         if self.epoll_fd >= 0:
             close(self.epoll_fd)
             self.epoll_fd = -1
 
     def fileno(self):
-        """The descriptor that is readable when `poll` has something to do."""
+        """Return the descriptor that is readable when `poll` has work to do, -1 if closed."""
         return self.epoll_fd
 
     @property
     def is_closed(self):
-        """Whether it has no descriptors: then it has no connections either."""
+        """Whether the descriptors are closed; a closed engine has no connections."""
         return self.epoll_fd < 0
 
     def poll(self, timeout=0):
-        """Serve what is ready. Waits up to `timeout` seconds for it, None for ever.
+        """Run one iteration: process events, timers and posted calls.
 
-        Returns whether this thread is still the one that turns the engine: if a listener
-        blocked in it, another may have taken over (`watch_for_blocking`).
+        Waits up to `timeout` seconds for events; None waits without a limit. Returns whether this
+        thread still is the engine's: if a listener has blocked, another thread may have taken
+        over (`watch_for_blocking`). Raises `RuntimeError` if the engine is closed or being polled, and a
+        `KeyboardInterrupt` or `SystemExit` that a listener has raised.
         """
         if self.epoll_fd < 0:
             raise RuntimeError("the engine is closed")
@@ -214,11 +217,11 @@ cdef class EpollEngine:
         return True
 
     def watch_for_blocking(self):
-        """Wait, without the GIL, until a listener blocks the thread that turns the engine, and
-        take over; returns False if the engine ends before.
+        """Wait, without the GIL, until a listener blocks the engine's thread, then take over.
+        Returns True after the takeover, False if the engine was stopped.
 
-        The blocked thread goes on with its own connection when its listener returns, which
-        nobody else touches until then, and is no longer the engine's.
+        The blocked thread is no longer the engine's. Its connection is not served by another
+        thread until the listener returns.
         """
         self.watching = True
         while not self.stopping:
@@ -229,12 +232,12 @@ cdef class EpollEngine:
             if not self.stopping and self.take_over():
                 break
         self.watching = False
-        if self.epoll_fd < 0:  # and the bell was left to us
+        if self.epoll_fd < 0:  # the engine was closed and has left `bell` to this thread
             self.watcher_event.close()
         return not self.stopping
 
     def stop_watching(self):
-        """Have `watch_for_blocking` return."""
+        """Make `watch_for_blocking` return."""
         self.stopping = True
         self.wake_watcher()
 
@@ -244,8 +247,8 @@ cdef class EpollEngine:
         write(self.watcher_event.fd, &one, sizeof(one))
 
     cdef bint is_stuck(self) noexcept nogil:
-        """Look at the turns for a while: whether one event was being served all the time.
-        Sleeps while there are no turns at all."""
+        """Watch the iterations for a while. Returns whether one event was processed for a whole
+        tick. Sleeps while the engine is idle."""
         cdef timespec tick
         cdef uint64_t count
         cdef unsigned long turns = self.turns
@@ -267,21 +270,21 @@ cdef class EpollEngine:
         return False
 
     cdef bint take_over(self) noexcept:
-        """The calling thread, which has the GIL, turns the engine from now on."""
+        """Make the calling thread, which holds the GIL, the engine's. Returns whether it is."""
         cdef Pollable current
         cdef uint8_t *buffer
         cdef timespec tick
         tick.tv_sec = 0
         tick.tv_nsec = WATCH_TICK_NS
-        with nogil:  # for a thread that only waits for the GIL itself
+        with nogil:  # the engine's thread may only be waiting for the GIL
             nanosleep(&tick, NULL)
         if not self.serving or self.served != self.stuck_at or self.stopping:
             return False
         buffer = <uint8_t *>malloc(RECEIVE_SIZE)
         if buffer is NULL:
             return False
-        self.receive_buffer = buffer  # what is in the old one, the blocked thread still needs
-        self.listener_context = ListenerContext()  # the old one is entered in that thread
+        self.receive_buffer = buffer  # the blocked thread still uses the old buffer
+        self.listener_context = ListenerContext()  # the old one is entered in the blocked thread
         self.turns += 1
         self.listener_takeovers += 1
         self.serving = False
@@ -290,29 +293,29 @@ cdef class EpollEngine:
             current = <Pollable>self.current
             self.current = NULL
             current.listener_blocked()
-        self.wake()  # what the blocked turn has left over
+        self.wake()  # for the events and calls that the blocked iteration has left
         return True
 
     def interrupt(self, error):
-        """Have `poll` raise what is meant for the program and not for us: Ctrl-C, exit."""
+        """Make `poll` raise `error`, a `KeyboardInterrupt` or `SystemExit` of a listener."""
         self.interruption = error
-        self.wake()  # it may be a coroutine's, outside of `poll`
+        self.wake()  # a coroutine may have raised it, outside of `poll`
 
     def is_own_thread(self):
-        """Whether the caller runs in the thread that turns the engine."""
+        """Whether the calling thread is the engine's."""
         return self.owner == PyThread_get_thread_ident()
 
     def may_wait(self):
-        """Whether the calling thread may wait for a peer: none that serves others may."""
+        """Whether the calling thread may block: not the engine's, nor one with a running loop."""
         return not self.is_own_thread() and _get_running_loop() is None
 
     def adopt_thread(self):
-        """Declare the calling thread the one that turns the engine."""
+        """Make the calling thread the engine's."""
         self.owner = PyThread_get_thread_ident()
 
     def post(self, call):
-        """Have `call()` made in the engine's thread, soon. Safe from any thread. Once the engine
-        is closed it has no thread any more: the call is made here."""
+        """Make `call()` soon in the engine's thread. Thread-safe. If the engine is closed, makes it
+        at once in the calling thread."""
         if self.epoll_fd < 0:
             call()
         else:
@@ -320,19 +323,20 @@ cdef class EpollEngine:
             self.wake()
 
     def try_to_start(self):
-        """Returns whether the engine can serve another connection."""
+        """Return whether the engine can serve another connection."""
         return not self.closing and self.epoll_fd >= 0
 
     def attach(self, channel, sock, early=b""):
-        """Give a connected socket to the engine, with bytes already read from it.
+        """Attach a connected socket, with the `early` bytes already read from it. Thread-safe.
 
-        Takes the socket away from `sock`, in any thread; the rest happens in the engine's, or
-        here if nobody would be called: that thread need not wake for it.
+        Detaches `sock`. The channel is attached in the engine's thread, or here if no listener
+        has to be called, which saves waking that thread. Raises `RuntimeError` if the engine is
+        closed.
         """
         if not self.try_to_start():
             raise RuntimeError("the engine is closed")
         if sock.family != AF_UNIX:
-            sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, True)  # what is sent together leaves together
+            sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, True)  # the engine itself joins small writes
         if is_tls(sock):
             layer = TlsConnection(sock)
             self.post(Arrival(self, channel, layer.fileno(), early, layer))
@@ -344,8 +348,8 @@ cdef class EpollEngine:
                 channel._attach_inline(sock.detach())
 
     def watch_hang_up(self, int fd, channel):
-        """Have `channel._peer_hung_up` called, once, when the peer of a socket that others
-        read ends the connection; until the result is `cancel`led. None if that cannot be."""
+        """Call `channel._peer_hung_up` once when the peer ends the connection of a socket that a
+        transport reads. Returns an object with `cancel()`, or None if the system refuses."""
         cdef HangUp hang_up = HangUp()
         hang_up.engine = self
         hang_up.channel = channel
@@ -355,7 +359,7 @@ cdef class EpollEngine:
         return hang_up
 
     def discard(self, sock):
-        """Take a socket over to throw away what arrives on it, until its end."""
+        """Take over a socket and discard its input until the peer closes it."""
         if not self.try_to_start():
             raise RuntimeError("the engine is closed")
         sock.setblocking(False)
@@ -368,11 +372,11 @@ cdef class EpollEngine:
             close(sink.fd)
 
     def stats(self):
-        """An account of what happened so far; from any thread."""
+        """Return counters of all that the engine has done so far. Thread-safe."""
         return self.ledger.stats(self.channels(), self.listener_takeovers)
 
     def channels(self):
-        """Every attached channel."""
+        """Return every attached channel."""
         cdef list found = []
         cdef void *item = self.first
         while item is not NULL:
@@ -381,18 +385,18 @@ cdef class EpollEngine:
         return found
 
     def close(self):
-        """Drop every connection as it is and give back the descriptors: now, or at the end of
-        the iteration in which one of its callbacks asks for it. In the thread that polls."""
+        """Drop every connection and close the descriptors, in the engine's thread. In a callback
+        of the engine, that is done at the end of the iteration."""
         self.closing = True
-        self.stop_watching()  # listeners that are called at the end may block
+        self.stop_watching()  # no takeover any more: `close` listeners may block
         self.end_if_asked()
 
     cdef void end_if_asked(self) noexcept:
-        """Close the engine if `close` was called and nothing here is in the middle of it."""
+        """Close the engine if `close` was called and no iteration or callback is in progress."""
         if not self.closing or self.serving or self.current is not NULL or self.epoll_fd < 0:
             return
         self.serving = True  # a listener may call `close` again
-        self.run_posted(self.turns)  # a socket may be waiting to be taken in
+        self.run_posted(self.turns)  # a socket may be waiting to be attached
         self.uncork(self.turns)
         for channel in self.channels():
             (<Pollable>channel).release("the engine was closed")
@@ -401,17 +405,17 @@ cdef class EpollEngine:
             close((<Sink>sink).fd)
         self.sinks.clear()
         self.close_descriptors()
-        self.run_posted(self.turns)  # from here on, `post` makes the calls itself
+        self.run_posted(self.turns)  # from now on, `post` makes the calls itself
         self.serving = False
 
     def forget_after_fork(self):
-        """In a forked child: let go of what belongs to the parent, without a word to anyone.
+        """In a forked child: forget the parent's connections, without calls or messages.
 
-        The epoll set is shared with the parent, so nothing is taken out of it. `open` begins
-        anew. An iteration that has forked, in a listener, ends when that returns.
+        The epoll set is shared with the parent and is not changed. `open` makes the engine usable
+        again. If a listener has forked, its iteration ends when the listener returns.
         """
         cdef bint is_iterating = self.serving and self.is_own_thread()
-        self.watching = False  # that thread is the parent's
+        self.watching = False  # the watcher thread is in the parent
         self.close_descriptors()
         for call in self.posted:
             if isinstance(call, Arrival):
@@ -426,19 +430,19 @@ cdef class EpollEngine:
             close((<Sink>sink).fd)
         self.sinks.clear()
         self.turns += 1
-        self.listener_context = ListenerContext()  # the old one may be entered in that process
+        self.listener_context = ListenerContext()  # the old one may be entered at the fork
         self.serving = False
         self.current = NULL
         self.owner = 0
         self.watcher_sleeps = False
         self.ledger = Ledger()
         self.retired.clear()
-        if is_iterating:  # which frees its buffer, and has pointers to its connections
+        if is_iterating:  # the iteration frees its buffer and has pointers to its connections
             self.receive_buffer = NULL
             self.retired.extend(inherited)
 
     cdef bint turn(self, int timeout_ms) except -1:
-        """Returns False if another thread has taken over meanwhile."""
+        """Run one iteration. Returns False if another thread has taken over meanwhile."""
         cdef epoll_event events[EVENTS_PER_TURN]
         cdef int count, i
         cdef unsigned long number
@@ -463,15 +467,15 @@ cdef class EpollEngine:
         context.leave()
         if self.turns == number:
             return True
-        free(buffer)  # the thread that has taken over has one of its own
+        free(buffer)  # the thread that has taken over has a buffer of its own
         return False
 
-    # Wherever a listener may be called: afterwards `turns` says whether another thread has taken
-    # over meanwhile.
+    # A listener may be called in any of these methods. Afterwards, `turns` differs from `number` if
+    # another thread has taken over.
 
     cdef void enter(self, Pollable pollable) noexcept:
-        """Whatever is called until `leave` is in the name of `pollable`: if it blocks, `take_over`
-        knows that another thread is in there."""
+        """Record that calls until `leave` belong to `pollable`: if one blocks, `take_over` marks
+        `pollable` as busy."""
         self.served += 1
         self.current = <void *>pollable
 
@@ -499,8 +503,8 @@ cdef class EpollEngine:
         self.end_if_asked()
 
     cdef bint cork(self, Pollable pollable) noexcept:
-        """Call `end_iteration` at the end of this turn, or of this turn of the loop we live in;
-        returns whether there is such an end."""
+        """Call `end_iteration` at the end of this iteration, or of the event loop's iteration. Returns
+        False if neither is in progress."""
         if not self.serving:
             if self._call_soon is None:
                 return False
@@ -538,7 +542,7 @@ cdef class EpollEngine:
                 self.listener_context.renew()
 
     cpdef void wake(self) noexcept:
-        """Let a waiting `poll` return. Safe from any thread."""
+        """Make a waiting `poll` return. Thread-safe."""
         cdef uint64_t one = 1
         write(self.wakeup.fd, &one, sizeof(one))
 
@@ -555,7 +559,7 @@ cdef class EpollEngine:
             self.leave(pollable, number)
 
     cdef void arm(self) noexcept:
-        """Set the timerfd to the earliest time-out, if that has changed."""
+        """Set the timerfd to the earliest timer, if that has changed."""
         cdef itimerspec when
         cdef uint64_t next = wheel_next(&self.timers)
         if next == self.armed:
@@ -568,7 +572,8 @@ cdef class EpollEngine:
         timerfd_settime(self.timer.fd, TFD_TIMER_ABSTIME, &when, NULL)
 
     cdef bint watch(self, Pollable pollable, uint32_t interest) noexcept:
-        """Wait for other events of `pollable`; puts it into the epoll set the first time."""
+        """Set the events to wait for; adds `pollable` to the epoll set the first time. Returns
+        False if the system refuses."""
         cdef epoll_event event
         cdef int operation = EPOLL_CTL_MOD if pollable.watched else EPOLL_CTL_ADD
         if pollable.watched and interest == pollable.interest:
@@ -587,7 +592,7 @@ cdef class EpollEngine:
         pollable.watched = False
 
     cdef void link(self, Pollable channel) noexcept:
-        """Hold a reference to the channel for as long as it is attached."""
+        """Add the channel to the list of attached channels, and hold a reference to it."""
         Py_INCREF(channel)
         channel.previous = NULL
         channel.next = self.first
@@ -596,7 +601,8 @@ cdef class EpollEngine:
         self.first = <void *>channel
 
     cdef void unlink(self, Pollable channel) noexcept:
-        """Let it go; what epoll may already have named in this turn lives until its end."""
+        """Remove the channel from the list and drop the reference. During an iteration it stays
+        alive until the end, because epoll may have reported events of it."""
         if channel.previous is NULL:
             self.first = channel.next
         else:
@@ -609,7 +615,7 @@ cdef class EpollEngine:
         Py_DECREF(channel)
 
     cdef outgoing *take_buffer(self) noexcept:
-        """An empty one, or NULL."""
+        """Return an empty send buffer, or NULL if there is no memory."""
         cdef outgoing *buffer
         if self.spare_count:
             self.spare_count -= 1
@@ -644,7 +650,7 @@ cdef class Sink(Pollable):
 
 
 cdef class HangUp(Pollable):
-    """The end of a connection whose socket somebody else reads, and closes."""
+    """Watches for the end of a connection whose socket a transport reads and closes."""
 
     cdef void ready(self, uint32_t events) noexcept:
         channel = self.channel
@@ -652,7 +658,7 @@ cdef class HangUp(Pollable):
         channel._peer_hung_up(events)
 
     def cancel(self):
-        """Wait no longer. Before the socket is closed."""
+        """Stop watching. Must be called before the socket is closed."""
         if self.fd < 0:
             return
         self.engine.unwatch(self)
@@ -663,7 +669,7 @@ cdef class HangUp(Pollable):
 
 
 class Arrival:
-    """The call that takes a socket in, posted to the engine's thread."""
+    """The call, posted to the engine's thread, that attaches a socket to its channel."""
 
     __slots__ = ("channel", "early", "engine", "fd", "layer")
 
@@ -678,7 +684,7 @@ class Arrival:
         self.channel._attach_here(self.engine, self.fd, self.early, self.layer)
 
     def forget_after_fork(self):
-        """In a forked child: close its copy of the socket, without a word to the peer."""
+        """In a forked child: close this process's copy of the socket, without messages."""
         if self.layer is None:
             close(<int>self.fd)
         else:

@@ -1,7 +1,7 @@
-"""Forks: a child inherits engines, connections and locks whose threads are not in it.
+"""Forks: a child process inherits engines, connections and locks, but not their threads.
 
-The connections go on in the parent. In the child they are closed, without an event, and
-nothing is said to their peers; each engine lets go of them, and begins anew when it is needed.
+The connections stay open in the parent. In the child they are closed, without events and without
+messages to the peers. Each engine forgets them and starts again when it is needed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 
 class Inherited(Protocol):
-    """An engine, as a fork sees it."""
+    """An engine that must forget its connections in a forked child."""
 
     def forget_after_fork(self) -> None: ...
 
@@ -25,8 +25,8 @@ _renewals: list[Callable[[], None]] = []
 
 
 def in_forked_child(renew: Callable[[], None]) -> Callable[[], None]:
-    """Have `renew` called in each forked child, before its engines let go of the parent's
-    connections: for locks that a thread of the parent may have held. A decorator."""
+    """Decorator: call `renew` in each forked child, before the engines forget the parent's
+    connections. For locks, which a thread of the parent may have held."""
     _renewals.append(renew)
     return renew
 

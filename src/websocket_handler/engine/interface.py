@@ -1,9 +1,9 @@
-"""The one interface of both engines: the native one, and the one in plain Python.
+"""The common interface of both engines: the native one and the pure-Python one.
 
-`EngineInterface` and `ChannelInterface` are what the rest of the library uses; both engines have
-them. `ChannelEvents` is what a channel calls, and a connection has. mypy holds all of them
-against the stubs of the native engine and against `fallback` (at the end of this file), and
-`tests/engine/test_interface.py` against what is there at run time.
+The rest of the library uses `EngineInterface` and `ChannelInterface`, which both engines implement.
+A channel calls `ChannelEvents`, which a connection implements. mypy checks all of them against the
+stubs of the native engine and against `fallback` (at the end of this file),
+`tests/engine/test_interface.py` checks them at run time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class EngineInterface(Protocol):
-    """Serves the channels that are attached to it, in a thread of its own or in an event loop."""
+    """Serves the attached channels, in a background thread or in an event loop."""
 
     ledger: Ledger
 
@@ -59,7 +59,7 @@ class EngineInterface(Protocol):
 
 
 class ChannelInterface(Protocol):
-    """One connection's bytes: what a `Connection` derives from."""
+    """Sends and receives the bytes of one connection; base class of `Connection`."""
 
     has_codec: ClassVar[bool]
     has_deflate: ClassVar[bool]
@@ -124,7 +124,7 @@ class ChannelInterface(Protocol):
 
 
 class ChannelEvents(Protocol):
-    """What a channel calls, in the engine's thread but for `_send_slow_path`."""
+    """Methods that a channel calls in the engine's thread; `_send_slow_path` in any thread."""
 
     def _opened(self) -> None: ...
     def _can_attach_inline(self) -> bool: ...

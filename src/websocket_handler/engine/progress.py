@@ -1,8 +1,8 @@
-"""How far a connection's bytes have come, as the operating system reports it.
+"""The progress of a connection: counts of acknowledged and received bytes, from the system.
 
-A pong that lies unread, or a ping that waits behind other data, says nothing about a peer. These
-counts do: they change with every byte that the peer's system acknowledges or sends, whether this
-process reads it or not.
+An unread pong, or a ping that waits behind other data, says nothing about a peer. These counts do:
+they change with every byte that the peer's system acknowledges or sends, whether this process
+reads it or not.
 """
 
 from __future__ import annotations
@@ -22,32 +22,33 @@ TCP_INFO_BYTES = struct.Struct("=120xQQ")
 
 SO_MEMINFO = 55
 MEMORY_USED_AND_ALLOWED = struct.Struct("=II")
-"""SK_MEMINFO_RMEM_ALLOC and SK_MEMINFO_RCVBUF: what unread data takes of the receive buffer."""
+"""SK_MEMINFO_RMEM_ALLOC and SK_MEMINFO_RCVBUF: bytes used and allowed in the receive buffer."""
 
 
 class Progress(NamedTuple):
-    """A look at one connection. Of two looks only the differences mean anything."""
+    """The counts of one connection at one time. Only differences between two are meaningful."""
 
     acknowledged: int
-    """Bytes that the peer's system has taken; on a Unix socket, the peer itself."""
+    """Bytes accepted by the peer's system; on a Unix socket, by the peer itself."""
     unacknowledged: int
     """Bytes in the send buffer of this system."""
     received: int
-    """Bytes that have come from the peer, read or unread."""
+    """Bytes received from the peer, read or unread."""
     can_send: bool
-    """Whether it is certain that the receive buffer has space for what the peer may send."""
+    """Whether the receive buffer certainly has space for more data from the peer."""
     is_tcp: bool
-    """Whether the peer's system acknowledges, and may do so long before the peer reads."""
+    """Whether `acknowledged` is from TCP: the peer's system may acknowledge before the peer
+    reads."""
 
 
 def unacknowledged(descriptor: int) -> int:
-    """The bytes in the send buffer, 0 where the system does not say."""
+    """Return the bytes in the socket's send buffer, 0 if the system does not report it."""
     return _count(descriptor, "TIOCOUTQ")
 
 
 def progress(descriptor: int, sent: int, received: int) -> Progress:
-    """Look at the connection of `descriptor`, -1 where there is none. `sent` and `received` are
-    this process's own counts, for kinds of sockets whose system keeps none."""
+    """Return the progress of the connection of `descriptor` (-1 if there is none). `sent` and
+    `received` are this process's own counts, used for sockets whose system keeps none."""
     waiting = unacknowledged(descriptor)
     unread = _count(descriptor, "FIONREAD")
     looked_up = _look_up_tcp(descriptor) if descriptor >= 0 else None
@@ -58,11 +59,10 @@ def progress(descriptor: int, sent: int, received: int) -> Progress:
 
 
 def _look_up_tcp(descriptor: int) -> tuple[int, int, bool] | None:
-    """Bytes acknowledged and received, and whether there is space for more; None for anything
-    but TCP on Linux."""
+    """Return `acknowledged`, `received` and `can_send`; None for anything but TCP on Linux."""
     if not hasattr(socket, "TCP_INFO"):
         return None
-    sock = _socket.socket(fileno=descriptor)  # of gevent's there is no need
+    sock = _socket.socket(fileno=descriptor)  # the C class, which gevent does not patch
     try:
         if sock.family not in (socket.AF_INET, socket.AF_INET6):
             return None
@@ -78,7 +78,7 @@ def _look_up_tcp(descriptor: int) -> tuple[int, int, bool] | None:
 
 
 def _count(descriptor: int, request: str) -> int:
-    """What the ioctl of this name counts, 0 where there is none."""
+    """Return the result of the ioctl of this name, 0 if the system has none."""
     if sys.platform == "win32" or descriptor < 0:
         return 0
     try:

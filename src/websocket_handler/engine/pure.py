@@ -1,8 +1,8 @@
-"""The engine in plain Python, for where the native one cannot be: asyncio carries the bytes.
+"""The pure-Python engine, for systems where the native one cannot be built. It uses asyncio.
 
-It has the interface of the native engine (`interface`) and the same two homes, and uses the
-codec of `protocol`. It is slower, takes a few objects a connection, and has one thread: a
-listener that blocks holds up every connection.
+It has the same interface as the native engine (`interface`), runs in a background thread or in an
+event loop, too, and uses the codec of `protocol`. It is slower, needs more memory per connection,
+and has one thread: a listener that blocks delays every connection.
 """
 
 from __future__ import annotations
@@ -32,38 +32,38 @@ from .stats import Ledger, NoThread, Stats, Traffic
 if TYPE_CHECKING:
     from .interface import ChannelEvents as Events
 else:
-    Events = object  # a WebSocket, which derives from the channel, has them
+    Events = object  # `Connection`, which derives from the channel, has them
 
 logger = logging.getLogger("websocket_handler")
 
 TLS_BUFFER = 1 << 18
-"""Bytes that asyncio's TLS keeps at most before it takes no more."""
+"""Maximum number of bytes that asyncio's TLS buffers."""
 
 
 @functools.cache
 def warn_once() -> None:
-    """Say what differs from the native engine, before it is felt."""
+    """Log, once, how this engine differs from the native one."""
     logger.warning(
-        "the engine of websocket_handler is the one in plain Python: it is slower than the native "
-        "one, and a listener that blocks holds up all connections. The native one is built where "
-        "pip finds a C compiler, on Linux, unless WEBSOCKET_HANDLER_PURE_PYTHON is set"
+        "websocket_handler uses its pure-Python engine: it is slower than the native one, and a "
+        "listener that blocks delays all connections. On Linux, pip builds the native engine if "
+        "there is a C compiler; WEBSOCKET_HANDLER_PURE_PYTHON must not be set"
     )
 
 
 _of_the_parent: list[object] = []
-"""What a forked child has of its parent: kept, as what asyncio does when it is collected as
-garbage would touch the parent's epoll set, or close descriptors that are others' by then."""
+"""The parent's asyncio objects in a forked child. They are kept because their finalizers would
+change the parent's epoll set, or close descriptors that have been reused."""
 
 
 class Engine(ClosesAll):
     """Serves WebSockets that were taken over from HTTP servers.
 
-    Without `loop`, an event loop in a background thread does it, started with the first
-    connection. With a `loop`, listeners run in that loop. In neither may they block.
+    Without `loop`, the engine runs an event loop in a background thread, which the first connection
+    starts. With a `loop`, it runs in that loop. Listeners must not block in either.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None, threads: int = 32) -> None:
-        """`threads` is for the native engine, which goes on in others while listeners block."""
+        """`threads` is ignored; it is an argument of the native engine."""
         del threads
         self._is_guest = loop is not None
         self._loop = loop
@@ -81,17 +81,18 @@ class Engine(ClosesAll):
 
     @property
     def event_loop(self) -> asyncio.AbstractEventLoop | None:
-        """The event loop that the engine lives in, None for a thread of its own."""
+        """The event loop that was passed to the engine; None if it runs in a background thread."""
         return self._loop if self._is_guest else None
 
     @property
     def is_running(self) -> bool:
-        """Whether anyone serves what is posted: a thread from the first connection on."""
+        """Whether posted calls are made: in a loop always, in a thread after the first connection;
+        no longer after `stop()`."""
         return self._loop is not None and not self._closed
 
     @property
     def is_closed(self) -> bool:
-        """Whether it has no loop: then it has no connections either."""
+        """Whether the engine was stopped, or has no loop yet; it has no connections then."""
         return self._closed or self._loop is None
 
     @property
@@ -101,20 +102,20 @@ class Engine(ClosesAll):
         return self._loop
 
     def may_wait(self) -> bool:
-        """Whether the calling thread may wait for a peer: none that serves others may."""
+        """Whether the calling thread may block: not one with a running event loop."""
         return asyncio._get_running_loop() is None
 
     def is_own_thread(self) -> bool:
-        """Whether the caller runs in the thread of the event loop."""
+        """Whether the calling thread is that of the event loop."""
         return self._owner == threading.get_ident()
 
     def adopt_thread(self) -> None:
-        """Declare the calling thread the one of the event loop."""
+        """Make the calling thread the engine's: that of its event loop."""
         self._owner = threading.get_ident()
 
     def post(self, call: Callable[[], object]) -> None:
-        """Have `call()` made in the engine's thread, soon, or once there is one. Safe from any
-        thread. Once the engine is closed it has no thread any more: the call is made here."""
+        """Make `call()` soon in the engine's thread, or once that is started. Thread-safe. If the
+        engine is closed, makes it at once in the calling thread."""
         if self._loop is None and not self._closed:
             with self._starting:
                 if self._loop is None:
@@ -127,21 +128,25 @@ class Engine(ClosesAll):
             self._loop.call_soon_threadsafe(call, context=Context())
 
     def interrupt(self, error: BaseException) -> None:
-        """Pass on what is meant for the program and not for us: Ctrl-C, exit."""
+        """Raise `error`, a `KeyboardInterrupt` or `SystemExit` of a listener, if the engine runs in
+        a loop that was passed to it; a background thread ignores it."""
         if self._is_guest:
             raise error
 
     @property
     def listener_takeovers(self) -> int:
-        """How often another thread went on where a listener blocked: never."""
+        """The number of takeovers by another thread: always 0."""
         return 0
 
     def stats(self) -> Stats:
-        """An account of what happened so far; from any thread."""
+        """Return counters of all that the engine has done so far. Thread-safe."""
         return self.ledger.stats(self.channels(), self.listener_takeovers)
 
     def attach(self, channel: Channel, sock: socket.socket, early: bytes = b"") -> None:
-        """Give a connected socket to the engine, with bytes already read from it."""
+        """Attach a connected socket, with the `early` bytes already read from it. Thread-safe.
+
+        Detaches `sock`. Raises `RuntimeError` if the engine is closed.
+        """
         self._start()
         sock.setblocking(False)
         channel._engine = self
@@ -153,8 +158,10 @@ class Engine(ClosesAll):
     def attach_transport(
         self, channel: Channel, transport: asyncio.Transport, early: bytes = b""
     ) -> None:
-        """Give an asyncio transport to the engine, which lives in its loop; in that loop's
-        thread. `early` was already read from it."""
+        """Attach an asyncio transport, with the `early` bytes already read from it.
+
+        The engine must run in the transport's loop, and this must be called in its thread.
+        """
         self._start()
         channel._engine = self
         self._channels.add(channel)
@@ -163,24 +170,25 @@ class Engine(ClosesAll):
         carrier.connection_made(transport)
         if not channel._reading_paused:
             transport.resume_reading()
-        if transport.is_closing():  # then it may have said so already, to the protocol before
+        if transport.is_closing():  # the former protocol may have received `connection_lost`
             self.post(lambda: carrier.connection_lost(None))
 
     def discard(self, sock: socket.socket) -> None:
-        """Take a socket over to throw away what arrives on it, until its end."""
+        """Take over a socket and discard its input until the peer closes it."""
         self._start()
         sock.setblocking(False)
         self._connect(asyncio.Protocol, socket.socket(fileno=sock.detach()))
 
     def channels(self) -> list[Any]:
-        """Every attached channel."""
+        """Return every attached channel."""
         return list(self._channels)
 
     def stop(self, timeout: float | None = None) -> None:
-        """Drop every connection and leave the home. `close_all` closes them with a close frame.
+        """Drop every connection and stop the engine. Thread-safe. `close_all` closes gracefully.
 
-        Waits up to `timeout` seconds for a listener that is still running in the thread. From
-        a listener, or any other callback of the engine: that comes to its end first.
+        Waits up to `timeout` seconds (None: no limit) for the engine's thread, in which a listener
+        may still run. Does not wait if the engine runs in an event loop that was passed to it, nor
+        in a listener or another callback of the engine.
         """
         self._closed = True
         if self._is_guest:
@@ -191,14 +199,16 @@ class Engine(ClosesAll):
                 self._thread.join(timeout)
 
     def close(self) -> None:
-        """Drop every connection as it is. In the engine's thread."""
+        """Drop every connection. In the engine's thread only."""
         for channel in self.channels():
             channel._drop("the engine was closed")
 
     def forget_after_fork(self) -> None:
-        """In a forked child: let go of what belongs to the parent, without a word to anyone.
-        With a thread, or in a loop that has not run yet, the engine begins anew when it is
-        needed; a loop that has run is the parent's, and the engine over with it."""
+        """In a forked child: forget the parent's connections, without calls or messages.
+
+        An engine with a thread, or in a loop that has not run yet, starts again when it is needed.
+        A loop that has run belongs to the parent: its engine is stopped here.
+        """
         _of_the_parent.append((self._loop, self._tasks, self._channels))
         for channel in self._channels:
             channel._abandon()
@@ -206,7 +216,7 @@ class Engine(ClosesAll):
         if self._is_guest:
             self._closed = self._closed or self._owner is not None
         elif self._loop is not None:
-            self._loop.stop()  # or it would go on in here, if it is its thread that has forked
+            self._loop.stop()  # else it would continue here, if its own thread has forked
             self._loop = self._thread = None
         self._owner = None
         self._starting = threading.Lock()
@@ -217,8 +227,8 @@ class Engine(ClosesAll):
             raise RuntimeError("the engine is closed") if self._closed else NoThread
 
     def try_to_start(self) -> bool:
-        """Start the thread if there is none yet. Returns whether the engine can serve another
-        connection: not once it was stopped, nor if there can be no thread, for now."""
+        """Start the thread if there is none. Returns whether the engine can serve another
+        connection: False if it was stopped, or if a thread cannot be started now."""
         if self._closed:
             return False
         warn_once()
@@ -235,7 +245,7 @@ class Engine(ClosesAll):
         self._thread = thread
         try:
             thread.start()
-        except (RuntimeError, MemoryError):  # too many, or no memory for its stack
+        except (RuntimeError, MemoryError):  # too many threads, or no memory for its stack
             self._thread = None
             loop.close()
             return
@@ -252,7 +262,7 @@ class Engine(ClosesAll):
         if os.getpid() != process:  # a listener has forked, and this is the child
             return
         self.close()
-        loop.run_until_complete(asyncio.sleep(0))  # the transports' last calls
+        loop.run_until_complete(asyncio.sleep(0))  # for the last callbacks of the transports
         loop.close()
 
     def _connect(self, protocol: Callable[[], asyncio.BaseProtocol], sock: socket.socket) -> None:
@@ -267,13 +277,14 @@ class Engine(ClosesAll):
 def fan_out(
     members: tuple[Any, ...], message: PreparedMessage, excluded: Container[Any] = ()
 ) -> tuple[int, list[Any]]:
-    """See the native engine's, whose twin this is. No channel here has a codec."""
+    """Return every member that is not excluded: here, no channel has a codec to send with. See the
+    native `fan_out`."""
     del message
     return 0, [member for member in members if member not in excluded]
 
 
 class Channel(Events):
-    """One connection's bytes: what `WebSocket` is made of."""
+    """Sends and receives the bytes of one connection; base class of `WebSocket`."""
 
     __slots__ = (
         "_above_water",
@@ -311,8 +322,8 @@ class Channel(Events):
     _message_listener: Callable[[Any], object] | None
     _after_messages: Callable[[], object] | None
     _outgoing: list[bytes]
-    _waiting: int  # the bytes in `_outgoing`
-    _unsent: threading.Lock  # held while these two change
+    _waiting: int  # bytes in `_outgoing`
+    _unsent: threading.Lock  # held while `_outgoing` and `_waiting` change
     _above_water: bool
     _drain_due: bool
     _sendable: bool
@@ -327,9 +338,9 @@ class Channel(Events):
     _input_ended: bool
     _reading_paused: bool
     _traffic: Traffic
-    _controls: int  # so many control frames came in the second that began at
+    _controls: int  # control frames received in the second that began at `_controls_since`
     _controls_since: float
-    _is_client: bool  # who goes on reading while its peer is behind: see `is_reading_paused`
+    _is_client: bool  # reads even above high water: see `is_reading_paused` in channel.pyx
 
     def __new__(cls, *_: object, **__: object) -> Channel:
         self = super().__new__(cls)
@@ -348,7 +359,7 @@ class Channel(Events):
         self._heard = time.monotonic()
         return self
 
-    _is_busy: ClassVar[bool] = False  # whoever blocks the loop blocks everything
+    _is_busy: ClassVar[bool] = False  # a listener that blocks, blocks the whole loop
     has_codec: ClassVar[bool] = False
     has_deflate: ClassVar[bool] = False
 
@@ -370,19 +381,26 @@ class Channel(Events):
     def send(
         self, message: Any, compress: bool | None = None, timeout: float | None = None
     ) -> None:
-        """Send a message: text for `str`, binary for bytes-like, fragments for an iterable.
+        """Send a message. Thread-safe.
 
-        See the native engine's `Channel.send`, whose twin this is.
+        `message` is a str (sent as text), a bytes-like object (sent as binary), or an iterable
+        of str or of bytes-like objects: one message with a fragment per item. Called from an event
+        loop, `send` never blocks. From another thread it blocks, at most `timeout` seconds, while
+        more than `Settings.high_water` bytes are unsent. Behaves like the native `Channel.send`,
+        which documents the details.
+
+        Raises `ConnectionClosed` if the connection is not open, `TimeoutError` if the send buffer
+        did not drain in time, `TypeError` for any other `message`.
         """
         self._send_slow_path(message, compress, timeout)
 
     @property
     def buffered_amount(self) -> int:
-        """The bytes accepted by `send` that the operating system has not taken yet."""
+        """Bytes accepted by `send` that the operating system has not accepted yet."""
         return self._kept()
 
     def _kept(self) -> int:
-        """The bytes that wait here and in the transport."""
+        """Return the bytes in the send buffers of this channel and of the transport."""
         kept = self._transport.get_write_buffer_size() if self._transport else 0
         return kept + self._waiting
 
@@ -392,13 +410,13 @@ class Channel(Events):
 
     @property
     def _descriptor(self) -> int:
-        """The socket's descriptor, -1 if there is none."""
+        """The descriptor of the socket, -1 if there is none."""
         sock = self._transport.get_extra_info("socket") if self._transport else None
         return -1 if sock is None else int(sock.fileno())
 
     @property
     def _hidden_buffer(self) -> int:
-        """The most bytes that may wait where nobody counts them: beneath asyncio's TLS."""
+        """Maximum number of bytes in a buffer that is not counted: that of asyncio's TLS."""
         transport = self._transport
         is_tls = transport is not None and transport.get_extra_info("sslcontext") is not None
         return TLS_BUFFER if is_tls else 0
@@ -412,7 +430,7 @@ class Channel(Events):
         self._traffic += Traffic(messages_received, messages_sent, frames_sent=frames_sent)
 
     def _count_control_frame(self) -> bool:
-        """Count one more control frame; whether there are too many in this second."""
+        """Count a received control frame. Returns whether there were too many in this second."""
         if self._heard - self._controls_since >= 1:
             self._controls, self._controls_since = 0, self._heard
         self._controls += 1
@@ -430,18 +448,18 @@ class Channel(Events):
             self._engine.post(self._flush)
         elif self._waiting > self._limits.high_water:
             self._flush()
-        elif not self._corked:  # what this turn of the loop sends leaves together
+        elif not self._corked:  # frames of one iteration of the loop are sent together
             self._corked = True
             self._engine.loop.call_soon(self._uncork, context=Context())
 
     def _prepend(self, data: bytes) -> None:
-        """Put bytes before all that waits to be sent. Before the engine has the socket."""
+        """Insert bytes at the start of the send buffer. Before the engine has the socket."""
         with self._unsent:
             self._outgoing.insert(0, data)
             self._waiting += len(data)
 
     def _discard_output(self) -> None:
-        """Forget all that waits to be sent. Before the engine has the socket."""
+        """Discard the send buffer. Before the engine has the socket."""
         with self._unsent:
             self._outgoing.clear()
             self._waiting = 0
@@ -449,20 +467,20 @@ class Channel(Events):
     def _write_message(
         self, message: str | bytes, compress: bool | None, held: bool = False
     ) -> bool:
-        raise NotImplementedError  # the codec is elsewhere
+        raise NotImplementedError  # the connection has a codec in Python
 
     def _stop_sending(self) -> None:
-        raise NotImplementedError  # it has never begun
+        raise NotImplementedError  # the channel never sends by itself
 
     def _write_frame(self, opcode: int, payload: bytes, fin: bool = True) -> bool:
-        raise NotImplementedError  # the codec is elsewhere
+        raise NotImplementedError  # the connection has a codec in Python
 
     def _uncork(self) -> None:
         self._corked = False
         self._flush()
 
     def _flush(self) -> None:
-        """Send what has collected, in one call."""
+        """Send the buffered data in one call."""
         if self._transport is None:
             return
         with self._unsent:
@@ -471,7 +489,7 @@ class Channel(Events):
             data = b"".join(outgoing)
             self._traffic += Traffic(bytes_sent=len(data))
             self._transport.write(data)
-        with self._unsent:  # only now, or `buffered_amount` would miss it for a moment
+        with self._unsent:  # only now, so that `buffered_amount` is never too small
             self._waiting -= sum(map(len, outgoing))
         if self._finishing:
             self._end_output()
@@ -479,7 +497,7 @@ class Channel(Events):
             self._look_at_water()
 
     def _look_at_water(self) -> None:
-        """Stop reading from a peer that is behind, go on with one that has caught up."""
+        """Pause reading above high water; resume it and emit `drain` when a quarter is left."""
         transport = self._transport
         if not self._above_water or transport is None or transport.is_closing():
             return
@@ -491,12 +509,12 @@ class Channel(Events):
         elif left <= self._limits.high_water // 4:
             self._above_water = False
             self._pause_reading(self._reading_paused)
-            if not self._drain_due:  # told when no listener is in the middle of sending
+            if not self._drain_due:  # posted: `drain` must not interrupt a listener that sends
                 self._drain_due = True
                 self._engine.post(self._emit_drained)
 
     def _pause_reading(self, paused: bool) -> None:
-        """Read nothing more, or go on. In the engine's thread only."""
+        """Pause or resume reading. In the engine's thread only."""
         self._reading_paused = paused
         if self._transport is None or self._transport.is_closing():
             return
@@ -506,12 +524,12 @@ class Channel(Events):
             self._transport.resume_reading()
 
     def _run_exclusively(self, call: Callable[[], object]) -> None:
-        """Make a call that may run listeners: here they all run in one thread."""
+        """Make a call that may run listeners: at once, since all run in one thread."""
         call()
 
     def _emit_drained(self) -> None:
         self._drain_due = False
-        if not self._above_water:  # or the listener went on sending, and there will be another
+        if not self._above_water:  # else more was sent, and another `drain` will follow
             self._drained()
 
     # receiving
@@ -554,7 +572,7 @@ class Channel(Events):
             self._connection_lost(reason)
 
     def _abandon(self) -> None:
-        """In a forked child: close this copy of the socket, without a word to the peer."""
+        """In a forked child: close this process's copy of the socket, without messages."""
         if self._transport is not None:
             with contextlib.suppress(OSError):
                 os.close(self._transport.get_extra_info("socket").fileno())
@@ -578,7 +596,7 @@ class Channel(Events):
 
 
 class _Carrier(asyncio.Protocol):
-    """What asyncio tells of the transport, put as the channel wants it."""
+    """The asyncio protocol that passes the events of a transport to a channel."""
 
     def __init__(self, engine: Engine, channel: Channel, early: bytes) -> None:
         self._engine = engine
@@ -587,7 +605,8 @@ class _Carrier(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         channel = self._channel
-        # Tell us of every byte that is kept; asyncio's TLS takes 0 for "always".
+        # `resume_writing` is called whenever the buffer becomes empty. A high limit of 0 would mean
+        # "always paused" to asyncio's TLS.
         transport.set_write_buffer_limits(
             high=0 if transport.get_extra_info("sslcontext") is None else 1, low=0
         )
@@ -610,11 +629,11 @@ class _Carrier(asyncio.Protocol):
             channel._end_output()
         else:
             channel._input_over()
-        return True  # what is left is still sent
+        return True  # the transport stays open to send the buffered data
 
     @in_empty_context
     def resume_writing(self) -> None:
-        """Everything kept has been sent."""
+        """The transport has sent everything in its buffer."""
         channel = self._channel
         channel._heard = time.monotonic()
         channel._look_at_water()

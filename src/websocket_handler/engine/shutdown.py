@@ -25,11 +25,12 @@ def close_connections(
     only: Callable[[Any], bool] = lambda _: True,
     when_done: Callable[[], object] = lambda: None,
 ) -> bool:
-    """Close every open WebSocket of `engine` for which `only` holds, and wait for the peers.
+    """Close every WebSocket of `engine` for which `only` returns True, and wait for the peers.
 
-    Waits up to `timeout` seconds (None: each connection's `close_timeout`) and returns
-    whether all are closed. Called in the engine's own thread it does not wait. In any case
-    `when_done` is called in the engine's thread once they are.
+    Waits up to `timeout` seconds; None waits until all are closed, which `close_timeout` limits
+    for each connection. Returns whether all are closed. Called in the engine's own thread it does
+    not wait and returns False. In any case `when_done` is called once all are closed, in the
+    engine's thread if it is running.
     """
     if not engine.is_running:
         when_done()

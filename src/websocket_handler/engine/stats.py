@@ -1,8 +1,7 @@
-"""What an engine has seen, and who may still come in.
+"""The statistics of an engine, and its limits on the number of connections.
 
-Every connection is entered when its handshake is accepted and struck out when its socket is
-closed; the two limits on how many there may be are decided here, because only here are all
-of them known.
+A connection is counted from its accepted handshake until its socket is closed. The limits are
+checked here, because the numbers of open connections are counted here.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from typing import NamedTuple, Protocol
 from ..refusals import RefusalLog
 
 ROUND_TRIP_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Upper bounds of the histogram of round trips, in seconds."""
+"""Upper bounds of the histogram of ping round trips, in seconds."""
 
-NOT_SERVED = HTTPStatus.SERVICE_UNAVAILABLE, "the server cannot serve one more connection now"
-"""Why nobody enters an engine that was stopped, or for which no thread can be started."""
+NOT_SERVED = HTTPStatus.SERVICE_UNAVAILABLE, "the server cannot serve another connection now"
+"""The refusal if the engine was stopped, or if its thread cannot be started."""
 
 
 class NoThread(RuntimeError):
@@ -34,8 +33,11 @@ class NoThread(RuntimeError):
 
 
 class Traffic(NamedTuple):
-    """What went over one connection, or all of an engine. Bytes are those of the socket, or
-    within its TLS, handshake and frame headers included; frames include control frames."""
+    """Counts of one connection, or of all connections of an engine.
+
+    Bytes include the HTTP response and frame headers, but not the overhead of TLS. Frames include
+    control frames.
+    """
 
     messages_received: int = 0
     messages_sent: int = 0
@@ -49,7 +51,8 @@ class Traffic(NamedTuple):
 
 
 class Histogram(NamedTuple):
-    """How many values were at most each of `bounds`, with one more count for those above."""
+    """Counts of values per bucket: `counts[i]` values were at most `bounds[i]` and above the bound
+    before; the last count is for values above all bounds. `total` is the sum of the values."""
 
     bounds: tuple[float, ...]
     counts: tuple[int, ...]
@@ -58,30 +61,30 @@ class Histogram(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """An engine's account of itself, since it began: `Engine.stats()`."""
+    """The statistics of an engine since it was created: `Engine.stats()`."""
 
     open: int
-    """Connections now, from their accepted handshake until their socket is closed."""
+    """Open connections, each from its accepted handshake until its socket is closed."""
     accepted: int
     """Handshakes accepted so far, and connections opened as a client."""
     refused: Mapping[int, int]
     """Handshakes refused, by HTTP status."""
     closed: Mapping[int, int]
-    """Connections that ended, by close code."""
+    """Closed connections, by close code."""
     buffered: int
-    """Bytes that wait for peers to read."""
+    """Unsent bytes of all open connections."""
     traffic: Traffic
-    """Of all connections, those that are open and those that were."""
+    """Counts of all connections, open and closed."""
     round_trips: Histogram
-    """Seconds from pings to their pongs."""
+    """Seconds from a ping to its pong."""
     listener_takeovers: int
-    """How often a listener blocked for so long that another thread went on for the others."""
+    """Number of takeovers of the engine by another thread, because a listener blocked."""
     threads_exhausted: int
-    """How often no thread was left, or could be started, for the next time."""
+    """Number of times that no thread was left, or could be started, for another takeover."""
 
 
 class Limits(Protocol):
-    """Those of `Settings` that are decided here."""
+    """The limits of `Settings` that are checked here."""
 
     @property
     def max_connections(self) -> int | None: ...
@@ -90,7 +93,7 @@ class Limits(Protocol):
 
 
 class Connection(Protocol):
-    """What is asked of one that is here."""
+    """An open connection."""
 
     @property
     def traffic(self) -> Traffic: ...
@@ -99,7 +102,7 @@ class Connection(Protocol):
 
 
 class Ledger:
-    """The account itself. Safe from any thread."""
+    """Counts the events of one engine and checks its limits. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -111,16 +114,17 @@ class Ledger:
         self._round_trips = [0] * (len(ROUND_TRIP_BOUNDS) + 1)
         self._round_trip_total = 0.0
         self.refusals = RefusalLog()
-        """Where refused handshakes are reported to the operator."""
+        """The log of refused handshakes."""
         self.is_draining = False
-        """Whether nobody may come in any more."""
+        """Whether every new handshake is refused because the engine is closing."""
 
     def enter(self, limits: Limits, address: str | None) -> tuple[HTTPStatus, str] | None:
-        """One more connection, from `address`; or why not: a status and a reason."""
+        """Count a connection from `address`. Returns None, or the status and reason to refuse it
+        with if a limit is reached."""
         most, most_there = limits.max_connections, limits.max_connections_per_address
         with self._lock:
             if self.is_draining:
-                return HTTPStatus.SERVICE_UNAVAILABLE, "the server is going away"
+                return HTTPStatus.SERVICE_UNAVAILABLE, "the server is shutting down"
             if most is not None and self._open >= most:
                 return HTTPStatus.SERVICE_UNAVAILABLE, "too many connections"
             if most_there is not None and address is not None:
@@ -131,19 +135,18 @@ class Ledger:
         return None
 
     def count_accepted(self) -> None:
-        """The 101 of a connection that was entered is on its way."""
+        """Count an accepted handshake, when its 101 is sent."""
         with self._lock:
             self._accepted += 1
 
     def enter_client(self) -> None:
-        """One more connection, which we have opened."""
+        """Count a connection that was opened by the client."""
         with self._lock:
             self._open += 1
             self._accepted += 1
 
     def leave(self, address: str | None) -> None:
-        """A connection that was entered has no socket any more. `address` is None where the
-        limit for each is off."""
+        """Count that a connection has ended. `address` is None if there is no limit per address."""
         with self._lock:
             self._open -= 1
             if address is not None:
@@ -173,7 +176,7 @@ class Ledger:
             self._exhausted += 1
 
     def stats(self, present: Collection[Connection], listener_takeovers: int) -> Stats:
-        """With what only the engine knows: who is `present`."""
+        """Return the statistics. The engine passes its `present` connections and `listener_takeovers`."""
         buffered = sum(connection.buffered_amount for connection in present)
         traffic = [connection.traffic for connection in present]
         with self._lock:

@@ -1,4 +1,4 @@
-"""Dead peers found by the kernel, in versions of the protocol that have no pings."""
+"""TCP keep-alive: the kernel detects dead peers in protocol versions that have no pings."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import socket
 from ..settings import Settings
 
 LONGEST = 32767
-"""Seconds: the most that TCP can be asked for."""
+"""Seconds: the maximum of TCP's keep-alive options."""
 
 
 def keep_alive(sock: socket.socket | None, settings: Settings) -> None:
-    """Have the kernel find out whether the peer is dead, in the time that pings would take."""
+    """Make the kernel detect a dead peer within the time that keep-alive pings would take."""
     interval = settings.ping_interval
     if interval is None or sock is None:
         return
@@ -23,7 +23,7 @@ def keep_alive(sock: socket.socket | None, settings: Settings) -> None:
         "TCP_KEEPIDLE": silence,
         "TCP_KEEPINTVL": step / 4,
         "TCP_KEEPCNT": 4,
-        "TCP_USER_TIMEOUT": (silence + step) * 1000,  # where what we have sent is not taken
+        "TCP_USER_TIMEOUT": (silence + step) * 1000,  # while sent data is not acknowledged
     }
     for name, value in options.items():
         if hasattr(socket, name):

@@ -1,6 +1,6 @@
-"""The two homes of the native engine: a thread of its own, or an event loop.
+"""Runs the native engine in background threads, in a gevent greenlet, or in an event loop.
 
-It is the same engine in both; only who waits for its one descriptor differs.
+The engine is the same in all of them; they differ in how its one descriptor is waited for.
 """
 
 from __future__ import annotations
@@ -36,53 +36,56 @@ STANDBY_RETRY_S = 1.0
 _own_thread = threading.local()
 
 LOOP_END_TIMEOUT = 1.0
-"""Seconds that the end of an event loop waits for the peers' close frames."""
+"""Seconds to wait for the peers' close frames before an event loop ends."""
 
 TRANSPORT_END_ITERATIONS = 3
-"""So many iterations a transport needs to close its socket; TLS has another one beneath."""
+"""Iterations of the event loop within which a transport closes its socket, also a TLS transport,
+which first closes the transport beneath it."""
 
 
 class Engine(ClosesAll, EpollEngine):
     """Serves WebSockets that were taken over from HTTP servers.
 
-    Without `loop`, a background thread does it, started with the first connection. If a
-    listener blocks that for some milliseconds, another thread takes over, and only the
-    listener's own connection waits. Where gevent has patched threads, it is one greenlet.
-    With an asyncio or uvloop `loop`, listeners run in that loop, and must not block it. For
-    any other event loop see `fileno` and `poll`.
+    Without `loop`, the engine runs in a background thread, which the first connection starts. If
+    a listener blocks it for some milliseconds, another thread takes over, and only the listener's
+    own connection waits. If gevent has patched `threading`, the engine runs in one greenlet.
+
+    With an asyncio or uvloop `loop`, the engine runs in that loop; listeners must not block it.
+    Any other event loop can run an `EpollEngine` through `fileno` and `poll`.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None, threads: int = 32) -> None:
-        """`threads` are the most a home of its own may have: as many listeners but one may
-        block at the same time without anyone else noticing."""
+        """`threads` is the maximum number of background threads (default 32): one fewer listeners
+        may block at the same time without delaying other connections."""
         self._loop = loop
         self._max_threads = threads
         self._threads: list[threading.Thread] = []
-        self._pool = threading.Condition()  # for what follows
+        self._pool = threading.Condition()  # protects the next three attributes
         self._idle = 0
         self._has_watcher = False
         self._is_polled = False
-        self._poll_timeout: float | None = None  # while no thread could be started
+        self._poll_timeout: float | None = None  # seconds, while a standby thread is missing
         self._has_warned = False
-        self._next_attempt = 0.0  # at this time of the monotonic clock, in that case
+        self._next_attempt = 0.0  # the monotonic time of the next attempt, in that case
         self._starting = threading.Lock()
         self._stopped = False
-        self._greenlet: int | None = None  # where a greenlet takes the place of the threads
+        self._greenlet: int | None = None  # the identifier of the greenlet, if it runs in one
         self._process = os.getpid()
-        self._is_inherited = False  # from the parent process
-        self._has_entered = False  # the loop
+        self._is_inherited = False  # by a forked child, which has not reopened it yet
+        self._has_entered = False  # `_enter_loop` has run
         engines.add(self)
         if loop is not None:
             _call_in(loop, self._enter_loop, loop)
 
     @property
     def event_loop(self) -> asyncio.AbstractEventLoop | None:
-        """The event loop that the engine lives in, None for a thread of its own."""
+        """The event loop that the engine runs in; None if it runs in a background thread."""
         return self._loop
 
     @property
     def is_running(self) -> bool:
-        """Whether anyone serves what is posted: a thread from the first connection on."""
+        """Whether posted calls are made: in a loop always, in a thread after the first connection;
+        no longer after `stop()`."""
         return not self._stopped and (self._loop is not None or bool(self._threads))
 
     def attach(self, channel: Channel, sock: socket.socket, early: bytes = b"") -> None:
@@ -93,13 +96,15 @@ class Engine(ClosesAll, EpollEngine):
     def attach_transport(
         self, channel: Channel, transport: asyncio.Transport, early: bytes = b""
     ) -> None:
-        """Give an asyncio transport to the engine, which lives in its loop; in that loop's
-        thread. `early` was already read from it."""
+        """Attach an asyncio transport, with the `early` bytes already read from it.
+
+        The engine must run in the transport's loop, and this must be called in its thread.
+        """
         self._start()
         layer = TransportConnection(channel, transport)
         transport.set_protocol(layer)
         channel._attach_here(self, layer.descriptor, early, layer)
-        if transport.is_closing():  # then it may have said so already, to the protocol before
+        if transport.is_closing():  # the former protocol may have received `connection_lost`
             self.post(partial(channel._drop, "the connection was dropped"))
 
     def discard(self, sock: socket.socket) -> None:
@@ -107,11 +112,11 @@ class Engine(ClosesAll, EpollEngine):
         super().discard(sock)
 
     def stop(self, timeout: float | None = None) -> None:
-        """Drop every connection and leave the home. `close_all` closes them with a close frame.
+        """Drop every connection and stop the engine. Thread-safe. `close_all` closes gracefully.
 
-        Waits up to `timeout` seconds for a listener that is still running in the thread. From
-        a listener, or any other callback of the engine: the iteration that calls it comes to its
-        end first.
+        Waits up to `timeout` seconds (None: no limit) for the engine's thread, in which a listener
+        may still run. Does not wait if the engine runs in an event loop, nor in a listener or
+        another callback of the engine: there, the iteration is completed first.
         """
         self._stopped = True
         if self._loop is not None:
@@ -121,7 +126,7 @@ class Engine(ClosesAll, EpollEngine):
         self.stop_watching()
         with self._pool:
             self._pool.notify_all()
-            if not self._is_polled:  # else its thread closes the engine
+            if not self._is_polled:  # else the engine's thread closes it
                 super().close()
         self.wake()
         if not self.is_own_thread():
@@ -129,7 +134,7 @@ class Engine(ClosesAll, EpollEngine):
                 self._pool.wait_for(self._is_idle, timeout)
 
     def close(self) -> None:
-        """As `stop`, without waiting for anything."""
+        """Like `stop()`, without waiting."""
         self.stop(timeout=0)
 
     def _is_idle(self) -> bool:
@@ -140,8 +145,8 @@ class Engine(ClosesAll, EpollEngine):
             raise RuntimeError("the engine is closed") if self._stopped else NoThread
 
     def try_to_start(self) -> bool:
-        """Start the thread if there is none yet. Returns whether the engine can serve another
-        connection: not once it was stopped, nor if there can be no thread, for now."""
+        """Start the thread if there is none. Returns whether the engine can serve another
+        connection: False if it was stopped, or if a thread cannot be started now."""
         if self._stopped:
             return False
         self._reopen()
@@ -155,7 +160,7 @@ class Engine(ClosesAll, EpollEngine):
         return self._loop is not None or bool(self._threads)
 
     def _reopen(self) -> None:
-        """In a forked child, once: the descriptors of before are the parent's."""
+        """In a forked child, once: open new descriptors in place of the parent's."""
         if self._is_inherited:
             with self._starting:
                 if self._is_inherited:
@@ -163,9 +168,11 @@ class Engine(ClosesAll, EpollEngine):
                     self._is_inherited = False
 
     def forget_after_fork(self) -> None:
-        """In a forked child: let go of what belongs to the parent, without a word to anyone.
-        With threads, or in a loop that has not run yet, the engine begins anew when it is
-        needed; a loop that has run is the parent's, and the engine over with it."""
+        """In a forked child: forget the parent's connections, without calls or messages.
+
+        An engine with threads, or in a loop that has not run yet, starts again when it is needed.
+        A loop that has run belongs to the parent: its engine is stopped here.
+        """
         super().forget_after_fork()
         self._process = os.getpid()
         self._is_inherited = True
@@ -178,16 +185,16 @@ class Engine(ClosesAll, EpollEngine):
         self._stopped = self._stopped or self._has_entered
 
     def may_wait(self) -> bool:
-        """Whether the calling thread may wait for a peer: none that serves others may."""
+        """Whether the calling thread may block: not that of any engine, nor of a running loop."""
         polls_an_engine = getattr(_own_thread, "polls_an_engine", False)
         return super().may_wait() and not polls_an_engine
 
     def is_own_thread(self) -> bool:
-        """Whether the caller runs in the thread, or greenlet, that turns the engine."""
+        """Whether the calling thread, or greenlet, is the engine's."""
         return super().is_own_thread() and self._greenlet in (None, threading.get_ident())
 
     def _add_thread(self, target: Callable[..., None], *arguments: object) -> bool:
-        """Returns whether it could be started."""
+        """Start a thread. Returns False if the system cannot."""
         name = f"websocket-engine-{len(self._threads) + 1}"
         thread = threading.Thread(target=target, args=arguments, name=name, daemon=True)
         self._threads.append(thread)
@@ -199,8 +206,8 @@ class Engine(ClosesAll, EpollEngine):
         return True
 
     def _add_standby(self) -> None:
-        """Start a thread that takes over when the next listener blocks. The engine goes on if
-        that cannot be, and tries again later."""
+        """Start a thread that takes over when the next listener blocks. If it cannot be started,
+        the engine continues without it and tries again later."""
         if self._add_thread(self._poll_and_watch, False):
             self._poll_timeout = None
             return
@@ -208,12 +215,14 @@ class Engine(ClosesAll, EpollEngine):
         if self._poll_timeout is None:
             self._poll_timeout = STANDBY_RETRY_S
             self.ledger.count_exhausted()
-            if not self._has_warned:  # peers may bring it about again and again
+            if not self._has_warned:  # once: peers may cause this again and again
                 self._has_warned = True
-                logger.warning("no thread can be started: a listener that blocks delays everybody")
+                logger.warning(
+                    "no thread can be started: a listener that blocks now delays all connections"
+                )
 
     def _look_for_standby(self) -> None:
-        """Try again, unless there is one that was blocked and is back."""
+        """Try to start a standby thread again, unless a blocked thread has returned meanwhile."""
         with self._pool:
             if self._has_watcher or self._idle:
                 self._poll_timeout = None
@@ -221,8 +230,8 @@ class Engine(ClosesAll, EpollEngine):
                 self._add_standby()
 
     def _poll_and_watch(self, first: bool = True) -> None:
-        """The life of a thread: it turns the engine, until a listener blocks it and another
-        takes over; then it is among those that may take over next."""
+        """Run a thread: it polls the engine until a listener blocks it and another thread takes
+        over; then it waits to take over itself."""
         _own_thread.polls_an_engine = True
         process = self._process
         if first:
@@ -233,14 +242,14 @@ class Engine(ClosesAll, EpollEngine):
             self._turn()
 
     def _is_serving(self, process: int) -> bool:
-        """Whether a thread or greenlet of `process` has something to do: not in a forked child,
-        where the listener has returned that forked."""
+        """Whether a thread or greenlet of `process` continues: not after `stop()`, nor in a forked
+        child, where a listener that has forked returns."""
         return not self._stopped and self._process == process
 
     def _turn(self) -> None:
         still_ours = True
         while still_ours and not self._stopped:
-            with contextlib.suppress(SystemExit, KeyboardInterrupt):  # a listener's, logged
+            with contextlib.suppress(SystemExit, KeyboardInterrupt):  # of a listener, logged
                 still_ours = self.poll(self._poll_timeout)
                 if self._poll_timeout is not None and still_ours:
                     self._look_for_standby()
@@ -248,14 +257,15 @@ class Engine(ClosesAll, EpollEngine):
             self._end_turns()
 
     def _end_turns(self) -> None:
-        """The engine was stopped."""
+        """Close the engine, which was stopped."""
         super().close()
         with self._pool:
             self._is_polled = False
             self._pool.notify_all()
 
     def _wait_to_take_over(self) -> bool:
-        """One thread watches, the others wait to be the next."""
+        """Watch the engine's thread if no other thread does, else wait for that role. Returns True
+        if this thread has taken over, False if the engine was stopped."""
         with self._pool:
             self._idle += 1
             self._pool.wait_for(lambda: self._stopped or not self._has_watcher)
@@ -270,7 +280,11 @@ class Engine(ClosesAll, EpollEngine):
                 if len(self._threads) < self._max_threads:
                     self._add_standby()
                 else:
-                    logger.warning("%d listeners block; the next will be felt", self._max_threads)
+                    logger.warning(
+                        "the last of %d engine threads is in use: the next listener that blocks "
+                        "delays all connections",
+                        self._max_threads,
+                    )
                     self.ledger.count_exhausted()
             self._pool.notify_all()
         return took_over
@@ -286,10 +300,10 @@ class Engine(ClosesAll, EpollEngine):
                 wait_read(self.fileno())
                 if self._is_serving(process):
                     self.poll(0)
-            except KeyboardInterrupt as interrupt:  # Ctrl-C, which any greenlet may get
+            except KeyboardInterrupt as interrupt:  # Ctrl-C may be raised in any greenlet
                 gevent.get_hub().handle_system_error(KeyboardInterrupt, interrupt)
             except SystemExit:
-                pass  # a listener's, logged
+                pass  # of a listener, logged
         if self._process == process:
             self._end_turns()
 
@@ -299,10 +313,10 @@ class Engine(ClosesAll, EpollEngine):
         self._reopen()
         self.adopt_thread()
         self._has_entered = True
-        empty = Context()  # the loop would keep that of a request
+        empty = Context()  # else the loop would keep the context of a request
         empty.run(lambda: loop.add_reader(self.fileno(), _Reader(self)))
         self._call_soon = partial(loop.call_soon, context=empty)
-        self.wake()  # for what was posted before
+        self.wake()  # for calls that were posted before
 
     def _leave_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         if self.fileno() >= 0:
@@ -310,7 +324,7 @@ class Engine(ClosesAll, EpollEngine):
         super().close()
 
     def _loop_ended(self) -> None:
-        """The loop was closed: its connections end, with 1001 as far as that can be sent now."""
+        """The loop was closed: close every connection with 1001, if that can be sent at once."""
         if self._stopped:
             return
         self._stopped = True
@@ -321,8 +335,8 @@ class Engine(ClosesAll, EpollEngine):
         super().close()
 
     async def _end_with_loop(self) -> None:
-        """The loop is about to be closed: close every connection with 1001, and wait a little
-        for the answers, as at the end of a process."""
+        """The loop is about to be closed: close every connection with 1001, and wait up to
+        `LOOP_END_TIMEOUT` seconds for the peers' close frames."""
         if self._stopped:
             return
         done = asyncio.Event()
@@ -335,9 +349,9 @@ class Engine(ClosesAll, EpollEngine):
 
 
 class _Reader:
-    """What an event loop calls when the engine has something to do, and how the engine learns
-    of the loop's end: `asyncio.run` ends the asynchronous generators of its loop, and a loop
-    that is closed lets go of its readers."""
+    """The callback of the event loop for the engine's descriptor. It also detects the loop's end:
+    `asyncio.run` closes the asynchronous generators of its loop, and a closed loop drops its
+    readers."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -364,13 +378,13 @@ async def _until_loop_ends(engine: weakref.ref[Engine]) -> AsyncGenerator[None, 
 
 
 def is_gevent() -> bool:
-    """Whether gevent has made greenlets of threads."""
+    """Whether gevent has patched `threading`: threads are greenlets."""
     monkey = sys.modules.get("gevent.monkey")
     return monkey is not None and bool(monkey.is_module_patched("threading"))
 
 
 def _call_in(loop: asyncio.AbstractEventLoop, call: object, argument: object) -> None:
-    """Call now if this is the loop's own thread, else as soon as the loop gets to it."""
+    """Call now in the loop's own thread; from another thread, post the call to the loop."""
     try:
         running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
     except RuntimeError:

@@ -1,8 +1,8 @@
-"""TLS sockets in the engine: the same connection, with OpenSSL between it and its descriptor.
+"""TLS sockets in the engine: a layer that reads and writes through OpenSSL.
 
-The socket object stays, because OpenSSL is bound to it and to its descriptor; whoever had
-it before keeps an inert one. gevent has a class of its own for these sockets, and puts it in the
-place of Python's where it patches; what is beneath is the same.
+The engine keeps the socket object, because OpenSSL is bound to it and to its descriptor; the HTTP
+server keeps an inert object instead. gevent has its own class of TLS sockets, which replaces
+Python's class if gevent has patched `ssl`; it wraps the same OpenSSL object.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ else:
 
 
 def is_tls(sock: Any) -> bool:
-    """Whether it is a TLS socket of any kind."""
+    """Whether `sock` is a TLS socket, of Python or of gevent."""
     return hasattr(sock, "cipher")
 
 
@@ -42,7 +42,7 @@ def is_of_gevent(sock: Any) -> bool:
 
 
 class TlsConnection:
-    """A non-blocking TLS socket, as a channel uses it. Owns the descriptor."""
+    """The layer between a channel and a non-blocking TLS socket. Owns the descriptor."""
 
     is_pollable = True
 
@@ -50,15 +50,16 @@ class TlsConnection:
         self._sock = take_from_gevent(sock) if is_of_gevent(sock) else sock
         SSLSocket.setblocking(self._sock, False)
         self.lock = threading.Lock()
-        """To be held for every call: OpenSSL bears one thread at a time."""
+        """To be held for every call: an OpenSSL object may be used by one thread at a time."""
 
     def fileno(self) -> int:
         return Socket.fileno(self._sock)
 
     def receive(self) -> bytes | None:
-        """What has arrived; b"" at the end, None if there is nothing now.
+        """Return received data; b"" after the peer's end, None if there is none now.
 
-        To be called until it gives None: epoll does not see what OpenSSL has read already.
+        Must be called until it returns None: epoll does not report data that OpenSSL has already
+        read from the socket.
         """
         try:
             return self._sock.read(RECEIVE_SIZE) or b""
@@ -68,14 +69,15 @@ class TlsConnection:
             return b""
 
     def send(self, data: bytes) -> int:
-        """How many bytes were taken, 0 if none can be now. Raises `OSError`."""
+        """Write data. Returns the number of bytes accepted, 0 if OpenSSL must wait. Raises
+        `OSError` if the connection is lost."""
         try:
             return self._sock.write(data)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return 0
 
     def end_output(self) -> None:
-        """Say with close_notify that nothing more will come, then with FIN."""
+        """End the sending direction: send close_notify, then FIN."""
         with contextlib.suppress(OSError, ValueError):
             SSLSocket.unwrap(self._sock)
         with contextlib.suppress(OSError):
@@ -88,7 +90,7 @@ class TlsConnection:
 
 
 def close_socket(sock: socket.socket) -> None:
-    """Close a connection of either kind that was taken from a server, and given to no engine."""
+    """Close a socket, plain or TLS, that was taken from an HTTP server but not attached."""
     if is_tls(sock):
         TlsConnection(sock).close()  # type: ignore[arg-type]
     else:
@@ -96,8 +98,8 @@ def close_socket(sock: socket.socket) -> None:
 
 
 def take_from_gevent(sock: Any) -> SSLSocket:
-    """The connection of one of gevent's TLS sockets as one of Python's; gevent's is left with
-    a dummy, and talks into the void."""
+    """Return the connection of gevent's TLS socket as Python's TLS socket. gevent's object gets a
+    dummy socket instead and discards later writes."""
     beneath, connection = sock._sock, sock._sslobj
     dummy, end = socket.socketpair()
     end.close()
@@ -107,12 +109,12 @@ def take_from_gevent(sock: Any) -> SSLSocket:
     Socket.__init__(taken, beneath.family, beneath.type, beneath.proto, beneath.detach())
     taken.__dict__.update(_sslobj=connection, _context=connection.context, _connected=True)
     taken.__dict__.update(suppress_ragged_eofs=True, server_side=connection.server_side)
-    taken.__dict__["_beneath"] = beneath  # to which OpenSSL's object has but a weak reference
+    taken.__dict__["_beneath"] = beneath  # OpenSSL's object has only a weak reference to it
     return taken
 
 
 class _Void:
-    """In place of OpenSSL's object."""
+    """Stands in for OpenSSL's object: reads nothing and discards writes."""
 
     def read(self, _size: int = 0, buffer: object = None) -> bytes | int:
         return b"" if buffer is None else 0
@@ -124,4 +126,4 @@ class _Void:
         return 0
 
     def shutdown(self) -> None:
-        """The engine does that."""
+        """Do nothing: the engine ends the connection."""

@@ -1,7 +1,8 @@
-"""A connection that an asyncio transport carries, where its socket cannot be taken away.
+"""A connection whose socket stays in an asyncio transport.
 
-So it is with TLS in asyncio and uvloop, whose OpenSSL is out of reach, and with any other
-transport. The engine is fed with what arrives, and writes to the transport.
+That is needed for TLS in asyncio and uvloop, whose OpenSSL objects cannot be taken out, and for a
+plain transport that still has unsent data. The transport passes received data to the channel, and
+the channel writes to the transport.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ if TYPE_CHECKING:
     from .engine import HangUp
 
 RECEIVE_SIZE = 1 << 14
-"""Bytes at once, of the many that a transport may deliver: as in a TLS record."""
+"""Maximum number of bytes that `receive` returns: the size of a TLS record."""
 
 
 class TransportConnection(asyncio.Protocol):
-    """An asyncio transport, as a channel uses it. Everything runs in the transport's loop."""
+    """The layer between a channel and an asyncio transport. Runs in the transport's loop."""
 
     is_pollable = False
     descriptor = 1 << 30
-    """In place of one: no process has so many, so nothing can be done to it by mistake."""
+    """A placeholder: no process has so many descriptors, so it never names another one."""
     lock = contextlib.nullcontext()
-    """There is but the loop's thread."""
+    """No lock is needed: only the loop's thread uses the transport."""
 
     def __init__(self, channel: Channel, transport: asyncio.Transport) -> None:
         self._channel = channel
@@ -42,18 +43,18 @@ class TransportConnection(asyncio.Protocol):
         self._is_sending = False
         self._lost: str | None = None
         self._hang_up: HangUp | None = None
-        transport.set_write_buffer_limits(high=1, low=0)  # what it cannot send now, we keep
+        transport.set_write_buffer_limits(high=1, low=0)  # the channel buffers, not the transport
 
     # For the channel
 
     def fileno(self) -> int:
-        """The descriptor of the transport's socket, -1 if it has none."""
+        """Return the descriptor of the transport's socket, -1 if it has none."""
         sock = self._transport.get_extra_info("socket")
         return -1 if sock is None else int(sock.fileno())
 
     def receive(self) -> memoryview | bytes | None:
-        """Received data, at most `RECEIVE_SIZE` bytes of it; b"" at the end, None if there
-        is nothing now."""
+        """Return received data, at most `RECEIVE_SIZE` bytes; b"" after the peer's end, None if
+        there is none now."""
         if not self._arrived:
             return b"" if self._input_ended else None
         first = self._arrived.popleft()
@@ -62,7 +63,8 @@ class TransportConnection(asyncio.Protocol):
         return first[:RECEIVE_SIZE]
 
     def send(self, data: bytes) -> int:
-        """How many bytes were taken, 0 if none can be now. Raises `OSError`."""
+        """Write to the transport. Returns the number of bytes accepted, 0 if its buffer is full.
+        Raises `OSError` if the connection is lost."""
         if self._lost is not None:
             raise BrokenPipeError(self._lost)
         if self._is_full:
@@ -73,7 +75,7 @@ class TransportConnection(asyncio.Protocol):
         return len(data)
 
     def read_on(self, wanted: bool) -> None:
-        """Read from the peer, or no longer."""
+        """Resume or pause the transport's reading."""
         if self._transport.is_closing():
             return
         if wanted:
@@ -82,8 +84,8 @@ class TransportConnection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def watch_hang_up(self, wanted: bool) -> None:
-        """While nothing is read from the peer, see whether it ends the connection: a transport
-        that is paused does not."""
+        """Start or stop watching for the end of the connection. A paused transport does not detect
+        it."""
         if wanted and self._hang_up is None and not self._transport.is_closing():
             sock = self._transport.get_extra_info("socket")
             if sock is not None and self._channel._engine is not None:
@@ -93,7 +95,8 @@ class TransportConnection(asyncio.Protocol):
             self._hang_up = None
 
     def end_output(self) -> None:
-        """Nothing more will come: the transport closes when it has sent what it has."""
+        """End the sending direction once the transport has sent its buffered data. Closes the
+        transport if the peer has ended, too, or if it cannot end one direction only."""
         self._output_ended = True
         if not self._input_ended and self._transport.can_write_eof():
             self._transport.write_eof()
@@ -101,7 +104,7 @@ class TransportConnection(asyncio.Protocol):
             self._transport.close()
 
     def close(self) -> None:
-        """Drop what is left, unless both sides have ended in good order."""
+        """Close the transport if both directions have ended, else abort it."""
         self.watch_hang_up(False)
         try:
             if self._output_ended and self._input_ended:
@@ -131,14 +134,14 @@ class TransportConnection(asyncio.Protocol):
     @in_empty_context
     def resume_writing(self) -> None:
         self._is_full = False
-        if not self._is_sending:  # or the flush that is under way goes on
+        if not self._is_sending:  # else the flush in progress continues
             self._channel._flush_now()
 
     @in_empty_context
     def connection_lost(self, error: Exception | None) -> None:
         self._lost = getattr(error, "strerror", None) or "the connection was dropped"
         self.watch_hang_up(False)
-        if self._arrived:  # which is still read, and the end behind it
+        if self._arrived:  # the channel still reads this data, then the end
             self._input_ended = True
             self._channel._peer_hung_up(select.EPOLLHUP)
         else:
