@@ -1,15 +1,18 @@
-"""A WebSocket is a request of your web application.
+"""WebSockets as requests of a web application.
+
+The request of a WebSocket passes through routes, middleware and authorization like any other. The
+handler rejects it with a response, or accepts it with `connect()`:
 
 from websocket_handler import WebSocket, configure_server
 
-configure_server(server)                       # any http.server
+configure_server(server)                       # any server based on http.server
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         ws = WebSocket.of(self)                # None for an ordinary request
         ...
         ws.on("message", ws.send)
-        ws.connect()                           # takes the socket; the worker is free
+        ws.connect()                           # the engine takes over the socket
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Refused handshakes in the log: the first of each kind, then counts."""
+"""Logs refused handshakes: the first of each kind, then counts."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from .protocol.printable import printable
 logger = logging.getLogger("websocket_handler")
 
 INTERVAL_S = 60.0
-"""A kind of refusal is logged once in this time, and then how often it has come."""
+"""Seconds. Each kind of refusal is logged once per interval, and its count afterwards."""
 
 MAX_KINDS = 32
-"""Kinds that are told apart within one interval; further ones count together."""
+"""Kinds that are counted separately within one interval. All others are counted together."""
 
 OTHERS = (0, "other refusals")
 
 
 class RefusalLog:
-    """Warns of refused handshakes, with a bounded number of lines and bounded memory, however
-    many clients are refused. Safe from any thread."""
+    """Logs a warning for refused handshakes. Thread-safe.
+
+    The number of lines and the memory are bounded, regardless of the number of refusals.
+    """
 
     def __init__(self, interval_s: float = INTERVAL_S) -> None:
         self._interval_s = interval_s
@@ -31,7 +33,7 @@ class RefusalLog:
         self._since = float("-inf")
 
     def report(self, request: object, status: int, reason: str) -> None:
-        """A handshake was refused; `request` is shown with its peer and path."""
+        """Log or count a refused handshake. The `repr` of `request` names its peer and path."""
         kind = (int(status), printable(reason))
         with self._lock:
             repeated = self._begin_interval()
@@ -49,7 +51,7 @@ class RefusalLog:
             logger.warning("%r: handshake refused with %d: %s", request, status, reason)
 
     def _begin_interval(self) -> Counter[tuple[int, str]]:
-        """Forget an interval that is over; return which kinds came repeatedly in it."""
+        """Start a new interval if the last one is over. Returns the repeated kinds of that one."""
         now = time.monotonic()
         if now - self._since < self._interval_s:
             return Counter()

@@ -1,7 +1,7 @@
-"""One filter that makes every record of this library's logger safe to print.
+"""A filter that makes every record of this library's logger safe to print.
 
-Close reasons, paths, header values, messages in exceptions: a peer chooses them, and a line
-break or a terminal escape in them could forge a log line or rewrite the screen.
+A peer chooses close reasons, paths, header values and parts of exception messages. A line break in
+them could forge a log line, and a terminal escape could change the screen.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from .protocol.printable import printable
 
 MAX_MESSAGE_LENGTH = 2000
-"""Characters of one log message, and of one exception's text."""
+"""Characters of one log message, and of the text of one exception."""
 
 
 class SafeRecords(logging.Filter):
-    """Escapes what is not printable in messages and tracebacks; other records stay as they are."""
+    """Escapes unprintable characters in messages and tracebacks. Other records stay unchanged."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         try:
@@ -38,10 +38,10 @@ def _make_safe(record: logging.LogRecord) -> None:
 
 
 def safe_traceback(error: BaseException) -> str:
-    """Return the traceback as Python prints it, with the exceptions' own texts on one line."""
+    """Return the traceback in Python's format, with the text of each exception on one line."""
     lines = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     for text in sorted(_texts_of(error), key=len, reverse=True):
-        if not _is_safe(text):  # it follows the exception's name
+        if not _is_safe(text):  # the text follows the exception's name
             lines = lines.replace(f": {text}", f": {printable(text, MAX_MESSAGE_LENGTH)}")
     escaped = (printable(line, 2 * MAX_MESSAGE_LENGTH) for line in lines.split("\n"))
     return "\n".join(escaped).rstrip("\n")
@@ -52,7 +52,7 @@ def _is_safe(text: str) -> bool:
 
 
 def _texts_of(error: BaseException) -> Iterator[str]:
-    """The texts of the exception and of all that it came from."""
+    """Yield the texts of the exception and of its causes and contexts."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -68,4 +68,4 @@ def _text_of(error: BaseException) -> str:
     try:
         return str(error)
     except Exception:
-        return ""  # traceback prints a placeholder as well
+        return ""  # the traceback has a placeholder, too

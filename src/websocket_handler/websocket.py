@@ -48,7 +48,7 @@ from .servers.lookup import websocket_of
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from .handover.socket import Handover
+    from .handover.base import Handover
 
 logger = logging.getLogger("websocket_handler")
 

@@ -137,8 +137,8 @@ class LoopInbox(_Inbox):
     """For `await websocket.areceive()` and `async for message in websocket`.
 
     `__anext__` returns the next message. After the last one it raises `StopAsyncIteration` if the
-    close code is in `normal_close_codes`, else `ConnectionClosed`. Except `put` and `end`, everything
-    runs in the thread of `loop`; `same_loop` means that the engine runs in `loop`, too.
+    close code is in `normal_close_codes`, else `ConnectionClosed`. Except `put` and `end`,
+    everything runs in the thread of `loop`; `same_loop` means that the engine runs in `loop`, too.
     """
 
     def __init__(

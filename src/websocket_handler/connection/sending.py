@@ -163,7 +163,7 @@ class SendingConnection(Connection):
         self._check_not_hopeless()
 
     def _make_room_for_fragment(self, timeout: float | None) -> None:
-        """Like `_apply_backpressure`, for a fragment of the message that the queued ones wait for."""
+        """Like `_apply_backpressure`, for a fragment of the message that queued ones wait for."""
         if self._unflushed > self._settings.high_water:
             if self._may_wait():
                 end = None if timeout is None else time.monotonic() + timeout

@@ -176,7 +176,7 @@ class Ledger:
             self._exhausted += 1
 
     def stats(self, present: Collection[Connection], listener_takeovers: int) -> Stats:
-        """Return the statistics. The engine passes its `present` connections and `listener_takeovers`."""
+        """Return the statistics. The engine passes its `present` connections and its takeovers."""
         buffered = sum(connection.buffered_amount for connection in present)
         traffic = [connection.traffic for connection in present]
         with self._lock:

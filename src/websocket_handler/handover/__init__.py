@@ -1,1 +1,1 @@
-"""Taking a connection from an HTTP server and giving it to an engine."""
+"""Moves a connection from an HTTP server to an engine."""

@@ -1,5 +1,7 @@
-"""What an HTTP server is left with where its socket object itself is taken from it: the object
-talks into the void and reads end of file. A socket becomes inert by its `__class__`.
+"""Inert sockets: the objects that an HTTP server keeps after its connection was taken.
+
+An inert socket discards everything that is sent and reads end of file. A socket object becomes
+inert when its `__class__` is changed.
 """
 
 from __future__ import annotations
@@ -10,8 +12,8 @@ import socket
 from ..engine.tls import Socket, SSLSocket
 
 
-class Void:
-    """Swallows what is sent; everything that would wait, or end the connection, does nothing."""
+class DiscardingSocket:
+    """Discards all sent bytes. Methods that would wait or end the connection have no effect."""
 
     __slots__ = ()
 
@@ -25,44 +27,46 @@ class Void:
         return memoryview(data).nbytes  # type: ignore[arg-type]
 
     def sendall(self, *_: object) -> None:
-        """Nothing is sent."""
+        """Send nothing."""
 
     def sendfile(self, *_: object) -> int:
         return 0
 
     def settimeout(self, *_: object) -> None:
-        """Nothing waits."""
+        """Do nothing; no method of this class waits."""
 
     def setblocking(self, *_: object) -> None:
-        """Nothing waits."""
+        """Do nothing; no method of this class waits."""
 
     def shutdown(self, *_: object) -> None:
-        """The engine does that."""
+        """Do nothing; the engine shuts the connection down."""
 
 
-class InertSocket(Void, Socket):
-    """A plain socket, whose descriptor was detached from it."""
+class InertSocket(DiscardingSocket, Socket):
+    """A plain socket without its descriptor, which was detached."""
 
     __slots__ = ()
 
     @staticmethod
     def take(sock: Socket) -> Socket:
-        """The connection of `sock`, which becomes inert."""
-        own = socket.socket(fileno=_socket.socket.detach(sock))  # and is not closed by that
+        """Return the connection of `sock` and make `sock` inert."""
+        own = socket.socket(fileno=_socket.socket.detach(sock))  # does not close it
         sock.__class__ = InertSocket
         return own
 
     def fileno(self) -> int:
-        """A descriptor of its own at its end, for those that select on it once more."""
+        """Return a descriptor that reads end of file, for a server that selects on it again."""
         if super().fileno() < 0 and not self._closed:  # type: ignore[attr-defined]
             dummy = _at_its_end()
             super().__init__(dummy.family, dummy.type, dummy.proto, dummy.detach())
         return super().fileno()
 
 
-class InertTlsSocket(Void, SSLSocket):
-    """A TLS socket, which stays what the engine reads and writes through: `read` and `write`
-    remain, for `TlsConnection`."""
+class InertTlsSocket(DiscardingSocket, SSLSocket):
+    """A TLS socket that is inert for the server.
+
+    The engine goes on to use the object: `read` and `write` still work, for `TlsConnection`.
+    """
 
     def pending(self) -> int:
         return 0
@@ -71,7 +75,7 @@ class InertTlsSocket(Void, SSLSocket):
         return self
 
     def fileno(self) -> int:
-        """As `InertSocket.fileno`."""
+        """Return a descriptor that reads end of file, like `InertSocket.fileno`."""
         dummy: socket.socket | None = self.__dict__.get("dummy")
         if dummy is None:
             dummy = self.__dict__["dummy"] = _at_its_end()

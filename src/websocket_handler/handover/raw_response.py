@@ -1,20 +1,22 @@
-"""The response of an application as its server writes it, in bytes."""
+"""Parses the bytes of a response that a server writes after `connect()`."""
 
 from __future__ import annotations
 
 import re
 
-from .socket import Handover
+from .base import Handover
 
 MAX_HEAD = 1 << 16
-"""Bytes of a head that are kept to find its end; what has none by then is no response."""
+"""Size limit of a response head, in bytes. A longer one is discarded as invalid."""
 
 STATUS_LINE = re.compile(r"HTTP/[0-9.]+ ([0-9]{3})(?: (.*))?")
 
 
 class RawResponse:
-    """Finds the status and the header fields in what a server writes after `connect()`, and lets
-    the handover have them; what follows is the body, as it comes, if that is wanted."""
+    """Passes the status and the header fields of a response on to the handover.
+
+    If the response rejects the WebSocket, its body is passed on as well, part by part.
+    """
 
     def __init__(self, handover: Handover) -> None:
         self._handover = handover
@@ -22,7 +24,7 @@ class RawResponse:
         self._has_head = self._is_wanted = False
 
     def feed(self, data: bytes) -> None:
-        """The server has written `data`."""
+        """Parse the next bytes that the server has written."""
         if self._has_head:
             if self._is_wanted:
                 self._handover.write(data)
@@ -36,7 +38,7 @@ class RawResponse:
             self._begin(head.decode("latin-1"), bytes(body))
 
     def end(self) -> bool:
-        """The server writes no more. Returns whether there was a response."""
+        """Note that the server has finished. Returns whether there was a response."""
         if self._is_wanted:
             self._is_wanted = False
             self._handover.write(b"", is_last=True)

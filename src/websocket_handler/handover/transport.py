@@ -1,7 +1,7 @@
-"""Taking a connection away from a server that lives in asyncio or uvloop.
+"""Hands a connection over from an HTTP server that runs in an asyncio or uvloop event loop.
 
-The socket of a plain transport is duplicated and the transport dropped; TLS, and a
-transport that still has something to send, go on to carry the bytes, and feed the engine.
+The socket of a plain transport is duplicated, and the transport is aborted. A TLS transport, or one
+with unsent bytes, is kept: the engine reads and writes through it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Any, Protocol
 
 from ..engine import Engine, close_connections, loop_engine
 from ..websocket import Stream, WebSocket
-from .socket import Handover, duplicate
+from .base import Handover
+from .socket import duplicate
 
 
 class LoopHandover(Handover):
-    """For servers that run in an event loop. In the thread of the running one."""
+    """Base class for servers that run in an event loop. Create it in the loop's thread."""
 
     def __init__(
         self,
@@ -34,7 +35,7 @@ class LoopHandover(Handover):
         super().__init__(engine, early, server=server, on_decided=on_decided)
 
     def _give(self) -> None:
-        """Safe from any thread."""
+        """Give the connection to the engine. Thread-safe."""
         if self._thread == threading.get_ident():
             self._give_in_loop()
         else:
@@ -45,10 +46,10 @@ class LoopHandover(Handover):
 
 
 class TransportHandover(LoopHandover):
-    """For servers that leave the response to us. In the thread of the running loop.
+    """Hands over the transport of a connection. Create it in the event loop's thread.
 
-    The server must have stopped reading from `transport`. `early` are bytes that came with
-    the request head.
+    The server must have stopped reading from `transport`. `early` are the bytes that were
+    received after the request head.
     """
 
     def __init__(
@@ -64,12 +65,12 @@ class TransportHandover(LoopHandover):
         self.transport = transport
 
     def _take(self) -> Stream:
-        """Only we use the transport; the rest can wait for the loop's thread."""
+        """Return the transport itself. Its socket is taken later, in the loop's thread."""
         return self.transport
 
     def _give_in_loop(self) -> None:
         if self._own is not None:
-            if self.transport.is_closing():  # its protocol may have been told of the end
+            if self.transport.is_closing():  # connection_lost() may have been called
                 self.websocket.abort()
             else:
                 self._detached.discard(self.transport)
@@ -78,9 +79,9 @@ class TransportHandover(LoopHandover):
 
 
 def take_socket(transport: asyncio.Transport) -> Stream:
-    """The socket of a transport, which is dropped; the transport itself where it must stay.
+    """Return the socket of a plain transport, which is aborted; otherwise the transport itself.
 
-    Its protocol is told of the loss, later.
+    The event loop calls `connection_lost()` of the aborted transport's protocol later.
     """
     sock: socket.socket | None = transport.get_extra_info("socket")
     is_plain = transport.get_extra_info("sslcontext") is None and sock is not None
@@ -93,10 +94,10 @@ def take_socket(transport: asyncio.Transport) -> Stream:
 
 
 class InertTransport(asyncio.Transport):
-    """The transport of a server that responds by itself: nothing of it reaches the peer.
+    """A transport that a server keeps after `connect()`. Nothing written to it reaches the peer.
 
-    `when_written` is called with what the server writes, `when_closed` once, when the server has
-    finished with it.
+    `when_written` is called with the bytes of each write, `when_closed` once, when the server
+    closes the transport.
     """
 
     def __init__(
@@ -120,16 +121,16 @@ class InertTransport(asyncio.Transport):
         return False
 
     def pause_reading(self) -> None:
-        """Nothing is read."""
+        """Do nothing; nothing is read from the peer."""
 
     def resume_reading(self) -> None:
-        """Nothing is read."""
+        """Do nothing; nothing is read from the peer."""
 
     def get_write_buffer_size(self) -> int:
         return 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Nothing is written."""
+        """Call `when_written`; the peer gets nothing."""
         self._when_written(bytes(data))
 
     def can_write_eof(self) -> bool:
@@ -144,14 +145,16 @@ class InertTransport(asyncio.Transport):
 
 
 class Undecided(Protocol):
-    """A request for a WebSocket that the application has neither accepted nor rejected."""
+    """A WebSocket request that the application has neither accepted nor rejected."""
 
     def server_closes(self) -> None: ...
 
 
 class ServerConnections:
-    """The WebSockets that came through one server, to be closed with it: the `server` of their
-    handovers."""
+    """The WebSockets of one server, which closes them when it shuts down.
+
+    It is the `server` of their handovers.
+    """
 
     def __init__(self, engine: Engine, code: int) -> None:
         self._engine = engine
@@ -160,12 +163,12 @@ class ServerConnections:
         self.undecided: set[Undecided] = set()
 
     def track(self, websocket: WebSocket) -> None:
-        """To be called once the fate of a request is decided: it may be too late."""
+        """Close the WebSocket if the server is closing. Call it once the request is decided."""
         if self.is_closing:
             websocket.close(self._code)
 
     def close_all(self, when_done: Callable[[], object]) -> None:
-        """Close those that there are, and those to come; in the loop's thread."""
+        """Close all WebSockets, and those that are accepted later. In the loop's thread."""
         self.is_closing = True
         for conversation in tuple(self.undecided):
             conversation.server_closes()

@@ -1,1 +1,1 @@
-"""One small file for each HTTP server: find the upgrade, give up the socket, stay quiet."""
+"""Integrations of HTTP servers: each finds the request and takes its connection from the server."""

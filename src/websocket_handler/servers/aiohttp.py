@@ -1,11 +1,11 @@
-"""aiohttp: `WebSocket.of(request)` in any handler, which calls `websocket` here.
+"""aiohttp: `WebSocket.of(request)` in any handler. It calls `websocket()` of this module.
 
     async def handler(request):
         ws = WebSocket.of(request)           # None for an ordinary request
         ...
         return ws.connect()
 
-The WebSocket lives in the server's own loop. aiohttp's parser refuses the older handshakes
+The WebSocket runs in the server's own event loop. aiohttp's parser rejects the oldest handshakes
 (hixie-76 to hybi-03).
 """
 
@@ -28,17 +28,17 @@ from ..settings import Settings
 from ..websocket import Stream, WebSocket
 
 KEY: Any = "websocket_handler.websocket"
-if hasattr(web, "RequestKey"):  # from 3.14 on; it warns of a str
+if hasattr(web, "RequestKey"):  # since aiohttp 3.14, which warns of a str
     KEY = web.RequestKey(KEY, WebSocket)
-"""Where the request has its WebSocket, so that there is but one."""
+"""The key of the request's WebSocket in the request, so that there is only one."""
 
 
 def websocket(request: web.BaseRequest, **settings: Any) -> WebSocket | None:
-    """The WebSocket that a request asks for, None for an ordinary request.
+    """Return the WebSocket of a request, None for an ordinary request.
 
-    `connect()` on it returns the response that the handler should return. A handler that
-    receives messages itself may go on for as long as it likes. `settings` are those of
-    `Settings`. At shutdown, WebSockets are closed with 1001. In the request's loop.
+    Its `connect()` returns the response that the handler should return. A handler may also
+    receive the messages itself and return at the end. `settings` are those of `Settings`. At
+    shutdown, WebSockets are closed with 1001. Call it in the event loop of the request.
     """
     found: WebSocket | None = request.get(KEY)
     if found is None and is_websocket_request(request.method, request.headers):
@@ -51,16 +51,15 @@ def websocket(request: web.BaseRequest, **settings: Any) -> WebSocket | None:
 
 
 class AiohttpHandover(TransportHandover):
-    """aiohttp writes the handler's response to an inert transport, which says what it is, and
-    closes that."""
+    """Takes aiohttp's transport. aiohttp writes the response to an inert one, and closes that."""
 
     def __init__(self, request: web.BaseRequest) -> None:
         transport = request.transport
         if transport is None:
-            raise WebSocketError("the client has gone away")
+            raise WebSocketError("the client has disconnected")
         super().__init__(transport, server=Sockets.of(request))
         self._server_protocol: Any = request.protocol
-        self._server_protocol.close()  # no request can follow
+        self._server_protocol.close()  # aiohttp reads no further request
         writer: Any = request._payload_writer
         self._writer = writer
         writer.write_headers = self._write_headers
@@ -77,13 +76,13 @@ class AiohttpHandover(TransportHandover):
         return super()._take()
 
     def _write_headers(self, status_line: str, headers: Any) -> Any:
-        """aiohttp sends the response by itself."""
+        """Leave the response to aiohttp."""
         vars(self._writer).pop("write_headers", None)
         self.decline(int(status_line.split()[1]))
         return self._writer.write_headers(status_line, headers)
 
     def connect_result(self, status: int) -> web.Response:
-        """For the access log, and for what middleware adds to it."""
+        """Return a response for the access log, to which middleware may add headers."""
         return web.Response(status=status)
 
     def _server_is_done(self, response: RawResponse) -> None:
@@ -93,13 +92,13 @@ class AiohttpHandover(TransportHandover):
 
 
 class Sockets(ServerConnections):
-    """One of aiohttp's connections, which stands for all WebSockets at its shutdown."""
+    """Acts as one of aiohttp's connections, so that its shutdown closes all WebSockets."""
 
     _known: ClassVar[WeakKeyDictionary[web.Server, Sockets]] = WeakKeyDictionary()
 
     @classmethod
     def of(cls, request: web.BaseRequest) -> Sockets:
-        """Those of the request's server, from its first one on."""
+        """Return the object of the request's server. The first request creates it."""
         server = request.protocol._manager
         assert server is not None
         sockets = cls._known.get(server)
@@ -109,7 +108,7 @@ class Sockets(ServerConnections):
         return sockets
 
     def close(self) -> None:
-        """aiohttp calls this first; open requests may go on."""
+        """Do nothing: aiohttp calls this before `shutdown()`, while requests may continue."""
 
     async def shutdown(self, timeout: float | None = None) -> None:
         over = asyncio.Event()
@@ -121,7 +120,7 @@ class Sockets(ServerConnections):
 
 
 def forwarded_in(request: web.BaseRequest) -> Forwarded:
-    """As the handler sees it, whose request may be a clone with other values."""
+    """Return address, scheme and host of the handler's request, which may be a clone."""
     transport = request.transport
     peer: Any = transport.get_extra_info("peername") if transport else None
     is_of_peer = isinstance(peer, tuple) and peer[0] == request.remote

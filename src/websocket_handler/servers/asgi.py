@@ -1,8 +1,8 @@
-"""ASGI applications: the `websocket` scope, and WebSockets as requests of ordinary routes.
+"""Runs ASGI applications on a WebSocket: the messages of the `websocket` scope.
 
-Knows the messages of the ASGI specification (HTTP & WebSocket, version 2.4), and no server:
-a server's integration makes the WebSocket, the scope and the handover, and has a
-`ASGISession` run the application.
+Implements the ASGI specification (HTTP & WebSocket, version 2.4), independently of the server. The
+integration of a server creates the WebSocket, the scope and the handover. A `ASGISession` then
+runs the application.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from .peer_watch import PeerWatch
 logger = logging.getLogger("websocket_handler")
 
 KEY = ASGI_KEY
-"""Where an application finds our WebSocket in its scope."""
+"""The key of the `WebSocket` in the scope."""
 
 CLIENT_LEFT = 499
-"""Stands in logs and counters for a client that left before it had an answer, as nginx has it."""
+"""The status in logs and counters for a client that disconnected before a response, as in nginx."""
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -42,14 +42,14 @@ RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
 class Disconnected(OSError):
-    """The connection is over; what an application gets that goes on sending (ASGI 2.4)."""
+    """Raised by `send()` after the connection has ended (ASGI 2.4)."""
 
 
 class ASGISession:
-    """One WebSocket and the application that it belongs to, from its request to its end.
+    """One run of an ASGI application on a WebSocket, from its request to its end.
 
-    `fields` are added to every response, `decided` is called with the status of the one that
-    is sent.
+    `fields` are added to every response. `decided` is called with the status of the response
+    that is sent.
     """
 
     def __init__(
@@ -68,17 +68,17 @@ class ASGISession:
         self._when_decided = decided
         self._connect_received = False
         self._decided = asyncio.Event()
-        self._waiting = 0  # coroutines that receive although nothing is decided
+        self._waiting = 0  # coroutines in receive() before the decision
         self._denial: tuple[int, RawHeaders] | None = None
         self._closed_with = (CloseCode.ABNORMAL_CLOSURE, "")
-        self._messages: LoopInbox | None = None  # from the moment it is accepted
-        self._unread: LoopInbox | None = None  # after the application has closed
+        self._messages: LoopInbox | None = None  # set while the WebSocket is accepted
+        self._unread: LoopInbox | None = None  # set after the application has closed
         self._is_receiving = False
-        self._may_receive: asyncio.Event | None = None  # where several coroutines receive
+        self._may_receive: asyncio.Event | None = None  # set if several coroutines receive
         self._go_on_with: Callable[[Event], object] = self._decide
 
     async def run(self, application: Application, scope: Scope) -> None:
-        """The application's whole life with this WebSocket, and what its end leads to."""
+        """Run the application, then close or reject a WebSocket that it has left open."""
         scope[KEY] = self._websocket
         self._server.undecided.add(self)
         try:
@@ -98,7 +98,7 @@ class ASGISession:
             self._server.undecided.discard(self)
 
     async def receive(self) -> Event:
-        """The next message for the application."""
+        """Return the next message for the application."""
         if self._messages is None or self._is_receiving:
             return await self._receive_otherwise()
         websocket = self._websocket
@@ -114,8 +114,8 @@ class ASGISession:
         return received(message)
 
     async def _receive_otherwise(self) -> Event:
-        """Receive before the WebSocket is accepted, after it is closed, or beside another
-        coroutine."""
+        """Receive before the WebSocket is accepted, after it is closed, or while another
+        coroutine receives."""
         if not self._connect_received:
             self._connect_received = True
             return {"type": "websocket.connect"}
@@ -132,7 +132,7 @@ class ASGISession:
         return disconnect(*self._closed_with)
 
     async def _wait_for_decision(self) -> None:
-        """Until the application accepts or rejects, its client leaves, or the server closes."""
+        """Wait until the application decides, the client disconnects, or the server shuts down."""
         if self._server.is_closing:
             self._give_up(HTTPStatus.SERVICE_UNAVAILABLE)
         watch = PeerWatch(self._handover.transport, lambda: self._give_up(CLIENT_LEFT))
@@ -144,7 +144,7 @@ class ASGISession:
             watch.close()
 
     def server_closes(self) -> None:
-        """The server shuts down; an application that waits for a message learns it now."""
+        """Reject with 503 if the application waits for a message, because the server shuts down."""
         if self._waiting:
             self._give_up(HTTPStatus.SERVICE_UNAVAILABLE)
 
@@ -154,7 +154,7 @@ class ASGISession:
             self._go_on_with = self._be_disconnected
 
     async def send(self, message: Event) -> None:
-        """A message from the application; waits while the peer is far behind."""
+        """Send a message of the application. Waits for the peer above `high_water` unsent bytes."""
         if self._messages is None or message["type"] != "websocket.send":
             self._go_on_with(message)
             return
@@ -167,7 +167,7 @@ class ASGISession:
         except ConnectionClosed as closed:
             raise Disconnected(str(closed)) from None
 
-    # What any other message does, by how far the conversation has come
+    # Handlers of all other messages, by the stage of the conversation
 
     def _decide(self, message: Event) -> None:
         kind = message["type"]
@@ -217,20 +217,20 @@ class ASGISession:
     def _after_close(self, message: Event) -> None:
         if self._websocket.state is State.CLOSED:
             self._be_disconnected(message)
-        raise RuntimeError(f"{message['type']} was sent after the end")
+        raise RuntimeError(f"{message['type']} was sent after the last message")
 
-    # What becomes of the connection
+    # Accepting, rejecting and ending
 
     def _accept(self, subprotocol: str | None, fields: RawHeaders) -> None:
         websocket = self._websocket
-        websocket.response_headers.clear()  # of an accept that failed
+        websocket.response_headers.clear()  # an earlier accept may have failed
         for name, value in decoded((*self._fields, *fields)):
             if name.lower() == "sec-websocket-protocol" and subprotocol is None:
-                subprotocol = value  # uvicorn's own classes take it from there too
+                subprotocol = value  # as in uvicorn's own classes
             else:
                 websocket.response_headers.add(name, value)
         settings: dict[str, Any] = {}
-        if websocket._settings.allowed_origins is None:  # it is the application that judges
+        if websocket._settings.allowed_origins is None:  # the application checks the origin
             settings["allowed_origins"] = (ANY_ORIGIN,)
         websocket.connect(subprotocol, **settings)
         self._go_on_with = self._close
@@ -240,7 +240,7 @@ class ASGISession:
     def _deny(
         self, status: int, fields: RawHeaders = (), body: bytes = b"", is_last: bool = True
     ) -> None:
-        """An HTTP response, after which the connection closes: its body may end with that."""
+        """Reject with an HTTP response. The connection closes after the body."""
         sent = decoded((*self._fields, *fields))
         present = Headers(sent)
         if is_last and "content-length" not in present:
@@ -266,7 +266,7 @@ class ASGISession:
             self._deny_undecided()
         elif self._messages is not None:
             self._websocket.close()
-        else:  # or the application itself called `connect()`
+        else:  # the application may have called `connect()` itself
             self._handover.complete()
 
     async def _end_abnormally(self) -> None:
@@ -276,7 +276,7 @@ class ASGISession:
             self._handover.abort()
 
     def _deny_undecided(self) -> None:
-        """The application has ended; of a response of its own there is no more than the head."""
+        """Reject the request after the application has returned without a decision."""
         if self._denial is not None:
             self._deny(*self._denial)
         elif self._server.is_closing:
@@ -286,7 +286,7 @@ class ASGISession:
 
 
 def request_of(scope: Scope, method: str = "GET") -> Request:
-    """The request that a `websocket` scope came as. Such a scope does not tell the method."""
+    """Return the request of a `websocket` scope, which does not contain the method."""
     path = scope.get("raw_path") or quote(scope["path"]).encode()
     query = scope.get("query_string", b"")
     return Request(

@@ -1,8 +1,8 @@
-"""WebSockets over the messages of an ASGI server that keeps the connection to itself.
+"""WebSockets over the messages of an ASGI server that does not expose the connection.
 
-Such a server does handshake and frames, and gives and takes messages. The engine wants
-bytes: a `MessageTransport` stands between, the other end of the same protocol. That costs a
-task for each WebSocket, and pings are the server's affair; all else is the same.
+Such a server handles the handshake and the frames, and exchanges messages with the application. The
+engine reads and writes bytes, so a `MessageTransport` translates between both. It needs asyncio
+tasks for each WebSocket. The server sends the pings. Everything else works as on a socket.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from http import HTTPStatus
 from typing import Any
 
 from ..engine import loop_engine
-from ..handover.socket import Handover
+from ..handover.base import Handover
 from ..handover.transport import TransportHandover
 from ..protocol.assembly import Close, Message
 from ..protocol.check import is_valid_close_code
@@ -34,10 +34,10 @@ from .forwarded import in_scope
 logger = logging.getLogger("websocket_handler")
 
 ASGI = replace(rfc6455.VERSION, name="ASGI", _has_pings=False)
-"""What is spoken with the server: no version of the protocol, but as good as one."""
+"""The version between the engine and a `MessageTransport`: RFC 6455 without pings."""
 
 NO_KEY = bytes(4)
-"""A masking key that leaves everything as it is."""
+"""The masking key that leaves the payload unchanged."""
 
 OF_THE_HANDSHAKE = (
     *("upgrade", "connection"),
@@ -51,9 +51,10 @@ HIGH_WATER = 1 << 16
 async def run_over_asgi_messages(
     application: Application, scope: Scope, receive: Receive, send: Send, settings: Settings
 ) -> None:
-    """Run an application on a `websocket` scope in which it finds a WebSocket of ours.
+    """Run an application on a `websocket` scope, with a `WebSocket` in it.
 
-    The application must receive `websocket.connect` and may deny the request, or `connect()`.
+    The application must receive `websocket.connect`. Then it may deny the request, or call
+    `connect()` on the WebSocket.
     """
     can_deny = "websocket.http.response" in (scope.get("extensions") or {})
     transport = MessageTransport(receive, send, can_deny)
@@ -77,7 +78,7 @@ async def run_over_asgi_messages(
 async def _run(
     application: Application, scope: Scope, receive: Receive, send: Send, handover: Handover
 ) -> None:
-    """Run the application until its response is known, and its own end."""
+    """Run the application to its end, and complete or abort the handover."""
     try:
         await application(scope, receive, send)
         handover.complete()
@@ -85,7 +86,7 @@ async def _run(
         if not handover.is_detached:
             raise
         logger.error("%r: the ASGI application raised", handover.websocket, exc_info=error)
-        if not handover.is_complete:  # else what runs after the response has failed
+        if not handover.is_complete:  # otherwise a task after the response failed
             handover.abort()
     except BaseException:
         handover.abort()
@@ -93,19 +94,19 @@ async def _run(
 
 
 def with_handshake(request: Request) -> Request:
-    """The request with a handshake that is in order: the server's has been already."""
+    """Return the request with a valid handshake. The server has checked the client's."""
     fields = request.headers.fields()
     headers = Headers(field for field in fields if not field[0].startswith(":"))
     headers["Upgrade"], headers["Connection"] = "websocket", "Upgrade"
     headers["Sec-WebSocket-Version"] = str(ASGI.number)
     headers["Sec-WebSocket-Key"] = "AAAAAAAAAAAAAAAAAAAAAA=="
-    if "Host" not in headers:  # HTTP/2 has it as :authority
+    if "Host" not in headers:  # in HTTP/2 it is :authority
         headers["Host"] = dict(fields).get(":authority", "localhost")
     return replace(request, headers=headers, http_version="1.1")
 
 
 class MessageTransport(asyncio.Transport):
-    """Bytes of RFC 6455 to one side, messages of ASGI to the other."""
+    """A transport that reads and writes RFC 6455 frames, and carries them as ASGI messages."""
 
     def __init__(self, receive: Receive, send: Send, can_deny: bool) -> None:
         super().__init__()
@@ -121,13 +122,15 @@ class MessageTransport(asyncio.Transport):
         self._size = 0
         self._something_to_send = asyncio.Event()
         self._reading = asyncio.Event()
-        self._wanted = asyncio.Event()  # the next message, by the engine or the application
+        self._wanted = asyncio.Event()  # set if the engine or the application can receive
         self._disconnected = asyncio.Event()
         self._connect_received = False
 
     async def receive(self) -> Event:
-        """The next message for an application that has not decided yet: after
-        `websocket.connect` that is the end."""
+        """Return `websocket.connect`, then wait for the disconnect of the client.
+
+        For an application that has not decided yet.
+        """
         if not self._connect_received:
             self._connect_received = True
             return await self._receive()
@@ -136,18 +139,18 @@ class MessageTransport(asyncio.Transport):
         return disconnect(CloseCode.ABNORMAL_CLOSURE, "")
 
     async def deny(self, message: Event) -> None:
-        """A response in place of the WebSocket; a bare 403 where the server has no other."""
+        """Send a response that rejects the WebSocket, or 403 if the server supports no other."""
         if self._can_deny:
             await self._send(message)
         elif message["type"] == "websocket.http.response.start":
             await self._send({"type": "websocket.close"})
 
     async def carry(self) -> None:
-        """Carry messages both ways until the end, whoever ends or fails."""
+        """Carry messages in both directions until either side ends or fails."""
         receiving = asyncio.create_task(self._carry_in())
         try:
             await self._carry_out()
-        except OSError as error:  # the peer has gone, in the words of ASGI 2.4
+        except OSError as error:  # ASGI 2.4: the peer has disconnected
             logger.debug("%r: %r", self.websocket, error)
         except Exception as error:
             self._log_failure(error)
@@ -177,15 +180,17 @@ class MessageTransport(asyncio.Transport):
                 self._protocol.resume_writing()
 
     async def _send_close(self, message: Event) -> None:
-        """Close without a code where the server refuses it: daphne sends but 1000 and those
-        from 3000 on."""
+        """Close with the code, or without it if the server rejects it.
+
+        daphne accepts only 1000 and 3000 to 4999.
+        """
         try:
             await self._send(message)
         except OSError:
             raise
         except Exception as error:
             code = message.get("code")
-            logger.info("%r: the server does not close with %s: %r", self.websocket, code, error)
+            logger.info("%r: the server rejects the close code %s: %r", self.websocket, code, error)
             await self._send({"type": "websocket.close"})
 
     async def _carry_in(self) -> None:
@@ -212,7 +217,7 @@ class MessageTransport(asyncio.Transport):
             self._end_input(frame)
 
     def _fail(self) -> None:
-        """Close with 1011, as if the peer had answered that: nothing can be received."""
+        """Close with 1011, as if the peer had replied: nothing more can be received."""
         if self.websocket is not None:
             self.websocket.close(CloseCode.INTERNAL_ERROR, "internal error")
         self._end_input(close_frame(CloseCode.INTERNAL_ERROR, None))
@@ -224,7 +229,7 @@ class MessageTransport(asyncio.Transport):
     def _log_failure(self, error: Exception) -> None:
         logger.error("%r: the ASGI server's messages failed", self.websocket, exc_info=error)
 
-    # What the engine asks of a transport
+    # The methods of a transport that the engine uses
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ARG002
         return default
@@ -239,7 +244,7 @@ class MessageTransport(asyncio.Transport):
         return False
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Messages are not split, so there is no choice."""
+        """Do nothing: messages are not split, so the limits are fixed."""
 
     def get_write_buffer_size(self) -> int:
         return self._size
@@ -279,7 +284,7 @@ class MessageTransport(asyncio.Transport):
                 self._put({"type": "websocket.close", "code": code, "reason": event.reason})
 
     def _put_answer(self, head: str) -> bool:
-        """What the response to the handshake amounts to; returns whether it accepts."""
+        """Queue the message for a response to the handshake. Returns whether it is a 101."""
         status_line, *lines = head.split("\r\n")
         status = int(status_line.split()[1])
         fields = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
@@ -299,7 +304,7 @@ class MessageTransport(asyncio.Transport):
         return status == HTTPStatus.SWITCHING_PROTOCOLS
 
     def _add_denial_body(self, data: bytes | bytearray | memoryview) -> None:
-        """Not every server takes it in pieces."""
+        """Collect the body, because not every server accepts it in parts."""
         self._denial_body += data
         self._size += len(data)
 
@@ -323,7 +328,7 @@ class MessageTransport(asyncio.Transport):
 
 
 def frame_of(message: Event) -> bytes:
-    """The frame that a client would have sent."""
+    """Return a message as the frame that the client has sent."""
     text = message.get("text")
     if text is None:
         return write_frame(Opcode.BINARY, message["bytes"], key=NO_KEY)
@@ -331,9 +336,9 @@ def frame_of(message: Event) -> bytes:
 
 
 def close_frame(code: int | None, reason: str | None) -> bytes:
-    """The close frame that the server has received; empty where there was none.
+    """Return the close frame that the server has received; empty if there was none.
 
-    daphne has None for a close frame without a code.
+    daphne reports None for a close frame without a code.
     """
     if code is None or code == CloseCode.NO_CODE_RECEIVED:
         return write_frame(Opcode.CLOSE, b"", key=NO_KEY)

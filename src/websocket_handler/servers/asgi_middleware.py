@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ..errors import WebSocketError
-from ..handover.socket import Handover
+from ..handover.base import Handover
 from ..protocol.handshake import Accepted
 from ..settings import Settings
 from ..websocket import WebSocket
@@ -19,19 +19,23 @@ from .forwarded import in_scope
 
 
 class ASGIMiddleware:
-    """Lets ordinary HTTP routes of an ASGI application find WebSockets among their requests.
+    """Passes WebSocket requests to the ordinary HTTP routes of an ASGI application.
 
-    The application gets a `http` scope instead of a `websocket` one, with
-    `scope["websocket"]`: a `WebSocket`, or None for ordinary requests. It may respond like
-    any request, or call `connect()` and return while the WebSocket goes on. A status of 400 or
-    more after that rejects the WebSocket after all; else the cookies and most other headers go
-    with the 101, and the body is discarded. Under a server that keeps the connection to itself,
-    the WebSocket lives as long as the server's, over ASGI's messages. `settings` are those of
-    `Settings`; they override those of the server's integration.
+    The application gets an `http` scope instead of a `websocket` scope. `scope["websocket"]` is
+    a `WebSocket`, or None for an ordinary request; `WebSocket.of(request)` returns it. A route
+    may respond as to any request, or call `connect()` and return; the connection stays open.
 
-    Wrap the application as a whole, as the last line: `app = ASGIMiddleware(app)`. Raises
-    `WebSocketError` at startup and at every request if it finds itself inside of other
-    middleware of Starlette or FastAPI, which WebSockets would bypass.
+    The response decides after `connect()`. A status below 400 accepts the WebSocket: cookies and
+    most other headers are added to the 101, and the body is discarded. A status of 400 or more
+    rejects it, and the client gets the response.
+
+    Under a server without an integration, the WebSocket uses the messages of ASGI, with
+    asyncio tasks for each connection. `settings` are those of `Settings`. They override the
+    settings of the server's integration.
+
+    Wrap the whole application, as the last line: `app = ASGIMiddleware(app)`. Raises
+    `WebSocketError` at every request, and at startup if possible, if other middleware of
+    Starlette or FastAPI wraps it: WebSockets would bypass that middleware.
     """
 
     def __init__(self, app: Application, **settings: Any) -> None:
@@ -54,7 +58,7 @@ class ASGIMiddleware:
         try:
             check_placement(self, scope)
         except WebSocketError as error:
-            if scope["type"] == "lifespan":  # raising alone could be taken for no lifespan
+            if scope["type"] == "lifespan":  # after a bare exception servers start without lifespan
                 await receive()
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
             raise
@@ -75,7 +79,7 @@ class ASGIMiddleware:
 
 
 class _Exchange:
-    """The request and response of an ordinary route, in terms of a `websocket` scope."""
+    """Translates between the messages of an `http` scope and of a `websocket` scope."""
 
     def __init__(self, handover: Handover, receive: Receive, send: Send) -> None:
         self.over = asyncio.Event()
@@ -97,7 +101,7 @@ class _Exchange:
         return {"type": "http.disconnect"}
 
     async def _wait_for_disconnect(self) -> None:
-        """Until the client leaves before it has an answer, or the application has returned."""
+        """Wait until the client disconnects or the application returns."""
         waiting = [asyncio.ensure_future(call) for call in (self._receive(), self.over.wait())]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -120,7 +124,7 @@ class _Exchange:
 
 
 def http_scope(scope: Scope) -> Scope:
-    """The scope of the ordinary request that a `websocket` scope came as."""
+    """Return the `http` scope of the request that a `websocket` scope stands for."""
     without = ("type", "scheme", "subprotocols", "extensions")
     return {
         **{name: value for name, value in scope.items() if name not in without},

@@ -1,7 +1,7 @@
-"""A request's address, scheme and host as the application sees them, in WSGI and ASGI.
+"""Reads the address, scheme and host of a request as the application sees them.
 
-Middleware changes them in the environ or the scope after the server has made it, when the
-server's peer is a proxy.
+Behind a proxy, middleware changes them in the WSGI environ or the ASGI scope after the server has
+created it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from ..protocol.request import Forwarded, address_of
 
 
 def in_environ(environ: Mapping[str, Any]) -> Forwarded:
+    """Return address, scheme and host in a WSGI environ."""
     address = address_of(environ.get("REMOTE_ADDR"), environ.get("REMOTE_PORT"))
     return Forwarded(address, environ["wsgi.url_scheme"], environ.get("HTTP_HOST"))
 
 
 def in_scope(scope: Mapping[str, Any]) -> Forwarded:
+    """Return address, scheme and host in an ASGI scope."""
     client = scope.get("client")
     scheme = "https" if scope.get("scheme") in ("wss", "https") else "http"
     hosts = [value for name, value in scope["headers"] if name.lower() == b"host"]
@@ -26,5 +28,5 @@ def in_scope(scope: Mapping[str, Any]) -> Forwarded:
 
 
 def in_django_request(request: Any, look: Callable[[], Forwarded]) -> Forwarded:
-    """With what Django's settings SECURE_PROXY_SSL_HEADER and USE_X_FORWARDED_HOST add."""
+    """Apply Django's settings SECURE_PROXY_SSL_HEADER and USE_X_FORWARDED_HOST."""
     return look()._replace(scheme=request.scheme, host=request._get_raw_host())

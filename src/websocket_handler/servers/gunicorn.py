@@ -1,7 +1,7 @@
 """gunicorn's own ASGI worker: `gunicorn -k websocket_handler.servers.gunicorn.ASGIWorker app:app`.
 
-Everything else of gunicorn needs no class of ours: with its WSGI workers it is the application
-that is wrapped (`WSGIMiddleware`), and its uvicorn worker is uvicorn.
+gunicorn's other workers need no class from here. Under its WSGI workers, wrap the application in
+`WSGIMiddleware`. For its uvicorn worker, see `servers.uvicorn`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from .forwarded import in_scope
 
 
 class WebSocketProtocol(ASGIProtocol):  # type: ignore[misc]
-    """gunicorn's protocol, but for its WebSockets.
+    """gunicorn's protocol class with the WebSockets of this library.
 
-    Their size is limited as gunicorn's `websocket_max_message_size` says, all else is as
-    `Settings` and the worker's `settings` say.
+    gunicorn's `websocket_max_message_size` limits the size of messages. The worker's `settings`
+    override it and the defaults of `Settings`.
     """
 
     async def _handle_websocket(self, request: Any, sockname: Any, peername: Any) -> None:
@@ -56,16 +56,16 @@ class WebSocketProtocol(ASGIProtocol):  # type: ignore[misc]
 
 
 class ASGIWorker(gasgi.ASGIWorker):  # type: ignore[misc]
-    """gunicorn's worker with that protocol; its end closes WebSockets with 1012.
+    """gunicorn's ASGI worker with `WebSocketProtocol`. Its shutdown closes WebSockets with 1012.
 
-    For other settings (those of `Settings`), derive a class and name it after `-k`.
+    For other `settings` (those of `Settings`), derive a class and pass its name to `-k`.
     """
 
     settings: ClassVar[dict[str, Any]] = {}
     websockets: ServerConnections
 
     async def _serve(self) -> None:
-        gasgi.ASGIProtocol = WebSocketProtocol  # what the worker makes for each connection
+        gasgi.ASGIProtocol = WebSocketProtocol  # the worker creates one per connection
         self.websockets = ServerConnections(loop_engine(), CloseCode.SERVICE_RESTART)
         await super()._serve()
 

@@ -1,10 +1,10 @@
-"""The standard library's http.server, and whatever is built on it: wsgiref for one.
+"""The standard library's http.server and the servers built on it, wsgiref for example.
 
-`configure_server` puts a layer over the server's request handler class. A request that
-asks for a WebSocket finds it in `self.websocket` (under WSGI: `environ["wsgi.websocket"]`)
-and goes through the handler like any other. `connect()` takes the socket away from the
-handler at once. What the handler or a WSGI server still writes is read here, for its status and
-its headers; the engine gets the socket when these are known, or the handler has returned.
+`configure_server` derives a class from the server's request handler class. A WebSocket request
+passes through the handler like any other request, with its WebSocket in `self.websocket` (under
+WSGI: `environ["wsgi.websocket"]`). `connect()` takes the socket from the handler at once. The bytes
+that the handler or a WSGI server writes after that are parsed here for the status and the headers.
+The engine gets the socket when these are known, or when the handler has returned.
 """
 
 from __future__ import annotations
@@ -34,14 +34,17 @@ Server = TypeVar("Server", bound=socketserver.BaseServer)
 
 
 def configure_server(server: Server, *, engine: Engine | None = None, **settings: Any) -> Server:
-    """Let the handlers of `server` find WebSockets among their requests; returns `server`.
+    """Let the handlers of `server` accept WebSockets. Returns `server`.
 
-    `server` is an `HTTPServer`, a `ThreadingHTTPServer`, a wsgiref server or any other
+    In a handler, `WebSocket.of(self)` returns the WebSocket, or None for an ordinary request.
+    `server` is an `HTTPServer`, a `ThreadingHTTPServer`, a wsgiref server or any other server
     whose handler class is a `BaseHTTPRequestHandler` (or a `functools.partial` of one).
-    `engine` is where the WebSockets will live, by default a background thread of the
-    process; `settings` are those of `Settings`. `server.server_close()` closes the
-    server's WebSockets with 1001. Raises `TypeError` if the handler class is something
-    else or a setting is unknown, `ValueError` for a bad one.
+    `engine` serves the WebSockets; the default runs in a background thread of the process.
+    `settings` are those of `Settings`. `server.server_close()` closes the server's WebSockets
+    with 1001.
+
+    Raises `TypeError` if the handler class is not one of these, if `server` was configured before,
+    or if a setting is unknown. Raises `ValueError` if the value of a setting is not valid.
     """
     chosen = Settings(**settings)
     layer = {"websocket_settings": chosen, "websocket_engine": engine}
@@ -74,12 +77,14 @@ def _with_layer(handler: Any, layer: dict[str, Any]) -> Any:
 
 NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 ACCEPT_PAUSE = 0.05
-"""Seconds until a server with no descriptors left tries again to accept who is waiting."""
+"""Seconds until a server without free descriptors calls `accept` again."""
 
 
 def _pause_when_full(server: Any) -> None:
-    """Have the server wait a little where `accept` fails for want of room: the listening socket
-    stays readable, and `serve_forever` would try without pause."""
+    """Pause if `accept` fails because descriptors or memory are exhausted.
+
+    The listening socket stays readable, so `serve_forever` would retry in a busy loop.
+    """
     accept = server.get_request
 
     def get_request() -> Any:
@@ -94,10 +99,10 @@ def _pause_when_full(server: Any) -> None:
 
 
 class WebSocketRequests(BaseHTTPRequestHandler):
-    """The layer over a request handler class; `websocket` is None for ordinary requests."""
+    """Added to a request handler class. `websocket` is None for an ordinary request."""
 
     websocket_settings: ClassVar[Settings]
-    websocket_engine: ClassVar[Engine | None]  # None: the process's, which a fork changes
+    websocket_engine: ClassVar[Engine | None]  # None: the default engine, new after a fork
     websocket: WebSocket | None = None
     _handover: SocketHandover
     _response: RawResponse
@@ -108,7 +113,7 @@ class WebSocketRequests(BaseHTTPRequestHandler):
         self._expect_head(may_idle=False)
 
     def _expect_head(self, may_idle: bool) -> None:
-        """Read the head of a request next, if the reader is one that can be looked into."""
+        """Read the next request head through a `HeadReader`, if the reader has `peek()`."""
         if isinstance(self.rfile, BufferedReader):
             seconds = self.websocket_settings.open_timeout
             head = HeadReader(self.rfile, self.connection, seconds, may_idle)
@@ -120,7 +125,7 @@ class WebSocketRequests(BaseHTTPRequestHandler):
         head: Any = self.rfile
         is_watched = isinstance(head, HeadReader)
         if is_watched:
-            head.lines.clear()  # of which the first was the request line
+            head.lines.clear()  # the request line
         try:
             if not super().parse_request():
                 return False
@@ -132,12 +137,12 @@ class WebSocketRequests(BaseHTTPRequestHandler):
             if is_watched:
                 self.rfile = head.give_back()
         if is_watched and head.mentions_websocket() and not head.is_valid():
-            with contextlib.suppress(ConnectionError):  # the peer may be gone within the head
+            with contextlib.suppress(ConnectionError):  # the peer may have disconnected
                 self.send_error(HTTPStatus.BAD_REQUEST, "Bad header line")
             self.close_connection = True
             return False
         if is_websocket_request(self.command, self.headers):
-            # Every answer but a 101 ends the connection, in words any client understands.
+            # Every response but a 101 ends the connection. It is HTTP/1.1, as clients expect.
             self.protocol_version = "HTTP/1.1"
             self.close_connection = True
             self._logged = False
@@ -160,7 +165,7 @@ class WebSocketRequests(BaseHTTPRequestHandler):
         self._expect_head(may_idle=True)
         super().handle_one_request()
         if self.websocket is not None:
-            self.close_connection = True  # what follows a handshake is never a request
+            self.close_connection = True  # bytes after a handshake are never a request
 
     def handle(self) -> None:
         try:
@@ -181,7 +186,7 @@ class WebSocketRequests(BaseHTTPRequestHandler):
             self._handover.complete()
 
     def _log_handover(self, status: int) -> None:
-        """For handlers that send no response themselves, before the client gets one."""
+        """Write the access log line if the handler sent no response itself."""
         if self._handover.is_detached and not self._logged:
             self.log_request(self._handover.status or int(status))
 
@@ -198,7 +203,7 @@ class WebSocketRequests(BaseHTTPRequestHandler):
         super().log_request(code, size)
 
     def get_environ(self) -> dict[str, Any]:
-        """The WSGI environment, where the handler class is that of a WSGI server."""
+        """Return the WSGI environ, if the handler class is that of a WSGI server."""
         environ: dict[str, Any] = super().get_environ()  # type: ignore[misc]
         environ["wsgi.websocket"] = self.websocket
         if self.websocket is not None:
@@ -220,8 +225,7 @@ STATUS = re.compile(rb"HTTP/[0-9.]+ ([0-9]{3})")
 
 
 class ResponseWriter(BufferedIOBase):
-    """A handler's `wfile`: the peer's until `connect()`, then that of the response which decides
-    about the WebSocket."""
+    """A handler's `wfile`. Writes to the peer until `connect()`, then to the response parser."""
 
     def __init__(self, wfile: Any, handover: SocketHandover, response: RawResponse) -> None:
         self._wfile = wfile

@@ -1,6 +1,6 @@
-"""Finds the WebSocket of a request, whatever the framework: `WebSocket.of(request)`.
+"""Finds the WebSocket of a request in every framework: `WebSocket.of(request)`.
 
-Imports no framework: a request is known by its attributes, or by the classes of a framework
+Imports no framework. A request is recognised by its attributes, or by the classes of a framework
 that the application has imported.
 """
 
@@ -25,7 +25,7 @@ ASGI_KEY = "websocket"
 
 
 def websocket_of(request: Any) -> WebSocket | None:
-    """See `WebSocket.of`."""
+    """Return the WebSocket of `request`, None for an ordinary request. See `WebSocket.of`."""
     if isinstance(request, BaseHTTPRequestHandler):
         return _in_handler(request)
     for module, name, integration in LOOP_SERVERS:
@@ -41,8 +41,8 @@ def websocket_of(request: Any) -> WebSocket | None:
     if isinstance(request, Mapping):
         return _in_mapping(request, request)
     raise TypeError(
-        f"no WebSocket can be looked for in {type(request).__name__!r}: give the request that "
-        "the handler has, the handler of Tornado or http.server, a WSGI environ or an ASGI scope"
+        f"{type(request).__name__!r} is not a request: pass the framework's request object, "
+        "the handler of Tornado or http.server, a WSGI environ or an ASGI scope"
     )
 
 
@@ -61,9 +61,9 @@ def _in_mapping(mapping: Mapping[str, Any], request: Any) -> WebSocket | None:
         key, look = ASGI_KEY, in_scope
         cure = "wrap the application: app = ASGIMiddleware(app)"
     else:
-        raise TypeError("neither a WSGI environ nor an http or websocket scope of ASGI")
+        raise TypeError("neither a WSGI environ nor an ASGI scope for http or websocket")
     if key not in mapping:
-        raise WebSocketError(f"the request did not come through our middleware; {cure}")
+        raise WebSocketError(f"the request passed through no WebSocket middleware; {cure}")
     websocket: WebSocket | None = mapping[key]
     if websocket is not None:
         seen = partial(look, mapping)
@@ -74,6 +74,6 @@ def _in_mapping(mapping: Mapping[str, Any], request: Any) -> WebSocket | None:
 
 def _in_handler(handler: Any) -> WebSocket | None:
     if not hasattr(handler, "websocket_settings"):
-        raise WebSocketError("the server is not prepared; call configure_server(server) first")
+        raise WebSocketError("the server is not configured; call configure_server(server) first")
     websocket: WebSocket | None = handler.websocket
     return websocket

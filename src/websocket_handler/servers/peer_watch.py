@@ -1,4 +1,4 @@
-"""Noticing that a peer has gone while nothing is read from its connection."""
+"""Detects that a peer has disconnected while nothing is read from its connection."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 
 class PeerWatch:
-    """Calls `when_gone` once the peer has ended its side of a transport, or reset it.
+    """Calls `when_gone` when the peer of a transport has closed its side or reset the connection.
 
-    Nothing is read, so bytes that came early stay where they are, and a peer that sends many
-    of them is noticed all the same. In the thread of the running loop; Linux only, elsewhere
-    `when_gone` is not called.
+    Reads nothing: early bytes stay in the socket's buffer and do not delay the call while they
+    fit into it. Create it in the thread of the running event loop. Linux only: elsewhere
+    `when_gone` is called only if the transport is closed already.
     """
 
     def __init__(self, transport: asyncio.Transport, when_gone: Callable[[], object]) -> None:
@@ -24,7 +24,7 @@ class PeerWatch:
             self._loop.call_soon(when_gone)
         elif hasattr(select, "epoll"):
             self._epoll = select.epoll(1)
-            self._epoll.register(sock.fileno(), select.EPOLLRDHUP)  # and HUP and ERR
+            self._epoll.register(sock.fileno(), select.EPOLLRDHUP)  # implies HUP and ERR
             self._loop.add_reader(self._epoll.fileno(), self._gone)
 
     def _gone(self) -> None:
@@ -32,7 +32,7 @@ class PeerWatch:
         self._when_gone()
 
     def close(self) -> None:
-        """Call `when_gone` no more."""
+        """Stop watching. `when_gone` is not called any more."""
         epoll, self._epoll = self._epoll, None
         if epoll is not None:
             self._loop.remove_reader(epoll.fileno())

@@ -1,4 +1,4 @@
-"""The head of a request as http.server reads it: in time, and line by line as it came."""
+"""Reads the request head for http.server with a deadline, and keeps its lines unchanged."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from typing import Any, cast
 from ..handover.socket import Reader
 
 FIELD_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n")
-"""RFC 9112 section 5, and RFC 9110 section 5.5. The standard library takes much else for the
-end of a line, or of the head."""
+"""RFC 9112 section 5 and RFC 9110 section 5.5. The standard library also accepts other ends of
+a line and of the head."""
 
 TIMEOUT_STEP = 0.25
-"""Seconds: how often at most a socket is told how much of the time for a head is left."""
+"""Minimum time in seconds between two updates of the socket's time-out."""
 
 
 class HeadReader:
-    """A handler's reader while it reads the head of a request: keeps the lines as they came,
-    and raises `TimeoutError` if the head is not whole in time, however its bytes trickle in.
+    """A handler's reader while it reads a request head. Keeps the lines as they were received.
 
-    The time begins now, or with the first byte where the connection `may_idle` before.
+    Raises `TimeoutError` if the head is not complete within `seconds`; bytes that arrive do not
+    extend the deadline. The time starts now, or with the first byte if the connection `may_idle`
+    between requests.
     """
 
     def __init__(
@@ -31,8 +32,8 @@ class HeadReader:
     ) -> None:
         self.lines: list[bytes] = []
         self._reader = reader
-        self._block = b""  # what the reader has in its buffer,
-        self._read = 0  # of which so much was read here, and is still to be read there
+        self._block = b""  # a copy of the bytes in the reader's buffer
+        self._read = 0  # bytes of it that were returned, but are still in that buffer
         self._sock = sock
         self._usual_timeout = sock.gettimeout()
         self._seconds = seconds
@@ -68,7 +69,7 @@ class HeadReader:
     def _peek(self) -> bytes:
         now = time.monotonic()
         if now >= self._deadline:
-            raise TimeoutError("the head of the request did not come in time")
+            raise TimeoutError("the request head was not received in time")
         if self._deadline < math.inf and now - self._set_at > TIMEOUT_STEP:
             self._set_at, left = now, self._deadline - now
             self._sock.settimeout(min(left, self._usual_timeout or left))
@@ -78,15 +79,15 @@ class HeadReader:
         return waiting
 
     def give_back(self) -> BufferedIOBase:
-        """The head is whole: the reader as it was, with the time-out that the handler gave it."""
+        """Return the original reader after the head, and restore the time-out of its socket."""
         if self._set_at > -math.inf:
             self._sock.settimeout(self._usual_timeout)
         return self._catch_up()
 
     def is_valid(self) -> bool:
-        """Whether each line is a header field, or the end of the head."""
+        """Return whether every line is a valid header field or the end of the head."""
         return all(FIELD_LINE.fullmatch(line) or line in (b"\r\n", b"") for line in self.lines)
 
     def mentions_websocket(self) -> bool:
-        """Whether the head asks for a WebSocket, or would but for a bad line."""
+        """Return whether the head contains "websocket", even in an invalid line."""
         return b"websocket" in b"".join(self.lines).lower()

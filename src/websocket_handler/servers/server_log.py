@@ -1,7 +1,7 @@
-"""Warnings and errors of this library go to the log of the HTTP server, like its own.
+"""Passes log records of this library to the log of the HTTP server.
 
-Servers configure loggers of their own, and none for others: an error of this library would be
-printed to stderr without time or level, and not be in the server's log file.
+Servers configure their own loggers only. Without this handler, Python prints warnings and errors
+of this library to stderr without time or level, and they are missing in the server's log file.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ SERVER_LOGS = ("uvicorn.error", "gunicorn.error", "hypercorn.error", "_granian")
 
 
 class ServerLog(logging.Handler):
-    """Hands records to the server's logger where the application has configured no logging."""
+    """Passes records to the server's logger if the application has configured no logging."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if _is_configured(record.name, self):
@@ -26,7 +26,7 @@ class ServerLog(logging.Handler):
 
 
 def _is_configured(name: str, other_than: logging.Handler) -> bool:
-    """Whether a record of the logger reaches another handler."""
+    """Return whether records of the logger reach a handler other than `other_than`."""
     logger: logging.Logger | None = logging.getLogger(name)
     while logger is not None:
         if any(handler is not other_than for handler in logger.handlers):

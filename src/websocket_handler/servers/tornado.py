@@ -1,4 +1,4 @@
-"""Tornado: `WebSocket.of(self)` in any request handler, which calls `websocket` here.
+"""Tornado: `WebSocket.of(self)` in any request handler. It calls `websocket()` of this module.
 
     class Echo(RequestHandler):
         def get(self):
@@ -33,15 +33,15 @@ from ..settings import Settings
 from ..websocket import Stream, WebSocket
 
 ATTRIBUTE = "_websocket_handler_websocket"
-"""Where Tornado's request has its WebSocket, so that there is but one."""
+"""The attribute of Tornado's request that holds its WebSocket, so that there is only one."""
 
 
 def websocket(handler: RequestHandler, **settings: Any) -> WebSocket | None:
-    """The WebSocket that a handler's request asks for, None for an ordinary request.
+    """Return the WebSocket of a handler's request, None for an ordinary request.
 
-    `connect()` on it returns None, as handlers do. A handler that receives messages itself
-    may go on for as long as it likes. `settings` are those of `Settings`. In the thread of
-    the server's loop.
+    Its `connect()` returns None, as handlers do. A handler may also receive the messages itself
+    and return at the end. `settings` are those of `Settings`. Call it in the thread of the
+    server's event loop.
     """
     request: Any = handler.request
     found: WebSocket | None = getattr(request, ATTRIBUTE, None)
@@ -56,7 +56,7 @@ def websocket(handler: RequestHandler, **settings: Any) -> WebSocket | None:
 
 def _make_websocket(handler: RequestHandler, headers: Headers, settings: Settings) -> WebSocket:
     request: Any = handler.request
-    request.connection._disconnect_on_finish = True  # no request can follow
+    request.connection._disconnect_on_finish = True  # Tornado reads no further request
     return WebSocket(request_of(request, headers), settings, handover=TornadoHandover(handler))
 
 
@@ -75,7 +75,7 @@ async def close_all_websockets(
 
 
 class TornadoHandover(LoopHandover):
-    """The stream is detached; Tornado responds to a connection of ours."""
+    """Takes the socket of Tornado's stream. The response goes to a `ResponseConnection`."""
 
     def __init__(self, handler: RequestHandler) -> None:
         super().__init__()
@@ -85,24 +85,24 @@ class TornadoHandover(LoopHandover):
         connection.write_headers = self._write_headers
 
     def _write_headers(self, start_line: Any, *arguments: Any) -> Any:
-        """Tornado sends the response by itself."""
+        """Leave the response to Tornado."""
         vars(self._connection).pop("write_headers", None)
         self.decline(start_line.code)
         return self._connection.write_headers(start_line, *arguments)
 
     def connect_result(self, status: int) -> None:  # noqa: ARG002
-        """Tornado takes None alone."""
+        """Return None: Tornado accepts nothing else from a handler."""
         return
 
     def _take(self) -> Stream:
         request: Any = self._handler.request
         stream = request.connection.stream
         if stream is None or stream.closed():
-            raise WebSocketError("the client has gone away")
+            raise WebSocketError("the client has disconnected")
         sock: socket.socket = stream.socket
         is_tls = isinstance(sock, ssl.SSLSocket)
         if is_tls and not IS_NATIVE:
-            raise WebSocketError("without the native engine, no TLS socket can be taken over")
+            raise WebSocketError("taking over a TLS socket needs the native engine")
         own = sock if is_tls else duplicate(sock)
         vars(self._connection).pop("write_headers", None)
         request.connection.detach()
@@ -118,13 +118,13 @@ class TornadoHandover(LoopHandover):
         return own
 
     def _handler_ended(self, task: asyncio.Task[Any]) -> None:
-        """Tornado sends no response for a handler that is cancelled."""
+        """Abort if the handler was cancelled, because Tornado sends no response then."""
         if task.cancelled() and not self.is_complete:
             self.abort()
 
 
 class ResponseConnection:
-    """The connection of a handler after `connect()`: takes its response for the handover."""
+    """Replaces the handler's connection after `connect()`. Passes its response to the handover."""
 
     def __init__(self, handler: RequestHandler, handover: TornadoHandover) -> None:
         self._handler = handler
@@ -145,16 +145,16 @@ class ResponseConnection:
         return done
 
     def set_close_callback(self, _: Any) -> None:
-        """It is not closed."""
+        """Do nothing; this connection does not close."""
 
     def finish(self) -> None:
         if self._is_body_wanted:
             self._handover.write(b"", is_last=True)
-        self._handler.set_status(self._handover.status)  # for the log
+        self._handler.set_status(self._handover.status)  # for the access log
 
 
 def forwarded_in(request: HTTPServerRequest, connection: Any) -> Forwarded:
-    """As the handler sees it: with `xheaders`, what the proxy says."""
+    """Return address, scheme and host of the handler's request; with `xheaders`, the proxy's."""
     peer: Any = getattr(getattr(connection, "context", None), "address", None)
     is_of_peer = isinstance(peer, tuple) and peer[0] == request.remote_ip
     address = address_of(request.remote_ip, peer[1] if is_of_peer else 0)

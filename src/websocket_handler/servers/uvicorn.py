@@ -1,7 +1,7 @@
 """uvicorn: `uvicorn --ws websocket_handler.servers.uvicorn:WebSocketProtocol app:app`.
 
-Applications with `websocket` routes run as they are. With `ASGIMiddleware`, ordinary routes
-find the WebSocket in their scope.
+Applications with `websocket` routes run unchanged. With `ASGIMiddleware`, `WebSocket.of(request)`
+returns the WebSocket in ordinary routes.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ logger = logging.getLogger("uvicorn.error")
 
 
 class WebSocketProtocol(asyncio.Protocol):
-    """What uvicorn gives a connection to whose request asks for a WebSocket.
+    """The protocol class to which uvicorn passes the connection of a WebSocket request.
 
-    Size, pings and compression are as uvicorn's own options say (`--ws-max-size`,
-    `--ws-ping-interval`, `--ws-ping-timeout`, `--ws-per-message-deflate`), everything else as
-    `Settings`. For other settings, derive a class with another `settings` and give that to
-    `--ws`. At shutdown, WebSockets are closed with 1012.
+    uvicorn's own options set the maximum size, pings and compression (`--ws-max-size`,
+    `--ws-ping-interval`, `--ws-ping-timeout`, `--ws-per-message-deflate`). All other settings
+    have the defaults of `Settings`. To change any, derive a class with other `settings` and pass
+    it to `--ws`. At shutdown, WebSockets are closed with 1012.
     """
 
     settings: ClassVar[dict[str, Any]] = {}
@@ -66,7 +66,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._http_version: str = former.scope["http_version"]
 
     def data_received(self, data: bytes) -> None:
-        """The head of the request, as uvicorn has put it together again."""
+        """Run the application. `data` is the request head, which uvicorn has rebuilt."""
         self._transport.pause_reading()
         sockets = Sockets.of(self._server_state)
         handover = TransportHandover(self._transport, early=self._early, server=sockets)
@@ -135,13 +135,13 @@ class WebSocketProtocol(asyncio.Protocol):
 
 
 class Sockets(ServerConnections):
-    """One of uvicorn's connections, which stands for all WebSockets at its shutdown."""
+    """Acts as one of uvicorn's connections, so that its shutdown closes all WebSockets."""
 
     _known: ClassVar[WeakKeyDictionary[ServerState, Sockets]] = WeakKeyDictionary()
 
     @classmethod
     def of(cls, server_state: ServerState) -> Sockets:
-        """Those of this server, from its first one on."""
+        """Return the object of this server. The first request creates it."""
         sockets = cls._known.get(server_state)
         if sockets is None:
             sockets = cls._known[server_state] = cls(loop_engine(), CloseCode.SERVICE_RESTART)
@@ -152,24 +152,24 @@ class Sockets(ServerConnections):
     _connections: set[Any]
 
     def shutdown(self) -> None:
-        """uvicorn goes on when this is no longer among its connections."""
+        """Close all WebSockets. uvicorn waits until this object is removed from its connections."""
         self.close_all(when_done=lambda: self._connections.discard(self))
 
 
 def early_bytes(former: Any) -> bytes:
-    """What came after the head of the request, from the protocol that has read that.
+    """Return the bytes after the request head from uvicorn's HTTP protocol, which has read them.
 
-    Raises `WebSocketError` for one that does not tell: frames could be lost.
+    Raises `WebSocketError` if the protocol does not expose them, because frames would be lost.
     """
     if hasattr(former, "conn"):
-        if not hasattr(former.conn, "trailing_data"):  # it is not h11's
+        if not hasattr(former.conn, "trailing_data"):  # it is not h11.Connection
             raise WebSocketError(
-                f"uvicorn's {type(former).__name__} does not show what follows a request, so no "
-                "WebSocket can be connected: use --http httptools or h11"
+                f"uvicorn's {type(former).__name__} does not show the bytes after a request "
+                "head, so connect() is not possible: use --http httptools or h11"
             )
         trailing: bytes = former.conn.trailing_data[0]
         return trailing
-    error = sys.exc_info()[1]  # httptools stops at an upgrade by raising
+    error = sys.exc_info()[1]  # httptools raises HttpParserUpgrade at an upgrade
     if error is None or error.__traceback__ is None:
         return b""
     data: bytes = error.__traceback__.tb_frame.f_locals.get("data", b"")

@@ -1,7 +1,7 @@
-"""waitress reads ahead: what follows a request in one segment it takes for the next request.
+"""waitress parses bytes after a request head as the next request.
 
-The frames of a client that does not wait for the 101 are none, and would be lost where they
-look like the end of a head. So its parser takes all that follows an upgrade for itself.
+A client may send frames before it gets the 101, and parts of them would be lost if they look like
+the end of a request head. So the parser is replaced by one that keeps all bytes after an upgrade.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def prepare() -> None:
-    """Have it done, if waitress is in use; to be called before a request is read."""
+    """Replace the parser if waitress is in use. Call it before a request is read."""
     module: Any = sys.modules.get("waitress.channel")
     if module is None or hasattr(module.HTTPChannel.parser_class, "early"):
         return
@@ -30,9 +30,9 @@ def prepare() -> None:
 
 
 def early_bytes(channel: Any) -> bytes:
-    """What came after the head of the channel's only request."""
+    """Return the bytes after the head of the channel's only request."""
     with channel.requests_lock:
         if hasattr(channel.requests[0], "early"):
             return bytes(channel.requests[0].early)
-        following = channel.request  # the first request of all, read before `prepare`
+        following = channel.request  # the process's first request, read before `prepare()`
         return bytes(following.header_plus) if following is not None else b""

@@ -1,8 +1,9 @@
-"""werkzeug's router (Flask's) has rules for WebSockets and rules for other requests, and responds
-with 400 where a handshake meets the second kind.
+"""Routes handshakes to ordinary routes of werkzeug and Flask.
 
-Routes with `websocket=True` belong to other libraries (flask-sock), which go on as before. A
-handshake for which there is none may reach an ordinary route, and finds our WebSocket there.
+werkzeug's router has rules for WebSockets and rules for other requests. It responds with 400 if a
+handshake matches an ordinary rule. Here a handshake reaches the ordinary route if its URL has no
+WebSocket rule. Routes with `websocket=True` belong to other libraries such as flask-sock, which go
+on to work.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ ORDINARY_SCHEMES = {"ws": "http", "wss": "https"}
 
 
 def prepare() -> None:
-    """Have it so, if werkzeug's router is in use; to be called before a request is routed."""
+    """Patch the router if werkzeug is in use. Call it before a request is routed."""
     routing: Any = sys.modules.get("werkzeug.routing.map")
     if routing is None or hasattr(routing.Map.bind_to_environ, "__wrapped__"):
         return
@@ -33,7 +34,7 @@ def prepare() -> None:
 
 
 def _match_either(adapter: Any, match: Any, *arguments: Any, **options: Any) -> Any:
-    """Match the rules for WebSockets, and where the URL has none, the ordinary ones."""
+    """Match the WebSocket rules, then the ordinary rules if the URL has no WebSocket rule."""
     errors: Any = sys.modules["werkzeug.routing.map"]
     try:
         return match(*arguments, **options)

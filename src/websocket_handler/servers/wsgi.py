@@ -1,10 +1,10 @@
-"""WSGI applications, under any server that shows the socket of a request.
+"""WSGI applications, under every server that exposes the socket of a request.
 
-A request that asks for a WebSocket finds it in `environ["wsgi.websocket"]` and goes through
-the application like any other. `connect()` takes the socket away from the server, which writes
-to nobody from then on; the engine gets it when the application has returned its status and the
-first item of its iterable. That is then closed, so that teardown functions run, and not at the
-end of the socket.
+A WebSocket request passes through the application like any other request, with its WebSocket in
+`environ["wsgi.websocket"]`. `connect()` takes the socket from the server, whose later writes are
+discarded. The engine gets the socket when the application has returned its status and the first
+item of its iterable. The iterable is closed right after that, so teardown functions do not wait for
+the end of the connection.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from urllib.parse import quote
 
 from ..engine import Engine
 from ..errors import WebSocketError
-from ..handover.socket import Handover, SocketHandover
+from ..handover.base import Handover
+from ..handover.socket import SocketHandover
 from ..protocol.handshake import phrase
 from ..protocol.request import Headers, Request, address_of, is_websocket_request
 from ..settings import Settings
@@ -32,15 +33,19 @@ Application = Callable[[Environ, Any], Iterable[bytes]]
 
 
 class WSGIMiddleware:
-    """Lets a WSGI application find WebSockets among its requests.
+    """Passes WebSocket requests to a WSGI application.
 
-    `application` gets `environ["wsgi.websocket"]`: a `WebSocket`, or None for ordinary
-    requests. A status of 400 or more after `connect()` rejects the WebSocket after all; else the
-    cookies and most other headers go with the 101, and the body is discarded. An upgrade that the
-    application does not `connect()` may be another library's. `engine` is where the
-    WebSockets live, by default a background thread of the process; `settings` are those of
-    `Settings`. Under a server that does not show its socket, `connect()` raises
-    `WebSocketError`.
+    `environ["wsgi.websocket"]` is a `WebSocket`, or None for an ordinary request;
+    `WebSocket.of(request)` returns it.
+
+    The response decides after `connect()`. A status below 400 accepts the WebSocket: cookies and
+    most other headers are added to the 101, and the body is discarded. A status of 400 or more
+    rejects it, and the client gets the response. Without `connect()`, another library may handle
+    the upgrade.
+
+    `engine` serves the WebSockets; the default runs in a background thread of the process.
+    `settings` are those of `Settings`. `connect()` raises `WebSocketError` under a server that
+    does not expose its socket.
     """
 
     def __init__(
@@ -52,13 +57,13 @@ class WSGIMiddleware:
         waitress.prepare()
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
-        if "waitress.client_disconnected" in environ:  # it may have been imported later
+        if "waitress.client_disconnected" in environ:  # waitress may have been imported later
             waitress.prepare()
         headers = headers_of(environ)
         if not is_websocket_request(environ["REQUEST_METHOD"], headers):
             environ.setdefault(KEY, None)
             return self._application(environ, start_response)
-        if environ.get(KEY) is not None:  # the server provides it: `configure_server`
+        if environ.get(KEY) is not None:  # from `configure_server`
             environ[KEY]._follow(partial(in_environ, environ))
             return self._application(environ, start_response)
         werkzeug.prepare()
@@ -82,7 +87,7 @@ class WSGIMiddleware:
             raise
         try:
             chunks = iter(result)
-            first = next(chunks, b"")  # a generator does its work only now
+            first = next(chunks, b"")  # runs a generator up to its first item
             if not call.handover.is_detached:
                 call.respond()
                 return _Response(itertools.chain([first], chunks), result)
@@ -97,7 +102,7 @@ class WSGIMiddleware:
 
 
 class HiddenHandover(Handover):
-    """Of a server that does not show its socket."""
+    """The handover of a server that does not expose its socket. `connect()` raises."""
 
     def __init__(self, environ: Environ) -> None:
         super().__init__()
@@ -108,7 +113,7 @@ class HiddenHandover(Handover):
 
 
 class _Call:
-    """One request: holds the application's response back until it is known which way it goes."""
+    """One WebSocket request. Delays its response until the first item of the body is known."""
 
     def __init__(
         self, environ: Environ, start_response: Any, handover: Handover, found: Found | None
@@ -118,7 +123,7 @@ class _Call:
         self._server_start_response = start_response
         self._found = found
         self._response: tuple[Any, ...] | None = None
-        self._is_body_wanted: bool | None = None  # None until the response decides
+        self._is_body_wanted: bool | None = None  # None until the status is known
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
@@ -133,7 +138,7 @@ class _Call:
             self.respond()(data)
 
     def respond(self) -> Any:
-        """An ordinary response; nothing after it may be taken for HTTP."""
+        """Respond through the server, which closes the connection and reads no other request."""
         if self._found is not None:
             self._found.hang_up()
         if self._response is None:
@@ -146,7 +151,7 @@ class _Call:
         return self._server_start_response(status, headers, exc_info)
 
     def complete(self, chunks: Iterable[bytes], is_last: bool = True) -> None:
-        """The response after `connect()`, which accepts the WebSocket or takes its place."""
+        """Pass the response after `connect()` to the handover. It decides about the WebSocket."""
         if self._is_body_wanted is None:
             status, headers, _ = self._response or ("200 OK", [], None)
             reason = status.partition(" ")[2]
@@ -157,18 +162,18 @@ class _Call:
             self.handover.write(b"", is_last)
 
     def respond_with_nothing(self) -> None:
-        """The status that the client got, for the server's log."""
+        """Give the server the status that the client got, for its access log."""
         status = self.handover.status
         self._server_start_response(f"{status} {phrase(status)}", [])
 
 
 def status_of(status: str) -> int:
-    """The number in a WSGI status, "200 OK"."""
+    """Return the number in a WSGI status such as "200 OK"."""
     return int(status.partition(" ")[0])
 
 
 class _Response:
-    """The application's iterable, of which one item was taken already."""
+    """The application's iterable, with the item that was taken from it in front."""
 
     def __init__(self, chunks: Iterator[bytes], result: Iterable[bytes]) -> None:
         self._chunks = chunks
@@ -188,7 +193,7 @@ def _close(result: Iterable[bytes]) -> None:
 
 
 def headers_of(environ: Environ) -> Headers:
-    """The header fields of a request, as far as WSGI keeps them: repeated ones are joined."""
+    """Return the header fields of a request. WSGI servers have joined repeated fields."""
     fields = [
         (name.removeprefix("HTTP_").replace("_", "-").title(), value)
         for name, value in environ.items()
@@ -217,7 +222,6 @@ def refuse_to_connect(environ: Environ) -> NoReturn:
     unnamed = "uWSGI" if "uwsgi.version" in environ else "this server"
     server = environ.get("SERVER_SOFTWARE", unnamed)
     raise WebSocketError(
-        f"{server} does not show the socket of a request (or other middleware around "
-        "WSGIMiddleware hides it), so no WebSocket can be connected: see docs/servers.md for "
-        "servers that do"
+        f"{server} does not show the socket of a request (or middleware around WSGIMiddleware "
+        "hides it), so connect() is not possible: docs/servers.md lists servers that do"
     )

@@ -1,9 +1,9 @@
-"""Where each WSGI server keeps the socket of a request, and what it has read beyond its head.
+"""Finds the socket of a request in each WSGI server, and the bytes read after the request head.
 
-A finder looks into the WSGI environment, or at the object behind `start_response`, for what
-only its own server has there. To support another server: a finder, and its name in FINDERS.
-Middleware between the server and ours may wrap `start_response`; the object behind it is
-looked for in the wrappers.
+There is one finder per server. It recognises its server by an entry of the WSGI environ or by the
+object whose method `start_response` is, and returns None for other servers. To support another
+server, write a finder and add it to FINDERS. Middleware between the server and `WSGIMiddleware` may
+wrap `start_response`; the search goes through its wrappers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ Environ = dict[str, Any]
 
 
 class Found(NamedTuple):
-    """A request's socket; `hang_up` has the server close it after an ordinary response."""
+    """The socket and reader of a request. `hang_up()` makes the server close the connection after
+    an ordinary response."""
 
     sock: socket.socket
     reader: Reader
@@ -30,8 +31,11 @@ class Found(NamedTuple):
 
 
 class BufferedBytes:
-    """The bytes that a server has read ahead, as a buffered reader would show them: taken from it
-    by `take` when they are asked for, as they may be another library's."""
+    """A reader over the bytes that a server has read ahead.
+
+    `take` removes them from the server on the first access only, because another library may
+    need them.
+    """
 
     def __init__(self, take: Callable[[], bytes]) -> None:
         self._take = take
@@ -51,10 +55,10 @@ MOST_WRAPPERS = 100
 
 
 def behind(start_response: Any, attribute: str) -> Any:
-    """The server's object whose method `start_response` is, known by its `attribute`; None
-    if there is none.
+    """Return the server's object whose method `start_response` is; None if it is not found.
 
-    A wrapper is a closure, a partial, or an object that has what it wraps in an attribute.
+    The object is recognised by its `attribute`. A wrapper may be a closure, a partial, or an
+    object that has the wrapped callable in an attribute.
     """
     to_look_at, left = deque([start_response]), MOST_WRAPPERS
     while to_look_at and left:
@@ -82,7 +86,7 @@ def gunicorn(environ: Environ, start_response: Any) -> Found | None:
     response = behind(start_response, "force_close")
     if response is None:
         return None
-    if "HTTP_TRANSFER_ENCODING" in environ:  # it has a body, and will be refused for that
+    if "HTTP_TRANSFER_ENCODING" in environ:  # a handshake with a body is refused anyway
         return Found(sock, BufferedBytes(bytes), response.force_close)
     unreader = getattr(getattr(environ.get("wsgi.input"), "reader", None), "unreader", None)
     if unreader is None:
@@ -93,10 +97,10 @@ def gunicorn(environ: Environ, start_response: Any) -> Found | None:
 def werkzeug(environ: Environ, _: Any) -> Found | None:
     sock = environ.get("werkzeug.socket")
     stream = environ.get("wsgi.input")
-    stream = getattr(stream, "_rfile", stream)  # it takes chunks apart
+    stream = getattr(stream, "_rfile", stream)  # a chunked body has a wrapper
     if sock is None or not isinstance(stream, io.BufferedReader):
         return None
-    return Found(sock, stream, _nothing)  # it serves one request a connection
+    return Found(sock, stream, _nothing)  # werkzeug serves one request per connection
 
 
 def cheroot(environ: Environ, start_response: Any) -> Found | None:
@@ -114,16 +118,16 @@ def cheroot(environ: Environ, start_response: Any) -> Found | None:
 
 
 def http_server(environ: Environ, start_response: Any) -> Found | None:
-    """wsgiref, bottle's server and Django's runserver, whose input is that of http.server."""
+    """Find the socket in wsgiref, bottle's server and Django's runserver: that of http.server."""
     stream = environ.get("wsgi.input")
-    stream = getattr(getattr(stream, "_read", None), "__self__", stream)  # Django limits it
+    stream = getattr(getattr(stream, "_read", None), "__self__", stream)  # Django wraps it
     sock = getattr(getattr(stream, "raw", None), "_sock", None)
     if not isinstance(stream, io.BufferedReader) or not isinstance(sock, socket.socket):
         return None
     handler = behind(start_response, "request_handler")
     if handler is None:
         return None
-    return Found(  # Django's serves several requests a connection
+    return Found(  # Django serves several requests per connection
         sock, stream, lambda: setattr(handler.request_handler, "close_connection", True)
     )
 
@@ -141,10 +145,10 @@ def waitress(environ: Environ, _: Any) -> Found | None:
 
 
 def pywsgi(_: Environ, start_response: Any) -> Found | None:
-    """gevent.pywsgi, and gunicorn's worker of that name."""
+    """Find the socket in gevent.pywsgi and gunicorn's gevent_pywsgi worker."""
     handler = behind(start_response, "rfile")
     if "gevent.pywsgi" not in (kind.__module__ for kind in type(handler).__mro__):
-        return None  # of another server, or None
+        return None  # another server, or no handler found
     return Found(
         handler.socket,
         handler.rfile,
@@ -160,9 +164,9 @@ def find(
     start_response: Any,
     finders: Iterable[Callable[[Environ, Any], Found | None]] = FINDERS,
 ) -> Found | None:
-    """The socket of a request, None if the server does not show it."""
+    """Return the socket of a request, None if the server does not expose it."""
     return next((found for finder in finders if (found := finder(environ, start_response))), None)
 
 
 def _nothing() -> None:
-    """The server closes by itself."""
+    """Do nothing; the server closes the connection by itself."""

@@ -1,0 +1,231 @@
+"""The part of a handover that is the same for every HTTP server."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from enum import Enum
+from typing import Any, ClassVar
+
+from ..engine import Engine
+from ..errors import WebSocketError
+from ..protocol.close_codes import CloseCode
+from ..protocol.handshake import Accepted
+from ..protocol.state import State
+from ..websocket import Stream, WebSocket, close_stream
+
+logger = logging.getLogger("websocket_handler")
+
+Fields = Iterable[tuple[str, str]]
+
+FAILED = 500
+TEXT = ("Content-Type", "text/plain; charset=utf-8")
+
+
+class Stage(Enum):
+    """The stages of a handover."""
+
+    OFFERED = "the server has the connection"
+    DECLINED = "the server sends the response"
+    DETACHED = "connect() was called; the response is not known"
+    EARLY = "the 101 was sent before the response is known"
+    CONVERSATION = "as EARLY; the handler itself receives the messages"
+    COMPLETE = "the response is known"
+
+
+class Handover:
+    """Moves one connection from an HTTP server to the engine.
+
+    `server` is the same object for all WebSockets of one server, so that they can be closed
+    together. `on_decided` is called with the status of the response to the handshake, just
+    before the engine sends it.
+    """
+
+    websocket: WebSocket
+    """The WebSocket of this handover, which sets the attribute itself."""
+
+    _stage = Stage.OFFERED
+    _own: Stream | None = None
+
+    _detached: ClassVar[set[Stream]] = set()
+    """Connections between `detach()` and the engine. The reference keeps a connection alive if the
+    server drops its request."""
+
+    def __init__(
+        self,
+        engine: Engine | None = None,
+        early: bytes = b"",
+        *,
+        server: object = None,
+        on_decided: Callable[[int], object] | None = None,
+    ) -> None:
+        self.engine = engine
+        self.server = server
+        self.on_decided = on_decided
+        self.status = 0
+        """The status of the response to the handshake: 0 until it is sent, and if the server
+        sends it."""
+        self._early = early
+
+    # Called by `connect()` and by the handler
+
+    def detach(self) -> None:
+        """Take the connection from the server. Its later writes are discarded.
+
+        Raises `WebSocketError` if the response has begun. Nothing has changed then.
+        """
+        if self._stage is not Stage.OFFERED:
+            raise WebSocketError("the request has been answered already")
+        self._keep(self._take())
+        self._stage = Stage.DETACHED
+
+    def connect_result(self, status: int) -> Any:  # noqa: ARG002
+        """Return the return value of `connect()`, which a handler may return to its framework."""
+        return ""
+
+    def complete_early(self, is_conversation: bool) -> None:
+        """Send the 101 before the response is known, because the handler waits for the peer.
+
+        `is_conversation`: the handler itself receives the messages. The WebSocket closes when
+        such a handler returns.
+        """
+        if self._stage is Stage.DETACHED:
+            self._stage = Stage.EARLY
+            self._give()
+        if self._stage is Stage.EARLY and is_conversation:
+            self._stage = Stage.CONVERSATION
+
+    # Called by integrations
+
+    @property
+    def is_detached(self) -> bool:
+        """Whether the connection has been taken from the server."""
+        return self._stage not in (Stage.OFFERED, Stage.DECLINED)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the status of the application's response is known."""
+        return self._stage is Stage.COMPLETE
+
+    def complete(
+        self, status: int = 200, fields: Fields = (), body: bytes = b"", reason: str = ""
+    ) -> None:
+        """Complete the handover with the whole response of the application.
+
+        Sends nothing if `connect()` was not called. The server sends the response then.
+        """
+        if self.begin_response(status, fields, reason):
+            self.write(body, is_last=True)
+
+    def begin_response(self, status: int, fields: Fields = (), reason: str = "") -> bool:
+        """Complete the handover with the status and the header fields of the response.
+
+        Sends the 101 if the status accepts the WebSocket. Returns True if the response rejects
+        it: the caller then passes the body to `write`. Raises `ValueError` if a field is not
+        valid in the head of a response.
+        """
+        stage = self._stage
+        if stage is Stage.DETACHED:
+            return self._decide(status, list(fields), reason)
+        if stage is Stage.OFFERED:
+            self.decline(status)
+        elif stage in (Stage.EARLY, Stage.CONVERSATION):
+            self._stage = Stage.COMPLETE
+            self._end_handler(status, stage is Stage.CONVERSATION)
+        return False
+
+    def reject(self, status: int, fields: Fields = (), reason: str = "") -> None:
+        """Send a response that rejects the WebSocket, whether or not `connect()` was called.
+
+        The caller passes the body to `write`.
+        """
+        if not self.is_detached:
+            self._keep(self._take())
+        self.websocket._reject(status, reason, fields)
+        self._stage = Stage.COMPLETE
+        self._give()
+
+    def write(self, data: bytes, is_last: bool = False) -> None:
+        """Send a part of the body of a response that rejects the WebSocket."""
+        self.websocket._write_response(data, is_last)
+
+    def abort(self) -> None:
+        """End the handover without a response: the handler raised or was cancelled.
+
+        Sends 500, or closes the WebSocket with 1011 if the 101 was sent already.
+        """
+        if self._stage is Stage.DETACHED:
+            self.complete(FAILED, [TEXT], b"Internal Server Error\n")
+        elif self.is_detached:
+            self._stage = Stage.COMPLETE
+            if self.websocket._outcome is not None:
+                self.websocket.close(CloseCode.INTERNAL_ERROR, "internal error")
+
+    def decline(self, status: int) -> None:
+        """Leave the response to the server. A later `connect()` raises `WebSocketError`."""
+        websocket, self._stage = self.websocket, Stage.DECLINED
+        self.on_decided = None
+        if status < 400 and websocket._has_listeners:
+            logger.warning(
+                "the handler of %r registered listeners for its WebSocket, but did not call "
+                "connect(): the server responds with %d",
+                websocket.request.path,
+                status,
+            )
+
+    def __del__(self) -> None:
+        """Abort if the server has dropped the request."""
+        if self._stage is Stage.DETACHED:
+            engine = self.websocket._engine
+            if engine is not None:
+                engine.post(self.abort)
+            elif self._own is not None:
+                self._detached.discard(self._own)
+                close_stream(self._own)
+
+    # Implementation
+
+    def _take(self) -> Stream:
+        """Take the connection from the server and return it. May raise if nothing has changed."""
+        raise NotImplementedError
+
+    def _keep(self, own: Stream) -> None:
+        self._own = own
+        self._detached.add(own)
+
+    def _decide(self, status: int, fields: list[tuple[str, str]], reason: str) -> bool:
+        outcome = self.websocket._outcome
+        if outcome is None and status < 400:  # connect() raised after detach()
+            status, fields, reason = FAILED, [], ""
+        is_rejected = status >= 400 and (outcome is None or isinstance(outcome, Accepted))
+        if is_rejected:
+            self.websocket._reject(status, reason, fields)
+        else:
+            self.websocket._add_to_response(fields)
+        self._stage = Stage.COMPLETE
+        self._give()
+        return is_rejected
+
+    def _end_handler(self, status: int, is_conversation: bool) -> None:
+        """Handle the end of a handler whose 101 was sent before its response."""
+        websocket = self.websocket
+        if status >= 400:
+            if websocket.state is not State.CLOSED:
+                logger.warning("%r: the handler failed with %d after the 101", websocket, status)
+            websocket.close(CloseCode.INTERNAL_ERROR, "internal error")
+        elif is_conversation:
+            websocket.close()
+
+    def _give(self) -> None:
+        """Give the connection to the engine."""
+        own, self._own = self._own, None
+        if own is None:
+            return
+        self._detached.discard(own)
+        outcome = self.websocket._outcome
+        if outcome is not None:
+            self.status = int(outcome.status)
+        on_decided, self.on_decided = self.on_decided, None
+        if on_decided is not None:
+            on_decided(self.status)
+        self.websocket._take_over(own, self._early)
