@@ -80,7 +80,7 @@ class Run:
                 self.received += 1
                 self.act(self.reactions[self.received % len(self.reactions)])
 
-        self.websocket.on(event, listener)
+        self.websocket.on(event, listener)  # type: ignore[call-overload]
 
     def act(self, number: int) -> None:
         ACTIONS[number % len(ACTIONS)](self.websocket)

@@ -88,7 +88,7 @@ class Round:
         websocket.on("close", lambda *_: self.closes.update([websocket]))
         for event in EVENTS:
             if self.random.random() < 0.7:
-                websocket.on(event, self.listener(websocket))
+                websocket.on(event, self.listener(websocket))  # type: ignore[call-overload]
         websocket.connect()
         ours, theirs = tls_pair() if self.is_tls else socket.socketpair()
         theirs.setblocking(False)

@@ -13,15 +13,20 @@ import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from .engine import IS_NATIVE, Engine
 from .errors import WebSocketError
 from .protocol.client import Address, ClientHandshake, Established
 from .protocol.request import Headers, Request
 from .protocol.versions import DEFAULT_VERSIONS, Version, by_name
-from .settings import Settings
+from .settings import Settings, with_options
 from .websocket import WebSocket
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .settings import SettingsOptions
 
 RECEIVE_SIZE = 1 << 16
 
@@ -37,7 +42,8 @@ def connect(
     origin: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
     engine: Engine | None = None,
-    **settings: Any,
+    settings: Settings | None = None,
+    **options: Unpack[SettingsOptions],
 ) -> WebSocket:
     """Open a WebSocket to `url` ("ws://host:port/path" or "wss://…"). Blocks until it is open.
 
@@ -48,7 +54,7 @@ def connect(
     - `ssl_context` is used for wss:; default: `ssl.create_default_context()`, which verifies the
       server's certificate.
     - `engine` serves the connection; default: `default_engine()`.
-    - `settings` are those of `Settings`; `open_timeout` limits the whole call.
+    - `settings` is a `Settings`; `options` are its fields by name; `open_timeout` limits the whole call.
 
     Messages that arrive before there is a listener or a reader are queued.
 
@@ -57,7 +63,9 @@ def connect(
     fails, `ValueError` for an invalid URL, header, subprotocol or setting, `WebSocketError` for
     wss: without the native engine.
     """
-    plan = _Plan(url, version, subprotocols, headers, origin, engine, settings)
+    plan = _Plan(
+        url, version, subprotocols, headers, origin, engine, with_options(settings, options)
+    )
     return _shake_hands_blocking(plan, ssl_context)
 
 
@@ -89,11 +97,14 @@ async def aconnect(
     origin: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
     engine: Engine | None = None,
-    **settings: Any,
+    settings: Settings | None = None,
+    **options: Unpack[SettingsOptions],
 ) -> WebSocket:
     """Open a WebSocket to `url`; for coroutines. Takes the arguments of `connect()`, returns a
     WebSocket and raises the same errors."""
-    plan = _Plan(url, version, subprotocols, headers, origin, engine, settings)
+    plan = _Plan(
+        url, version, subprotocols, headers, origin, engine, with_options(settings, options)
+    )
     try:
         return await asyncio.wait_for(_shake_hands(plan, ssl_context), plan.settings.open_timeout)
     except asyncio.TimeoutError:
@@ -198,12 +209,12 @@ class _Plan:
         headers: Mapping[str, str] | Sequence[tuple[str, str]],
         origin: str | None,
         engine: Engine | None,
-        settings: Mapping[str, Any],
+        settings: Settings,
     ) -> None:
         self.address = Address.parse(url)
         if self.address.secure and not IS_NATIVE:
             raise WebSocketError("wss: needs the native engine; the pure-Python engine has no TLS")
-        self.settings = Settings(**settings)
+        self.settings = settings
         self._version = by_name(version) if isinstance(version, str) else version
         self._fields = list(headers.items() if isinstance(headers, Mapping) else headers)
         self._engine = engine

@@ -6,10 +6,11 @@ connection, which override those of the server.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from dataclasses import dataclass, fields
-from typing import Any, TypeAlias
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from typing import Any, TypeAlias, TypedDict
 
 from .protocol import origins
 from .protocol.permessage_deflate import Compression
@@ -124,7 +125,44 @@ class Settings:
             object.__setattr__(self, "allowed_origins", origins.check(self.allowed_origins))
 
 
+class SettingsOptions(TypedDict, total=False):
+    """The fields of `Settings` as keyword arguments, for type checkers and editors."""
+
+    max_message_size: int
+    max_fragments: int
+    max_empty_fragments: int
+    max_control_frames: int
+    max_connections: int | None
+    max_connections_per_address: int | None
+    high_water: int
+    max_buffered: int
+    open_timeout: float
+    ping_interval: float | None
+    ping_timeout: float
+    close_timeout: float
+    allowed_origins: Collection[str] | str | None
+    versions: tuple[Version, ...]
+    compression: Compression | bool
+    around: Around | None
+    keep_context: bool
+
+
 SETTING_NAMES = frozenset(field.name for field in fields(Settings))
+
+
+def with_options(settings: Settings | None, options: Mapping[str, Any]) -> Settings:
+    """Return `settings` (default: `Settings()`) with the fields replaced that `options` names.
+
+    Raises `TypeError` for an unknown name, with the nearest known one, and `ValueError` or
+    `TypeError` for a value that a field does not accept.
+    """
+    for name in options:
+        if name not in SETTING_NAMES:
+            nearest = get_close_matches(name, SETTING_NAMES, n=1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            raise TypeError(f"unknown setting {name!r}{hint}")
+    base = settings if settings is not None else Settings()
+    return replace(base, **options) if options else base
 
 
 def _require(name: str, value: object, condition: bool) -> None:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 from .connection.inbox import Backlog, LoopInbox, ThreadInbox
 from .connection.lifecycle import NORMAL_CLOSE_CODES
@@ -45,14 +45,22 @@ from .protocol.request import Forwarded, Headers, Request
 from .protocol.state import State
 from .protocol.versions import Version
 from .servers.lookup import websocket_of
-from .settings import Settings
+from .settings import Settings, with_options
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from .handover.base import Handover
+    from .settings import SettingsOptions
 
 logger = logging.getLogger("websocket_handler")
 
-Listener = TypeVar("Listener", bound=Callable[..., object])
+# The parameters of a listener depend on its event; a decorator returns it with its own type.
+MessageListener = TypeVar("MessageListener", bound=Callable[[Any], object])
+CloseListener = TypeVar("CloseListener", bound=Callable[[int, str], object])
+PlainListener = TypeVar("PlainListener", bound=Callable[[], object])
+PingListener = TypeVar("PingListener", bound=Callable[[bytes], object])
+ErrorListener = TypeVar("ErrorListener", bound=Callable[[BaseException], object])
 
 Stream: TypeAlias = socket.socket | asyncio.Transport
 """A connection as the HTTP server passes it on: a socket, or an asyncio transport."""
@@ -222,7 +230,13 @@ class WebSocket(SendingConnection):
 
     # Connecting
 
-    def connect(self, subprotocol: str | None = None, **settings: Any) -> Any:
+    def connect(
+        self,
+        subprotocol: str | None = None,
+        *,
+        settings: Settings | None = None,
+        **options: Unpack[SettingsOptions],
+    ) -> Any:
         """Accept the WebSocket: take the socket from the HTTP server and complete the handshake.
 
         The 101 is sent when the handler has returned its response. Cookies and most other headers
@@ -246,7 +260,7 @@ class WebSocket(SendingConnection):
         """
         if self._outcome is not None:
             raise WebSocketError("connect() was already called")
-        chosen = replace(self._settings, **settings) if settings else self._settings
+        chosen = with_options(settings or self._settings, options)
         handling = self._handling
         assert handling is not None
         self._request, handling.look = self.request, None
@@ -292,7 +306,14 @@ class WebSocket(SendingConnection):
         else:
             self._begin_sending()
 
-    def reject(self, code: int, reason: str = "", **settings: Any) -> Any:
+    def reject(
+        self,
+        code: int,
+        reason: str = "",
+        *,
+        settings: Settings | None = None,
+        **options: Unpack[SettingsOptions],
+    ) -> Any:
         """Complete the handshake, then close at once with `code` (usually 4000 to 4999).
 
         A script in a browser can read this close code, but not the status of an HTTP response.
@@ -300,16 +321,32 @@ class WebSocket(SendingConnection):
         of `connect()`; raises the errors of `connect()` and `close()`.
         """
         close_payload(code, reason)
-        answer = self.connect(**settings)
+        answer = self.connect(settings=settings, **options)
         self.close(code, reason)
         return answer
 
     # Events
 
     @overload
-    def on(self, event: str, listener: Listener) -> Listener: ...
+    def on(self, event: Literal["message"], listener: MessageListener) -> MessageListener: ...
     @overload
-    def on(self, event: str) -> Callable[[Listener], Listener]: ...
+    def on(self, event: Literal["close"], listener: CloseListener) -> CloseListener: ...
+    @overload
+    def on(self, event: Literal["open", "drain"], listener: PlainListener) -> PlainListener: ...
+    @overload
+    def on(self, event: Literal["ping", "pong"], listener: PingListener) -> PingListener: ...
+    @overload
+    def on(self, event: Literal["error"], listener: ErrorListener) -> ErrorListener: ...
+    @overload
+    def on(self, event: Literal["message"]) -> Callable[[MessageListener], MessageListener]: ...
+    @overload
+    def on(self, event: Literal["close"]) -> Callable[[CloseListener], CloseListener]: ...
+    @overload
+    def on(self, event: Literal["open", "drain"]) -> Callable[[PlainListener], PlainListener]: ...
+    @overload
+    def on(self, event: Literal["ping", "pong"]) -> Callable[[PingListener], PingListener]: ...
+    @overload
+    def on(self, event: Literal["error"]) -> Callable[[ErrorListener], ErrorListener]: ...
     def on(self, event: str, listener: Any = None) -> Any:
         """Call `listener` for every `event`. Without `listener`, returns a decorator.
 
@@ -329,15 +366,31 @@ class WebSocket(SendingConnection):
         return listener
 
     @overload
-    def once(self, event: str, listener: Listener) -> Listener: ...
+    def once(self, event: Literal["message"], listener: MessageListener) -> MessageListener: ...
     @overload
-    def once(self, event: str) -> Callable[[Listener], Listener]: ...
+    def once(self, event: Literal["close"], listener: CloseListener) -> CloseListener: ...
+    @overload
+    def once(self, event: Literal["open", "drain"], listener: PlainListener) -> PlainListener: ...
+    @overload
+    def once(self, event: Literal["ping", "pong"], listener: PingListener) -> PingListener: ...
+    @overload
+    def once(self, event: Literal["error"], listener: ErrorListener) -> ErrorListener: ...
+    @overload
+    def once(self, event: Literal["message"]) -> Callable[[MessageListener], MessageListener]: ...
+    @overload
+    def once(self, event: Literal["close"]) -> Callable[[CloseListener], CloseListener]: ...
+    @overload
+    def once(self, event: Literal["open", "drain"]) -> Callable[[PlainListener], PlainListener]: ...
+    @overload
+    def once(self, event: Literal["ping", "pong"]) -> Callable[[PingListener], PingListener]: ...
+    @overload
+    def once(self, event: Literal["error"]) -> Callable[[ErrorListener], ErrorListener]: ...
     def once(self, event: str, listener: Any = None) -> Any:
         """Like `on()`, but `listener` is removed before its first call."""
         check_event(event)
         if listener is None:
             return partial(self.once, event)
-        self.on(event, Once(self, event, listener, self._callable(listener)))
+        self.on(event, Once(self, event, listener, self._callable(listener)))  # type: ignore[call-overload]
         return listener
 
     def off(self, event: str, listener: Callable[..., object]) -> None:
@@ -367,7 +420,7 @@ class WebSocket(SendingConnection):
 
     # Receiving without listeners
 
-    def receive(self, timeout: float | None = None) -> Any:
+    def receive(self, timeout: float | None = None) -> str | bytes:
         """Return the next message, str or bytes. Blocks; call it in a thread.
 
         Waits up to `timeout` seconds; None, the default, waits without a limit. Called in the
@@ -389,7 +442,7 @@ class WebSocket(SendingConnection):
             self._attach_inbox(inbox)
         return inbox.get(timeout)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[str | bytes]:
         """Iterate over the messages in a thread: `for message in websocket`.
 
         The iteration ends when the connection is closed with 1000, 1001 or no code. Raises
@@ -404,7 +457,7 @@ class WebSocket(SendingConnection):
                 raise
             yield message
 
-    async def areceive(self) -> Any:
+    async def areceive(self) -> str | bytes:
         """Return the next message, str or bytes; for coroutines of asyncio and uvloop.
 
         Raises `ConnectionClosed` if the connection is closed and every message was received;

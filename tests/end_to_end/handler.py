@@ -94,7 +94,7 @@ def note(query: Query, *event: object) -> None:
 
 def keep_journal(ws: WebSocket, name: str) -> None:
     for event in EVENTS:
-        ws.on(event, partial(note, {"id": name}, event))
+        ws.on(event, partial(note, {"id": name}, event))  # type: ignore[call-overload]
 
 
 def as_json(item: object) -> object:

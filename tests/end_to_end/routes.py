@@ -149,7 +149,7 @@ def raises(_: Handler, ws: WebSocket, query: Query) -> None:
     def listener(*_: object) -> None:
         raise kinds[query.get("kind", "ValueError")](f"on purpose: {query['event']}")
 
-    ws.on(query["event"], listener)
+    ws.on(query["event"], listener)  # type: ignore[call-overload]
     ws.connect(**settings(query))
 
 
@@ -175,7 +175,7 @@ def listeners(_: Handler, ws: WebSocket, query: Query) -> None:
     ws.off("message", never)
     ws.off("message", print)
     try:
-        ws.on("massage", last)
+        ws.on("massage", last)  # type: ignore[call-overload]
     except ValueError as error:
         note(query, "ValueError", str(error))
     ws.connect()

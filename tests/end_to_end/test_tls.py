@@ -94,7 +94,7 @@ def test_many_messages_from_several_threads(secure: Program) -> None:
         for thread in threads:
             thread.join()
         for number, mine in enumerate(words):
-            assert [word for word in received if word.startswith(f"{number}-")] == mine
+            assert [word for word in received if word.startswith(f"{number}-")] == mine  # type: ignore[arg-type]
 
 
 def test_coroutines(secure: Program) -> None:
@@ -103,7 +103,7 @@ def test_coroutines(secure: Program) -> None:
         async with await aconnect(url, ssl_context=context()) as websocket:
             for word in range(20):
                 websocket.send(f"{number}-{word}")
-            return [await websocket.areceive() for _ in range(20)]
+            return [await websocket.areceive() for _ in range(20)]  # type: ignore[misc]
 
     async def converse_often() -> list[list[str]]:
         return await asyncio.gather(*map(run_over_asgi_messages, range(10)))

@@ -91,7 +91,7 @@ def test_the_client_in_an_event_loop(program: Program) -> None:
         async with await aconnect(url, version=version.name) as websocket:
             websocket.send("first")
             websocket.send("second")
-            return [await websocket.areceive(), await websocket.areceive()]
+            return [await websocket.areceive(), await websocket.areceive()]  # type: ignore[list-item]
 
     async def converse_in_all() -> list[list[str]]:
         return await asyncio.gather(*map(run_over_asgi_messages, ALL_VERSIONS))

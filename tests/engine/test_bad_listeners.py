@@ -63,7 +63,7 @@ class Victim:
             await asyncio.sleep(0)
             listen()
 
-        self.websocket.on(event, listen if kind == "plain" else listen_async)
+        self.websocket.on(event, listen if kind == "plain" else listen_async)  # type: ignore[call-overload]
         self.websocket.on("close", self._end)
         self.peer = connect(self.websocket, is_aborted=event == "open")
         self._provoke()

@@ -87,7 +87,7 @@ def test_engine_stopped_by_a_listener_closes_every_connection_once(
     websocket = ends.of(make_websocket(engine))
     if event == "drain":
         websocket.on("message", lambda _: websocket.send(bytes(1 << 20)))
-    websocket.on(event, lambda *_: getattr(engine, how)())
+    websocket.on(event, lambda *_: getattr(engine, how)())  # type: ignore[call-overload]
     peer = connect(websocket, is_aborted=event == "open")
     if event != "open":
         peer.sock.sendall(EVENTS[event])

@@ -94,7 +94,7 @@ def test_a_hand_over_needs_the_engine_s_thread_only_where_a_listener_does(event:
     engine: Any = EpollEngine()  # whose turns are ours to make
     websocket = make_websocket(engine)
     heard: list[object] = []
-    websocket.on(event, lambda *what: heard.append(what))
+    websocket.on(event, lambda *what: heard.append(what))  # type: ignore[call-overload]
     ours, theirs = socket.socketpair()
     with theirs:
         websocket.connect()

@@ -109,7 +109,7 @@ def test_listener_that_sends_after_the_end_is_ordinary(
         called.set()
         websocket.send("too late")
 
-    websocket.on(event, listen)
+    websocket.on(event, listen)  # type: ignore[call-overload]
     if event != "error":
         websocket.on("error", errors.append)
     peer = connect(websocket)

@@ -172,7 +172,7 @@ def test_time_outs_and_sleeps_work_inside(run: Any) -> None:
                     websocket.send("well?")
                 await asyncio.sleep(0.001)
                 assert asyncio.current_task() is task
-            return heard
+            return heard  # type: ignore[return-value]
 
         task = asyncio.ensure_future(run_over_asgi_messages())
         assert await in_thread(peer.read) == Message("well?")
@@ -423,7 +423,7 @@ def test_a_listener_that_comes_with_the_end_gets_nothing(engine: Engine, event: 
     heard: list[object] = []
     over = threading.Event()
     leave_waiting(websocket, peer, "one", "two")
-    websocket.on(event, lambda *_: websocket.on("message", heard.append))
+    websocket.on(event, lambda *_: websocket.on("message", heard.append))  # type: ignore[call-overload]
     websocket.on("close", lambda *_: over.set())
     peer.sock.sendall(b"\xff\xff")
     assert over.wait(10)

@@ -118,7 +118,7 @@ class ThreadInbox(_Inbox):
         self._queue = queue.SimpleQueue()
         self.end(code, reason)
 
-    def get(self, timeout: float | None) -> Any:
+    def get(self, timeout: float | None) -> str | bytes:
         """Return the next message. Raises `TimeoutError` if none arrived in time,
         `ConnectionClosed` after the last message."""
         try:
@@ -130,7 +130,7 @@ class ThreadInbox(_Inbox):
             assert self._end is not None
             raise ConnectionClosed(self._end.code, self._end.reason)
         self._count_taken(message)
-        return message
+        return message  # type: ignore[no-any-return]
 
 
 class LoopInbox(_Inbox):
@@ -223,7 +223,7 @@ class LoopInbox(_Inbox):
     def __aiter__(self) -> LoopInbox:
         return self
 
-    async def __anext__(self) -> Any:
+    async def __anext__(self) -> str | bytes:
         while self._first is None:
             if self._end is not None:
                 code, reason = self._end
@@ -237,7 +237,7 @@ class LoopInbox(_Inbox):
         message = self._first
         self._first = self._others.popleft() if self._others else None
         self._count_taken(message)
-        return message
+        return message  # type: ignore[no-any-return]
 
     def __await__(self) -> Any:
         return self

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
 from aiohttp import web
@@ -24,8 +24,13 @@ from ..handover.raw_response import RawResponse
 from ..handover.transport import InertTransport, ServerConnections, TransportHandover
 from ..protocol.close_codes import CloseCode
 from ..protocol.request import Forwarded, Headers, Request, address_of, is_websocket_request
-from ..settings import Settings
+from ..settings import Settings, with_options
 from ..websocket import Stream, WebSocket
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..settings import SettingsOptions
 
 KEY: Any = "websocket_handler.websocket"
 if hasattr(web, "RequestKey"):  # since aiohttp 3.14, which warns of a str
@@ -33,17 +38,19 @@ if hasattr(web, "RequestKey"):  # since aiohttp 3.14, which warns of a str
 """The key of the request's WebSocket in the request, so that there is only one."""
 
 
-def websocket(request: web.BaseRequest, **settings: Any) -> WebSocket | None:
+def websocket(
+    request: web.BaseRequest, settings: Settings | None = None, **options: Unpack[SettingsOptions]
+) -> WebSocket | None:
     """Return the WebSocket of a request, None for an ordinary request.
 
     Its `connect()` returns the response that the handler should return. A handler may also
-    receive the messages itself and return at the end. `settings` are those of `Settings`. At
+    receive the messages itself and return at the end. `settings` is a `Settings`; `options` are its fields by name. At
     shutdown, WebSockets are closed with 1001. Call it in the event loop of the request.
     """
     found: WebSocket | None = request.get(KEY)
     if found is None and is_websocket_request(request.method, request.headers):
         found = request[KEY] = WebSocket(
-            request_of(request), Settings(**settings), handover=AiohttpHandover(request)
+            request_of(request), with_options(settings, options), handover=AiohttpHandover(request)
         )
     if found is not None:
         found._follow(partial(forwarded_in, request))

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..errors import WebSocketError
 from ..handover.base import Handover
 from ..protocol.handshake import Accepted
-from ..settings import Settings
+from ..settings import Settings, with_options
 from ..websocket import WebSocket
 from .asgi import KEY, Application, Event, Receive, Scope, Send, decoded
 from .asgi_messages import run_over_asgi_messages
 from .asgi_placement import check_placement
 from .forwarded import in_scope
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..settings import SettingsOptions
 
 
 class ASGIMiddleware:
@@ -30,7 +34,7 @@ class ASGIMiddleware:
     rejects it, and the client gets the response.
 
     Under a server without an integration, the WebSocket uses the messages of ASGI, with
-    asyncio tasks for each connection. `settings` are those of `Settings`. They override the
+    asyncio tasks for each connection. `settings` is a `Settings`; `options` are its fields by name. They override the
     settings of the server's integration.
 
     Wrap the whole application, as the last line: `app = ASGIMiddleware(app)`. Raises
@@ -38,10 +42,12 @@ class ASGIMiddleware:
     Starlette or FastAPI wraps it: WebSockets would bypass that middleware.
     """
 
-    def __init__(self, app: Application, **settings: Any) -> None:
+    def __init__(
+        self, app: Application, settings: Settings | None = None, **options: Unpack[SettingsOptions]
+    ) -> None:
         self._application = app
-        self._settings = Settings(**settings)
-        self._overrides = settings
+        self._settings = with_options(settings, options)
+        self._overrides = settings, options
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if "app" in scope:
@@ -65,7 +71,8 @@ class ASGIMiddleware:
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         websocket: WebSocket = scope[KEY]
-        websocket._settings = replace(websocket._settings, **self._overrides)
+        settings, options = self._overrides
+        websocket._settings = with_options(settings or websocket._settings, options)
         await receive()  # websocket.connect
         assert websocket._handling is not None
         assert websocket._handling.handover is not None

@@ -19,34 +19,45 @@ import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from io import BufferedIOBase, BufferedReader
-from typing import Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from ..engine import Engine, close_connections, default_engine
 from ..handover.raw_response import RawResponse
 from ..handover.socket import Reader, SocketHandover
 from ..protocol.request import Headers, Request, is_websocket_request
-from ..settings import Settings
+from ..settings import Settings, with_options
 from ..websocket import WebSocket
 from .request_head import HeadReader
 from .werkzeug import prepare
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..settings import SettingsOptions
+
 Server = TypeVar("Server", bound=socketserver.BaseServer)
 
 
-def configure_server(server: Server, *, engine: Engine | None = None, **settings: Any) -> Server:
+def configure_server(
+    server: Server,
+    *,
+    engine: Engine | None = None,
+    settings: Settings | None = None,
+    **options: Unpack[SettingsOptions],
+) -> Server:
     """Let the handlers of `server` accept WebSockets. Returns `server`.
 
     In a handler, `WebSocket.of(self)` returns the WebSocket, or None for an ordinary request.
     `server` is an `HTTPServer`, a `ThreadingHTTPServer`, a wsgiref server or any other server
     whose handler class is a `BaseHTTPRequestHandler` (or a `functools.partial` of one).
     `engine` serves the WebSockets; the default runs in a background thread of the process.
-    `settings` are those of `Settings`. `server.server_close()` closes the server's WebSockets
+    `settings` is a `Settings`; `options` are its fields by name. `server.server_close()` closes the server's WebSockets
     with 1001.
 
     Raises `TypeError` if the handler class is not one of these, if `server` was configured before,
     or if a setting is unknown. Raises `ValueError` if the value of a setting is not valid.
     """
-    chosen = Settings(**settings)
+    chosen = with_options(settings, options)
     layer = {"websocket_settings": chosen, "websocket_engine": engine}
     server.RequestHandlerClass = _with_layer(server.RequestHandlerClass, layer)
     _pause_when_full(server)

@@ -16,7 +16,7 @@ import asyncio
 import socket
 import ssl
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tornado.httputil import HTTPServerRequest
 from tornado.web import RequestHandler
@@ -29,25 +29,32 @@ from ..handover.socket import duplicate
 from ..handover.transport import LoopHandover
 from ..protocol.close_codes import CloseCode
 from ..protocol.request import Forwarded, Headers, Request, address_of, is_websocket_request
-from ..settings import Settings
+from ..settings import Settings, with_options
 from ..websocket import Stream, WebSocket
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..settings import SettingsOptions
 
 ATTRIBUTE = "_websocket_handler_websocket"
 """The attribute of Tornado's request that holds its WebSocket, so that there is only one."""
 
 
-def websocket(handler: RequestHandler, **settings: Any) -> WebSocket | None:
+def websocket(
+    handler: RequestHandler, settings: Settings | None = None, **options: Unpack[SettingsOptions]
+) -> WebSocket | None:
     """Return the WebSocket of a handler's request, None for an ordinary request.
 
     Its `connect()` returns None, as handlers do. A handler may also receive the messages itself
-    and return at the end. `settings` are those of `Settings`. Call it in the thread of the
+    and return at the end. `settings` is a `Settings`; `options` are its fields by name. Call it in the thread of the
     server's event loop.
     """
     request: Any = handler.request
     found: WebSocket | None = getattr(request, ATTRIBUTE, None)
     headers = Headers(request.headers.get_all())
     if found is None and is_websocket_request(request.method, headers):
-        found = _make_websocket(handler, headers, Settings(**settings))
+        found = _make_websocket(handler, headers, with_options(settings, options))
         setattr(request, ATTRIBUTE, found)
     if found is not None:
         found._follow(partial(forwarded_in, request, request.connection))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote
 
 from ..engine import Engine
@@ -21,12 +21,17 @@ from ..handover.base import Handover
 from ..handover.socket import SocketHandover
 from ..protocol.handshake import phrase
 from ..protocol.request import Headers, Request, address_of, is_websocket_request
-from ..settings import Settings
+from ..settings import Settings, with_options
 from ..websocket import Stream, WebSocket
 from . import waitress, werkzeug
 from .forwarded import in_environ
 from .lookup import WSGI_KEY
 from .wsgi_sockets import Environ, Found, find
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..settings import SettingsOptions
 
 KEY = WSGI_KEY
 Application = Callable[[Environ, Any], Iterable[bytes]]
@@ -44,16 +49,21 @@ class WSGIMiddleware:
     the upgrade.
 
     `engine` serves the WebSockets; the default runs in a background thread of the process.
-    `settings` are those of `Settings`. `connect()` raises `WebSocketError` under a server that
+    `settings` is a `Settings`; `options` are its fields by name. `connect()` raises `WebSocketError` under a server that
     does not expose its socket.
     """
 
     def __init__(
-        self, application: Application, *, engine: Engine | None = None, **settings: Any
+        self,
+        application: Application,
+        *,
+        engine: Engine | None = None,
+        settings: Settings | None = None,
+        **options: Unpack[SettingsOptions],
     ) -> None:
         self._application = application
         self._engine = engine
-        self._settings = Settings(**settings)
+        self._settings = with_options(settings, options)
         waitress.prepare()
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
