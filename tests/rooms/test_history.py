@@ -363,7 +363,7 @@ def test_those_without_a_history_hear_those_with_one(
 
 
 def test_a_history_without_bounds() -> None:
-    with pytest.raises(ValueError, match="for ever"):
+    with pytest.raises(ValueError, match="without bound"):
         History(length=None)
     with pytest.raises(ValueError, match="length"):
         History(length=0)

@@ -132,7 +132,7 @@ def test_who_cannot_be_added(engine: Engine) -> None:
 def test_an_identity_is_text_of_bounded_size(engine: Engine, who: Any) -> None:
     websocket, _ = join(engine)
     lobby = Rooms()["lobby"]
-    with pytest.raises(ValueError, match="an identity is text of at most 1024 characters"):
+    with pytest.raises(ValueError, match="an identity must be text of at most 1024 characters"):
         lobby.add(websocket, identity=who)
     assert websocket not in lobby
 
@@ -161,7 +161,7 @@ def test_any_text_is_a_name(engine: Engine, name: str) -> None:
 
 
 def test_a_name_is_text() -> None:
-    with pytest.raises(TypeError, match="the name of a room is a str"):
+    with pytest.raises(TypeError, match="a room's name must be a str"):
         Rooms()[1]  # type: ignore[index]
 
 

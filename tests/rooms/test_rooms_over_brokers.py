@@ -39,7 +39,7 @@ def make() -> Iterator[Make]:
     made: list[Rooms] = []
 
     def make_one(broker: BrokerProcess, **options: Any) -> Rooms:
-        settings = BusSettings(**{**PATIENT, **options.pop("bus", {})})
+        settings = BusSettings(**{**PATIENT, **options.pop("bus_settings", {})})
         made.append(Rooms(broker.url, bus_settings=settings, **options))
         return made[-1]
 
@@ -230,5 +230,5 @@ def test_events_by_name(event: str) -> None:
         """Does nothing."""
 
     assert rooms.on(event, listener) is listener
-    with pytest.raises(ValueError, match="there is no event 'message'"):
+    with pytest.raises(ValueError, match="unknown event 'message'"):
         rooms.on("message")

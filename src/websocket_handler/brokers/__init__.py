@@ -1,1 +1,1 @@
-"""The brokers that carry messages between processes: Redis, Redis Cluster, NATS."""
+"""The brokers that carry messages between processes: Redis, Redis Cluster, Redis Sentinel, NATS."""

@@ -1,7 +1,7 @@
-"""What the bus wants of a broker: one connection to it, that lives until it breaks.
+"""The interface of a broker: one connection, used until it fails.
 
-A broker knows channels, bytes and offsets; nothing of rooms' members, and it never reconnects:
-the bus makes a new one. All of it runs in the bus's thread, in its event loop.
+A broker handles channels, bytes and offsets, and does not know the members of rooms. It never
+reconnects: the bus creates a new one. Everything runs in the event loop of the bus's thread.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from ..bus.settings import BusSettings, History
 from .broker_url import BrokerURL
 
 Offset = tuple[int, ...]
-"""Where a message lies in the history of its room. () is before the first of any history."""
+"""The position of a message in the history of its room. () is before the first message."""
 
 Receive = Callable[[str, bytes, "Offset | None", "Offset | None"], None]
-"""Called with channel, data, offset and the offset of the message before it in that channel;
-None for what is not in the history."""
+"""Called with the channel, the data, the offset, and the offset of the previous message in that
+channel. Both offsets are None for a message that is not in the history."""
 
 
 class BrokerError(Exception):
-    """The connection cannot be made, or is of no use any more; the text says why to a person."""
+    """The connection cannot be made, or has failed; the text is a readable reason."""
 
 
 class ChannelsRefused(BrokerError):
-    """The broker refuses the history of some channels; the connection stays usable."""
+    """The broker refuses access to the history of some channels; the connection remains usable."""
 
     def __init__(self, reasons: Mapping[str, str]) -> None:
         super().__init__("; ".join(sorted(set(reasons.values()))))
         self.reasons = reasons
-        """Channel -> why."""
+        """Channel -> reason."""
 
 
 Refusals = Mapping[int, str]
-"""Index of a message -> why the broker refused it, and does so whenever it is sent again."""
+"""Index of a message -> the reason for a permanent refusal."""
 
 
 class Entry(NamedTuple):
-    """What is to be kept in the history."""
+    """A message to store in the history."""
 
     channel: str
     node: bytes
@@ -50,25 +50,27 @@ class Entry(NamedTuple):
 
 
 class Tip(NamedTuple):
-    """Where the history of a channel ends."""
+    """The end of a channel's history."""
 
     offset: Offset
-    """Of its last message, or of its beginning if it has none."""
+    """The offset of the last message, or of the beginning if there is none."""
     data: bytes | None
-    """That message, if the broker gives it; None otherwise."""
+    """The last message, or None if the broker does not return it."""
 
 
 class Page(NamedTuple):
-    """A piece of a channel's history."""
+    """A page of a channel's history."""
 
     entries: list[tuple[Offset, bytes]]
     missing: int | None
-    """How many between where it was asked to begin and its first entry are not kept any more;
-    None if that cannot be known."""
+    """The number of messages between the requested start and the first entry that are no longer
+    stored; None if unknown."""
 
     def next_count(self, count: int, largest: int, most_bytes: int) -> int:
-        """How many to read after this page, which was to have `count`: at most `largest`, of
-        about `most_bytes`."""
+        """Return how many messages to request next, after a page for which `count` were requested.
+
+        Aims at pages of about `most_bytes`, with at most `largest` messages.
+        """
         size = sum(len(data) for _, data in self.entries)
         if size > most_bytes:
             return max(1, count // 2)
@@ -76,10 +78,10 @@ class Page(NamedTuple):
 
 
 class Broker(ABC):
-    """One connection to a broker. Every method raises `BrokerError` when it breaks."""
+    """One connection to a broker. Every method raises `BrokerError` if the connection fails."""
 
     limit: int
-    """The most bytes of one message."""
+    """The maximum size of a message in bytes."""
 
     def __init__(
         self, url: BrokerURL, settings: BusSettings, history: History | None, receive: Receive
@@ -91,74 +93,84 @@ class Broker(ABC):
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def fail(self, reason: str) -> None:
-        """Let the bus know that the connection is gone."""
+        """Report to the bus that the connection has failed."""
         if not self.broken.done():
             self.broken.set_exception(BrokerError(reason))
-            self.broken.exception()  # it is not always asked for
+            self.broken.exception()  # marks it as retrieved, for asyncio's log
 
     @abstractmethod
     async def connect(self) -> None:
-        """Connect, authenticate, and find out `limit`."""
+        """Connect, authenticate, and set `limit`."""
 
     @abstractmethod
     async def subscribe(self, channels: Sequence[str]) -> Mapping[str, str]:
-        """Returns once everything published to them from now on will be received: the channels
-        that the broker refused to this user, and why."""
+        """Subscribe to channels. Returns when every message published from now on will be received.
+
+        The result maps each channel that the broker refused to this user to the reason.
+        """
 
     @abstractmethod
     async def unsubscribe(self, channels: Sequence[str]) -> None: ...
 
     @abstractmethod
     async def publish(self, messages: Sequence[tuple[str, bytes]]) -> Refusals:
-        """Send (channel, data), in order, all at once; returns once the broker has answered."""
+        """Publish (channel, data) pairs in order. Returns when the broker has answered for all of
+        them."""
 
     @abstractmethod
     async def append(self, entries: Sequence[Entry]) -> Refusals:
-        """Keep them in the history and publish them. An entry that is there already is not
-        kept again."""
+        """Store messages in the history and publish them. An entry already stored is not stored
+        again."""
 
     @abstractmethod
     async def tips(self, channels: Sequence[str]) -> list[Tip]:
-        """The last message of each. A history that the broker does not have begins with this.
-        Raises `ChannelsRefused`, as `read` does."""
+        """Return the end of each channel's history. A history that does not exist yet is begun.
+
+        Raises `ChannelsRefused`, as `read` does.
+        """
 
     @abstractmethod
     async def read(
         self, channel: str, after: Offset, count: int, identity: tuple[bytes, int] | None
     ) -> Page:
-        """Up to `count` messages that came after an offset of this history; fewer only if there
-        are no more. `identity` is process and number of the message at that offset, if known."""
+        """Return up to `count` messages after an offset of this history; fewer only at its end.
+
+        `identity` is the process and number of the message at that offset, if known.
+        """
 
     @abstractmethod
     def is_same_history(self, one: Offset, other: Offset) -> bool:
-        """Whether both lie in one history: a broker that has lost its data begins another."""
+        """Whether both offsets are in one history. A broker that has lost its data starts another
+        one."""
 
     @abstractmethod
     def beginning(self, offset: Offset) -> Offset:
-        """The offset before the first message of the history in which this one lies."""
+        """Return the offset before the first message of the history that contains `offset`."""
 
     def is_beginning(self, offset: Offset) -> bool:
         return not offset or offset == self.beginning(offset)
 
     def count_between(self, after: Offset, last: Offset) -> int | None:  # noqa: ARG002
-        """How many messages there were after one up to another; None if that is unknown."""
+        """Return the number of messages after one offset up to another; None if unknown."""
         return None
 
     async def check(self) -> None:  # noqa: B027  (most brokers have nothing to check)
-        """Raises `BrokerError` if what is published does not get to the others although the
-        broker takes it; called with each heartbeat."""
+        """Raise `BrokerError` if the broker accepts messages that do not reach the other processes.
+
+        Called with each heartbeat.
+        """
 
     @abstractmethod
     def parse_offset(self, text: str) -> Offset:
-        """ValueError for what is none."""
+        """Parse an offset. Raises `ValueError` if the text is not a valid offset."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Disconnect; raises nothing."""
+        """Disconnect. Raises nothing."""
 
 
 class Kind(NamedTuple):
-    """Where the class for a scheme is, and what it needs."""
+    """The module and class for a scheme, and the library that it needs."""
 
     module: str
     name: str
@@ -187,12 +199,15 @@ KINDS = {
 
 
 def broker_class(kind: Kind) -> type[Broker]:
-    """ImportError that names the extra where the library is missing."""
+    """Return the class for a kind of broker.
+
+    Raises `ImportError`, which names the extra to install, if the broker's library is missing.
+    """
     try:
         import_module(kind.library)
     except ImportError:
         raise ImportError(
-            f"rooms over this broker need the library of the extra [{kind.extra}]: "
+            f"this broker needs the library of the extra [{kind.extra}]: "
             f"pip install 'websocket-handler[{kind.extra}]'"
         ) from None
     found: type[Broker] = getattr(import_module(f".{kind.module}", __package__), kind.name)

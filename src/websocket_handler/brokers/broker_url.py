@@ -1,7 +1,7 @@
 """Parses the URL of a broker.
 
-An error names what is wrong and never repeats the URL: a password whose special characters were
-not percent-encoded may be in any part of it.
+An error names the wrong part and never repeats the URL: a password whose special characters are not
+percent-encoded can be in any part of it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ IGNORED_REDIS_OPTIONS = frozenset(
         "timeout",
     }
 )
-"""Options of redis-py's own client: a URL that is shared with it may have them. The bus has its
+"""Options of redis-py's own client, ignored because a URL may be shared with it. The bus has its
 own timeouts, retries and protocol version."""
 
 HOST_NAME = re.compile(r"[\w.-]+")
@@ -53,13 +53,13 @@ class Scheme(NamedTuple):
     """The rules for the URLs of one scheme."""
 
     port: int
-    """The default one."""
+    """The default port."""
     is_tls: bool = False
     is_redis: bool = True
     has_many_hosts: bool = False
     has_database: bool = True
     has_service: bool = False
-    """The first part of the path is the name of a Sentinel service."""
+    """Whether the first part of the path is the name of a Sentinel service."""
 
 
 SCHEMES = {
@@ -77,7 +77,7 @@ SCHEMES = {
 
 
 class Host(NamedTuple):
-    """The address of one server."""
+    """The host and port of one server."""
 
     name: str
     port: int
@@ -88,26 +88,26 @@ class Host(NamedTuple):
 
 @dataclass(frozen=True)
 class BrokerURL:
-    """The parts of a broker's URL, percent-decoded. Its text form has no secrets."""
+    """The parts of a broker's URL, percent-decoded. `str()` of it contains no secrets."""
 
     scheme: str
     hosts: tuple[Host, ...] = ()
     user: str | None = field(default=None, repr=False)
-    """With NATS and no password, a token."""
+    """The user name; a token for NATS if there is no password."""
     password: str | None = field(default=None, repr=False)
     path: str = ""
-    """Of a Unix socket."""
+    """The path of a Unix socket."""
     service: str = ""
     database: int = 0
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Those of TLS."""
+    """The TLS options."""
 
     @property
     def is_tls(self) -> bool:
         return SCHEMES[self.scheme].is_tls
 
     def at(self, host: Host) -> BrokerURL:
-        """The URL with this host alone."""
+        """Return the URL with this host only."""
         return replace(self, hosts=(host,))
 
     def __str__(self) -> str:
@@ -118,7 +118,7 @@ class BrokerURL:
         return f"{self.scheme}://{credentials}{hosts}{place}"
 
     def without_secrets(self, text: str) -> str:
-        """`text`, which a library or a server wrote, with no password in it."""
+        """Return `text`, written by a library or a server, with the password replaced."""
         for secret in (self.password, None if self.password else self.user):
             if secret:
                 text = text.replace(secret, "***")
@@ -126,14 +126,15 @@ class BrokerURL:
 
 
 def parse_broker_url(url: str) -> BrokerURL:
-    """Raises ValueError for a URL of no broker, or with an option that is not supported."""
+    """Parse the URL of a broker. Raises `ValueError` if it is not valid, or has an unsupported
+    option."""
     scheme, separator, rest = url.partition("://")
     rules = SCHEMES.get(scheme) if separator else None
     if rules is None:
         schemes = ", ".join(f"{name}://" for name in SCHEMES)
         raise ValueError(f"the URL of a broker must begin with one of {schemes}")
     if "#" in rest:
-        raise _invalid(scheme, "it has a fragment")
+        raise _invalid(scheme, "it must not have a fragment")
     rest, _, query = rest.partition("?")
     authority, slash, path = rest.partition("/")
     user, password, hosts = _split_credentials(scheme, authority)
@@ -144,10 +145,10 @@ def parse_broker_url(url: str) -> BrokerURL:
     found = BrokerURL(scheme, (), user, password, options=options)
     if scheme == "unix":
         if hosts:
-            raise _invalid(scheme, "it has no host, but three slashes")
+            raise _invalid(scheme, "it must have no host, and three slashes")
         return replace(found, path=slash + unquote(path), database=_database(scheme, database))
     if "@" in path:
-        raise _invalid(scheme, "there is an @ after the hosts")
+        raise _invalid(scheme, "there must be no @ after the hosts")
     service, path = _split_service(scheme, rules, path)
     return replace(
         found,
@@ -159,18 +160,18 @@ def parse_broker_url(url: str) -> BrokerURL:
 
 def _invalid(scheme: str, reason: str) -> ValueError:
     return ValueError(
-        f"not a URL of a broker: {scheme}://…: {reason}. Percent-encode the special characters "
+        f"not a valid broker URL: {scheme}://…: {reason}. Percent-encode the special characters "
         f"of a user name and password: urllib.parse.quote(password, safe='')"
     )
 
 
 def _split_credentials(scheme: str, authority: str) -> tuple[str | None, str | None, str]:
-    """User, password and hosts."""
+    """Return user, password and hosts."""
     credentials, at, hosts = authority.rpartition("@")
     if not at:
         return None, None, hosts
     if "@" in credentials and "," in credentials:
-        raise _invalid(scheme, "user and password stand once, before the first host")
+        raise _invalid(scheme, "user and password must be given once, before the first host")
     user, colon, password = credentials.partition(":")
     user, password = unquote(user), unquote(password)
     try:
@@ -185,7 +186,7 @@ def _split_credentials(scheme: str, authority: str) -> tuple[str | None, str | N
 def _parse_hosts(scheme: str, rules: Scheme, hosts: str) -> list[Host]:
     found = [_parse_host(scheme, rules, host) for host in hosts.split(",")]
     if len(found) > 1 and not rules.has_many_hosts:
-        raise _invalid(scheme, "it has one host")
+        raise _invalid(scheme, "it must have one host")
     return found
 
 
@@ -202,17 +203,17 @@ def _parse_host(scheme: str, rules: Scheme, host: str) -> Host:
     if not port:
         return Host(name, rules.port)
     if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 1 << 16):
-        raise _invalid(scheme, "a port is a number from 1 to 65535")
+        raise _invalid(scheme, "a port must be a number from 1 to 65535")
     return Host(name, int(port))
 
 
 def _split_service(scheme: str, rules: Scheme, path: str) -> tuple[str, str]:
-    """The Sentinel service, and the rest of the path."""
+    """Return the Sentinel service, and the rest of the path."""
     if not rules.has_service:
         return "", path
     service, _, path = path.partition("/")
     if not service:
-        raise _invalid(scheme, "the name of the service follows the hosts, as in /mymaster")
+        raise _invalid(scheme, "the name of the service must follow the hosts, as in /mymaster")
     return unquote(service), path
 
 
@@ -221,9 +222,9 @@ def _database(scheme: str, text: str | None, has_database: bool = True) -> int:
     if not text:
         return 0
     if not (text.isascii() and text.isdigit()) or len(text) > 9:
-        raise _invalid(scheme, "a database is a number" if has_database else "it has no path")
+        raise _invalid(scheme, "the database must be a number" if has_database else "it has a path")
     if int(text) and not has_database:
-        raise _invalid(scheme, "it has no databases")
+        raise _invalid(scheme, "this scheme has no databases")
     return int(text)
 
 
@@ -242,27 +243,27 @@ def _parse_options(scheme: str, rules: Scheme, query: str) -> dict[str, str]:
 
 def _check_tls_options(scheme: str, options: Mapping[str, str]) -> None:
     if options.get("ssl_cert_reqs", "required") not in ("required", "none"):
-        raise _invalid(scheme, "ssl_cert_reqs is required or none")
+        raise _invalid(scheme, "ssl_cert_reqs must be required or none")
     if options.get("ssl_check_hostname", "true").lower() not in ("true", "false"):
-        raise _invalid(scheme, "ssl_check_hostname is true or false")
+        raise _invalid(scheme, "ssl_check_hostname must be true or false")
 
 
 # TLS
 
 
 def checks_certificate(url: BrokerURL) -> bool:
-    """Whether the server needs a certificate of a known authority: unless the URL says not."""
+    """Whether the server's certificate must be issued by a trusted authority (the default)."""
     return url.options.get("ssl_cert_reqs") != "none"
 
 
 def checks_host_name(url: BrokerURL) -> bool:
-    """Whether the certificate must be for the host of the URL: unless the URL says not."""
+    """Whether the certificate must match the host in the URL (the default)."""
     is_checked = url.options.get("ssl_check_hostname", "true").lower() == "true"
     return is_checked and checks_certificate(url)
 
 
 def tls_context(url: BrokerURL) -> ssl.SSLContext:
-    """The settings of TLS for a URL. Raises OSError for a file that cannot be read."""
+    """Return the TLS context for a URL. Raises `OSError` if a file cannot be read."""
     options = url.options
     context = ssl.create_default_context()
     if "ssl_ca_certs" in options or "ssl_ca_data" in options:

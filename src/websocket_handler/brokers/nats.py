@@ -1,9 +1,9 @@
-"""NATS: core subjects, and for the history one JetStream stream for all rooms.
+"""NATS: core subjects, and one JetStream stream for the history of all rooms.
 
-What is sent to a room with a history goes to a subject of the stream. That stores it and
-republishes it to the room's ordinary subject, with its number in the stream and that of the
-message before it in the same room; so what is heard live is what was stored. An offset is the
-time at which the stream was made, in milliseconds, and a number of the stream.
+A message to a room with a history is published on a subject of the stream. JetStream stores it and
+republishes it on the room's ordinary subject, with its sequence number and that of the previous
+message of the same room. Messages received live are therefore the stored ones. An offset is the
+creation time of the stream in milliseconds, and a sequence number.
 """
 
 from __future__ import annotations
@@ -39,63 +39,66 @@ from .broker import Broker, BrokerError, Entry, Offset, Page, Refusals, Tip
 from .broker_url import BrokerURL, tls_context
 
 HEADERS = 300
-"""Bytes that are left for the headers of a stored message, of which the longest has 270."""
+"""Bytes reserved for the headers of a stored message; the longest headers have 270."""
 
 VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
-"""nats-py makes the text of an error lower case, the subject included."""
+"""nats-py converts the text of an error to lower case, including the subject."""
 
 TOO_LARGE_FOR_STREAM = 10054
 
 DUPLICATES = 600.0
-"""Seconds for which JetStream knows what it has stored: a retry after them stores twice, unless
-this process has heard its message before."""
+"""Seconds for which JetStream detects duplicates. A later retry stores a message twice; this
+process still skips it if it has received the message before."""
 
 FEWER = 1
-"""Seconds after which messages that were to be read but have grown too old are given up."""
+"""Seconds to wait for messages that may have expired since they were counted."""
 
 AT_ONCE = 200
-"""Requests under way at a time."""
+"""The maximum number of concurrent requests."""
 
 
 class Connection(Client):
-    """A client that speaks TLS where the URL says so, whatever the server asks for, and uses no
-    server but those of the URL."""
+    """A client that uses TLS if the URL requires it, even if the server does not, and that connects
+    only to the servers of the URL."""
 
     def __init__(self, requires_tls: bool) -> None:
         super().__init__()
         self._requires_tls = requires_tls
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
-        """The first INFO comes before TLS, so that anybody may have written it."""
+        """Process INFO. The first one arrives before TLS, so that an attacker may have written
+        it."""
         info.pop("connect_urls", None)
         if self._requires_tls and initial_connection:
             if not (info.get("tls_required") or info.get("tls_available")):
-                raise NatsError("the server has no TLS, which the URL asks for")
+                raise NatsError("the URL requires TLS, but the server does not offer it")
             info["tls_required"] = True
         await super()._process_info(info, initial_connection=initial_connection)
 
     def _connect_command(self) -> bytes:
-        """The first that is sent; it has the password."""
+        """Return CONNECT, which contains the password."""
         writer = getattr(self._transport, "_io_writer", None)
         if self._requires_tls and (writer is None or writer.get_extra_info("ssl_object") is None):
-            raise NatsError("the connection has no TLS, which the URL asks for")
+            raise NatsError("the URL requires TLS, but the connection does not use it")
         return super()._connect_command()
 
     async def confirm(self, timeout: float) -> None:
-        """Returns once the server has read everything that was sent. The PING of `flush` alone
-        overtakes what is still pending."""
+        """Wait until the server has read everything that was sent.
+
+        The PING of `flush` alone overtakes data that is still pending.
+        """
         await self._flush_pending(force_flush=True)
         await self.flush(int(timeout) + 1)
 
 
 class NatsBroker(Broker):
-    """One NATS server, or a cluster, of which one server is enough."""
+    """One NATS server, or a cluster, of which one server suffices."""
 
     _client: Connection | None = None
     _noticing: asyncio.Task[None] | None = None
     _acknowledged: dict[str, tuple[asyncio.Future[str | None], str]]
     _made = 0
-    """When the stream was made: that of before is another history."""
+    """The creation time of the stream. A stream with another one is another history."""
 
     # The connection
 
@@ -157,7 +160,8 @@ class NatsBroker(Broker):
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[set[tuple[str, str]]]:
-        """Collect what the server refuses meanwhile: (publish or subscription, subject)."""
+        """Collect the server's refusals during the block: ("publish" or "subscription",
+        subject)."""
         self._refused.clear()
         self._asking_count += 1
         try:
@@ -166,7 +170,7 @@ class NatsBroker(Broker):
             self._asking_count -= 1
 
     async def _notice(self) -> None:
-        """The end of the connection, also where nats-py fails before it calls `closed_cb`."""
+        """Detect the end of the connection, even if nats-py fails before it calls `closed_cb`."""
         while not self.client.is_closed:
             await asyncio.sleep(0.1)
         await self._on_closed()
@@ -186,7 +190,7 @@ class NatsBroker(Broker):
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """What goes wrong with the connection, in words."""
+        """Convert connection errors to `BrokerError` with a readable text."""
         try:
             yield
         except (NatsError, OSError, asyncio.TimeoutError) as error:
@@ -197,9 +201,9 @@ class NatsBroker(Broker):
         if "authorization violation" in text.lower():
             return f"the broker refuses this user or password: {text}"
         if "permissions violation" in text.lower():
-            return f"the broker refuses this to the user: {text}"
+            return f"the user lacks a permission: {text}"
         if "INFO" in text:
-            return f"this does not answer like a NATS server: {text}"
+            return f"the server does not answer like a NATS server: {text}"
         return text
 
     @property
@@ -239,14 +243,15 @@ class NatsBroker(Broker):
         await self._flush()
 
     async def _is_refused_alone(self, channel: str) -> bool:
-        """The server's error may be about another channel that differs in case only."""
+        """Whether the server refuses this channel, not another one whose name differs in case
+        only."""
         await self._subscriptions.pop(channel).unsubscribe()
         self._refused.clear()
         await self._subscribe([channel])
         return bool(self._refused)
 
     async def _flush(self) -> None:
-        """Returns once the server has read all that was sent."""
+        """Wait until the server has read everything that was sent."""
         await self.client.confirm(self.settings.silence_timeout)
 
     async def unsubscribe(self, channels: Sequence[str]) -> None:
@@ -293,8 +298,10 @@ class NatsBroker(Broker):
         await self._flush()
 
     async def _is_refused_again(self, message: tuple[str, bytes]) -> bool:
-        """The server's error may have been about another channel that differs in case only; who
-        has the message already skips it."""
+        """Whether the server refuses this message, not one to a channel that differs in case only.
+
+        A process that has received the message already skips the copy.
+        """
         self._refused.clear()
         await self._publish([message])
         return bool(self._refused)
@@ -311,7 +318,7 @@ class NatsBroker(Broker):
         except ServiceUnavailableError as error:
             raise BrokerError("the broker has no JetStream, which a history needs") from error
         except APIError as error:
-            if error.err_code != 10058:  # the name is in use, with other settings
+            if error.err_code != 10058:  # the name is in use with other settings
                 raise
             info = await manager.update_stream(config)
         self._made = _milliseconds(info)
@@ -321,7 +328,7 @@ class NatsBroker(Broker):
             refused = await self._append(entries)
             suspected = {entries[index].channel for index in refused}
             if len({channel.lower() for channel in suspected}) < len(suspected):
-                # The server's error was about one of channels that differ in case only.
+                # The server's error was about one of several channels that differ in case only.
                 alone = {}
                 for index in refused:
                     alone[index] = (await self._append([entries[index]])).get(0)
@@ -350,7 +357,7 @@ class NatsBroker(Broker):
                 self._acknowledged.pop(token, None)
         refused = {index: answer for index, answer in enumerate(answers) if answer}
         if refused:
-            await self._flush()  # each of them has an error of its own, which may still come
+            await self._flush()  # each refusal has its own error, which may still arrive
         return refused
 
     async def _on_acknowledgement(self, message: Msg) -> None:
@@ -365,7 +372,7 @@ class NatsBroker(Broker):
             answer = json.loads(message.data)
             error = answer.get("error")
         except (ValueError, AttributeError):
-            error = {"description": "an answer that is none"}
+            error = {"description": "a malformed answer"}
         if not error:
             future.set_result(None)
         elif error.get("err_code") == TOO_LARGE_FOR_STREAM:
@@ -421,13 +428,13 @@ class NatsBroker(Broker):
         return Page(entries, await self._missing(channel, after, pending, identity))
 
     async def _fetch(self, consumer: str, count: int) -> list[tuple[Offset, bytes]]:
-        """The next messages of a consumer, all by one request."""
+        """Fetch the next messages of a consumer, with one request."""
         entries: list[tuple[Offset, bytes]] = []
         done = asyncio.get_running_loop().create_future()
 
         async def take(message: Msg) -> None:
             if message.headers and "Status" in message.headers:
-                count_is_reached = True  # or there are fewer now
+                count_is_reached = True  # or there are fewer messages now
             else:
                 about = message.metadata
                 entries.append(((self._made, about.sequence.stream), message.data))
@@ -451,9 +458,12 @@ class NatsBroker(Broker):
     async def _missing(
         self, channel: str, after: Offset, count: int, identity: tuple[bytes, int] | None
     ) -> int | None:
-        """None unless it is sure that nothing between `after` and the first of `count` messages
-        has gone: the message `after` is still there, or it is the beginning, the room never had
-        as many as are kept, and none can have grown too old."""
+        """Return 0 if no message is missing after `after`, None if that is not certain.
+
+        `count` messages are stored after it. None is missing if the message at `after` is still
+        stored. At the beginning, none is missing if the room never had as many messages as are
+        kept, and none can have expired.
+        """
         assert self.history is not None
         if after and after[1]:
             with contextlib.suppress(NotFoundError):
@@ -473,7 +483,7 @@ class NatsBroker(Broker):
         return (offset[0] if offset else self._made), 0
 
     def parse_offset(self, text: str) -> Offset:
-        """Without the time at which the stream was made, it is one of the stream there is."""
+        """Parse "time-number", or "number" alone for the current stream."""
         made, _, number = text.rpartition("-")
         if not re.fullmatch(r"([0-9]{1,20}-)?[0-9]{1,20}", text) or int(number) >= 1 << 64:
             raise ValueError(f"not an offset of a room's history: {text!r}")
@@ -481,7 +491,7 @@ class NatsBroker(Broker):
 
 
 def stream_config(name: str, prefix: str, history: History) -> StreamConfig:
-    """One stream for all rooms that share a prefix."""
+    """Return the settings of the stream for all rooms that share a prefix."""
     age = history.age or float(IDLE_EXPIRY)
     return StreamConfig(
         name=name,
@@ -497,12 +507,12 @@ def stream_config(name: str, prefix: str, history: History) -> StreamConfig:
 
 
 def _milliseconds(info: StreamInfo) -> int:
-    """When a stream was made."""
+    """Return the creation time of a stream in milliseconds."""
     return int(info.created.timestamp() * 1000) if info.created else 0
 
 
 def _is(data: bytes | None, identity: tuple[bytes, int] | None) -> bool:
-    """Whether a stored message is this one, as far as that is known."""
+    """Whether a stored message has this identity, or the identity is unknown."""
     if identity is None:
         return True
     try:
@@ -513,12 +523,12 @@ def _is(data: bytes | None, identity: tuple[bytes, int] | None) -> bool:
 
 
 def kept_prefix(prefix: str) -> str:
-    """The subjects of stored messages begin with it; no other prefix can be the same."""
+    """Return the beginning of the subjects of stored messages. No other prefix can equal it."""
     return f"{prefix}:kept"
 
 
 def credentials(url: BrokerURL) -> tuple[str | None, str | None, str | None]:
-    """User and password, or a token."""
+    """Return user, password and token; a user without a password is a token."""
     if url.password is None:
         return None, None, url.user
     return url.user or "", url.password, None

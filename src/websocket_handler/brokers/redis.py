@@ -1,10 +1,10 @@
-"""Redis: pub/sub, and for the history one stream a room.
+"""Redis: pub/sub, and one stream per room for the history.
 
-Two connections: one receives, one sends commands, many at a time. `append` is a script: it
-stores a message once, counts the messages of its room, and publishes it with its offset.
-Offsets are ids of stream entries whose first part is the time of the server in milliseconds
-and whose second part counts the messages of the room, from a multiple of `EPOCH` on. That is
-random for each history, so that one begun anew, after the server has lost its data, is known.
+There are two connections: one receives, the other one sends pipelined commands. `append` is a
+script that stores a message once, numbers the messages of its room, and publishes the message with
+its offset. An offset is the id of a stream entry: the server's time in milliseconds, and the number
+of the message in its room. The numbers of a history begin at a random multiple of `EPOCH`. This
+multiple identifies the history: it is another one after the server has lost its data.
 """
 
 from __future__ import annotations
@@ -48,14 +48,19 @@ from .broker import Broker, BrokerError, ChannelsRefused, Entry, Offset, Page, R
 from .broker_url import BrokerURL, checks_certificate, checks_host_name
 
 REMEMBERED = 24 * 60 * 60
-"""Seconds for which the last number of a process is kept: a retry after them stores twice."""
+"""Seconds for which the last number of a process is stored: a later retry stores a message
+twice."""
 
 LARGEST = 1 << 24
-"""Bytes; beyond it, or half of what Redis keeps for a subscriber that is behind, a message
-might cost all subscribers their connections."""
+"""The maximum size of a message in bytes.
+
+A larger message, or one over half of the output buffer limit for subscribers, might make Redis
+disconnect all subscribers.
+"""
 
 EPOCH = 1 << 33
-"""Between the counts with which two histories begin; below 2 ** 53, Lua knows 2 ** 20 of them."""
+"""The distance between the first numbers of two histories; 2 ** 20 multiples are below 2 ** 53, the
+limit of exact integers in Lua."""
 
 BEGIN = """
 local tip = redis.call('GET', KEYS[2])
@@ -119,12 +124,11 @@ end
 return refused or stored
 """.replace("IDLE_EXPIRY", str(IDLE_EXPIRY))
 )
-# KEYS: stream, tip, last number of the process, channel.
-# ARGV: a number that must be stored already, length, age in ms, command, seconds; then pairs
-# of number and envelope.
+# KEYS: stream, tip, last number of the process, channel. ARGV: the number that must already be
+# stored, length, age in ms, publish command, seconds; then pairs of number and envelope.
 
 MOST_TOGETHER = 100
-"""Messages that one call of the script stores; meanwhile Redis serves nobody else."""
+"""Messages that one call of the script stores; Redis serves no other client meanwhile."""
 
 
 class Pair:
@@ -159,7 +163,8 @@ class Pair:
         return reply
 
     async def call_many(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """Send all, then read as many replies; those that are errors are among them."""
+        """Send all commands, then read one reply for each. Error replies are returned, not
+        raised."""
         async with self._lock:
             await self._send(self.commands, self.commands.pack_commands(commands))
             replies = []
@@ -171,15 +176,17 @@ class Pair:
             return replies
 
     async def _send(self, connection: AbstractConnection, packed: Iterable[bytes]) -> None:
-        if not connection.is_connected:  # it would connect again, by itself and unsubscribed
+        if not connection.is_connected:  # redis-py would reconnect, without the subscriptions
             raise RedisConnectionError("the connection has been lost")
         await connection.send_packed_command(packed, check_health=False)
 
     async def subscribe(
         self, command: bytes, groups: Sequence[Sequence[bytes]]
     ) -> dict[bytes, ResponseError]:
-        """`command` is (S)SUBSCRIBE or (S)UNSUBSCRIBE, sent for each group of channels; returns
-        once all are answered: the channels that were refused."""
+        """Send (S)SUBSCRIBE or (S)UNSUBSCRIBE for each group of channels.
+
+        Returns when all are answered: the channels that were refused, with the errors.
+        """
         waiting = [Unconfirmed(command.lower(), group) for group in groups]
         self._unconfirmed.extend(waiting)
         commands = [(command, *group) for group in groups]
@@ -198,7 +205,7 @@ class Pair:
         return refused
 
     async def _read(self) -> None:
-        """Receive, for ever; in turns, so that others get theirs."""
+        """Receive until the connection fails. Yields to other tasks every 256 messages."""
         read = self.subscriber.read_response
         turns = 0
         try:
@@ -223,7 +230,7 @@ class Pair:
             self._unconfirmed.clear()
 
     def _refused(self, error: ResponseError) -> None:
-        """The answer to the first command that has none."""
+        """Process an error: the answer to the first unanswered command."""
         if not self._unconfirmed:
             raise error
         self._unconfirmed.popleft().answered.set_exception(error)
@@ -248,7 +255,7 @@ class Unconfirmed:
         self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def confirms(self, kind: bytes, channel: bytes) -> bool:
-        """Whether this is an answer to the command; remembers it."""
+        """Record an answer. Returns whether it belongs to this command."""
         if kind != self._kind or channel not in self._channels:
             return False
         self._channels.remove(channel)
@@ -258,7 +265,7 @@ class Unconfirmed:
 
 
 class RedisBroker(Broker):
-    """One Redis server. The cluster's class derives from this one."""
+    """One Redis server. Base class of the brokers for Redis Cluster and Redis Sentinel."""
 
     publish_command = b"PUBLISH"
     subscribe_command = b"SUBSCRIBE"
@@ -267,7 +274,7 @@ class RedisBroker(Broker):
     _script = _tip_script = b""
     _pair: Pair | None = None
 
-    # What differs in a cluster
+    # Overridden for a cluster
 
     async def _connect_pairs(self) -> None:
         self._pair = Pair(self._pool(self.url).make_connection, self)
@@ -277,17 +284,17 @@ class RedisBroker(Broker):
         return [] if self._pair is None else [self._pair]
 
     def pair_of(self, name: bytes) -> Pair:  # noqa: ARG002
-        """The server that has a key or a channel."""
+        """Return the connections to the server of a key or channel."""
         assert self._pair is not None
         return self._pair
 
     def groups(self, names: list[bytes]) -> list[list[bytes]]:
-        """The channels that one command may name."""
+        """Group channels by the commands that may name them together."""
         return [names]
 
     def _pool(self, url: BrokerURL) -> ConnectionPool:
-        # RESP2 works with every Redis, and costs less than RESP3; no retries but ours, and no
-        # time-out for a subscriber that has nothing to hear.
+        # RESP2 works with every Redis, and costs less than RESP3. The bus does its own retries, and
+        # a subscriber without messages must not time out.
         return ConnectionPool(
             **_address(url),
             db=url.database,
@@ -314,7 +321,8 @@ class RedisBroker(Broker):
                     self._tip_script = await pair.call(["SCRIPT", "LOAD", TIP])
 
     async def _limit_of(self, pair: Pair) -> int:
-        """What one message may have, if this user may ask the server."""
+        """Return the maximum size of a message, if this user may read the server's
+        configuration."""
         limit = LARGEST
         with contextlib.suppress(ResponseError, NoPermissionError):
             _, bulk = await pair.call(["CONFIG", "GET", "proto-max-bulk-len"])
@@ -331,12 +339,17 @@ class RedisBroker(Broker):
                 await self._check_pair(pair)
 
     async def _check_pair(self, pair: Pair) -> None:
-        """A primary that became a replica keeps its connections, and what is published to it
-        stays there. A server that does not say what it is is believed."""
+        """Raise `BrokerError` if the server is a replica.
+
+        A primary that becomes a replica keeps its connections, but messages published to it do not
+        reach the other processes. A server that does not allow ROLE passes the check.
+        """
         with contextlib.suppress(ResponseError):
             role, *_ = await pair.call([b"ROLE"])
             if role == b"slave":
-                raise BrokerError("this Redis server is a replica: others do not receive from it")
+                raise BrokerError(
+                    "this Redis server is a replica: other processes receive nothing from it"
+                )
 
     async def close(self) -> None:
         for pair in self.pairs():
@@ -344,29 +357,31 @@ class RedisBroker(Broker):
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """What goes wrong with the connection, in words."""
+        """Convert connection errors to `BrokerError` with a readable text."""
         try:
             yield
         except (RedisError, OSError, asyncio.TimeoutError) as error:
             raise BrokerError(self.explain(error)) from error
 
     def explain(self, error: BaseException) -> str:
-        """Why, without a secret: Redis repeats what it was sent when it does not know AUTH."""
+        """Return a readable reason without secrets. Redis repeats the command if it does not know
+        AUTH."""
         text = (str(error) or repr(error)).partition(", with args beginning with")[0]
         text = self.url.without_secrets(text)
         if isinstance(error, AuthenticationError):
             return f"the broker refuses this user or password: {text}"
         if isinstance(error, NoPermissionError):
-            return f"the broker refuses this to the user: {text}"
+            return f"the user lacks a permission: {text}"
         if isinstance(error, InvalidResponse):
-            return f"this does not answer like a Redis server: {text}"
+            return f"the server does not answer like a Redis server: {text}"
         return text
 
     # Channels
 
     @functools.cached_property
     def _begin(self) -> str:
-        """Pub/sub knows no databases: the number is part of the names in all but the first."""
+        """Channels are not separated by database: for databases other than 0 their names contain
+        it."""
         database = self.url.database
         return f"{self.settings.prefix}@{database}:" if database else f"{self.settings.prefix}:"
 
@@ -383,7 +398,7 @@ class RedisBroker(Broker):
             previous, offset = head[1:].decode().split(",")
             offsets = self.parse_offset(offset), self.parse_offset(previous)
         except ValueError:
-            self.receive(channel, b"", None, None)  # malformed; counted there
+            self.receive(channel, b"", None, None)  # malformed: counted by the bus
             return
         self.receive(channel, envelope, *offsets)
 
@@ -416,7 +431,7 @@ class RedisBroker(Broker):
         return self._refusals(await self._run(commands))
 
     def _refusals(self, replies: Sequence[Any]) -> dict[int, str]:
-        """Index -> why, of the replies that are errors."""
+        """Return index -> reason for the replies that are errors."""
         return {
             index: self.explain(reply)
             for index, reply in enumerate(replies)
@@ -424,8 +439,10 @@ class RedisBroker(Broker):
         }
 
     async def _run(self, commands: Sequence[tuple[bytes, Sequence[Any]]]) -> list[Any]:
-        """Run (name whose server it is for, command); all replies, in order. A refusal is one
-        of them; raises `BrokerError` for an error of another kind."""
+        """Run (name, command) pairs, each on the server of its name. Returns the replies in order.
+
+        Refusals are among the replies. Raises `BrokerError` for any other error.
+        """
         of_pair: dict[Pair, list[int]] = {}
         for index, (name, _) in enumerate(commands):
             of_pair.setdefault(self.pair_of(name), []).append(index)
@@ -448,7 +465,7 @@ class RedisBroker(Broker):
     # The history
 
     def _keys(self, channel: str) -> tuple[bytes, bytes, bytes]:
-        """The channel, its stream and its tip: all in one slot of a cluster."""
+        """Return the channel, its stream and its tip: all in one slot of a cluster."""
         name = self.name(channel)
         return name, b"{%b}:stream" % name, b"{%b}:tip" % name
 
@@ -467,8 +484,8 @@ class RedisBroker(Broker):
         for (channel, node), some in together.items():
             name, stream, tip = self._keys(channel)
             last = b"{%b}:last:%b" % (name, node.hex().encode())
-            # All before this batch is stored. What comes after a call of it must not be, if
-            # that call was refused.
+            # Everything before this batch is stored. If one call is refused, the calls after it
+            # must not store anything.
             required = 0
             for begin in range(0, len(some), MOST_TOGETHER):
                 indices.append(some[begin : begin + MOST_TOGETHER])
@@ -491,8 +508,10 @@ class RedisBroker(Broker):
         return [Tip(self.parse_offset(tip.decode()), None) for tip in tips]
 
     async def _begin_histories(self, names: Sequence[tuple[bytes, bytes, bytes]]) -> list[bytes]:
-        """The tips of empty histories. A user that may only read such a room does not know where
-        it begins."""
+        """Begin histories that do not exist, and return their tips.
+
+        A user without write permission cannot begin a history, and gets "0-0".
+        """
         arguments = (b"", b"", b"", b"", REMEMBERED)
         tips = await self._run(
             [
@@ -515,7 +534,8 @@ class RedisBroker(Broker):
         return (time if count % EPOCH == 0 else 0), count - count % EPOCH
 
     def count_between(self, after: Offset, last: Offset) -> int | None:
-        """None also where the server has lost the end of the history and counts from there."""
+        """None also if the server has lost the end of the history and continues to count from
+        there."""
         is_known = self.is_same_history(after, last) and last[1] > after[1]
         return last[1] - after[1] if is_known else None
 
@@ -553,7 +573,7 @@ class RedisBroker(Broker):
 
 
 def _address(url: BrokerURL) -> dict[str, Any]:
-    """Where to connect to and how, as redis-py has it."""
+    """Return the connection's arguments for redis-py."""
     if url.scheme == "unix":
         return {"connection_class": UnixDomainSocketConnection, "path": url.path}
     (host,) = url.hosts
@@ -586,8 +606,10 @@ PASSING_CODES = re.compile(
 
 
 def is_refusal(error: ResponseError) -> bool:
-    """Whether the server refuses this command whenever it is sent: it is not in a state that
-    passes, and has not moved the channel to another server."""
+    """Whether the error is permanent for this command.
+
+    It is not if the server is in a temporary state, or the channel has moved to another server.
+    """
     text = str(error)
     if isinstance(error, NoPermissionError) or text.startswith("unknown command"):
         return True

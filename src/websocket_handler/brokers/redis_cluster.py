@@ -1,7 +1,7 @@
-"""A Redis cluster: sharded pub/sub, so that a message goes to the one server that has its room.
+"""Redis Cluster with sharded pub/sub: a message goes only to the server that owns its room's slot.
 
-Two connections to every server. Channel and stream of a room lie in one slot; a slot that has
-moved breaks the connection, and the next one asks anew who has what.
+There are two connections to every server. The channel and the stream of a room are in one slot. If
+a slot moves to another server, the connection fails, and the next one asks for the slots again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ SLOTS = 16384
 
 
 class RedisClusterBroker(RedisBroker):
-    """redis+cluster:// or rediss+cluster://, with one or several of its hosts."""
+    """The broker for redis+cluster:// and rediss+cluster:// URLs with one or more hosts of the
+    cluster."""
 
     publish_command = b"SPUBLISH"
     subscribe_command = b"SSUBSCRIBE"
@@ -42,7 +43,7 @@ class RedisClusterBroker(RedisBroker):
                 self._of_slot[slot] = pairs[host]
 
     async def _ask(self) -> tuple[BrokerURL, Any]:
-        """The first server that answers, and who has which slots."""
+        """Return the first server that answers, and the slots of every server."""
         reason: Exception = BrokerError("no server")
         for seed in map(self.url.at, self.url.hosts):
             pair = Pair(self._pool(seed).make_connection, self)
@@ -51,7 +52,7 @@ class RedisClusterBroker(RedisBroker):
                 ranges = await pair.call([b"CLUSTER", b"SLOTS"])
             except ResponseError as error:
                 text = self.explain(error)
-                raise BrokerError(f"this is not a server of a cluster: {text}") from error
+                raise BrokerError(f"not a server of a Redis cluster: {text}") from error
             except (RedisError, OSError) as error:
                 reason = error
             else:
@@ -64,7 +65,7 @@ class RedisClusterBroker(RedisBroker):
 
     @staticmethod
     def _host(seed: BrokerURL, name: str, port: int) -> Host:
-        """Another server, of which the cluster may not know the name: then it is the seed's."""
+        """Return the address of a server. If the cluster does not know its host, use the seed's."""
         return Host(name if name not in ("", "?") else seed.hosts[0].name, port)
 
     def pairs(self) -> Iterable[Pair]:

@@ -1,6 +1,6 @@
-"""Redis with Sentinel: several Sentinels say which server is the primary.
+"""Redis with Sentinel: the Sentinels name the primary server.
 
-Each connection asks again, so that the bus is with the new primary after a failover.
+Each new connection asks them again, so that the bus uses the new primary after a failover.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from .redis import Pair, RedisBroker
 
 
 class RedisSentinelBroker(RedisBroker):
-    """redis+sentinel:// or rediss+sentinel://, with the hosts of the Sentinels and the name of
-    the service. User and password are those of the servers; Sentinels have none, or the same."""
+    """The broker for redis+sentinel:// and rediss+sentinel:// URLs.
+
+    The hosts are those of the Sentinels, followed by the name of the service. User and password are
+    those of the Redis servers. The Sentinels have the same ones, or none.
+    """
 
     async def _connect_pairs(self) -> None:
         primary = self.url.at(await self._primary())
@@ -25,7 +28,7 @@ class RedisSentinelBroker(RedisBroker):
         await self._pair.connect()
 
     async def _primary(self) -> Host:
-        """The address that the first Sentinel that knows the service has for it."""
+        """Return the address of the primary, from the first Sentinel that knows the service."""
         reasons = []
         for host in self.url.hosts:
             timeout = self.settings.connect_timeout / len(self.url.hosts)
@@ -50,7 +53,7 @@ class RedisSentinelBroker(RedisBroker):
             name = self.url.service
             answer = await pair.call([b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", name])
         except ResponseError as error:
-            raise BrokerError(f"this is not a Sentinel: {self.explain(error)}") from error
+            raise BrokerError(f"not a Redis Sentinel: {self.explain(error)}") from error
         finally:
             await pair.close()
         if not answer:

@@ -1,1 +1,1 @@
-"""The transport of rooms between processes, over a broker."""
+"""The bus: carries the messages of rooms between processes, through a broker."""

@@ -1,7 +1,7 @@
-"""The bus: carries what is sent to rooms from process to process, through a broker.
+"""The bus carries the messages of rooms between processes, through a broker.
 
-This file is what other threads see of it; `BusWorker` does the work, in a thread of its own.
-Knows rooms by name and messages as text or bytes, nothing of WebSockets.
+This file is the interface for other threads. `BusWorker` does the work, in the bus's own thread.
+The bus knows rooms by name and messages as text or bytes. It does not know WebSockets.
 """
 
 from __future__ import annotations
@@ -31,14 +31,16 @@ logger = logging.getLogger("websocket_handler")
 
 
 class Bus:
-    """Carries what is sent to rooms from process to process, through a broker.
+    """Carries the messages of rooms between processes, through a broker.
 
-    Everything here may be called from any thread, and never waits unless it says so. The
-    connection is made at the first use, and made again whenever it is lost. A forked child
-    begins anew at its first use: it has joined no room, and what waits is its parent's to send.
+    All methods are safe to call from any thread, and do not block unless their docstring says so.
+    The bus connects at its first use, and reconnects whenever the connection is lost. In a forked
+    child it starts again at its first use: without joined rooms, and without the queued messages,
+    which the parent sends.
 
-    Without a history the caller delivers its own messages itself, before it publishes them.
-    With one they come back to it by `deliver`, in the order that all processes see.
+    Without a history, the caller delivers its own messages itself before it publishes them. With a
+    history, the broker sends them back, and the bus calls `deliver` for them in the order that all
+    processes see.
     """
 
     def __init__(
@@ -49,10 +51,13 @@ class Bus:
         history: History | None = None,
         settings: BusSettings = BusSettings(),  # noqa: B008  (it is frozen)
     ) -> None:
-        """`url`: redis://, rediss://, unix://, redis+cluster://, rediss+cluster://,
-        redis+sentinel://, rediss+sentinel://, nats://, tls:// or nats+tls://. Raises ValueError
-        for any other, and ImportError that names the extra where the broker's library is
-        missing."""
+        """Create a bus; it does not connect yet.
+
+        `url` begins with redis://, rediss://, unix://, redis+cluster://, rediss+cluster://,
+        redis+sentinel://, rediss+sentinel://, nats://, tls:// or nats+tls://. Raises `ValueError`
+        if it is not valid, and `ImportError`, which names the extra to install, if the broker's
+        library is missing.
+        """
         self._url = parse_broker_url(url)
         self._kind = KINDS[self._url.scheme]
         self._broker_class = broker_class(self._kind)
@@ -85,31 +90,37 @@ class Bus:
         return self._worker.state if not self._is_closed else BusState.CLOSED
 
     def start(self) -> None:
-        """Connect now, rather than at the first use."""
+        """Connect now instead of at the first use."""
         self._post(self._worker.wake)
 
     # Messages
 
     def prepare(self, room: str, message: str | bytes, key: str | None = None) -> Prepared:
-        """Check and encode a message for `publish`. Raises ValueError if it is over the
-        broker's limit, or it, the key or the room's name is text that UTF-8 cannot write."""
+        """Check and encode a message for `publish`.
+
+        Raises `ValueError` if the message is over the broker's size limit, or if the message, the
+        key or the room's name cannot be encoded as UTF-8.
+        """
         channel = room_channel(room)
         prepared = Prepared(room, channel, message, key, encode_content(message, key))
         limit = self._worker.limit or self._kind.assumed_limit
         if prepared.size > limit:
             raise ValueError(
-                f"a message of {prepared.size} bytes is over the broker's limit of {limit}"
+                f"a message of {prepared.size} bytes is over the broker's limit of {limit} bytes"
             )
         return prepared
 
     def publish(self, prepared: Prepared, context: object = None) -> None:
-        """Send to all processes that have joined the room. Raises `BusUnavailable` if too much
-        waits already, if the broker is away and the settings say so, or after `close`."""
+        """Queue a message for all processes that have joined the room.
+
+        Raises `BusUnavailable` if the queue is full, after `close`, and, with
+        `on_unavailable="raise"`, while the broker is unreachable.
+        """
         if self._is_closed:
             raise BusUnavailable("the bus is closed")
         endpoint = self._worker
         if self._settings.on_unavailable == "raise" and endpoint.state is BusState.DOWN:
-            raise BusUnavailable("the broker is away")
+            raise BusUnavailable("the broker is unreachable")
         comes_back = self._history is not None
         is_local = comes_back and prepared.room in self._joined
         item, is_first = self._outbox.put(prepared, context, is_local, comes_back)
@@ -119,15 +130,18 @@ class Bus:
             self._post(endpoint.deliver_early, item)
 
     def deliver_here(self, prepared: Prepared, context: object = None) -> None:
-        """Deliver a message that `publish` did not take to this process alone, after those that
-        it has taken."""
+        """Deliver a message that `publish` rejected in this process only, after the messages that
+        it accepted."""
         what = prepared.room, prepared.message, prepared.key, None, context
         if self._is_closed or not self._post(self._worker.call, self._rooms.deliver, *what):
             self._rooms.deliver(*what)
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until what was published so far is with the broker, at most `timeout` seconds;
-        whether it is. Not in the bus's thread, which cannot wait for itself: False."""
+        """Wait until the broker has every message published so far. Returns whether it does.
+
+        Blocks for up to `timeout` seconds (None: no limit). In the bus's own thread it does not
+        block, and returns whether the queue is empty.
+        """
         if self._thread is not None and self._thread.is_current():
             return len(self._outbox) == 0
         return self._outbox.flush(timeout)
@@ -135,21 +149,24 @@ class Bus:
     # Rooms
 
     def join(self, room: str) -> None:
-        """This process wants what is sent to the room."""
-        room_channel(room)  # ValueError here rather than there
+        """Join a room: this process receives its messages from now on."""
+        room_channel(room)  # raises ValueError here, not in the bus's thread
         self._post(self._worker.join, room)
-        self._joined.add(room)  # after that: what is sent to it now is published later
+        self._joined.add(room)  # after the post, so that it precedes later messages
 
     def leave(self, room: str) -> None:
-        """It does not any more, and nobody is there in this process."""
+        """Leave a room that no longer has members in this process."""
         if room in self._joined:
             self._joined.discard(room)
             self._post(self._worker.leave, room)
 
     def wait_until_subscribed(self, room: str, timeout: float | None = None) -> bool:
-        """Wait until what others send to a joined room from then on comes here, at most `timeout`
-        seconds. Returns whether it does: False if the room is left, refused or not joined, or
-        after `close`. In the bus's thread, which cannot wait for itself, it does not wait."""
+        """Wait until messages that other processes send to a joined room reach this process.
+
+        Blocks for up to `timeout` seconds (None: no limit). Returns False on a timeout, if the room
+        was left, refused or not joined, or after `close`. In the bus's own thread it does not
+        block.
+        """
         answers: list[bool] = []
         thread = self._thread
         if thread is not None and thread.is_current():
@@ -161,7 +178,7 @@ class Bus:
         return answers == [True]
 
     async def until_subscribed(self, room: str) -> bool:
-        """As `wait_until_subscribed`, for coroutines."""
+        """Like `wait_until_subscribed`, but awaitable and without a timeout."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[bool] = loop.create_future()
 
@@ -184,36 +201,43 @@ class Bus:
         return self._thread is not None and self._thread.has_ended
 
     def announce(self, room: str, who: Mapping[str, int]) -> None:
-        """Who is in a joined room in this process now: identity -> connections. Raises
-        ValueError for an identity of more than 1,024 characters."""
+        """Announce the members of a joined room in this process: identity -> number of connections.
+
+        Raises `ValueError` if an identity has more than 1,024 characters.
+        """
         check_identities(who)
         self._post(self._worker.announce, room, dict(who))
 
     def call_later(self, delay: float, call: Callable[[], object]) -> None:
-        """Make `call` in the bus's thread, in `delay` seconds."""
+        """Make `call` in the bus's thread after `delay` seconds."""
         self._post(self._worker.call_later, delay, call)
 
     def present(self, room: str) -> dict[str, int]:
-        """Who is in a joined room in the other processes: identity -> connections there."""
+        """Return the members of a joined room in other processes: identity -> number of
+        connections."""
         return self._worker.presence.known.present(room)
 
     def replay(self, room: str, since: str, member: Replayed) -> None:
-        """With a history: give a member what came to a joined room after the offset `since`.
+        """Replay the messages of a joined room after the offset `since`. Needs a history.
 
-        In the bus's thread, `member.give` is called for each message up to the last one that was
-        delivered here, and then `member.admit`, so that the next `deliver` goes on exactly
-        there. `member.failed(error)` instead of `admit`: ValueError for a `since` that is no
-        offset or a room that is not joined, `BusUnavailable` if the broker is away.
+        In the bus's thread, calls `member.give` for each message up to the last one that was
+        delivered in this process, and then `member.admit`. The next `deliver` follows without a
+        gap. Calls `member.failed(error)` instead of `member.admit` with a `ValueError` if `since`
+        is not a valid offset or the room is not joined, or with `BusUnavailable` if the broker is
+        unreachable.
         """
         if self._history is None:
             raise ValueError("there is no history to replay")
         self._post(self._worker.recall.replay, room, since, member)
 
-    # The end
+    # Closing
 
     def close(self, timeout: float | None = None) -> bool:
-        """Wait as `flush` does, tell the others that everyone here is gone, and disconnect.
-        Whether all that was published is with the broker."""
+        """Flush, announce to the other processes that this one has left, and disconnect.
+
+        Returns whether the broker has every published message. Blocks for up to `timeout` seconds
+        for the flush, and up to 3 seconds for the disconnection.
+        """
         with self._lock:
             self._is_closed = True
             thread = self._thread
@@ -237,7 +261,10 @@ class Bus:
         )
 
     def _post(self, call: object, *arguments: object) -> bool:
-        """Returns whether it will be called in the bus's thread: not after the end of that."""
+        """Have `call` called in the bus's thread, which is started if necessary.
+
+        Returns False if the bus is closed or its thread has ended.
+        """
         if self._thread is None:
             with self._lock:
                 if self._thread is None and not self._is_closed:
@@ -259,7 +286,7 @@ class Bus:
     def _at_exit(self) -> None:
         if not self.close(self._settings.exit_timeout):
             logger.warning(
-                "%d messages have not reached the broker before the end of the process",
+                "%d messages were not delivered to the broker before exit",
                 len(self._outbox),
             )
 
@@ -267,10 +294,10 @@ class Bus:
 _buses: weakref.WeakSet[Bus] = weakref.WeakSet()
 
 _started: set[Bus] = set()
-"""They live until they are closed, at the latest at the end of the process."""
+"""Buses with a thread, kept alive until they are closed, on exit at the latest."""
 
 _parents: list[object] = []
-"""What a forked child has of its parent: kept, so that nobody closes what is the parent's."""
+"""Objects of the parent process, kept in a forked child so that their sockets are not closed."""
 
 
 def _after_fork_in_child() -> None:

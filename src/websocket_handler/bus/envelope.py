@@ -1,10 +1,10 @@
-"""What travels from process to process: a head of 21 bytes, a key, a payload.
+"""The format of messages between processes: a head of 21 bytes, a key and a payload.
 
 Knows bytes only: no broker, no room, no connection.
 
-During a deploy processes of two versions of this library share a broker. A reader reads every
-version up to its own. Version, kind, node and number stay where they are in every version, so
-that a reader counts a message that it cannot read: it reports that message as lost.
+During a deploy, processes with two versions of this library share a broker. A reader reads every
+version up to its own. Version, kind, node and number have the same position in every version. A
+reader can therefore count a message in a newer version, and report it as lost.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from enum import IntEnum
 from typing import NamedTuple
 
 VERSION = 1
-"""The lowest version of the format that a reader needs; it grows when an older reader would
-misunderstand an envelope."""
+"""The version of the format. It is increased when an older reader would misread an envelope."""
 
-HEAD = struct.Struct(">BBB8sQH")  # version, kind, flags, node, number, bytes of the key
+HEAD = struct.Struct(">BBB8sQH")  # version, kind, flags, node, number, length of the key
 
 TEXT, HAS_KEY, STARTS = 1, 2, 4
 
@@ -25,34 +24,37 @@ LONGEST_KEY = (1 << 16) - 1
 
 
 class Kind(IntEnum):
-    """What an envelope is about."""
+    """The kind of an envelope."""
 
     MESSAGE = 0
     HEARTBEAT = 1
     PRESENT = 2
-    """Who is in a room in the sender's process."""
+    """Announces the members of a room in the sender's process."""
     ASK = 3
-    """The sender wants to know who is in the room."""
+    """Asks for the members of a room."""
     ALIVE = 4
     GOODBYE = 5
     NEWER = 255
-    """Never sent: a message in a version of the format that this process cannot read."""
+    """Never sent; stands for a message in a version that this process cannot read."""
 
 
 class Envelope(NamedTuple):
     kind: Kind
     node: bytes
-    """Eight bytes, random for each process."""
+    """The sending process: eight random bytes."""
     number: int
-    """Counts the messages of a process to a room, from 1 on."""
+    """The number of the message among those of this process to this room, from 1."""
     starts: bool
-    """Nothing is said of the numbers before this one."""
+    """The sender starts to count here: no lower number is missing."""
     message: str | bytes
     key: str | None
 
 
 def encode_content(message: str | bytes, key: str | None) -> tuple[int, bytes, bytes]:
-    """Flags, key and payload. ValueError for text that UTF-8 cannot write, or a key too long."""
+    """Return flags, key and payload.
+
+    Raises `ValueError` if the text cannot be encoded as UTF-8 or the key is too long.
+    """
     flags = 0
     encoded_key = b""
     try:
@@ -65,7 +67,7 @@ def encode_content(message: str | bytes, key: str | None) -> tuple[int, bytes, b
         else:
             payload = bytes(message)
     except UnicodeEncodeError as error:
-        raise ValueError(f"not text that UTF-8 can write: {error}") from None
+        raise ValueError(f"the text cannot be encoded as UTF-8: {error}") from None
     if len(encoded_key) > LONGEST_KEY:
         raise ValueError(f"a key has at most {LONGEST_KEY} bytes, not {len(encoded_key)}")
     return flags, encoded_key, payload
@@ -74,7 +76,7 @@ def encode_content(message: str | bytes, key: str | None) -> tuple[int, bytes, b
 def seal(
     kind: Kind, node: bytes, number: int, starts: bool, content: tuple[int, bytes, bytes]
 ) -> bytes:
-    """The bytes of an envelope around what `encode_content` returned."""
+    """Return the bytes of an envelope with the content that `encode_content` returned."""
     flags, key, payload = content
     if starts:
         flags |= STARTS
@@ -82,7 +84,7 @@ def seal(
 
 
 def open_envelope(data: bytes) -> Envelope:
-    """ValueError for what is none, or one of another version."""
+    """Parse an envelope. Raises `ValueError` if it is not valid."""
     try:
         version, kind, flags, node, number, length = HEAD.unpack_from(data)
     except struct.error:
@@ -90,12 +92,12 @@ def open_envelope(data: bytes) -> Envelope:
     if version > VERSION and kind == Kind.MESSAGE:
         return Envelope(Kind.NEWER, node, number, bool(flags & STARTS), "", None)
     if not 1 <= version <= VERSION or kind == Kind.NEWER:
-        raise ValueError(f"an envelope of version {version} and kind {kind}")
+        raise ValueError(f"an envelope of unknown version {version} or kind {kind}")
     if flags & ~(TEXT | HAS_KEY | STARTS) or (length and not flags & HAS_KEY):
-        raise ValueError("an envelope with flags of no meaning")
+        raise ValueError("an envelope with invalid flags")
     payload_begin = HEAD.size + length
     if len(data) < payload_begin:
-        raise ValueError("an envelope that ends within its key")
+        raise ValueError("an envelope with a truncated key")
     key = data[HEAD.size : payload_begin].decode() if flags & HAS_KEY else None
     payload = data[payload_begin:]
     message = payload.decode() if flags & TEXT else payload

@@ -1,11 +1,12 @@
 """Follows the history of rooms without a gap.
 
-The cursor of a room is the last message that was delivered in this process. A message that
-follows on it is delivered at once; one that does not lets everything after the cursor be read
-from the broker. So nothing is delivered twice, and nothing is left out that is still kept.
+The cursor of a room is the offset of the last message that was delivered in this process. A message
+that directly follows the cursor is delivered at once. Any other message makes this process read
+everything after the cursor from the broker. No message is delivered twice, and no message that is
+still stored is skipped.
 
-Where the broker has lost messages, or begun another history, that is reported as a loss before
-the messages after it are delivered.
+If the broker has lost messages, or has started another history, a loss is reported before the
+messages after it are delivered.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ if TYPE_CHECKING:
     from .worker import BusWorker
 
 FIRST_PAGE, LARGEST_PAGE, PAGE_BYTES = 50, 4000, 1 << 20
-"""Messages read at a time: few at first, and more while they are small."""
+"""Messages read at a time, and bytes per page: few messages at first, more while they are small."""
 
 ATTEMPTS, BETWEEN_ATTEMPTS = 20, 0.05
-"""How often, with pauses of seconds, the broker is asked for a message that it has published."""
+"""Attempts, and seconds between them, to read a message that the broker has published."""
 
 
 class HistoryReader:
-    """In the bus's thread."""
+    """Sets cursors, detects gaps and catches up. Runs in the bus's thread."""
 
     def __init__(self, endpoint: BusWorker) -> None:
         self._worker = endpoint
         self.tasks: set[asyncio.Task[None]] = set()
-        """They end with the session."""
+        """Cancelled at the end of the session."""
 
     async def find_cursors(
         self,
@@ -44,7 +45,11 @@ class HistoryReader:
         rooms: list[Subscription],
         soon: Callable[[Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]],
     ) -> None:
-        """A room just joined begins at its end; one that was followed before catches up."""
+        """Set the cursors of subscribed rooms.
+
+        A room that was just joined starts at the end of its history. A room that was followed in an
+        earlier session catches up.
+        """
         tips: list[Tip] = await soon(broker.tips([room.channel for room in rooms]))
         for room, tip in zip(rooms, tips, strict=True):
             if not room.has_been_ready:
@@ -55,7 +60,7 @@ class HistoryReader:
                 await self.catch_up(broker, room, tip.offset, report_loss)
 
     def go_on(self, room: Subscription) -> None:
-        """The room is ready: something may have been heard while it was not."""
+        """Continue after the room became ready: messages may have been received before that."""
         self._go_on_with_held(room)
         if room.seen > room.cursor:
             self._start_resuming(self._broker, room)
@@ -63,17 +68,17 @@ class HistoryReader:
     def received(
         self, room: Subscription, envelope: Envelope, offset: Offset, previous: Offset
     ) -> None:
-        """A message that was kept has just been published."""
+        """Process a stored message that has just been published."""
         broker = self._broker
         if not room.is_ready or room.is_catching_up:
             self._hold(room, envelope, offset, previous)
         elif offset <= room.cursor and broker.is_same_history(offset, room.cursor):
             if not room.sequences.is_known(envelope.node, envelope.number):
-                # It was published before the room was subscribed to, or the history is another.
+                # It was published before the room was subscribed to, or the history is another one.
                 self._start_resuming(broker, room)
         elif previous == room.cursor or broker.is_beginning(previous):
-            # The beginning: all before it have grown too old, or the broker has forgotten them.
-            # They were delivered here, as everything is that is published in a session.
+            # At the beginning, all earlier messages have expired or were lost by the broker. They
+            # were delivered here, like every message published during a session.
             self._deliver(room, envelope, offset)
         else:
             self._hold(room, envelope, offset, previous)
@@ -85,19 +90,22 @@ class HistoryReader:
         assert broker is not None
         return broker
 
-    # Whether the broker still has the history
+    # Detecting another history
 
     def _find_place(self, broker: Broker, room: Subscription, tip: Tip) -> bool:
-        """Set the cursor to where the room goes on in the broker's history. Returns whether
-        messages were lost, which has been reported then."""
+        """Set the cursor to the position from which the room continues in the broker's history.
+
+        Returns whether messages were lost; the loss has been reported then.
+        """
         is_same = broker.is_same_history(tip.offset, room.cursor)
         if is_same and tip.offset < room.cursor and broker.is_beginning(tip.offset):
-            if self._may_have_expired():  # and nothing else has come
+            if self._may_have_expired():  # and nothing else has happened
                 return False
         elif is_same and tip.offset >= room.cursor and not self._is_another(room, tip):
             return False
-        # All that the broker has of another history is new. If it has lost the end of this one,
-        # others may have taken its place; those that were delivered here are known by number.
+        # All messages of another history are new. If the broker has lost the end of this history,
+        # other messages may be stored in its place; those already delivered here are recognized by
+        # number.
         begin = broker.beginning(tip.offset)
         room.cursor = min(max(room.began, begin), tip.offset) if is_same else begin
         room.began = room.seen = room.cursor
@@ -107,14 +115,14 @@ class HistoryReader:
         return True
 
     def _may_have_expired(self) -> bool:
-        """Whether the message at the cursor may have grown too old, and no other can have come
-        and grown too old since."""
+        """Whether the message at the cursor may have expired, while no later message can have been
+        published and expired."""
         history = self._worker.history
         assert history is not None
         return history.age is not None and self._worker.was_away <= history.age
 
     def _is_another(self, room: Subscription, tip: Tip) -> bool:
-        """Whether the broker has another message at the cursor than was delivered here."""
+        """Whether the message at the cursor is not the one that was delivered here."""
         if tip.offset != room.cursor or tip.data is None or room.identity is None:
             return False
         envelope = self._worker.open(room.channel, tip.data)
@@ -128,14 +136,14 @@ class HistoryReader:
 
     @staticmethod
     def _hold(room: Subscription, envelope: Envelope, offset: Offset, previous: Offset) -> None:
-        """It came before its time: what lies between has to be read first."""
+        """Keep a message until the messages before it have been read."""
         if room.held and room.held[-1][1] != previous:
             room.held.clear()
         room.held.append((envelope, offset, previous))
         room.seen = max(room.seen, offset)
 
     def _go_on_with_held(self, room: Subscription) -> None:
-        """Deliver what is held, once it follows on the cursor."""
+        """Deliver the held messages that directly follow the cursor."""
         while room.held and room.held[0][1] <= room.cursor:
             room.held.popleft()
         while room.held and room.held[0][2] == room.cursor:
@@ -148,7 +156,7 @@ class HistoryReader:
         self._worker.deliver(room, envelope, offset)
 
     def _start_resuming(self, broker: Broker, room: Subscription) -> None:
-        room.is_catching_up = True  # now, so that the next message does not start it again
+        room.is_catching_up = True  # set now, so that the next message does not start it again
         self.start(self._resume_or_break(broker, room))
 
     async def _resume_or_break(self, broker: Broker, room: Subscription) -> None:
@@ -160,7 +168,7 @@ class HistoryReader:
             broker.fail(str(error))
 
     async def resume(self, broker: Broker, room: Subscription) -> None:
-        """Look where the history of a room is, and deliver what has come after the cursor."""
+        """Find the end of a room's history, and deliver the messages after the cursor."""
         room.is_catching_up = True
         try:
             for _ in range(ATTEMPTS):
@@ -168,7 +176,7 @@ class HistoryReader:
                 if room.seen <= room.cursor or not self.is_followed(room):
                     return
                 await asyncio.sleep(BETWEEN_ATTEMPTS)
-            self._report_loss(room, None)  # the broker does not have what was received
+            self._report_loss(room, None)  # the broker no longer has the received message
             room.cursor, room.identity = room.seen, None
             self._give_up(room)
         finally:
@@ -187,8 +195,10 @@ class HistoryReader:
     async def catch_up(
         self, broker: Broker, room: Subscription, tip: Offset, report_loss: bool = False
     ) -> None:
-        """Deliver what was kept after the cursor, up to `tip`; `report_loss` if a loss before that
-        has been reported."""
+        """Deliver the stored messages after the cursor, up to `tip`.
+
+        `report_loss`: a loss before them has been reported.
+        """
         count = FIRST_PAGE
         while room.cursor < tip:
             page = await broker.read(room.channel, room.cursor, count, room.identity)
@@ -205,7 +215,7 @@ class HistoryReader:
             self._give_up(room)
 
     def _deliver_page(self, room: Subscription, page: Page) -> bool:
-        """Returns whether messages before the page were lost."""
+        """Deliver the messages of a page. Returns whether messages before it were lost."""
         if page.missing != 0:
             self._report_loss(room, page.missing)
         for offset, data in page.entries:
@@ -217,8 +227,10 @@ class HistoryReader:
         return page.missing != 0
 
     def _give_up(self, room: Subscription) -> None:
-        """Own messages may be among those that are not kept any more: they are delivered all the
-        same, and not again if they do come back."""
+        """Deliver own messages here that may have been lost with the history.
+
+        If the broker does send them back, they are not delivered again.
+        """
         endpoint = self._worker
         for item in endpoint.outbox.not_back(room.name, acknowledged=True):
             endpoint.deliver_alone(item)
@@ -230,7 +242,7 @@ class HistoryReader:
         Replay(self._worker, self, name, since, member).begin()
 
     def start(self, what: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run it as long as the session lasts."""
+        """Run a coroutine until it ends or the session does."""
         task = asyncio.ensure_future(what)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)

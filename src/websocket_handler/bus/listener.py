@@ -1,4 +1,4 @@
-"""What the bus wants of the process it serves: somebody who is told."""
+"""The interface that the bus calls: the rooms of this process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .settings import BusState
 
 
 class BusListener(Protocol):
-    """What the bus tells; called in the bus's thread, which must not be made to wait."""
+    """Called in the bus's thread. No method may block."""
 
     def deliver(
         self,
@@ -18,19 +18,23 @@ class BusListener(Protocol):
         offset: str | None,
         context: object,
     ) -> None:
-        """A message for the members that are in this process. `offset` is where it lies in the
-        history, None if it is not there (yet); `context` what was given to `publish`, None if
-        that was in another process."""
+        """Deliver a message to the members in this process.
+
+        `offset` is its place in the history, None if it is not stored (yet). `context` is the
+        object that was passed to `publish`, None if another process sent the message.
+        """
 
     def bus_changed(self, state: BusState, reason: str) -> None:
-        """The bus is up, or it is down and why."""
+        """The state of the bus has changed, for the given reason."""
 
     def lost(self, room: str, count: int | None) -> None:
-        """Messages to the room have not come here; None if how many, or whether any, cannot be
-        known."""
+        """Messages to the room did not reach this process.
+
+        `count` is None if their number is unknown, and may be 0.
+        """
 
     def refused(self, room: str, action: str, reason: str) -> None:
-        """The broker refuses to "send to" the room, for each message, or to "receive from" it."""
+        """The broker refuses to "send to" the room (once per message) or to "receive from" it."""
 
     def presence_changed(self, room: str) -> None:
-        """Others are in the room now, in the other processes."""
+        """The members in other processes have changed."""

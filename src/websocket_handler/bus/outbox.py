@@ -1,4 +1,4 @@
-"""What waits for the broker: in order, numbered, up to a bound. From any thread."""
+"""The queue of messages for the broker: numbered, bounded, safe to use from any thread."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from .envelope import HEAD, Kind, seal
 from .thread import wait_until
 
 MOST_ROOMS = 100_000
-"""Rooms whose last number is remembered; one beyond it begins anew, above all forgotten ones."""
+"""The maximum number of rooms whose last message number is remembered.
+
+A room that was forgotten continues above the highest number of all forgotten rooms.
+"""
 
 
 class Prepared(NamedTuple):
-    """A message that the broker will take."""
+    """A message that has been checked and encoded."""
 
     room: str
     channel: str
@@ -26,12 +29,12 @@ class Prepared(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Its bytes on the bus."""
+        """The size of its envelope in bytes."""
         return HEAD.size + len(self.content[1]) + len(self.content[2])
 
 
 class Outgoing:
-    """A message on its way to the broker."""
+    """A message in the queue, or one that the broker has not sent back yet."""
 
     __slots__ = (
         "breaks",
@@ -50,24 +53,24 @@ class Outgoing:
         self, prepared: Prepared, number: int, data: bytes, context: object, is_local: bool
     ) -> None:
         self.is_local = is_local
-        """It is for members of this process, among others."""
+        """This process has members in the room."""
         self.prepared = prepared
         self.number = number
         self.data = data
         self.context = context
         self.is_early = False
-        """It was delivered in this process while the bus was away."""
+        """It was delivered in this process while the broker was unreachable."""
         self.is_back = False
-        """It was received, so the broker has it."""
+        """The broker has sent it back, so it has been stored."""
         self.is_acknowledged = False
         self.is_refused = False
-        """The broker does not take it."""
+        """The broker refused it."""
         self.breaks = 0
-        """How often the connection broke while it was sent."""
+        """How many times the connection was lost while it was being sent."""
 
 
 class Outbox:
-    """First in, first out."""
+    """A first-in, first-out queue."""
 
     def __init__(self, node: bytes, most: int, most_bytes: int) -> None:
         self._node = node
@@ -80,9 +83,9 @@ class Outbox:
         self._accepted = 0
         self._finished = 0
         self.size = 0
-        """Bytes that wait."""
+        """The size of the queued messages in bytes."""
         self.own: dict[str, dict[int, Outgoing]] = {}
-        """With a history: room -> number -> what has not come back from the broker."""
+        """With a history: room -> number -> a message that the broker has not sent back."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -90,15 +93,17 @@ class Outbox:
     def put(
         self, prepared: Prepared, context: object, is_local: bool, comes_back: bool
     ) -> tuple[Outgoing, bool]:
-        """Add a message; with whether it is the only one. `is_local`: it is for members of this
-        process; `comes_back`: by way of the history. Raises `BusUnavailable` if there is no room.
+        """Add a message. Returns it, and whether it is the only one in the queue.
+
+        `is_local`: this process has members in the room. `comes_back`: the broker will send it
+        back, because there is a history. Raises `BusUnavailable` if the queue is full.
         """
         size = prepared.size
         with self._lock:
             if len(self._waiting) >= self._most or self.size + size > self._most_bytes:
                 raise BusUnavailable(
                     f"{len(self._waiting)} messages ({self.size} bytes) wait for the broker "
-                    f"already; queue_size and queue_bytes allow no more"
+                    f"already; the limits are queue_size and queue_bytes"
                 )
             last = self._numbers.pop(prepared.room, None)
             number = (self._forgotten if last is None else last) + 1
@@ -115,7 +120,7 @@ class Outbox:
             return item, len(self._waiting) == 1
 
     def head(self, count: int, size: int) -> list[Outgoing]:
-        """The first ones, at least one: up to `count`, of up to `size` bytes."""
+        """Return the first messages: at least one, up to `count`, with up to `size` bytes."""
         with self._lock:
             batch: list[Outgoing] = []
             for item in islice(self._waiting, count):
@@ -126,7 +131,7 @@ class Outbox:
             return batch
 
     def done(self, count: int) -> None:
-        """The first `count` are with the broker, or given up."""
+        """Remove the first `count` messages: the broker has them, or has refused them."""
         with self._lock:
             for _ in range(count):
                 item = self._waiting.popleft()
@@ -134,10 +139,11 @@ class Outbox:
                 self.size -= len(item.data)
             self._finished += count
 
-    # What comes back, with a history
+    # Messages that the broker sends back, with a history
 
     def back(self, room: str, number: int) -> Outgoing | None:
-        """A message of this process has been received; None if nobody waits for it."""
+        """Record that a message of this process has been received. Returns it, None if it is
+        unknown."""
         with self._lock:
             items = self.own.get(room)
             item = items.pop(number, None) if items else None
@@ -148,16 +154,20 @@ class Outbox:
             return item
 
     def overtaken(self, room: str, number: int) -> list[Outgoing]:
-        """Those before a message of this process that has been received. They will not come back
-        any more."""
+        """Remove and return the messages before one of this process that has been received.
+
+        The history is ordered: the broker will not send them back any more.
+        """
         with self._lock:
             items = self.own.get(room, {})
             older = list(takewhile(lambda one: one < number, items))
             return [items.pop(one) for one in older]
 
     def not_back(self, room: str | None = None, acknowledged: bool = False) -> list[Outgoing]:
-        """What has not come back yet, of one room or of all; only those which are with the
-        broker, if `acknowledged`."""
+        """Return the messages that have not been sent back, of one room or of all.
+
+        `acknowledged`: only those that the broker has confirmed.
+        """
         with self._lock:
             rooms = self.own.values() if room is None else [self.own.get(room, {})]
             return [
@@ -168,7 +178,8 @@ class Outbox:
             ]
 
     def forget(self, room: str) -> None:
-        """The room is not subscribed to any more: what the broker has will not come back."""
+        """Forget confirmed messages of a room that is no longer subscribed to: they will not be
+        sent back."""
         with self._lock:
             items = self.own.pop(room, {})
             left = {number: item for number, item in items.items() if not item.is_acknowledged}
@@ -178,7 +189,7 @@ class Outbox:
     # Waiting
 
     def flush(self, timeout: float | None) -> bool:
-        """Wait until what is here now is with the broker; whether it is."""
+        """Wait until the broker has every message that is queued now. Returns whether it does."""
         with self._lock:
             wanted = self._accepted
         return wait_until(lambda: self._finished >= wanted, timeout)

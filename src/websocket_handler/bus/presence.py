@@ -1,8 +1,9 @@
-"""Who is in which room, in all processes: what to tell the others, and what they have told.
+"""Presence: the identities in each room, in all processes.
 
-Pure: announcements in and out, time by an injected clock; nothing is sent from here. Each
-process tells the changes of a room, numbered; who has missed one asks, and is told all.
-A process is believed until it says goodbye, or has not been heard of for `ttl` seconds.
+No I/O: announcements go in and out, and the clock is a parameter. Each process announces the
+changes of a room, numbered. A process that has missed a change asks for the whole, and gets it. The
+identities of a process stay until it says goodbye, or nothing was received from it for `ttl`
+seconds.
 """
 
 from __future__ import annotations
@@ -15,34 +16,37 @@ from ..engine.native_locks import native_lock
 
 LONGEST_IDENTITY = 1024
 PIECE = 16 * 1024
-"""Characters of identities with which an announcement is full. One that is full is continued by
-the next; they are believed together, once one has come that is not."""
+"""The size in characters from which an announcement is full.
+
+A full announcement is continued by the next one. They take effect together, with the first that is
+not full.
+"""
 
 MAX_HELD = 1000
-"""Changes that wait for a whole announcement to be complete."""
+"""The maximum number of changes held until a whole announcement is complete."""
 
 
 class Announcement(NamedTuple):
-    """What one process tells of one room."""
+    """The identities, or changes of them, that one process announces for one room."""
 
     room: str
     version: int
-    """What is true once this is heard; versions of a process for a room only grow."""
+    """The version after this announcement. The versions of a process for a room only increase."""
     base: int | None
-    """The version that this changes; None for the whole of it."""
+    """The version that this one changes; None if it is the whole."""
     who: dict[str, int]
-    """Identity -> connections; 0 is gone."""
+    """Identity -> number of connections; 0: gone."""
 
     def encode(self) -> str:
         return json.dumps([self.room, self.version, self.base, self.who])
 
 
 def decode_announcement(text: str | bytes) -> Announcement:
-    """ValueError for what is none."""
+    """Parse an announcement. Raises `ValueError` if it is not valid."""
     try:
         fields = json.loads(text)
     except RecursionError:
-        raise ValueError("an announcement is not that deep") from None
+        raise ValueError("an announcement is nested too deeply") from None
     if not (isinstance(fields, list) and len(fields) == 4):
         raise ValueError("an announcement has four fields")
     room, version, base, who = fields
@@ -54,20 +58,22 @@ def decode_announcement(text: str | bytes) -> Announcement:
         and all(type(count) is int and count >= 0 for count in who.values())
     )
     if not is_valid:
-        raise ValueError("an announcement with fields of no meaning")
+        raise ValueError("an announcement with invalid fields")
     return Announcement(room, version, base, who)
 
 
 def check_identities(who: Mapping[str, int]) -> None:
-    """ValueError for identities that cannot be told to others."""
+    """Raises `ValueError` if an identity or a number of connections is not valid."""
     for identity, count in who.items():
         if not isinstance(identity, str) or len(identity) > LONGEST_IDENTITY:
             raise ValueError(
-                f"an identity is text of at most {LONGEST_IDENTITY} characters, "
+                f"an identity must be text of at most {LONGEST_IDENTITY} characters, "
                 f"not {str(identity)[:100]!r}"
             )
         if count < 0:
-            raise ValueError(f"{identity!r} cannot have {count} connections")
+            raise ValueError(
+                f"{identity!r}: the number of connections must not be negative, not {count}"
+            )
 
 
 class _Own:
@@ -79,20 +85,20 @@ class _Own:
 
 
 class _Told:
-    """What another process has told of one room."""
+    """The identities that another process has announced for one room."""
 
     __slots__ = ("changes", "held", "version", "who", "whole")
 
     def __init__(self) -> None:
         self.version = 0
-        """The latest that has begun to come; 0 before the first."""
+        """The latest version whose pieces have begun to arrive; 0 before the first."""
         self.who: dict[str, int] = {}
         self.whole: dict[str, int] | None = None
-        """What will take the place of `who`, while it comes in pieces."""
+        """The replacement of `who` until it is complete; None if there is none."""
         self.changes: dict[str, int] = {}
-        """The pieces of a change that is not complete."""
+        """The pieces of an incomplete change."""
         self.held: list[Announcement] = []
-        """Changes that came before all pieces of `whole` had."""
+        """Changes that arrived before `whole` was complete."""
 
     def begin(self, version: int) -> None:
         self.version, self.whole = version, {}
@@ -100,7 +106,8 @@ class _Told:
         self.held.clear()
 
     def complete(self) -> bool:
-        """The last piece has come. Returns whether `who` is different now."""
+        """Apply the pieces after the last one has arrived. Returns whether the identities have
+        changed."""
         if self.whole is not None:
             is_change = self.whole != self.who
             self.who, self.whole = self.whole, None
@@ -117,14 +124,16 @@ class _Told:
 
 
 class Presence:
-    """All that one process knows of the presence in the rooms it has joined. `present` may be
-    called from any thread."""
+    """The presence in the rooms that one process has joined.
+
+    `present` is safe to call from any thread.
+    """
 
     def __init__(self, ttl: float, clock: Callable[[], float]) -> None:
         self._ttl = ttl
         self._clock = clock
         self._own: dict[str, _Own] = {}
-        self._forgotten = 0  # the highest version of a room that was left
+        self._forgotten = 0  # the highest version of all rooms that were left
         self._rooms: dict[str, dict[bytes, _Told]] = {}
         self._heard: dict[bytes, float] = {}
         self._lock = native_lock()
@@ -133,11 +142,11 @@ class Presence:
 
     @property
     def has_someone(self) -> bool:
-        """Whether there is anyone whom the others should know to be alive."""
+        """Whether this process has announced any identity, so that it must send ALIVE."""
         return any(own.who for own in self._own.values())
 
     def announce(self, room: str, who: Mapping[str, int]) -> list[Announcement]:
-        """What the others must be told now that these are in the room here."""
+        """Set the identities of a room in this process. Returns the announcements to send."""
         new = {identity: count for identity, count in who.items() if count}
         own = self._own.get(room)
         if own is None:
@@ -158,7 +167,7 @@ class Presence:
         return announcements
 
     def whole(self, room: str) -> list[Announcement]:
-        """What one is told who asks for the room."""
+        """Return the announcements that answer a process that asks for the room."""
         own = self._own.get(room)
         if own is None:
             return [Announcement(room, self._forgotten + 1, None, {})]
@@ -170,17 +179,16 @@ class Presence:
         ]
 
     def is_in(self, room: str) -> bool:
-        """Whether someone is in the room in this process."""
+        """Whether this process has identities in the room."""
         own = self._own.get(room)
         return own is not None and bool(own.who)
 
     def own_rooms(self) -> list[str]:
-        """The rooms where someone is in this process."""
+        """Return the rooms in which this process has identities."""
         return [room for room, own in self._own.items() if own.who]
 
     def leave(self, room: str) -> list[Announcement]:
-        """The process does not listen to the room any more, so nobody is there; what the others
-        must be told."""
+        """Forget a room that this process no longer receives. Returns the announcements to send."""
         announcements = self.announce(room, {})
         own = self._own.pop(room, None)
         if own is not None:
@@ -189,10 +197,10 @@ class Presence:
             self._rooms.pop(room, None)
         return announcements
 
-    # The others
+    # Other processes
 
     def present(self, room: str) -> dict[str, int]:
-        """Identity -> connections in the other processes."""
+        """Return identity -> number of connections in the other processes."""
         total: dict[str, int] = {}
         with self._lock:
             for told in self._rooms.get(room, {}).values():
@@ -201,8 +209,11 @@ class Presence:
         return total
 
     def hear(self, node: bytes, announcement: Announcement) -> tuple[bool, bool]:
-        """Whether it changes who is in the room, and whether `node` must be asked, because
-        something before it was missed."""
+        """Process an announcement of `node`.
+
+        Returns whether the room's identities have changed, and whether to ask `node` for the whole,
+        because an earlier announcement was missed.
+        """
         self._heard[node] = self._clock()
         with self._lock:
             told = self._rooms.setdefault(announcement.room, {}).setdefault(node, _Told())
@@ -217,7 +228,7 @@ class Presence:
             self._heard[node] = self._clock()
 
     def hear_goodbye(self, node: bytes) -> set[str]:
-        """The rooms that have others now."""
+        """Forget a process that has left. Returns the rooms whose identities have changed."""
         self._heard.pop(node, None)
         changed = set()
         with self._lock:
@@ -228,7 +239,7 @@ class Presence:
         return changed
 
     def expire(self) -> set[str]:
-        """Give up those not heard of for too long; the rooms that have others now."""
+        """Forget processes that have timed out. Returns the rooms whose identities have changed."""
         now = self._clock()
         changed: set[str] = set()
         for node in [node for node, heard in self._heard.items() if now - heard > self._ttl]:
@@ -237,7 +248,7 @@ class Presence:
 
 
 def _take(told: _Told, announcement: Announcement) -> tuple[bool, bool]:
-    """See `Presence.hear`."""
+    """Process one announcement; returns the same as `Presence.hear`."""
     _, version, base, who = announcement
     if version < told.version:
         return False, False
@@ -257,7 +268,7 @@ def _take(told: _Told, announcement: Announcement) -> tuple[bool, bool]:
 
 
 def _pieces(who: Mapping[str, int]) -> list[dict[str, int]]:
-    """At least one, of which the last alone is not full."""
+    """Split identities into pieces, at least one. Every piece but the last is full."""
     pieces: list[dict[str, int]] = [{}]
     size = 0
     for identity, count in who.items():

@@ -1,4 +1,4 @@
-"""Presence on the bus: when to tell, whom to ask, what to make of what is heard."""
+"""Sends and receives announcements of presence on the bus."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class PresenceSync:
-    """Between `Presence`, which knows, and the endpoint, which speaks."""
+    """Connects `Presence`, which does no I/O, to the worker."""
 
     def __init__(self, endpoint: BusWorker) -> None:
         self._worker = endpoint
@@ -28,15 +28,16 @@ class PresenceSync:
         self._tell(room.channel, self.known.announce(room.name, who))
 
     def left(self, room: Subscription) -> None:
-        """Nobody of this process is in the room any more."""
+        """This process no longer has members in the room."""
         self.announce(room, {})
 
     def forget(self, room: Subscription) -> None:
-        """What others say of the room is not received any more."""
+        """This process no longer receives announcements for the room."""
         self._tell(room.channel, self.known.leave(room.name))
 
     def begin(self) -> None:
-        """The broker is there (again): others may have missed anything."""
+        """Announce and ask for everything, after a connect: others may have missed any
+        announcement."""
         self._told_alive = time.monotonic()
         for name in self.known.own_rooms():
             self._tell(self._worker.joined[name].channel, self.known.whole(name))
@@ -44,25 +45,26 @@ class PresenceSync:
             self.ask(room)
 
     def ask(self, room: Subscription) -> None:
-        """Ask everyone who is in the room."""
+        """Ask all processes for their identities in the room."""
         self._worker.tell(room.channel, Kind.ASK, room.name)
 
     def say_goodbye(self) -> None:
         self._worker.tell(EVERYONE, Kind.GOODBYE, "")
 
     def tick(self) -> None:
-        """To be called several times in a `presence_ttl`."""
+        """Send ALIVE if it is due, and expire processes. To be called several times per
+        `presence_ttl`."""
         now = time.monotonic()
         if now - self._told_alive >= self._ttl / 3:
             if now - self._told_alive > self._ttl * 0.8:
-                self.begin()  # this process was held up, and may be taken for dead
+                self.begin()  # this process did not run for a while, so others may have expired it
             self._told_alive = now
             if self.known.has_someone:
                 self._worker.tell(EVERYONE, Kind.ALIVE, "")
         self._changed(self.known.expire())
 
     def heard(self, room: Subscription | None, envelope: Envelope) -> None:
-        """Something that another process says of presence."""
+        """Process a presence message of another process."""
         node = envelope.node
         if envelope.kind is Kind.ALIVE:
             self.known.hear_alive(node)
@@ -74,7 +76,7 @@ class PresenceSync:
             self._set_message_listener(node, envelope.message)
 
     def _answer(self, room: Subscription | None, name: str, node: bytes) -> None:
-        is_for_us = room is None  # it came by this process's own channel
+        is_for_us = room is None  # it arrived on this process's own channel
         if is_for_us or self.known.is_in(name):
             self._tell(node_channel(node), self.known.whole(name))
 

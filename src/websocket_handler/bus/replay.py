@@ -1,8 +1,8 @@
-"""Gives a member what it has missed of the history of a room, at its own pace.
+"""Replays the messages that a member has missed, from the history of a room, at the peer's pace.
 
-The messages are read page by page, and no page is kept while the member can take no more. The
-replay ends where live delivery goes on: at the cursor of the room, wherever that has come
-meanwhile. What is not kept any more is a loss of this member alone.
+Messages are read page by page, and no page stays in memory while the member cannot take more. The
+replay ends at the room's cursor, where live delivery continues. The cursor may advance during the
+replay. Messages that are no longer stored are reported to this member only.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("websocket_handler")
 
 FIRST_PAGE, LARGEST_PAGE, PAGE_BYTES = 50, 1000, 1 << 18
-"""Messages read at a time: few at first, more while they are small and the member takes them."""
+"""Messages read at a time, and bytes per page: few messages at first, more while they are small and
+the member takes them."""
 
-AWAY = "the broker is away, and with it the history"
+AWAY = "the history is unavailable: the broker is unreachable"
 
 
 def offset_text(offset: Offset) -> str:
@@ -37,7 +38,7 @@ def offset_text(offset: Offset) -> str:
 
 
 class Replay:
-    """Of one member, in the bus's thread."""
+    """Replays messages to one member. Runs in the bus's thread."""
 
     def __init__(
         self, endpoint: BusWorker, recall: HistoryReader, name: str, since: str, member: Replayed
@@ -47,10 +48,11 @@ class Replay:
         self._name = name
         self._since = since
         self._member = member
-        self._missing: int | None = 0  # as reported of what lies before the next message
+        self._missing: int | None = 0  # reported so far, before the next message
 
     def begin(self) -> None:
-        """Now, or when the room is subscribed to. Fails if the broker is known to be away."""
+        """Start now, or when the room is subscribed to. Fails if the broker is known to be
+        unreachable."""
         room, state = self._worker.joined.get(self._name), self._worker.state
         if room is None:
             self._fail(ValueError(f"room {self._name!r} is not joined in this process"))
@@ -75,7 +77,8 @@ class Replay:
         task.add_done_callback(partial(self._has_run, broker, room))
 
     def _has_run(self, broker: Broker, room: Subscription, task: asyncio.Task[None]) -> None:
-        """If the session has ended, the replay goes on in the next one."""
+        """Handle the end of the task. If the session has ended, the replay continues in the next
+        one."""
         error = None if task.cancelled() else task.exception()
         if isinstance(error, ChannelsRefused):
             self._fail(BusUnavailable(str(error)))
@@ -83,7 +86,7 @@ class Replay:
         if isinstance(error, BrokerError):
             broker.fail(str(error))
         elif error is not None:
-            logger.error("a replay of room %r failed", room.name, exc_info=error)
+            logger.error("the replay of room %r failed", room.name, exc_info=error)
             self._fail(error)  # type: ignore[arg-type]
             return
         if task.cancelled() or error is not None:
@@ -103,8 +106,10 @@ class Replay:
                 self._worker.call(self._member.admit)
 
     async def _find_place(self, broker: Broker, room: Subscription, position: Offset) -> Offset:
-        """Where to read on after `position`, which is in this history, another one, or further
-        than this process has come."""
+        """Return the offset after which to read.
+
+        `position` may be in this history, in another one, or beyond the cursor of this process.
+        """
         while room.is_catching_up:
             await asyncio.sleep(0.001)
         if not position:
@@ -119,8 +124,10 @@ class Replay:
         return position
 
     async def _read_on(self, broker: Broker, room: Subscription, position: Offset) -> None:
-        """From `position` to the cursor, wherever that has come meanwhile. Returns without
-        having waited for anything since it looked at the cursor."""
+        """Replay the messages from `position` to the cursor, which may advance in the meantime.
+
+        Returns without an `await` after the last comparison with the cursor.
+        """
         count = FIRST_PAGE
         while position < room.cursor and not self._member.has_left:
             wanted = room.cursor
@@ -140,13 +147,13 @@ class Replay:
             elif page.entries[taken][0] > room.cursor:
                 return
             else:
-                del page  # it is read again rather than kept
+                del page  # read again later rather than kept in memory
                 await self._until_ready()
                 count = max(1, min(2 * taken, count))
 
     def _give_page(self, room: Subscription, page: Page) -> int:
-        """Returns how many were taken: not those after the cursor, or for which the member is not
-        ready."""
+        """Replay the messages of a page up to the cursor, while the member is ready. Returns how
+        many."""
         for index, (offset, data) in enumerate(page.entries):
             if offset > room.cursor or not self._give(room, offset, data):
                 return index
@@ -161,7 +168,7 @@ class Replay:
         try:
             return self._member.give(envelope.message, offset_text(offset))
         except Exception:
-            logger.exception("a message of room %r could not be replayed", room.name)
+            logger.exception("could not replay a message of room %r", room.name)
             return True
 
     def _report_missing(self, missing: int | None) -> None:
@@ -174,7 +181,7 @@ class Replay:
         ready = asyncio.Event()
 
         def wake() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
+            with contextlib.suppress(RuntimeError):  # the event loop is closed
                 loop.call_soon_threadsafe(ready.set)
 
         self._member.when_ready(wake)

@@ -1,4 +1,4 @@
-"""A member to which messages of the history are replayed, as the bus sees it."""
+"""The interface of a member to which messages of the history are replayed."""
 
 from __future__ import annotations
 
@@ -7,24 +7,28 @@ from typing import Protocol
 
 
 class Replayed(Protocol):
-    """Called in the bus's thread, which must not be made to wait."""
+    """Called in the bus's thread. No method may block."""
 
     @property
     def has_left(self) -> bool:
-        """Whether it wants no more messages."""
+        """Whether the member has left the room."""
 
     def give(self, message: str | bytes, offset: str) -> bool:
-        """The next message. Returns False if the member can take none now: then it is given
-        again after `when_ready`."""
+        """Send the next message to the member.
+
+        Returns False if the member cannot take it now: the message is given again after
+        `when_ready`.
+        """
 
     def when_ready(self, call: Callable[[], object]) -> None:
-        """Have `call` made, once and from any thread, when the member may take more."""
+        """Call `call` once, from any thread, when the member may take more messages."""
 
     def missed(self, count: int | None) -> None:
-        """Messages before the next one are not kept any more; None if how many is unknown."""
+        """Messages before the next one are no longer stored; `count` is None if their number is
+        unknown."""
 
     def admit(self) -> None:
-        """It has everything that was delivered in this process; live messages follow."""
+        """The member has every message delivered in this process; live messages follow."""
 
     def failed(self, error: Exception) -> None:
-        """It cannot be given the messages."""
+        """The messages cannot be replayed, because of `error`."""

@@ -1,15 +1,15 @@
-"""Whether a message from another process is new, and whether some before it are missing.
+"""Detects duplicate and missing messages by their numbers. One object per room.
 
-Pure: numbers in, answers out. One object a room.
+No I/O: the caller passes numbers in and gets the result.
 """
 
 from __future__ import annotations
 
 MOST_NODES = 1024
-"""Processes remembered for a room; beyond it the longest known one is forgotten."""
+"""The maximum number of processes remembered for a room; beyond it the oldest one is forgotten."""
 
 MOST_MISSING = 1024
-"""Missing numbers of a process that would still be taken."""
+"""The maximum number of missing messages of a process that are still accepted late."""
 
 
 class _Node:
@@ -22,7 +22,7 @@ class _Node:
 
 
 class Sequences:
-    """The numbers of every process in one room."""
+    """The message numbers of every process in one room."""
 
     __slots__ = ("_nodes",)
 
@@ -30,8 +30,11 @@ class Sequences:
         self._nodes: dict[bytes, _Node] = {}
 
     def arrived(self, node: bytes, number: int, starts: bool = False) -> tuple[int, bool] | None:
-        """How many messages before this one are missing, and whether that is news: after
-        `reconnected` it is not. None if this one has been here before."""
+        """Record a message.
+
+        Returns how many messages before it are missing, and whether that is to be reported: a gap
+        is not reported after `reconnected`. Returns None if the message is a duplicate.
+        """
         known = self._nodes.get(node)
         if known is None:
             if len(self._nodes) >= MOST_NODES:
@@ -54,11 +57,11 @@ class Sequences:
         return gap, bool(gap) and is_news
 
     def is_known(self, node: bytes, number: int) -> bool:
-        """Whether `arrived` would take it for one that has been here before."""
+        """Whether `arrived` would treat the message as a duplicate."""
         known = self._nodes.get(node)
         return known is not None and number <= known.last and number not in known.missing
 
     def reconnected(self) -> None:
-        """What went missing until now is known to be unknown: it is not news when it shows."""
+        """Do not report the next gap of each process: a loss of unknown size has been reported."""
         for node in self._nodes.values():
             node.forgiven = True

@@ -1,4 +1,4 @@
-"""What can be set of a bus, what it says of itself: plain values."""
+"""The settings, the state and the counters of a bus."""
 
 from __future__ import annotations
 
@@ -11,84 +11,94 @@ from .names import check_prefix
 MIB = 1 << 20
 
 IDLE_EXPIRY = 30 * 24 * 60 * 60
-"""Seconds. Without an `age`, Redis forgets the history of a room so long after its last message,
-and JetStream each message after so long."""
+"""Without an `age`, seconds after which Redis drops the history of a room that receives no
+messages, and JetStream drops each message."""
 
 
 class BusState(Enum):
-    """How a bus stands to its broker."""
+    """The state of the connection between a bus and its broker."""
 
     CONNECTING = "connecting"
-    """It has not been there yet; what is published waits."""
+    """Not connected yet; published messages are queued."""
     UP = "up"
     DOWN = "down"
-    """The broker is away, silent or refuses; it is tried again and again."""
+    """The broker is unreachable, unresponsive or rejects the connection; the bus keeps retrying."""
     CLOSED = "closed"
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """How much of what was sent to a room the broker keeps. Either may be None, not both."""
+    """How many messages of each room the broker stores, and for how long.
+
+    Either limit may be None, but not both.
+    """
 
     length: int | None = 1000
-    """The last so many messages of each room."""
+    """The number of latest messages to store for each room. None: no limit."""
 
     age: float | None = None
-    """Those of the last so many seconds. None: nothing is kept for ever, but for 30 days after
-    the last message of the room (with NATS, each message for 30 days)."""
+    """The time in seconds for which a message is stored.
+
+    None: Redis drops a room's history 30 days after its last message; JetStream drops each message
+    after 30 days.
+    """
 
     def __post_init__(self) -> None:
         if self.length is None and self.age is None:
-            raise ValueError("a history without length and age would grow for ever")
+            raise ValueError("a history needs a length or an age: it would grow without bound")
         for name, value in (("length", self.length), ("age", self.age)):
             if value is not None and value <= 0:
-                raise ValueError(f"{name} cannot be {value!r}")
+                raise ValueError(f"{name} must be greater than 0, not {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
 class BusSettings:
-    """Sizes are in bytes, times in seconds."""
+    """The settings of a bus. Durations are in seconds."""
 
     on_unavailable: Literal["queue", "raise"] = "queue"
-    """What `publish` does while the broker is away: let the message wait, or raise
-    `BusUnavailable`."""
+    """While the broker is unreachable, "queue" queues the messages sent to rooms, and "raise" has
+    `Room.send` raise `BusUnavailable`."""
 
     queue_size: int = 100_000
-    """The most messages that wait for the broker; with more, `publish` raises."""
+    """The maximum number of messages queued for the broker; beyond it, `Room.send` raises
+    `BusUnavailable`."""
 
     queue_bytes: int = 64 * MIB
-    """The most bytes that wait."""
+    """The maximum size in bytes of the messages queued for the broker."""
 
     heartbeat_interval: float = 5.0
-    """How often the bus sends itself something through the broker."""
+    """The interval between the heartbeat messages that the bus sends to itself through the
+    broker."""
 
     silence_timeout: float = 10.0
-    """With nothing heard for this long, not even the own heartbeat, the broker is taken for
-    dead and connected to anew."""
+    """The bus reconnects after receiving nothing for this long, not even its own heartbeat."""
 
     connect_timeout: float = 5.0
-    """How long one attempt to connect may take."""
+    """The timeout of one connection attempt."""
 
     backoff_min: float = 0.05
-    """The pause after the first failed attempt; it doubles with each further one, and is
-    shortened by up to half at random so that not all processes come back at once."""
+    """The pause after the first failed attempt. It doubles after each further one, and is shortened
+    at random by up to half, so that the processes do not all reconnect at once."""
 
     backoff_max: float = 1.0
-    """The longest pause: how late, at most, the return of the broker is noticed."""
+    """The maximum pause between two attempts."""
 
     presence_ttl: float = 30.0
-    """Those present in a process that was killed are gone after this."""
+    """The time after which the members of a process that was killed are no longer present."""
 
     exit_timeout: float = 3.0
-    """How long the end of the process waits for what was published to reach the broker."""
+    """The maximum time that a process waits on exit for the broker to receive the queued
+    messages."""
 
     prefix: str = "websocket-handler"
-    """Begins every name that the broker sees; two applications on one broker need two.
-    Letters, digits, - and _."""
+    """The beginning of every channel, key, stream and subject name on the broker: letters, digits,
+    - and _. Two applications that share a broker need different prefixes."""
 
     def __post_init__(self) -> None:
         if self.on_unavailable not in ("queue", "raise"):
-            raise ValueError(f"on_unavailable is 'queue' or 'raise', not {self.on_unavailable!r}")
+            raise ValueError(
+                f"on_unavailable must be 'queue' or 'raise', not {self.on_unavailable!r}"
+            )
         for name in (
             "queue_size",
             "queue_bytes",
@@ -102,42 +112,42 @@ class BusSettings:
         if self.silence_timeout <= self.heartbeat_interval:
             raise ValueError("silence_timeout must be longer than heartbeat_interval")
         if self.exit_timeout < 0:
-            raise ValueError(f"exit_timeout cannot be {self.exit_timeout!r}")
+            raise ValueError(f"exit_timeout must not be negative, not {self.exit_timeout!r}")
         check_prefix(self.prefix)
 
     def _require_positive(self, name: str) -> None:
         if getattr(self, name) <= 0:
-            raise ValueError(f"{name} cannot be {getattr(self, name)!r}")
+            raise ValueError(f"{name} must be greater than 0, not {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, slots=True)
 class BusStats:
-    """What a bus has done so far."""
+    """The counters of a bus."""
 
     state: BusState
     published: int
-    """Messages that are with the broker."""
+    """Messages that the broker has received."""
     received: int
-    """Messages handed to this process, its own not counted."""
+    """Messages of other processes that were delivered in this process."""
     echoed: int
-    """Own messages that came back from the broker."""
+    """Messages of this process that the broker sent back."""
     duplicates: int
-    """Messages that came again, after a retry, and were skipped."""
+    """Duplicates, caused by a retry, that were skipped."""
     malformed: int
-    """Messages from elsewhere that made no sense, and were ignored."""
+    """Messages that could not be parsed and were ignored."""
     lost: int
-    """Messages that are known not to have come."""
+    """Messages known not to have reached this process."""
     refused: int
-    """Own messages that the broker would not take, for their size."""
+    """Messages of this process that the broker refused."""
     queued: int
-    """Messages that wait for the broker now."""
+    """Messages in the queue for the broker now."""
     queued_bytes: int
     rooms: int
-    """Joined rooms whose messages are heard."""
+    """Rooms with members in this process that are subscribed to now."""
     attempts: int
-    """How often a connection was tried."""
+    """Connection attempts."""
     connects: int
-    """Connections that were established; all but the first are reconnects."""
+    """Established connections; all but the first are reconnects."""
 
     @property
     def reconnects(self) -> int:
@@ -145,7 +155,7 @@ class BusStats:
 
 
 class Counters:
-    """The numbers of `BusStats`."""
+    """The counters of `BusStats` that the bus increments."""
 
     def __init__(self) -> None:
         self.published = self.received = self.echoed = self.duplicates = 0

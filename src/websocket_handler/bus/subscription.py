@@ -1,4 +1,4 @@
-"""What the bus remembers of a room that this process has joined."""
+"""The state of a room that this process has joined."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_HELD = 1000
 
 
 class Subscription:
-    """In the bus's thread alone."""
+    """Used in the bus's thread only."""
 
     __slots__ = (
         "began",
@@ -39,25 +39,26 @@ class Subscription:
         self.channel = room_channel(name)
         self.sequences = Sequences()
         self.is_ready = False
-        """Subscribed, and with a history `cursor` is known."""
+        """Whether it is subscribed to and, with a history, `cursor` is set."""
         self.has_been_ready = False
         self.cursor: Offset = ()
-        """The last message of the history that was delivered here."""
+        """The offset of the last message of the history that was delivered here."""
         self.began: Offset = ()
-        """Where the cursor was when the room was joined."""
+        """The cursor when the room was joined."""
         self.identity: tuple[bytes, int] | None = None
         """The process and number of the message at the cursor, if it was delivered here."""
         self.seen: Offset = ()
-        """The last one that was heard of, and may have to be read."""
+        """The offset of the last message received, which may still have to be read."""
         self.is_catching_up = False
         self.held: deque[tuple[Envelope, Offset, Offset]] = deque(maxlen=MOST_HELD)
-        """The latest of those heard meanwhile, without a gap: with offset and the one before."""
+        """Messages received while catching up, without a gap: envelope, offset, offset of the
+        previous one."""
         self.when_ready: list[Callable[[bool], object]] = []
-        """Called when it is ready, or with False if that fails."""
+        """Called with True when the room is ready, with False if it will not be in this session."""
         self.when_subscribed: list[Callable[[bool], object]] = []
-        """The same, but over all reconnects until the room is left or refused."""
+        """Like `when_ready`, but kept across reconnects until the room is left or refused."""
         self.leaving: asyncio.TimerHandle | None = None
-        """Set when the last member has left: when the subscription ends."""
+        """The timer that ends the subscription, set when the last member has left."""
 
     def tell_ready(self, is_ready: bool) -> None:
         waiting, self.when_ready = self.when_ready, []

@@ -1,5 +1,7 @@
-"""A real thread with an asyncio loop of its own, also where gevent has made greenlets of
-threads: the broker must be heard while greenlets compute, and they must not wait for it."""
+"""The bus's thread: an OS thread with its own asyncio event loop, even if gevent patched threads.
+
+The bus must keep receiving while greenlets compute, and greenlets must not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,10 @@ from ..engine.native_locks import original
 
 
 def wait_until(is_so: Callable[[], bool], timeout: float | None) -> bool:
-    """Wait in a thread or a greenlet for what happens in a real thread; whether it did. By
-    looking: there is no event that a real thread can set for every kind of greenlet."""
+    """Wait in a thread or greenlet until `is_so()` returns True. Returns False on a timeout.
+
+    It polls: no event set by an OS thread can wake every kind of greenlet.
+    """
     end = None if timeout is None else time.monotonic() + timeout
     pause = 0.0005
     while not is_so():
@@ -30,7 +34,7 @@ def wait_until(is_so: Callable[[], bool], timeout: float | None) -> bool:
 
 
 class _Inline(ThreadPoolExecutor):
-    """Looks up host names in the bus's thread itself: there it harms nobody, and the threads of
+    """Resolves host names in the bus's thread itself. That blocks only the bus, and the threads of
     a pool might be greenlets."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -43,7 +47,7 @@ class _Inline(ThreadPoolExecutor):
 
 
 class BusThread:
-    """Runs one coroutine to its end."""
+    """Runs one coroutine until it ends."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -57,20 +61,22 @@ class BusThread:
         original("_thread", "start_new_thread")(self._run, (main,))
 
     def is_current(self) -> bool:
-        """Whether this is called in the thread itself."""
+        """Whether the caller runs in this thread."""
         return bool(self._ident == original("_thread", "get_ident")())
 
     def post(self, call: Callable[..., object], *arguments: Any) -> bool:
-        """Have it called in the thread, soon; False if that has ended."""
+        """Call `call` in the thread soon. Returns False if the thread has ended."""
         try:
             self.loop.call_soon_threadsafe(call, *arguments, context=Context())
-        except RuntimeError:  # the loop is closed
+        except RuntimeError:  # the event loop is closed
             return False
         return True
 
     def abandon(self) -> None:
-        """In a forked child: the parent's sockets must not stay open because of this process.
-        Their numbers remain taken, so that what is still to be closed harms nobody."""
+        """Release the parent's sockets in a forked child, which must not keep them open.
+
+        Their file descriptors are replaced by /dev/null, so that closing them later has no effect.
+        """
         with open(os.devnull) as nothing:  # noqa: PTH123
             for key in list(self._selector.get_map().values()):
                 os.dup2(nothing.fileno(), key.fd)

@@ -1,8 +1,8 @@
-"""This process's end of the bus: keeps a connection to the broker alive, and moves messages.
+"""The worker of the bus: keeps a connection to the broker, publishes and receives messages.
 
-All of it runs in the bus's thread; `Bus` posts to it. A session is one connection: it
-subscribes, catches up, is UP, and ends with the first thing that goes wrong; then the next is
-tried, for ever.
+Everything here runs in the bus's thread; `Bus` posts calls to it. A session is one connection: it
+subscribes, catches up, is UP, and ends at the first error. The worker then starts the next session,
+until it is closed.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from .subscription import Subscription
 logger = logging.getLogger("websocket_handler")
 
 BATCH, BATCH_BYTES = 1000, 1 << 20
-"""What is sent to the broker before its answers are waited for."""
+"""Messages, and their bytes, that are sent to the broker before its answers are awaited."""
 
 MAX_BREAKS = 3
-"""A message larger than a batch is given up when the connection broke so often while it was
-sent."""
+"""A message larger than a batch is given up after the connection was lost this many times while it
+was being sent."""
 
 CHANNELS = 1000
-"""Subscribed at a time."""
+"""Channels in one subscribe command."""
 
 LINGER = 1.0
-"""Seconds for which a room stays subscribed to after its last member has left."""
+"""Seconds for which a room stays subscribed after its last member has left."""
 
 MAX_LINGERING = 1000
-"""Rooms for which that is so at a time."""
+"""The maximum number of such rooms."""
 
 
 async def end(tasks: set[asyncio.Task[None]]) -> None:
-    """Cancel them until they have ended: nats-py swallows a cancellation here and there."""
+    """Cancel tasks until they have ended; nats-py sometimes swallows a cancellation."""
     while tasks:
         for task in tasks:
             task.cancel()
@@ -59,14 +59,14 @@ async def end(tasks: set[asyncio.Task[None]]) -> None:
 
 
 def retrieved(what: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    """A task of which asyncio does not log the exception when who waited for it is cancelled."""
+    """Return a task whose exception asyncio does not log if its awaiter is cancelled."""
     task = asyncio.ensure_future(what)
     task.add_done_callback(lambda task: task.cancelled() or task.exception())
     return task
 
 
 class BusWorker:
-    """Subscribes, publishes, receives."""
+    """Subscribes, publishes and receives."""
 
     def __init__(
         self,
@@ -79,7 +79,8 @@ class BusWorker:
         settings: BusSettings,
         wanted: Container[str] = (),
     ) -> None:
-        """`wanted` are the rooms with members, of which `join` and `leave` follow in time."""
+        """`wanted` contains the rooms that have members now. The calls of `join` and `leave` arrive
+        later."""
         self.url = url
         self.node = node
         self.rooms = rooms
@@ -99,38 +100,38 @@ class BusWorker:
         self._broker_class = broker_class
         self._by_channel: dict[str, Subscription] = {}
         self._subscribed: dict[str, str] = {}  # room -> channel, in this session
-        self._leaving: dict[str, None] = {}  # rooms without members, the first that was left first
+        self._leaving: dict[str, None] = {}  # rooms without members, oldest first
         self._changed: set[str] = set()
         self._control: list[tuple[str, bytes]] = []
-        self._refused_rooms: set[str] = set()  # those the broker does not let us receive
+        self._refused_rooms: set[str] = set()  # the broker refused the subscription
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
         self._heard = 0.0
         self._sending_since: float | None = None
         self._must_check = False
         self._receives_heartbeat = True
-        """The broker lets this process subscribe to its own channel."""
+        """Whether the broker lets this process subscribe to its own channel."""
         self._has_met_newer = False
         self._largest = sys.maxsize
         self._reason = ""
         self._random = random.Random()  # noqa: S311
         self._deaf_since = 0.0
         self.was_away = 0.0
-        """Seconds for which nothing could be heard before this session."""
+        """Seconds during which this process received nothing before this session."""
 
-    # What the bus posts
+    # Posted by the bus
 
     def wake(self) -> None:
-        """There is something to publish."""
+        """Start the publishing of queued messages."""
         self._wake.set()
 
     def deliver_early(self, item: Outgoing) -> None:
-        """While the broker is away, what would have come back is delivered here at once."""
+        """Deliver a message of this process here while the broker cannot send it back."""
         if self.state is not BusState.UP and not item.is_back:
             self.deliver_alone(item)
 
     def deliver_alone(self, item: Outgoing) -> None:
-        """Deliver an own message that is not known to be in the history, once."""
+        """Deliver a message of this process here, once, although it may not be in the history."""
         if item.is_local and not item.is_early:
             item.is_early = True
             what = item.prepared
@@ -149,8 +150,10 @@ class BusWorker:
             self.ready_rooms += room.is_ready
 
     def leave(self, name: str) -> None:
-        """Nobody is in the room any more. It stays subscribed to for a while, so that a member
-        that comes at once misses nothing."""
+        """End the subscription of a room without members, after `LINGER` seconds.
+
+        A member that is added again within that time misses nothing.
+        """
         room = self.joined.get(name)
         if room is None or room.leaving is not None:
             return
@@ -175,8 +178,10 @@ class BusWorker:
         self._change(name)
 
     def when_subscribed(self, name: str, call: Callable[[bool], object]) -> None:
-        """Have `call` made with True once what is sent to a joined room is received here, with
-        False if that will not be."""
+        """Call `call(True)` once messages sent to a joined room are received here.
+
+        Calls `call(False)` if that will not happen.
+        """
         room = self.joined.get(name)
         if room is None or room.leaving is not None or self.state is BusState.CLOSED:
             call(False)
@@ -195,21 +200,21 @@ class BusWorker:
     def close(self) -> None:
         self._closing.set()
 
-    # What the parts of it call
+    # Called by the parts of the worker
 
     def tell(self, channel: str, kind: Kind, content: str) -> None:
-        """Say something to other processes, if the broker is there."""
+        """Send a control message to other processes, if the broker is connected."""
         if self.state is BusState.UP:
             data = seal(kind, self.node, 0, True, encode_content(content, None))
             self._control.append((channel, data))
             self._wake.set()
 
     def call(self, what: Callable[..., object], *arguments: Any) -> None:
-        """Call what is not ours, and survive it."""
+        """Call a function of the application, and log its exception."""
         try:
             what(*arguments)
         except Exception:
-            logger.exception("a room's %s failed", getattr(what, "__name__", what))
+            logger.exception("the rooms' %s() raised", getattr(what, "__name__", what))
 
     def report_loss(self, room: Subscription, count: int | None, is_news: bool = True) -> None:
         self.counters.lost += count or 0
@@ -217,7 +222,7 @@ class BusWorker:
             self.call(self.rooms.lost, room.name, count)
 
     def deliver(self, room: Subscription, envelope: Envelope, offset: Offset | None) -> None:
-        """Hand over what has come from the broker."""
+        """Deliver a message that the broker has sent."""
         arrived = room.sequences.arrived(envelope.node, envelope.number, envelope.starts)
         context = None
         if envelope.node == self.node:
@@ -246,28 +251,28 @@ class BusWorker:
         self.call(self.rooms.deliver, room.name, envelope.message, envelope.key, text, context)
 
     def _cannot_read(self, room: Subscription) -> None:
-        """A process with a newer version of this library has sent a message."""
+        """Report a message of a process with a newer version of this library."""
         if not self._has_met_newer:
             self._has_met_newer = True
             logger.warning(
-                "a process with a newer version of this library sends messages that this one "
+                "a process with a newer version of this library sends messages that this process "
                 "cannot read: they are reported as lost"
             )
         self.report_loss(room, 1)
 
     def touch(self) -> None:
-        """The broker is alive."""
+        """Record that the broker has just answered or sent something."""
         self._heard = self._loop.time()
 
     def open(self, channel: str, data: bytes) -> Envelope | None:
-        """None for what makes no sense; the first is logged."""
+        """Parse an envelope. Returns None if it is malformed; the first one is logged."""
         try:
             return open_envelope(data)
         except ValueError as error:
             self.counters.malformed += 1
             if self.counters.malformed == 1:
                 logger.warning(
-                    "a malformed message on the bus, in %s: %s (further ones are only counted)",
+                    "received a malformed message on %s: %s (further ones are only counted)",
                     channel,
                     error,
                 )
@@ -276,7 +281,7 @@ class BusWorker:
     # Sessions
 
     async def run(self) -> None:
-        """Until `close`."""
+        """Run sessions until `close` is called."""
         self._loop = asyncio.get_running_loop()
         attempt = 0
         while not self._closing.is_set():
@@ -300,7 +305,7 @@ class BusWorker:
             self.deliver_early(item)
 
     async def _one_session(self) -> str:
-        """Why it ended."""
+        """Run one session. Returns the reason for its end."""
         self.counters.attempts += 1
         self.broker = broker = self._broker_class(
             self.url, self.settings, self.history, self._received
@@ -311,7 +316,9 @@ class BusWorker:
             return str(error)
         except Exception as error:
             text = "".join(traceback.format_exception(error))
-            logger.error("the bus to %s failed: %s", self.url, self.url.without_secrets(text))
+            logger.error(
+                "unexpected error on the bus to %s: %s", self.url, self.url.without_secrets(text)
+            )
             return self.url.without_secrets(repr(error))
         finally:
             self.broker = None
@@ -397,7 +404,7 @@ class BusWorker:
     # The tasks of a session
 
     async def _pump(self, broker: Broker) -> None:
-        """Connect; then subscribe and publish, whenever there is something to."""
+        """Connect; then subscribe and publish whenever necessary."""
         await self._connect(broker)
         await self._follow(broker)
         self._mark_up()
@@ -419,7 +426,7 @@ class BusWorker:
                 await self._wake.wait()
 
     async def _watch(self) -> None:
-        """A heartbeat, to notice that the broker has fallen silent."""
+        """Send heartbeats, to detect a broker that has stopped responding."""
         settings = self.settings
         pause = min(
             settings.heartbeat_interval,
@@ -432,15 +439,17 @@ class BusWorker:
             await asyncio.sleep(pause)
             now = self._loop.time()
             if now - before > pause + settings.silence_timeout / 2:
-                self._heard = now  # it is this process that was held up
+                self._heard = now  # this process did not run in the meantime
             before = now
             since = min(self._heard, self._sending_since or now)
             if now - since > settings.silence_timeout:
-                raise BrokerError(f"the broker has been silent for {settings.silence_timeout} s")
+                raise BrokerError(
+                    f"nothing received from the broker for {settings.silence_timeout} s"
+                )
             if now - beats >= settings.heartbeat_interval:
                 beats = now
                 self._must_check = True
-                self._changed |= self._refused_rooms  # they may be permitted by now
+                self._changed |= self._refused_rooms  # they may be allowed by now
                 self.tell(node_channel(self.node), Kind.HEARTBEAT, "")
             self.presence.tick()
 
@@ -449,7 +458,7 @@ class BusWorker:
         self._wake.set()
 
     async def _follow(self, broker: Broker) -> None:
-        """Subscribe to what was joined, unsubscribe from what was left."""
+        """Subscribe to rooms that were joined, unsubscribe from rooms that were left."""
         changed, self._changed = self._changed, set()
         left = [name for name in changed if name in self._subscribed and name not in self.joined]
         new = [self.joined[name] for name in changed if name in self.joined]
@@ -474,7 +483,7 @@ class BusWorker:
         return self.joined.get(room.name) is room
 
     def refuse_room(self, room: Subscription, reason: str) -> None:
-        """The broker does not let this process receive what is sent to the room."""
+        """The broker refuses to let this process receive messages of the room."""
         if not self._is_here(room):
             return
         self.ready_rooms -= room.is_ready and room.leaving is None
@@ -486,7 +495,7 @@ class BusWorker:
             self.refusals.room(room.name, reason)
 
     async def _find_cursors(self, broker: Broker, rooms: list[Subscription]) -> list[Subscription]:
-        """With a history; those rooms of which it may be read."""
+        """With a history: set the rooms' cursors. Returns the rooms whose history may be read."""
         while rooms:
             try:
                 await self.recall.find_cursors(broker, rooms, self._soon)
@@ -517,7 +526,7 @@ class BusWorker:
             self.presence.ask(room)
 
     async def _soon(self, what: Coroutine[Any, Any, Any]) -> Any:
-        """What the broker has to answer before it is taken for silent."""
+        """Await an answer of the broker. Raises `BrokerError` after `silence_timeout` seconds."""
         try:
             return await asyncio.wait_for(retrieved(what), self.settings.silence_timeout)
         except (asyncio.TimeoutError, TimeoutError):
@@ -526,18 +535,20 @@ class BusWorker:
             ) from None
 
     async def _publish(self, broker: Broker) -> None:
-        """One batch."""
+        """Publish one batch."""
         control, self._control = self._control, []
         batch = self.outbox.head(BATCH, BATCH_BYTES)
         local = {item.prepared.room for item in batch if item.is_local}
         if local:
-            await asyncio.sleep(0)  # `join` and `leave` were posted before the messages were put
+            await asyncio.sleep(0)  # `join` and `leave` were posted before the messages were queued
             while not all(map(self._can_hear, local)):
                 await self._follow(broker)
         wanted = [item for item in batch if not item.is_back and not item.is_refused]
         for item in [item for item in wanted if len(item.data) > broker.limit]:
             wanted.remove(item)
-            self._refuse(item, f"its {len(item.data)} bytes are over the limit of {broker.limit}")
+            self._refuse(
+                item, f"its {len(item.data)} bytes are over the limit of {broker.limit} bytes"
+            )
         try:
             refused = await self._send(broker, control, wanted)
         except BrokerError:
@@ -558,7 +569,7 @@ class BusWorker:
     async def _send(
         self, broker: Broker, control: list[tuple[str, bytes]], wanted: list[Outgoing]
     ) -> Refusals:
-        """Which of those wanted were refused, and why."""
+        """Send control messages, then the wanted messages. Returns the refusals of the latter."""
         messages = [(item.prepared.channel, item.data) for item in wanted]
         if self.history is None:
             refused = await broker.publish([*control, *messages])
@@ -578,12 +589,15 @@ class BusWorker:
     def _control_refused(self, control: list[tuple[str, bytes]], refused: Refusals) -> None:
         for index, why in refused.items():
             if index < len(control):
-                self.touch()  # a heartbeat that is refused does not come back
+                self.touch()  # a refused heartbeat does not come back
                 self.refusals.log("send to", control[index][0], why)
 
     def _suspect(self, wanted: list[Outgoing]) -> None:
-        """The connection broke. A large message, which is sent alone, may be the reason: Redis
-        disconnects for one over its limit, and may not tell the limit to this user."""
+        """The connection was lost. A large message, which is sent alone, may be the cause.
+
+        Redis closes the connection of a client whose message exceeds its limit, and may not let
+        this user read the limit.
+        """
         if len(wanted) == 1 and len(wanted[0].data) > BATCH_BYTES:
             item = wanted[0]
             item.breaks += 1
@@ -593,18 +607,18 @@ class BusWorker:
                 self._refuse(item, f"its {size} bytes ended the connection {MAX_BREAKS} times")
 
     def _can_hear(self, name: str) -> bool:
-        """Whether what is published to the room now will come back, if it is to."""
+        """Whether a message published to the room now will be sent back, if it is to be."""
         room = self.joined.get(name)
         return room is None or room.is_ready or name in self._refused_rooms
 
     def _refuse(self, item: Outgoing, reason: str) -> None:
-        """The broker does not take it: only this process gets it."""
+        """The broker refused a message: only the members in this process receive it."""
         item.is_refused = True
         self.refusals.message(item.prepared.room, reason)
         self._deliver_here(item)
 
     def _deliver_here(self, item: Outgoing) -> None:
-        """It does not come back from the broker; if it does after all, it is a duplicate."""
+        """Deliver a message here that the broker will not send back; if it does, skip it."""
         name = item.prepared.room
         if self.outbox.back(name, item.number) is None:
             return
@@ -620,7 +634,7 @@ class BusWorker:
         self.touch()
         room = self._by_channel.get(channel)
         if room is None and not channel.startswith("node"):
-            return  # it has just been left
+            return  # the room has just been left
         envelope = self.open(channel, data)
         if envelope is None:
             return
@@ -632,6 +646,6 @@ class BusWorker:
         elif offset is not None and previous is not None and self.history is not None:
             self.recall.received(room, envelope, offset, previous)
         elif envelope.node == self.node:
-            self.counters.echoed += 1  # it was delivered when it was sent
+            self.counters.echoed += 1  # delivered when it was sent
         else:
             self.deliver(room, envelope, None)

@@ -1,4 +1,4 @@
-"""One message to many WebSockets: in this process, and in others through a broker."""
+"""Rooms: groups of WebSockets, in one process or in several that share a broker."""
 
 from ..bus.settings import BusSettings, BusState, BusStats, History
 from .delivery import Delivery

@@ -1,4 +1,4 @@
-"""A member that receives what it has missed from the history, before live messages."""
+"""A member that receives the messages it missed, from the history, before live messages."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from .rooms import Rooms
 
 UNTIL_TAKEN_OVER = 0.01
-"""Seconds between attempts to send to a connection whose server has not handed it over yet."""
+"""Seconds between attempts to send on a connection that its server has not handed over yet."""
 
 
 class CatchingUp:
-    """Implements `Replayed` for one member: at the pace of its peer, whatever the room's policy
-    for slow consumers is."""
+    """Implements `Replayed` for one member.
+
+    The replay runs as fast as the peer reads, regardless of the room's policy for slow consumers.
+    """
 
     def __init__(self, rooms: Rooms, room: Room, websocket: WebSocket) -> None:
         self._rooms = rooms

@@ -1,4 +1,4 @@
-"""What became of a message that was sent to a room."""
+"""The result of sending a message to a room."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 
 class Delivery(NamedTuple):
-    """What became of a message, in this process."""
+    """The result of sending a message to the members in this process."""
 
     sent: int = 0
-    """Members whose connection has it."""
+    """Members to whose connection the message was handed."""
     queued: int = 0
-    """Members that are behind, for whom it waits."""
+    """Slow members: the message is queued for them."""
     dropped: int = 0
-    """Messages lost on the way: this one, or those that had to make place for it."""
+    """Messages dropped: this one, or older ones that were dropped to queue this one."""
 
     def __add__(self, other: Delivery) -> Delivery:  # type: ignore[override]
         return Delivery(

@@ -1,9 +1,9 @@
-"""One room: who is in it, and sending to all of them.
+"""One room: its members, and sending to all of them.
 
-Members that keep up are served by `engine.fan_out`, in native code, from one frame; the few
-that are behind, or have their codec in Python, one by one here.
+`engine.fan_out` sends one frame to the members that keep up, in native code. Slow members, and
+members whose codec runs in Python, are handled one by one in this file.
 
-The lock of a room is held for its own fields only, never while a message is sent: see
+The room's lock guards its own fields only. It is never held while a message is sent: see
 `native_locks`.
 """
 
@@ -35,29 +35,30 @@ logger = logging.getLogger("websocket_handler")
 
 
 class Room:
-    """The WebSockets that get what is sent to the room; from `Rooms`, by its name.
+    """A named group of WebSockets; `rooms["name"]` returns it.
 
-    Everything may be called from any thread, listener or coroutine, and nothing waits.
+    All methods are safe to call from any thread, listener or coroutine. None blocks, except
+    `ready`.
     """
 
     def __init__(self, name: str, policy: SlowConsumers, rooms: Rooms) -> None:
-        """For `Rooms`."""
+        """Called by `Rooms`."""
         self.name = name
         self._policy = policy
         self._rooms = rooms
         self.begin_anew()
 
     def begin_anew(self) -> None:
-        """Without members, as in a forked child."""
-        self._lock = native_lock()  # for what follows
-        self._members: dict[WebSocket, str | None] = {}  # and who they are
-        self._everyone: tuple[WebSocket, ...] | None = ()  # the same, until it changes
+        """Reset the room to no members, as in a forked child."""
+        self._lock = native_lock()  # guards the fields below
+        self._members: dict[WebSocket, str | None] = {}  # and their identities
+        self._everyone: tuple[WebSocket, ...] | None = ()  # cached; None: outdated
         self._slow: dict[WebSocket, SlowMember] = {}
-        self._joining: dict[WebSocket, str | None] = {}  # those who catch up, before they are in
+        self._joining: dict[WebSocket, str | None] = {}  # catching up, not members yet
         self._identities: Counter[str] = Counter()
 
     def __repr__(self) -> str:
-        return f"<Room {self.name!r}: {len(self)} here>"
+        return f"<Room {self.name!r}: {len(self)} members>"
 
     def __len__(self) -> int:
         return len(self._members)
@@ -70,7 +71,7 @@ class Room:
 
     @property
     def members(self) -> tuple[WebSocket, ...]:
-        """Those in this process, in the order they came."""
+        """The members in this process, in the order in which they were added."""
         with self._lock:
             if self._everyone is None:
                 self._everyone = tuple(self._members)
@@ -78,32 +79,37 @@ class Room:
 
     @property
     def is_needed(self) -> bool:
-        """Whether there is anyone in this process for whom messages should come."""
+        """Whether this process has members, or WebSockets that are catching up, in this room."""
         return bool(self._members or self._joining)
 
     @property
     def identities(self) -> dict[str, int]:
-        """Who is here, in this process, as `add` was told, with how many connections."""
+        """The identities passed to `add` in this process, with their numbers of connections."""
         with self._lock:
             return dict(self._identities)
 
     def presence(self) -> dict[str, int]:
-        """Who is here, in all processes, with how many connections; of the others only what
-        they have told, which takes a moment, and only while there are members in this one."""
+        """Return the identities in all processes, with their numbers of connections.
+
+        Other processes announce theirs over the broker, with a short delay. They are known only
+        while this process has members in the room.
+        """
         return Counter(self.identities) + Counter(self._rooms._present_elsewhere(self))
 
     def add(
         self, websocket: WebSocket, identity: str | None = None, *, since: str | None = None
     ) -> None:
-        """A member more, after its `connect()`; it leaves by itself when it is closed.
+        """Add a WebSocket, after its `connect()`. It is removed when it is closed.
 
-        `identity` is its name in `presence()`: that of the user, perhaps. With `since`, the offset
-        of a message in the history, it first gets all that came after that one, as fast as its
-        peer reads; if some are not kept any more, the event "missed" says so; if that offset
-        means nothing it is closed with 1008, if the broker is away with 1013. Adding one again,
-        or one that is closed, does nothing. Raises `WebSocketError` before `connect()`, or for
-        `since` without a history, `ValueError` if `identity` is no text or has more than 1,024
-        characters.
+        `presence()` reports its `identity`, such as a user name of up to 1,024 characters. `since`
+        is the offset of a message in the history: the WebSocket first receives every message after
+        it, as fast as its peer reads, and then live messages. If some are no longer stored, the
+        event "missed" is emitted. If the offset is not valid, the WebSocket is closed with 1008; if
+        the broker is unreachable, with 1013. Adding a WebSocket again, or a closed one, does
+        nothing.
+
+        Raises `WebSocketError` before `connect()`, or for `since` without a history; `ValueError`
+        if `identity` is not text or is too long.
         """
         if websocket._outcome is None:
             raise WebSocketError("connect() has not been called")
@@ -121,23 +127,25 @@ class Room:
                 self.admit(websocket)
             else:
                 self._rooms._replay(self, websocket, since)
-        except BaseException:  # a member wholly, or not at all
+        except BaseException:  # leave no half-added member
             self.discard(websocket)
             raise
 
     def ready(self, timeout: float | None = None) -> bool:
-        """Wait up to `timeout` seconds until messages that other processes send to the room from
-        then on reach its members in this process; for threads. Returns whether that is so:
-        False if there are none here, the broker refuses it, or the rooms are closed. Without a
-        broker always True."""
+        """Wait until messages that other processes send to the room reach its members here.
+
+        Blocks the calling thread for up to `timeout` seconds (None: no limit). Returns False on a
+        timeout, if this process has no members in the room, if the broker refuses the subscription,
+        or if the rooms are closed. Always returns True without a broker.
+        """
         return self._rooms._wait_until_subscribed(self, timeout)
 
     async def aready(self) -> bool:
-        """As `ready`, for coroutines."""
+        """Like `ready`, but awaitable and without a timeout."""
         return await self._rooms._until_subscribed(self)
 
     def discard(self, websocket: WebSocket) -> None:
-        """A member less, or nothing."""
+        """Remove a WebSocket. Does nothing if it is not in the room."""
         if self._knows(websocket):
             websocket._in_engine(partial(websocket._remove_membership, self._leave))
             self._leave(websocket)
@@ -149,16 +157,19 @@ class Room:
         exclude: WebSocket | Iterable[WebSocket] | None = None,
         key: str | None = None,
     ) -> Delivery:
-        """Send to every member, but to those to `exclude`: text for str, binary for bytes-like.
+        """Send a message to every member except those in `exclude`, one WebSocket or several.
 
-        Returns what became of it in this process; with a history that is not known yet, the
-        message has to get its place there first. `key` is for rooms that keep only the latest
-        message with a key for slow members (see `SlowConsumers`). Members whose version has no
-        binary messages miss those.
+        A str is sent as text, a bytes-like object as binary. Members whose protocol version has no
+        binary messages do not receive binary ones. `key` is used by rooms whose policy is "latest":
+        a queued message is replaced by a newer one with the same key (see `SlowConsumers`).
 
-        Raises `TypeError` for anything else; with a broker, `ValueError` for a message that is
-        too large for it, and `BusUnavailable` if it is away and that may not wait: then the
-        members in this process have the message all the same.
+        Returns a `Delivery` for the members in this process. It is empty if the rooms have a
+        history: the members then receive the message later, in the order of the history.
+
+        Raises `TypeError` if the message is neither str nor bytes-like. With a broker, raises
+        `ValueError` if the message is over the broker's size limit, and `BusUnavailable` if the
+        message cannot be queued for the broker; in that case only the members in this process
+        receive it.
         """
         if exclude is None:
             excluded: Collection[WebSocket] = ()
@@ -169,7 +180,7 @@ class Room:
     def deliver(
         self, message: PreparedMessage, key: str | None, excluded: Collection[WebSocket] = ()
     ) -> Delivery:
-        """Send to the members in this process; for `Rooms`."""
+        """Send to the members in this process. Called by `Rooms`."""
         members, slow = self.members, tuple(self._slow)
         skipped = {*excluded, *slow} if slow else excluded
         sent, others = fan_out(members, message, skipped)
@@ -180,7 +191,7 @@ class Room:
         return delivery
 
     def deliver_to(self, member: WebSocket, message: PreparedMessage, key: str | None) -> Delivery:
-        """Send to one who may be behind, or has its codec in Python."""
+        """Send to one member that may be slow, or whose codec runs in Python."""
         with self._lock:
             slow = self._slow.get(member)
             delivery = slow.keep(message, key) if slow is not None else None
@@ -201,20 +212,25 @@ class Room:
         return delivery or self._drop_slow_member(member, slow)
 
     def _drop_slow_member(self, member: WebSocket, slow: SlowMember) -> Delivery:
-        logger.info("%r: closing, too much waits for it from room %r", member, self.name)
+        logger.info("%r: closing slow consumer of room %r", member, self.name)
         self.discard(member)
         member.close(self._policy.close_code, "slow consumer")
         return Delivery(dropped=len(slow) + 1)
 
     def _await_reading(self, member: WebSocket) -> None:
-        """Go on when the member has caught up; never at once, or this could go on for ever."""
+        """Call `_resume_member` when the member's send buffer has drained.
+
+        The call is posted, never made here: the two functions would otherwise recurse without end.
+        """
         engine = member._engine
         assert engine is not None
         engine.post(partial(member._on_drained, partial(self._resume_member, member)))
 
     def _resume_member(self, member: WebSocket) -> None:
-        """The member has caught up: send what waited. One thread at a time does this for a
-        member, and what others send to it meanwhile waits behind that."""
+        """Send the queued messages to a member whose send buffer has drained.
+
+        Only one thread at a time does this for a member; messages sent meanwhile are queued behind.
+        """
         while True:
             with self._lock:
                 slow = self._slow.get(member)
@@ -234,13 +250,16 @@ class Room:
         if slow.dropped:
             logger.info("%r: missed %d messages of room %r", member, slow.dropped, self.name)
 
-    # Coming and leaving
+    # Adding and removing members
 
     def _knows(self, websocket: Connection) -> bool:
         return websocket in self._members or websocket in self._joining
 
     def admit(self, websocket: WebSocket) -> None:
-        """From now on it gets what is sent; for `Rooms`. Not if it has left meanwhile."""
+        """Make a WebSocket that was catching up a member. Called by `Rooms`.
+
+        Does nothing if the WebSocket has left in the meantime.
+        """
         with self._lock:
             if websocket not in self._joining:
                 return
@@ -251,17 +270,17 @@ class Room:
         self._rooms._members_changed(self, identity)
 
     def is_catching_up(self, websocket: WebSocket) -> bool:
-        """Whether it receives messages of the history before it is admitted; for `Rooms`."""
+        """Whether the WebSocket is still receiving messages of the history. Called by `Rooms`."""
         return websocket in self._joining
 
     def turn_away(self, websocket: WebSocket, error: Exception) -> None:
-        """It cannot catch up; for `Rooms`."""
+        """Remove and close a WebSocket that cannot catch up. Called by `Rooms`."""
         logger.info("%r: cannot catch up in room %r: %s", websocket, self.name, error)
         self.discard(websocket)
         if isinstance(error, ValueError):
             websocket.close(CloseCode.POLICY_VIOLATION, "no such offset")
         else:
-            websocket.close(CloseCode.TRY_AGAIN_LATER, "the history is away")
+            websocket.close(CloseCode.TRY_AGAIN_LATER, "history unavailable")
 
     def _leave(self, websocket: Connection) -> None:
         assert isinstance(websocket, WebSocket)
@@ -280,7 +299,10 @@ class Room:
 
 
 def try_to_send(member: WebSocket, message: PreparedMessage) -> Delivery | None:
-    """Send to one member, without a lock. Returns None if it is behind; then nothing is sent."""
+    """Send to one member. The caller holds no lock.
+
+    Returns None, having sent nothing, if the member is slow.
+    """
     try:
         if fan_out((member,), message)[0] or member._send_prepared(message):
             return Delivery(sent=1)

@@ -1,4 +1,4 @@
-"""All rooms of a process, by their names, and what connects them with those of others."""
+"""All rooms of a process by name, and their connection to the bus."""
 
 from __future__ import annotations
 
@@ -31,31 +31,32 @@ WithOffset = Callable[[str | bytes, str], str | bytes]
 CLOSED_WHEN_FULL = SlowConsumers()
 DEFAULT_BUS_SETTINGS = BusSettings()
 ANNOUNCE_AFTER = 0.02
-"""Seconds for which changes of who is in a room collect, before others are told."""
+"""Seconds during which presence changes are collected before they are announced."""
 
 EVENTS = ("bus", "lost", "missed", "presence", "refused")
 
 
 @dataclass(frozen=True, slots=True)
 class RoomsStats:
-    """What went through the rooms of this process: `Rooms.stats()`."""
+    """Counters of the rooms in this process, returned by `Rooms.stats()`."""
 
     rooms: int
-    """Those that have members now."""
+    """Rooms that have members now."""
     members: int
-    """Of all of them; who is in two rooms counts twice."""
+    """Members of all rooms; a WebSocket in two rooms counts twice."""
     delivered: Delivery
-    """The sum of what became of every message so far, here."""
+    """The sum of the `Delivery` of every message sent so far."""
     bus: BusStats | None
-    """What the bus has done, if there is one."""
+    """The counters of the bus; None without a broker."""
 
 
 class Rooms:
     """Named groups of WebSockets: `rooms["lobby"].add(ws)`, `rooms["lobby"].send("hello")`.
 
-    A name may be any text. A room exists as long as it has members or somebody holds it.
-    With the URL of a broker, what is sent to a room reaches its members in all processes
-    that use the same broker; sending needs no WebSockets, and no web server.
+    A room's name is any text. Rooms are created on first use and freed when they have no members
+    and no references. With the URL of a broker, a message sent to a room reaches its members in
+    every process that uses the same broker. A process that only sends needs no WebSocket and no web
+    server.
     """
 
     def __init__(
@@ -67,29 +68,31 @@ class Rooms:
         add_offset: WithOffset | None = None,
         bus_settings: BusSettings = DEFAULT_BUS_SETTINGS,
     ) -> None:
-        """`url` is that of a Redis (redis://, rediss://, unix://, redis+cluster://,
-        redis+sentinel://) or NATS (nats://, tls://); without it (None) the rooms are those of
-        this process alone.
+        """Create the rooms of this process, or join those of other processes through a broker.
 
-        `slow_consumers` says what becomes of messages to members that are behind: the same in every
-        room, or what it returns for the name of each. With a `history` the broker keeps
-        messages, so that processes and members that were away catch up; `add_offset` makes
-        of a message and its offset in the history what the members get. `bus_settings` are
-        those of the transport between processes.
+        `url` is the URL of a Redis (redis://, rediss://, unix://, redis+cluster://,
+        redis+sentinel://) or NATS (nats://, tls://) broker. None: rooms of this process only.
 
-        Raises `ValueError` for a URL of another kind, or for a history or `add_offset` without
-        what it needs; `ImportError` if the broker's library is missing.
+        `slow_consumers` is the policy for slow consumers: one `SlowConsumers` for every room, or a
+        function that returns one for a room's name. `history` has the broker store messages, so
+        that processes and members catch up after a disconnect. `add_offset(message, offset)`
+        returns the message to send to members in place of `message`, so that it can include its
+        offset. `bus_settings` are the settings of the bus.
+
+        Raises `ValueError` if the URL is not valid, if `history` is given without `url`, or
+        `add_offset` without `history`. Raises `ImportError` if the broker's library is not
+        installed.
         """
         if history is not None and url is None:
-            raise ValueError("a history needs a broker: the url of a Redis or NATS")
+            raise ValueError("a history needs a broker: pass the URL of a Redis or NATS server")
         if add_offset is not None and history is None:
             raise ValueError("without a history messages have no offset")
         self._policy_of = slow_consumers if callable(slow_consumers) else lambda _: slow_consumers
-        self._lock = native_lock()  # for what follows
+        self._lock = native_lock()  # guards the fields below
         self._rooms: WeakValueDictionary[str, Room] = WeakValueDictionary()
         self._delivered = Delivery()
         self._listeners: list[tuple[str, Callable[..., object]]] = []
-        self._joining = native_lock()  # for what the bus is told of members, in their order
+        self._joining = native_lock()  # keeps the calls to the bus in order
         self._joined: set[str] = set()
         self._to_announce: set[str] = set()
         self._history = history
@@ -102,19 +105,21 @@ class Rooms:
         _of_this_process.add(self)
 
     def __getitem__(self, name: str) -> Room:
-        """The room of that name. Raises `TypeError` if that is no str, `ValueError` if it is text
-        that UTF-8 cannot write."""
+        """Return the room of that name.
+
+        Raises `TypeError` if the name is not a str, `ValueError` if it cannot be encoded as UTF-8.
+        """
         with self._lock:
             room = self._rooms.get(name)
         if room is not None:
             return room
         check_name(name)
-        made = Room(name, self._policy_of(name), self)  # without a lock: it may look at rooms
+        made = Room(name, self._policy_of(name), self)  # unlocked: the policy may use `rooms`
         with self._lock:
             return self._rooms.setdefault(name, made)
 
     def __iter__(self) -> Iterator[Room]:
-        """The rooms that have members in this process."""
+        """Iterate over the rooms that have members in this process."""
         with self._lock:
             rooms = list(self._rooms.values())
         return (room for room in rooms if len(room))
@@ -124,24 +129,24 @@ class Rooms:
     @overload
     def on(self, event: str) -> Callable[[Listener], Listener]: ...
     def on(self, event: str, listener: Any = None) -> Any:
-        """Call `listener` at every `event`; without `listener`, a decorator that does so.
+        """Call `listener` on every `event`. Without `listener`, returns a decorator.
 
         ======== ====================================================================
-        bus      the `BusState`, and why: the broker is away, or back
-        lost     the `Room`, and how many messages have not come here, None if that
-                 cannot be known
+        bus      the `BusState` and a reason: the state of the bus has changed
+        lost     the `Room`, and how many messages did not reach this process; None if
+                 that is unknown, and may be 0
         missed   the `Room`, the `WebSocket` that was added with `since`, and how many
-                 messages after that are not kept any more, None if that cannot be known
-        presence the `Room`, of which `present` has changed
-        refused  the `Room`, "send to" or "receive from", and why the broker refuses it:
-                 called for each message that did not reach the other processes
+                 messages after that offset are no longer stored; None if unknown
+        presence the `Room`, whose `presence()` has changed
+        refused  the `Room`, "send to" or "receive from", and the broker's reason; emitted
+                 for each message that did not reach the other processes
         ======== ====================================================================
 
-        They are called in whatever thread notices, and must not block. Raises `ValueError`
+        Listeners run in the thread that detects the event, and must not block. Raises `ValueError`
         for an unknown event.
         """
         if event not in EVENTS:
-            raise ValueError(f"there is no event {event!r}, only {', '.join(EVENTS)}")
+            raise ValueError(f"unknown event {event!r}, expected one of: {', '.join(EVENTS)}")
         if listener is None:
             return partial(self.on, event)
         self._listeners.append((event, listener))
@@ -149,23 +154,30 @@ class Rooms:
 
     @property
     def bus_state(self) -> BusState | None:
-        """How the bus stands to its broker; None without one."""
+        """The state of the bus; None without a broker."""
         return self._bus.state if self._bus is not None else None
 
     def stats(self) -> RoomsStats:
-        """An account of what happened so far."""
+        """Return the counters of the rooms and of the bus."""
         sizes = [len(room) for room in self]
         bus = self._bus.stats() if self._bus is not None else None
         return RoomsStats(len(sizes), sum(sizes), self._delivered, bus)
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait up to `timeout` seconds until what was sent is with the broker; for threads.
-        Returns whether it is. The end of the process does this for a while by itself."""
+        """Wait until the broker has every message sent so far. Returns whether it does.
+
+        Blocks the calling thread for up to `timeout` seconds (None: no limit). On exit the process
+        calls this itself, with `BusSettings.exit_timeout`.
+        """
         return self._bus is None or self._bus.flush(timeout)
 
     def close(self, timeout: float | None = None) -> bool:
-        """Leave the broker, after `flush`, and tell the other processes that nobody is here.
-        Returns what `flush` does. Members stay, and what is sent still reaches those here."""
+        """Flush, then leave the broker. Returns the result of `flush`.
+
+        The other processes are informed that this one has left. Members stay in their rooms.
+        Sending then raises `BusUnavailable`, after the message has reached the members in this
+        process.
+        """
         return self._bus is None or self._bus.close(timeout)
 
     def __enter__(self) -> Rooms:
@@ -174,7 +186,7 @@ class Rooms:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # What rooms call
+    # Called by `Room`
 
     def _send(
         self,
@@ -186,7 +198,7 @@ class Rooms:
         if self._bus is None:
             return self._deliver(room, message, key, excluded)
         outgoing = self._bus.prepare(room.name, message.data, key)
-        if self._history is not None:  # the bus brings it back, in its place
+        if self._history is not None:  # the broker sends it back, in the order of the history
             try:
                 self._bus.publish(outgoing, excluded)
             except BusUnavailable:
@@ -213,7 +225,7 @@ class Rooms:
             self._delivered += delivery
 
     def _members_changed(self, room: Room, identity: str | None) -> None:
-        """One has come or left; `identity` is its own, if it has one."""
+        """Report to the bus that a member with this `identity` was added or removed."""
         self._tell_bus(room, announce=identity is not None)
         if identity is not None:
             self._emit("presence", room)
@@ -234,7 +246,7 @@ class Rooms:
                 self._bus.leave(room.name)
 
     def _announce(self, room: Room) -> None:
-        """Tell the other processes who is here, once for all who came and left meanwhile."""
+        """Announce the identities in the room, once for all changes since the last announcement."""
         assert self._bus is not None
         with self._joining:
             self._to_announce.discard(room.name)
@@ -249,14 +261,16 @@ class Rooms:
             raise WebSocketError("since needs a history: Rooms(url, history=History())")
 
     def _replay(self, room: Room, websocket: WebSocket, since: str) -> None:
-        """Have the member given what came after `since`, then admitted."""
+        """Replay the messages after `since` to a WebSocket, then make it a member."""
         assert self._bus is not None
         self._tell_bus(room)
         self._bus.replay(room.name, since, CatchingUp(self, room, websocket))
 
     def _catch_up(self, member: WebSocket, message: str | bytes, offset: str) -> bool:
-        """Send a message of the history to a member that is not admitted yet. Returns False if
-        it is behind; then nothing is sent."""
+        """Send a message of the history to a WebSocket that is not a member yet.
+
+        Returns False, having sent nothing, if the WebSocket is slow.
+        """
         delivery = try_to_send(member, self._prepare(message, offset))
         if delivery is not None:
             self._count(delivery)
@@ -272,7 +286,7 @@ class Rooms:
     async def _until_subscribed(self, room: Room) -> bool:
         return self._bus is None or await self._bus.until_subscribed(room.name)
 
-    # What the bus calls
+    # Called by the bus
 
     def _prepare(self, message: str | bytes, offset: str | None) -> PreparedMessage:
         if self._with_offset is not None and offset is not None:
@@ -285,10 +299,10 @@ class Rooms:
                 try:
                     Context().run(listener, *arguments)
                 except Exception:
-                    logger.exception("a listener of the rooms' %r raised", event)
+                    logger.exception("a listener of the rooms event %r raised", event)
 
     def _begin_anew(self) -> None:
-        """In a forked child: the parent's connections are not here."""
+        """Forget the members in a forked child: the connections belong to its parent."""
         self._lock, self._joining = native_lock(), native_lock()
         self._joined.clear()
         self._to_announce.clear()
@@ -297,7 +311,7 @@ class Rooms:
 
 
 class _Receiver:
-    """What the bus tells, in its own thread."""
+    """Receives the calls of the bus, in the bus's thread."""
 
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms

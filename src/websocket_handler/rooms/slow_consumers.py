@@ -1,4 +1,4 @@
-"""What becomes of messages to members that do not keep up."""
+"""The policy for members that do not read fast enough."""
 
 from __future__ import annotations
 
@@ -13,29 +13,32 @@ WhenFull = Literal["close", "drop_oldest", "drop_newest", "latest"]
 
 @dataclass(frozen=True, slots=True)
 class SlowConsumers:
-    """What a room does with a member that is behind: that has not read what was sent to it, so
-    that more than `Settings.high_water` waits in its connection.
+    """The policy of a room for slow members.
 
-    Messages for it are kept by the room then, up to `max_backlog` bytes, and follow when it
-    has caught up. `when_full` says what happens beyond:
+    A member is slow while more than `Settings.high_water` bytes are unsent on its connection. The
+    room then queues its messages, up to `max_backlog` bytes, and sends them when the connection's
+    buffer has drained. `when_full` is the action when that queue is full:
 
-    - `"close"`: it is closed with `close_code`; it may come back, and catch up.
-    - `"drop_oldest"`, `"drop_newest"`: it misses messages.
-    - `"latest"`: of messages with the same `key`, only the newest is kept from the start; when
-      it is full all the same, the oldest is dropped. For figures that replace each other.
-      Messages without a `key` replace none.
+    - `"close"`: close the member with `close_code`. The client can reconnect and catch up.
+    - `"drop_oldest"`, `"drop_newest"`: drop messages to this member.
+    - `"latest"`: of messages with the same `key`, queue only the newest, even before the queue is
+      full; when it is full, drop the oldest. For values that replace each other, such as prices.
+      Messages without a `key` replace no other message.
 
-    A message that is larger than `max_backlog` is itself dropped, and none for it.
+    With every action but `"close"`, a message larger than `max_backlog` is dropped, and the other
+    queued messages are kept.
     """
 
     when_full: WhenFull = "close"
     max_backlog: int = 1 << 20
-    """Bytes, with 64 more for each message."""
+    """Bytes; each queued message counts its size plus 64."""
     close_code: int = CloseCode.TRY_AGAIN_LATER
 
     def __post_init__(self) -> None:
         if self.when_full not in get_args(WhenFull):
-            raise ValueError(f"when_full is one of {get_args(WhenFull)}, not {self.when_full!r}")
+            raise ValueError(
+                f"when_full is {self.when_full!r}, expected one of {get_args(WhenFull)}"
+            )
         if self.max_backlog < 0:
-            raise ValueError(f"max_backlog cannot be {self.max_backlog!r}")
+            raise ValueError(f"max_backlog must not be negative, not {self.max_backlog!r}")
         close_payload(self.close_code)

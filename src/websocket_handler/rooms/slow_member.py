@@ -1,4 +1,4 @@
-"""The messages that wait for one member that is behind."""
+"""The messages queued for one slow member."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from .delivery import Delivery
 from .slow_consumers import SlowConsumers
 
 MESSAGE_OVERHEAD = 64
-"""What a waiting message counts beside its size, so that empty ones are bounded too."""
+"""Bytes added to the size of each queued message, to bound the number of empty messages."""
 
 
 class SlowMember:
-    """Keeps them in order, and drops as the policy says."""
+    """Keeps the messages in order, and drops messages as the policy says."""
 
     def __init__(self, policy: SlowConsumers) -> None:
         self._policy = policy
         self._waiting: OrderedDict[object, PreparedMessage] = OrderedDict()
         self._size = 0
         self.dropped = 0
-        """How many messages, as long as this member was behind."""
+        """Messages dropped since this member became slow."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -33,22 +33,27 @@ class SlowMember:
         self._size -= _cost(self._waiting.popitem(last=False)[1])
 
     def settle(self, message: PreparedMessage, dropped: int) -> None:
-        """`message`, which was the first, has been sent, or could not be: `dropped` is 1 then."""
+        """Remove `message`, the first one, after an attempt to send it.
+
+        `dropped` is 1 if the message could not be sent, 0 if it was sent.
+        """
         if self.first is message:
             self.remove_first()
             self.dropped += dropped
-        else:  # it was given up while it was being sent
+        else:  # the policy dropped it while it was being sent
             self.dropped -= 1 - dropped
 
     def keep(self, message: PreparedMessage, key: str | None) -> Delivery | None:
-        """One more, with its `key`; None if there is no place for it and the member is to be
-        closed for that."""
+        """Queue a message with its `key`.
+
+        Returns None if the queue is full and the policy is to close the member.
+        """
         before = self.dropped
         place = key if self._policy.when_full == "latest" and key is not None else object()
         if place in self._waiting:
             self._drop(place)
         most = self._policy.max_backlog - _cost(message)
-        if most < 0 and self._policy.when_full != "close":  # others are not dropped for it
+        if most < 0 and self._policy.when_full != "close":  # too large for an empty queue
             self.dropped += 1
             return Delivery(dropped=self.dropped - before)
         if self._size > most and self._policy.when_full == "close":
