@@ -54,7 +54,8 @@ def connect(
     - `ssl_context` is used for wss:; default: `ssl.create_default_context()`, which verifies the
       server's certificate.
     - `engine` serves the connection; default: `default_engine()`.
-    - `settings` is a `Settings`; `options` are its fields by name; `open_timeout` limits the whole call.
+    - `settings` is a `Settings`; `options` are its fields by name;
+      `open_timeout` limits the whole call.
 
     Messages that arrive before there is a listener or a reader are queued.
 

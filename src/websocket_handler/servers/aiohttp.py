@@ -44,7 +44,8 @@ def websocket(
     """Return the WebSocket of a request, None for an ordinary request.
 
     Its `connect()` returns the response that the handler should return. A handler may also
-    receive the messages itself and return at the end. `settings` is a `Settings`; `options` are its fields by name. At
+    receive the messages itself and return at the end. `settings` is a `Settings`;
+    `options` are its fields by name. At
     shutdown, WebSockets are closed with 1001. Call it in the event loop of the request.
     """
     found: WebSocket | None = request.get(KEY)

@@ -34,7 +34,8 @@ class ASGIMiddleware:
     rejects it, and the client gets the response.
 
     Under a server without an integration, the WebSocket uses the messages of ASGI, with
-    asyncio tasks for each connection. `settings` is a `Settings`; `options` are its fields by name. They override the
+    asyncio tasks for each connection. `settings` is a `Settings`;
+    `options` are its fields by name. They override the
     settings of the server's integration.
 
     Wrap the whole application, as the last line: `app = ASGIMiddleware(app)`. Raises

@@ -51,7 +51,8 @@ def configure_server(
     `server` is an `HTTPServer`, a `ThreadingHTTPServer`, a wsgiref server or any other server
     whose handler class is a `BaseHTTPRequestHandler` (or a `functools.partial` of one).
     `engine` serves the WebSockets; the default runs in a background thread of the process.
-    `settings` is a `Settings`; `options` are its fields by name. `server.server_close()` closes the server's WebSockets
+    `settings` is a `Settings`;
+    `options` are its fields by name. `server.server_close()` closes the server's WebSockets
     with 1001.
 
     Raises `TypeError` if the handler class is not one of these, if `server` was configured before,

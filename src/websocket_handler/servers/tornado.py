@@ -47,7 +47,8 @@ def websocket(
     """Return the WebSocket of a handler's request, None for an ordinary request.
 
     Its `connect()` returns None, as handlers do. A handler may also receive the messages itself
-    and return at the end. `settings` is a `Settings`; `options` are its fields by name. Call it in the thread of the
+    and return at the end. `settings` is a `Settings`;
+    `options` are its fields by name. Call it in the thread of the
     server's event loop.
     """
     request: Any = handler.request

@@ -49,7 +49,8 @@ class WSGIMiddleware:
     the upgrade.
 
     `engine` serves the WebSockets; the default runs in a background thread of the process.
-    `settings` is a `Settings`; `options` are its fields by name. `connect()` raises `WebSocketError` under a server that
+    `settings` is a `Settings`;
+    `options` are its fields by name. `connect()` raises `WebSocketError` under a server that
     does not expose its socket.
     """
 
