@@ -1,4 +1,4 @@
-"""What every test may use; kept small: a fixture that serves one folder lives there."""
+"""Fixtures for all tests; a fixture used by one folder belongs in that folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PEERS = Path(__file__).parent / "peers"
 
 
 def require(present: object, what: str) -> None:
-    """Skip the test where a real peer is missing; under CI=true that is a failure."""
+    """Skip the test if a real peer is missing; with CI=true that is a failure."""
     if present:
         return
     if os.environ.get("CI") == "true":
@@ -39,7 +39,7 @@ def _no_process_outlives_the_tests() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def node() -> str:
-    """The path of Node.js, with libraries of npm beside it in tests/peers."""
+    """The path of Node.js; its npm libraries are in tests/peers."""
     path = shutil.which("node")
     packages = ("ws", "ws1", "websocket", "websocket-driver")
     found = all((PEERS / "node_modules" / package).is_dir() for package in packages)
@@ -50,7 +50,7 @@ def node() -> str:
 
 @pytest.fixture(scope="session")
 def ruby() -> str:
-    """The path of Ruby, which has em-websocket and websocket-ruby."""
+    """The path of Ruby, with em-websocket and websocket-ruby."""
     path = shutil.which("ruby")
     wanted = ["-e", 'require "em-websocket"; require "websocket"']
     found = path and subprocess.run([path, *wanted], capture_output=True).returncode == 0
@@ -61,7 +61,7 @@ def ruby() -> str:
 
 @pytest.fixture(scope="session")
 def perl() -> str:
-    """The path of Perl, which has Protocol::WebSocket."""
+    """The path of Perl, with Protocol::WebSocket."""
     path = shutil.which("perl")
     wanted = ["-MProtocol::WebSocket", "-e", "1"]
     found = path and subprocess.run([path, *wanted], capture_output=True).returncode == 0

@@ -1,6 +1,6 @@
-"""Attacks and faults, each with its figures: what it costs the server, and nobody else.
+"""Attacks and faults, with measurements of their cost to the server.
 
-The server is a process of its own, with the defaults of `Settings`; a canary, a well-behaved
-connection, must go on being answered meanwhile. `ATTACKS=full` runs the same at full scale
-(`make soak`), and `FIGURES=path` keeps the figures (`make scorecard`).
+The server runs in its own process with the default `Settings`. Meanwhile a canary, a well-behaved
+connection, must keep being answered. `ATTACKS=full` runs the same tests at full scale (`make
+soak`), and `FIGURES=path` stores the measurements (`make scorecard`).
 """

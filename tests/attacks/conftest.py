@@ -1,4 +1,4 @@
-"""One server a row, and the canary that must not notice the attack."""
+"""Fixtures for attacks: one server per engine setup, and a canary that must not be affected."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ from collections.abc import Iterator
 
 import pytest
 
-from ..support.canary import singing
-from ..support.programs import ROWS, Journal, Program, Row, echo_program
+from ..support.canary import healthy_connection
+from ..support.programs import ENGINES, EngineSetup, Journal, Program, echo_program
 from ..support.raw_client import RawClient, close
 from .rig import note
 
-ATTACKED = [row for row in ROWS if row.home == "thread"]
+ATTACKED = [setup for setup in ENGINES if setup.home == "thread"]
 
 
-@pytest.fixture(scope="session", params=ATTACKED, ids=[row.name for row in ATTACKED])
-def row(request: pytest.FixtureRequest) -> Row:
-    """Which engine, living where."""
-    found: Row = request.param
+@pytest.fixture(scope="session", params=ATTACKED, ids=[setup.name for setup in ATTACKED])
+def engine_setup(request: pytest.FixtureRequest) -> EngineSetup:
+    """The engine setup under test: which engine, and where it runs."""
+    found: EngineSetup = request.param
     return found
 
 
 @pytest.fixture(scope="session")
-def shared_program(row: Row) -> Iterator[Program]:
-    with echo_program(row, "--defaults", "--close-timeout", "1", descriptors=20_000) as program:
-        with RawClient(program.address) as client:  # the engine starts with the first
+def shared_program(engine_setup: EngineSetup) -> Iterator[Program]:
+    with echo_program(
+        engine_setup, "--defaults", "--close-timeout", "1", descriptors=20_000
+    ) as program:
+        with RawClient(program.address) as client:  # the first WebSocket starts the engine
             client.open().send(close())
             client.expect_closed(None)
         yield program
@@ -33,8 +35,8 @@ def shared_program(row: Row) -> Iterator[Program]:
 
 @pytest.fixture
 def program(shared_program: Program, request: pytest.FixtureRequest) -> Iterator[Program]:
-    """The server under attack; it must outlive each, and its canary hear of none."""
-    with singing(shared_program) as canary:
+    """The attacked server; it must survive every test, and its canary must not be affected."""
+    with healthy_connection(shared_program) as canary:
         yield shared_program
     complaints = shared_program.get("/journal?id=alive")
     assert complaints == []
@@ -50,5 +52,5 @@ def program(shared_program: Program, request: pytest.FixtureRequest) -> Iterator
 
 @pytest.fixture
 def journal(program: Program) -> Journal:
-    """A journal for a WebSocket: its name goes into the target as `id`."""
+    """A journal of one WebSocket's events; the request target carries its name as `id`."""
     return Journal(program)

@@ -1,9 +1,9 @@
-/* Preloaded into a server: makes the system calls of the native engine fail now and then.
+/* Preloaded into a server: makes some system calls of the native engine fail.
  *
- * Of every FAULTS_EVERY calls that the engine's own libraries make, one fails as a kernel may
- * have it fail: EINTR, EAGAIN, less than asked for, an error of the connection, no memory.
- * FAULTS_LARGEST has every allocation of more bytes than that fail, for everybody.
- * FAULTS_CLOCK has the wall clock jump by an hour, back and forth, for everybody.
+ * One of every FAULTS_EVERY calls from the engine's own libraries fails as a kernel may let it
+ * fail: EINTR, EAGAIN, a short count, a connection error, no memory.
+ * FAULTS_LARGEST makes every allocation of more bytes fail, in the whole process.
+ * FAULTS_CLOCK moves the wall clock forward and back by an hour, in the whole process.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -42,7 +42,7 @@ static int is_the_engine_s(void *caller) {
     return known;
 }
 
-/* Which fault this call is to have, of so many kinds; -1 for none. */
+/* Returns the number of the fault for this call, below `kinds`; -1 for none. */
 static int fault(void *caller, unsigned kinds) {
     unsigned number;
     if (!every || !is_the_engine_s(caller))
@@ -121,7 +121,7 @@ int epoll_ctl(int fd, int operation, int other, struct epoll_event *event) {
     return next(fd, operation, other, event);
 }
 
-/* By these names, because dlsym allocates memory, too. */
+/* glibc's internal names, because dlsym itself allocates memory. */
 void *__libc_malloc(size_t size);
 void *__libc_calloc(size_t count, size_t size);
 void *__libc_realloc(void *old, size_t size);

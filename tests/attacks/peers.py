@@ -1,7 +1,7 @@
-"""Rows of the scorecard that are no attack, measured alike at ours and at well-known peers:
-what a connection costs, a dead peer, the end of the server, coming and going.
+"""Measurements of the scorecard that are not attacks, made in the same way for this library and for
+well-known servers: memory per connection, dead peers, server shutdown, repeated connects.
 
-Each server has its own defaults, and the same client.
+Each server has its own default settings; the client is the same.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ asyncio.run(main())
 
 
 async def echo(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """An ASGI application, for uvicorn with its own WebSockets and with ours."""
+    """An ASGI application for uvicorn, with uvicorn's own WebSocket class and with ours."""
     if scope["type"] != "websocket":
         return
     await receive()
@@ -59,7 +59,7 @@ def uvicorn(*options: str) -> list[str]:
 
 
 def contestants() -> dict[str, list[str]]:
-    """Name and version of each, and how it is started."""
+    """Name and version of each server, and the command that starts it."""
     version = importlib.metadata.version
     ours = "websocket_handler.servers.uvicorn:WebSocketProtocol"
     return {
@@ -87,7 +87,7 @@ MEASUREMENTS: dict[str, Callable[[Program], str]] = {
 
 
 def measure() -> dict[str, dict[str, str]]:
-    """For each contestant, what came out: each time of a process of its own."""
+    """The measurements of each server; every duration comes from a separate process."""
     found: dict[str, dict[str, str]] = {}
     for name in contestants():
         found[name] = {}
@@ -122,7 +122,7 @@ def _churn(program: Program) -> str:
             client.expect_end()
 
     count = at_scale(5000, 100_000)
-    for _ in range(count):  # until it has settled
+    for _ in range(count):  # until memory use is stable
         come_and_go()
     before = settled_memory(program)
     for _ in range(count):

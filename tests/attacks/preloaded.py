@@ -1,4 +1,4 @@
-"""A WSGI application whose import starts the engine, in gunicorn's master: `--preload`."""
+"""A WSGI application that starts the engine on import, in gunicorn's master: `--preload`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What attacks are made with: a scale, figures, and a client that speaks every version."""
+"""Tools for attacks: a scale, measurements, and a client for every protocol version."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ KIB, MIB = 1 << 10, 1 << 20
 KEY = b"\1\2\3\4"
 
 SPOKEN = [by_name(name) for name in ("RFC 6455", "hybi-12", "hybi-07", "hixie-76", "hixie-75")]
-"""The versions that browsers had, newest first."""
+"""The protocol versions that browsers implemented, newest first."""
 OTHERS = [version for version in ALL_VERSIONS if version not in SPOKEN]
 
 
 def at_scale(usual: int, full: int) -> int:
-    """How often, in the suite and at full scale."""
+    """Returns `usual` in the test suite and `full` at full scale."""
     return full if FULL else usual
 
 
 def note(row: str, what: str, value: float, unit: str, goal: str) -> None:
-    """A figure for the scorecard: of its `row`, with what it is to be."""
+    """Store a measurement for the scorecard: its `row`, and the target value."""
     if FIGURES:
         figure = {"row": row, "what": what, "value": value, "unit": unit, "goal": goal}
         with Path(FIGURES).open("a") as file:
@@ -43,12 +43,12 @@ def note(row: str, what: str, value: float, unit: str, goal: str) -> None:
 
 
 def raw(header: bytes, payload: bytes = b"") -> bytes:
-    """A masked frame whose header, up to the key, is as wrong as it is wanted."""
+    """A masked frame; the caller chooses every field of the header before the masking key."""
     return header + KEY + bytes(byte ^ KEY[i % 4] for i, byte in enumerate(payload))
 
 
 class Costs:
-    """What happened to a server's memory and processor time since this was made."""
+    """The change of a server's memory and processor time since this object was created."""
 
     def __init__(self, program: Program) -> None:
         self._program = program
@@ -62,18 +62,19 @@ class Costs:
 
 
 class Flooded(NamedTuple):
-    """How a flood ended."""
+    """The result of a flood."""
 
     sent: int
     ended: bool
-    """Whether the server has ended the connection; else it no longer reads, or all was sent."""
+    """True if the server ended the connection; otherwise it stopped reading, or everything was
+    sent."""
 
 
 class Attacker(RawClient):
-    """One TCP connection, and perhaps a WebSocket of some version on it."""
+    """One TCP connection, on which a WebSocket of any version can be opened."""
 
     def open_as(self, version: Version, target: str = "/echo") -> Attacker:
-        """Open a WebSocket as an honest client of that version would."""
+        """Open a WebSocket with a valid handshake of that version."""
         host = "{}:{}".format(*self.sock.getpeername())
         hello = version._client_request(Offer(host, target))
         self.sock.sendall(hello.request)
@@ -91,7 +92,7 @@ class Attacker(RawClient):
         self.sock.sendall(self.encoder.message(message))
 
     def hear(self) -> Event:
-        """The next event of the version's decoder."""
+        """Returns the next event of the version's decoder."""
         while not self._events:
             if not self._unread:
                 self._unread += self._receive()
@@ -108,8 +109,9 @@ class Attacker(RawClient):
     def flood(
         self, data: bytes, total: int, reading: bool = False, patience: float = 0.5
     ) -> Flooded:
-        """Send `data` over and over, up to `total` bytes, until the server ends the connection
-        or has not read for `patience` seconds. What comes is read meanwhile, or is not."""
+        """Send `data` repeatedly, up to `total` bytes, until the server ends the connection or has
+        not read for `patience` seconds. Incoming bytes are read meanwhile only if `reading` is
+        true."""
         self.sock.setblocking(False)
         view, sent, offset, ended = memoryview(data), 0, 0, False
         try:
@@ -132,7 +134,7 @@ class Attacker(RawClient):
         return Flooded(sent, ended)
 
     def drip(self, data: bytes) -> None:
-        """Send a byte a segment."""
+        """Send each byte in a separate segment."""
         for i in range(len(data)):
             self.sock.sendall(data[i : i + 1])
 
@@ -142,7 +144,7 @@ def strict_decoder() -> Decoder:
 
 
 def settled_memory(program: Program, still: float = 0.15) -> int:
-    """Its memory once that has not changed for a while."""
+    """Returns the program's memory once it is stable."""
     seen = program.memory()
     end = time.monotonic() + 5
     while time.monotonic() < end:

@@ -1,8 +1,8 @@
-"""Writes docs/scorecard.md: `make scorecard`, at the scale of the suite, or of ATTACKS=full.
+"""Writes docs/scorecard.md: `make scorecard`, at the suite's scale or with ATTACKS=full.
 
-Runs the attacks with FIGURES set, measures what can be compared beside peers, and puts both
-into tables. Figures of runs made before can be added: `--figures FILE`. Nothing in the file
-that it writes is by hand.
+Runs the attacks with FIGURES set, measures what can be compared with other servers, and writes
+tables of both. Measurements of earlier runs can be added with `--figures FILE`. The file contains
+no text written by hand.
 """
 
 from __future__ import annotations
@@ -51,21 +51,21 @@ ROWS = (
     "TLS",
     CANARY,
 )
-"""The subjects of the figures, in the order of the table."""
+"""The subjects of the measurements, in the order of the table."""
 BOUND = re.compile(r"(<|≤)? ?([0-9.]+)(?: per 1e6)?")
 
 Figure = dict[str, Any]
 
 
 def attack(figures: Path) -> None:
-    """Run the attacks against the native engine, and have them keep their figures."""
+    """Run the attacks against the native engine and store their measurements."""
     words = ["-m", "pytest", "tests/attacks", "-k", "not pure", "--timeout=0"]
     environment = {**os.environ, "FIGURES": str(figures)}
     subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, check=True)
 
 
 def block(figures: Path) -> None:
-    """The blocking listeners, which the benchmark measures."""
+    """Measure blocking listeners with the benchmark."""
     words = [sys.executable, "benchmarks/blocking.py", "--json"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, check=True)
     with figures.open("a") as file:
@@ -93,18 +93,18 @@ def is_met(figure: Figure) -> str:
 
 
 def is_too_busy() -> bool:
-    """Whether others want the processors so much that waiting times tell of them alone."""
+    """Returns whether the machine is so busy that latencies only reflect its load."""
     return os.getloadavg()[2] > 1.5 * (os.cpu_count() or 1)
 
 
 def in_words(figure: Figure) -> str:
-    value = max(float(figure["value"]), 0.0)  # memory may be given back meanwhile
+    value = max(float(figure["value"]), 0.0)  # memory may be released meanwhile
     shown = f"{value:.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.2f}"
     return f"{shown} {figure['unit']}".strip()
 
 
 def worst(figures: Iterable[Figure]) -> list[Figure]:
-    """The canary in one line: the test during which it had to wait longest."""
+    """Keep only the canary's worst measurement: the test during which it waited longest."""
     canaries = [figure for figure in figures if figure["row"] == CANARY]
     others = [figure for figure in figures if figure["row"] != CANARY]
     return [*others, *sorted(canaries, key=lambda figure: -float(figure["value"]))[:1]]

@@ -1,4 +1,4 @@
-"""Applications that send as many messages, of such a size, as they are told to: at once."""
+"""Applications that send the requested number of messages of the requested size at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An echo on http.server with the defaults and compression, for the scorecard."""
+"""An echo server on http.server with default settings and compression, for the scorecard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Handler(BaseHTTPRequestHandler):
         self.websocket.connect()
 
     def log_message(self, *_: object) -> None:
-        """Nothing is logged."""
+        """Log nothing."""
 
 
 class Server(ThreadingHTTPServer):

@@ -1,4 +1,4 @@
-"""permessage-deflate as a weapon: bombs, contexts, lies."""
+"""Attacks through permessage-deflate: bombs, retained contexts, malformed messages."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from .rig import KIB, MIB, Costs, at_scale, note, settled_memory
 
 
 def peak(program: Program) -> int:
-    """The most resident bytes since `forget_peak`."""
+    """Returns the peak of resident memory in bytes since `forget_peak`."""
     status = Path(f"/proc/{program.pid}/status").read_text()
     return int(re.findall(r"VmHWM:\s*(\d+) kB", status)[0]) << 10
 
 
 def forget_peak(program: Program) -> int:
-    """Begin anew; returns what it is now."""
+    """Reset the peak; returns the current value."""
     Path(f"/proc/{program.pid}/clear_refs").write_text("5")
     return peak(program)
 
 
 def stored_blocks(count: int) -> bytes:
-    """Deflate blocks of five bytes that hold nothing."""
+    """Empty deflate blocks of five bytes each."""
     return b"\x00\x00\x00\xff\xff" * count
 
 
@@ -52,8 +52,8 @@ def in_fragments(payload: bytes, size: int) -> list[Frame]:
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_bombs(program: Program, bomb: str) -> None:
-    """No more memory than a message may have, however much would come out."""
+def test_decompression_bomb_memory_is_bounded_by_message_limit(program: Program, bomb: str) -> None:
+    """Memory stays within the message limit, however much the data would inflate to."""
     wire = masked(*BOMBS[bomb]())
     before = forget_peak(program)
     with open_raw(program) as client:
@@ -61,19 +61,19 @@ def test_bombs(program: Program, bomb: str) -> None:
         with contextlib.suppress(ConnectionError):
             client.sock.sendall(wire)
         if bomb == "empty blocks":
-            read_frame(client)  # nothing comes out of it: an empty message, or the end
+            read_frame(client)  # the data inflates to nothing: an empty message, or the end
         else:
             client.expect_close(1009)
         cpu = costs.cpu()
     over = peak(program) - before
-    assert over < 3 * MIB  # of which the limit is one, and plain Python's copy another
+    assert over < 3 * MIB  # the limit of one message, and the copy of the engine in plain Python
     name = f"bomb, {bomb}, {len(wire)} bytes"
     note("bombs", f"{name}: peak memory over the limit", (over - MIB) / MIB, "MiB", "≤ 0.5")
     note("bombs", f"{name}: processor", cpu * 1000, "ms", "≤ 5")
 
 
-def test_contexts_are_not_kept(program: Program) -> None:
-    """Each has said something compressed, and is silent now."""
+def test_idle_connections_keep_no_compression_context(program: Program) -> None:
+    """Each connection has sent one compressed message and is idle now."""
     count = at_scale(100, 5000)
     with contextlib.ExitStack() as stack:
         for _ in range(20):
@@ -94,7 +94,7 @@ def test_contexts_are_not_kept(program: Program) -> None:
         )
 
 
-def test_connections_with_compression_leave_nothing(program: Program) -> None:
+def test_closed_compressed_connections_leave_nothing(program: Program) -> None:
     def come_and_go() -> None:
         with open_raw(program) as client:
             client.send(compressed("x" * 5000))
@@ -121,7 +121,7 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_lies(program: Program, lie: str) -> None:
+def test_malformed_compressed_message_closes_with_its_code(program: Program, lie: str) -> None:
     frames, code = LIES[lie]
     with open_raw(program) as client:
         client.sock.sendall(masked(*frames))
@@ -130,8 +130,8 @@ def test_lies(program: Program, lie: str) -> None:
         assert int.from_bytes(payload[:2], "big") in (code, 1007)
 
 
-def test_a_window_larger_than_agreed(program: Program) -> None:
-    """15 bits used where 9 were agreed: the connection ends, or the message is read."""
+def test_window_larger_than_negotiated_is_harmless(program: Program) -> None:
+    """The peer uses 15 bits after 9 were negotiated: the connection ends or the message is read."""
     with RawClient(program.address) as client:
         offer = "permessage-deflate; client_max_window_bits=9"
         headers: dict[str, str | None] = {"Sec-WebSocket-Extensions": offer}

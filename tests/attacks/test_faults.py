@@ -1,4 +1,4 @@
-"""What the system does to a server: no descriptors, forks, signals, failing calls, the end."""
+"""System faults: no descriptors, forks, signals, failing calls, exit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from websocket_handler.protocol.frame import Opcode
 from ..conftest import ROOT, require
 from ..end_to_end.test_compression import compressed
 from ..support.ports import free_port
-from ..support.programs import Program, Row, echo_program, running, wait_for
+from ..support.programs import EngineSetup, Program, echo_program, running, wait_for
 from ..support.raw_client import RawClient, binary, close, text
 from .peers import OFFER
 from .rig import Costs, at_scale, note
@@ -32,7 +32,7 @@ from .rig import Costs, at_scale, note
 HELLO = text("hello")
 MIB = 1 << 20
 BROKEN = (AssertionError, EOFError, OSError)
-"""Errors of a client whose connection was broken."""
+"""Errors of a client whose connection was lost."""
 
 SYS_TGKILL = {"x86_64": 234, "aarch64": 131}
 
@@ -40,10 +40,10 @@ SYS_TGKILL = {"x86_64": 234, "aarch64": 131}
 # No descriptors
 
 
-def test_no_descriptors_are_left(row: Row) -> None:
-    """Who is connected goes on, nobody spins, and all is well once there are some again."""
+def test_no_descriptors_left_open_connections_continue(engine_setup: EngineSetup) -> None:
+    """Open connections continue, no thread spins, and new ones work once descriptors are free."""
     with (
-        echo_program(row, "--defaults", descriptors=64) as program,
+        echo_program(engine_setup, "--defaults", descriptors=64) as program,
         contextlib.ExitStack() as stack,
     ):
         canary = stack.enter_context(RawClient(program.address)).open()
@@ -61,7 +61,7 @@ def test_no_descriptors_are_left(row: Row) -> None:
         assert share < 0.3
         note(
             "no descriptors left",
-            f"no descriptors left, {row.name}: processor",
+            f"no descriptors left, {engine_setup.name}: processor",
             share * 100,
             "%",
             "< 5",
@@ -73,7 +73,7 @@ def test_no_descriptors_are_left(row: Row) -> None:
         recovery = time.monotonic() - begun
         note(
             "no descriptors left",
-            f"until connections are accepted again, {row.name}",
+            f"until connections are accepted again, {engine_setup.name}",
             recovery,
             "s",
             "≤ 1",
@@ -84,8 +84,8 @@ def test_no_descriptors_are_left(row: Row) -> None:
 # Forks
 
 
-def test_forks_while_others_talk(program: Program) -> None:
-    """From a handler's thread, and from the engine's own; the canary sings meanwhile."""
+def test_forks_during_traffic_leave_connections_intact(program: Program) -> None:
+    """Forks in a handler's thread and in the engine's thread, while the canary keeps echoing."""
     count = at_scale(3, 100)
     for _ in range(count):
         assert program.get("/fork") == 0
@@ -97,8 +97,8 @@ def test_forks_while_others_talk(program: Program) -> None:
     note("forks", f"{2 * count} forks beside a running engine: children that failed", 0, "", "0")
 
 
-def test_gunicorn_with_preload() -> None:
-    """The engine runs in the master before it forks, again and again."""
+def test_gunicorn_with_preload_serves_in_each_worker() -> None:
+    """The engine runs in the master process before every fork."""
     port, requests = free_port(), at_scale(24, 600)
     command = ["-m", "gunicorn", "-k", "gthread", "--threads", "2", "--workers", "2", "--preload"]
     command += ["--max-requests", "3", "--bind", f"127.0.0.1:{port}", "tests.attacks.preloaded:app"]
@@ -109,7 +109,7 @@ def test_gunicorn_with_preload() -> None:
             with RawClient(server.address) as client:
                 client.open("/").send(text("pid"))
                 frame = client.read_frame()
-                if frame.opcode == Opcode.TEXT:  # else the worker has just had its three
+                if frame.opcode == Opcode.TEXT:  # else the worker has served its maximum of three
                     pids.add(frame.payload)
                 client.send(close())
         assert len(pids) > requests / 8
@@ -122,8 +122,8 @@ def test_gunicorn_with_preload() -> None:
 # Signals
 
 
-def test_a_storm_of_signals(program: Program) -> None:
-    """To every thread, so that every system call is interrupted some time."""
+def test_signals_in_every_thread_leave_connections_intact(program: Program) -> None:
+    """Signals go to every thread, so that each kind of system call is interrupted at some point."""
     number = SYS_TGKILL.get(platform.machine())
     require(number, "the number of tgkill")
     syscall = ctypes.CDLL(None).syscall
@@ -138,10 +138,10 @@ def test_a_storm_of_signals(program: Program) -> None:
         client.echo(HELLO)
 
 
-def test_ctrl_c_while_listeners_block(row: Row) -> None:
-    """It reaches the main thread, the others are told, and the program ends."""
+def test_ctrl_c_while_listeners_block_ends_the_program(engine_setup: EngineSetup) -> None:
+    """The main thread gets the signal, the other connections are closed, and the program ends."""
     arguments = ("--defaults", "--close-timeout", "1")
-    with echo_program(row, *arguments) as program, contextlib.ExitStack() as stack:
+    with echo_program(engine_setup, *arguments) as program, contextlib.ExitStack() as stack:
         blocked, other = (stack.enter_context(RawClient(program.address)) for _ in range(2))
         blocked.open("/sleeps")
         other.open().echo(HELLO)
@@ -149,13 +149,13 @@ def test_ctrl_c_while_listeners_block(row: Row) -> None:
         time.sleep(0.1)
         program.end_soon(signal.SIGINT)
         other.expect_closed(1001)
-        if (frame := blocked.read_frame()).opcode == Opcode.TEXT:  # a loop gets to it only now
+        if (frame := blocked.read_frame()).opcode == Opcode.TEXT:  # the loop handles it only now
             frame = blocked.read_frame()
         assert frame == close(1001)
         blocked.send(close(1001))
         assert program.wait() == 0
         raised = re.findall(r"^[\w.]+(?:Error|Closed|Interrupt)\b", program.log(), re.M)
-        assert set(raised) <= {"websocket_handler.errors.ConnectionClosed"}  # the listener's
+        assert set(raised) <= {"websocket_handler.errors.ConnectionClosed"}  # the listener's output
 
 
 # The end of the interpreter
@@ -192,8 +192,10 @@ LAST = {"falls off its end": "pass", "sys.exit": "sys.exit(0)"}
         ("loop", "sys.exit", 0),
     ],
 )
-def test_the_end_with_open_sockets(home: str, last: str, blocked: int) -> None:
-    """No crash, no complaint, and no waiting for peers that do not answer, nor for listeners."""
+def test_interpreter_exit_with_open_sockets_is_clean_and_prompt(
+    home: str, last: str, blocked: int
+) -> None:
+    """No crash and no error output; exit waits neither for silent peers nor for listeners."""
     program = ENDING.format(last=LAST[last], blocked=blocked)
     program += (
         IN_THREAD.format(last=LAST[last]) if home == "thread" else "\nasyncio.run(in_loop())\n"
@@ -217,7 +219,7 @@ def test_the_end_with_open_sockets(home: str, last: str, blocked: int) -> None:
 
 @pytest.fixture(scope="module")
 def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """faults.c, to be preloaded."""
+    """The compiled faults.c, to be preloaded."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     require(compiler, "a C compiler")
     assert compiler is not None
@@ -228,24 +230,28 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def preloaded(library: Path, row: Row, *arguments: str, **environment: str) -> Iterator[Program]:
-    """An echo program with the library before all others."""
+def preloaded(
+    library: Path, engine_setup: EngineSetup, *arguments: str, **environment: str
+) -> Iterator[Program]:
+    """An echo program with that library preloaded."""
     added = {"LD_PRELOAD": f"{os.environ.get('LD_PRELOAD', '')} {library}".strip(), **environment}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in added.items():
             patch.setenv(name, value)
-        context = echo_program(row, *arguments, "--close-timeout", "1")
+        context = echo_program(engine_setup, *arguments, "--close-timeout", "1")
     with context as program:
         yield program
 
 
 @pytest.mark.skipif(not IS_NATIVE, reason="asyncio makes the calls of the plain Python engine")
 @pytest.mark.parametrize("every", [7, 101])
-def test_system_calls_that_fail(faults: Path, row: Row, every: int) -> None:
-    """Some connections end; none hangs, no other notices, and nothing is left over."""
-    if row.pure:
+def test_failing_system_calls_end_only_some_connections(
+    faults: Path, engine_setup: EngineSetup, every: int
+) -> None:
+    """Some connections end; none hangs, others are unaffected, and nothing leaks."""
+    if engine_setup.pure:
         return
-    with preloaded(faults, row, "--defaults", FAULTS_EVERY=str(every)) as program:
+    with preloaded(faults, engine_setup, "--defaults", FAULTS_EVERY=str(every)) as program:
         whole = broken = 0
         for _ in range(at_scale(60, 5000)):
             with RawClient(program.address) as client, contextlib.suppress(*BROKEN):
@@ -265,12 +271,12 @@ def test_system_calls_that_fail(faults: Path, row: Row, every: int) -> None:
 
 @pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="it allocates memory itself")
 @pytest.mark.parametrize("is_compressed", [False, True])
-def test_message_without_memory_ends_its_connection_alone(
-    faults: Path, row: Row, is_compressed: bool
+def test_message_without_memory_closes_only_its_connection(
+    faults: Path, engine_setup: EngineSetup, is_compressed: bool
 ) -> None:
-    """1011, one line in the log, and no processor time; even if the peer goes on sending."""
+    """Close code 1011, one log line, and no processor time, even if the peer keeps sending."""
     with (
-        preloaded(faults, row, FAULTS_LARGEST=str(4 * MIB)) as program,
+        preloaded(faults, engine_setup, FAULTS_LARGEST=str(4 * MIB)) as program,
         RawClient(program.address) as other,
         RawClient(program.address) as victim,
     ):
@@ -292,10 +298,10 @@ def test_message_without_memory_ends_its_connection_alone(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="LD_PRELOAD")
-def test_a_clock_that_jumps(faults: Path, row: Row) -> None:
-    """Only the monotonic clock counts: nobody is pinged, or dropped, or kept too long."""
+def test_system_clock_jump_changes_no_timer(faults: Path, engine_setup: EngineSetup) -> None:
+    """Only the monotonic clock is used: no peer is pinged, dropped or kept because of the jump."""
     with (
-        preloaded(faults, row, "--defaults", FAULTS_CLOCK="1") as program,
+        preloaded(faults, engine_setup, "--defaults", FAULTS_CLOCK="1") as program,
         contextlib.ExitStack() as stack,
     ):
         client, silent = (stack.enter_context(RawClient(program.address)) for _ in range(2))

@@ -1,6 +1,6 @@
-"""More and more of something: control frames, fragments, bytes one at a time.
+"""Floods: control frames, fragments, single bytes.
 
-Each ends the flooder's connection or is held back, and takes no memory.
+Each flood ends its own connection or is paused, and takes no memory.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ PONGS = write_frame(Opcode.PONG, b"p" * 125, key=KEY) * 500
 WITH_FRAGMENTS = [by_name(name) for name in ("RFC 6455", "hybi-07", "hybi-06", "hybi-03")]
 
 
-def test_pings_of_a_peer_that_does_not_read(program: Program) -> None:
-    """The flood ends with 1008; what the peer goes on to send is thrown away."""
+def test_pings_from_peer_that_does_not_read_close_with_1008(program: Program) -> None:
+    """The flood ends with close code 1008; later bytes of the peer are discarded."""
     with Attacker(program.address, receive_buffer=4 * KIB) as attacker:
         attacker.open()
         costs = Costs(program)
@@ -35,7 +35,7 @@ def test_pings_of_a_peer_that_does_not_read(program: Program) -> None:
         )
 
 
-def test_pings_of_a_peer_that_reads(program: Program) -> None:
+def test_pings_from_reading_peer_close_with_1008(program: Program) -> None:
     with Attacker(program.address) as attacker:
         attacker.open()
         costs = Costs(program)
@@ -47,7 +47,7 @@ def test_pings_of_a_peer_that_reads(program: Program) -> None:
         assert costs.memory() < MIB
 
 
-def test_pongs_nobody_asked_for(program: Program) -> None:
+def test_unsolicited_pongs_close_with_1008(program: Program) -> None:
     with Attacker(program.address) as attacker:
         attacker.open()
         costs = Costs(program)
@@ -58,15 +58,15 @@ def test_pongs_nobody_asked_for(program: Program) -> None:
 
 
 @pytest.mark.parametrize("version", [*SPOKEN, by_name("hybi-06")], ids=str)
-def test_data_after_the_close(program: Program, version: Version) -> None:
-    """It is thrown away, and no longer than the close time-out."""
+def test_data_after_close_frame_is_discarded(program: Program, version: Version) -> None:
+    """The data is discarded, and only until the close timeout."""
     with Attacker(program.address) as attacker:
         attacker.open_as(version)
         costs = Costs(program)
         if version._has_close:
             attacker.sock.sendall(attacker.encoder.close(1000))
             assert isinstance(attacker.hear(), Close)
-        else:  # hixie-75 has none; what it must not send does as well
+        else:  # hixie-75 has no close frame; an invalid frame serves as well
             attacker.sock.sendall(b"\x80")
         more = attacker.encoder.message("x" * 100) * 100
         attacker.flood(more, at_scale(2, 120) * MIB)
@@ -75,15 +75,17 @@ def test_data_after_the_close(program: Program, version: Version) -> None:
 
 @pytest.mark.parametrize("version", WITH_FRAGMENTS, ids=str)
 @pytest.mark.parametrize("payload", [b"x", b""], ids=["one byte", "empty"])
-def test_fragments(program: Program, version: Version, payload: bytes) -> None:
-    """So many fragments and no end: counted, and 1008 beyond."""
+def test_endless_fragments_close_with_1008(
+    program: Program, version: Version, payload: bytes
+) -> None:
+    """An endless sequence of fragments is counted; beyond the limit the close code is 1008."""
     with Attacker(program.address) as attacker:
         attacker.open_as(version)
         first = attacker.encoder.frame(Opcode.TEXT, b"", False)
         each = attacker.encoder.frame(Opcode.CONTINUATION, payload, False)
         costs = Costs(program)
         attacker.sock.sendall(first)
-        # In plain Python a fragment costs microseconds; the bound is the same.
+        # In plain Python a fragment costs microseconds; the limit is the same.
         count = at_scale(140_000 if version._is_native else 20_000, 300_000)
         attacker.flood(each * 1000, count * len(each), reading=True)
         grown = costs.memory()
@@ -102,7 +104,7 @@ def test_fragments(program: Program, version: Version, payload: bytes) -> None:
         )
 
 
-def test_pings_between_fragments(program: Program) -> None:
+def test_pings_between_fragments_are_answered(program: Program) -> None:
     with Attacker(program.address) as attacker:
         attacker.open()
         frames = [text("0", fin=False)]
@@ -116,8 +118,8 @@ def test_pings_between_fragments(program: Program) -> None:
 
 
 @pytest.mark.parametrize("version", SPOKEN, ids=str)
-def test_bytes_one_at_a_time(program: Program, version: Version) -> None:
-    """A message of which every byte comes in a segment of its own."""
+def test_message_in_one_byte_segments_is_echoed(program: Program, version: Version) -> None:
+    """Every byte of the message arrives in a separate segment."""
     size = at_scale(6_000, 900_000)
     with Attacker(program.address) as attacker:
         attacker.open_as(version)
@@ -145,13 +147,13 @@ def test_bytes_one_at_a_time(program: Program, version: Version) -> None:
         )
 
 
-def test_more_than_a_message_may_have_in_fragments(program: Program) -> None:
-    """Refused at the header of the fragment that is too much, not at its end."""
+def test_fragments_beyond_max_message_size_are_rejected_at_the_header(program: Program) -> None:
+    """The fragment over the limit is rejected at its header, before its payload."""
     with Attacker(program.address) as attacker:
         attacker.open()
         costs = Costs(program)
         part = write_frame(Opcode.CONTINUATION, b"x" * (64 * KIB), False, KEY)
         attacker.sock.sendall(write_frame(Opcode.BINARY, b"x" * (64 * KIB), False, KEY))
-        attacker.sock.sendall(part * 15 + raw(b"\x00\x81"))  # and no payload
+        attacker.sock.sendall(part * 15 + raw(b"\x00\x81"))  # without a payload
         attacker.expect_close(1009)
         assert costs.memory() < 2 * MIB + MIB

@@ -1,4 +1,4 @@
-"""Requests that are no handshake, nearly one, or more than one."""
+"""Requests that are no handshake, almost one, or several."""
 
 from __future__ import annotations
 
@@ -84,8 +84,7 @@ def honest(program: Program, version: Version, target: str = "/echo") -> bytes:
 
 
 def answer_to(program: Program, sent: bytes) -> tuple[bytes, bytes]:
-    """What it answers to bytes, to whose end an ordinary request is added: the status, and
-    all of the answer."""
+    """Returns the response to `sent` plus an ordinary request: its status, and all bytes."""
     with RawClient(program.address) as client:
         client.sock.sendall(sent + request("/ordinary"))
         with contextlib.suppress(ConnectionResetError):
@@ -95,8 +94,8 @@ def answer_to(program: Program, sent: bytes) -> tuple[bytes, bytes]:
 
 
 @pytest.mark.parametrize("version", SPOKEN, ids=str)
-def test_bad_handshakes(program: Program, version: Version) -> None:
-    """A status of 4xx for each (501 for another method), and nothing after it."""
+def test_bad_handshake_is_rejected_with_4xx(program: Program, version: Version) -> None:
+    """Each gets a 4xx status (501 for another method), and nothing follows the response."""
     head = honest(program, version)
     vectors = BAD if version.name == "hixie-75" else {**BAD, **OF_KEYS}
     wrong = {}
@@ -116,8 +115,8 @@ def test_bad_handshakes(program: Program, version: Version) -> None:
 
 
 @pytest.mark.parametrize("version", [SPOKEN[0], by_name("hixie-76")], ids=str)
-def test_any_byte_in_any_header(program: Program, version: Version) -> None:
-    """One reader of headers once took its whole worker down at a byte beyond ASCII."""
+def test_any_byte_in_any_header_gets_a_response(program: Program, version: Version) -> None:
+    """A byte beyond ASCII in any header must not break the parser or the worker."""
     head = honest(program, version)
     names = [line.partition(b":")[0] for line in head.split(b"\r\n")[1:-2]]
     names += [b"Sec-WebSocket-Protocol", b"Sec-WebSocket-Extensions", b"Cookie"]
@@ -147,7 +146,7 @@ FOREIGN_ORIGINS = [
 
 
 @pytest.mark.parametrize("header", [b"Origin", b"Sec-WebSocket-Origin"])
-def test_foreign_origins(program: Program, header: bytes) -> None:
+def test_foreign_origin_is_rejected(program: Program, header: bytes) -> None:
     head = honest(program, by_name("RFC 6455"))
     accepted = []
     for origin in FOREIGN_ORIGINS:
@@ -157,7 +156,7 @@ def test_foreign_origins(program: Program, header: bytes) -> None:
     assert accepted == []
 
 
-def test_an_origin_of_the_own_host_however_it_is_spelt(program: Program) -> None:
+def test_same_host_origin_is_accepted_in_every_spelling(program: Program) -> None:
     for origin in ("http://LocalHost:8080", "https://localhost:8080"):
         with RawClient(program.address) as client:
             client.open(headers={"Host": "localhost:8080", "Origin": origin}).echo(HELLO)
@@ -179,10 +178,10 @@ def test_an_origin_of_the_own_host_however_it_is_spelt(program: Program) -> None
         pytest.param(b"Origin: http://" + b"[" * 60_000 + b"\r\n", id="origin"),
     ],
 )
-def test_heads_that_cost_much(
+def test_costly_request_head_takes_linear_time(
     program: Program, head: bytes, request: pytest.FixtureRequest
 ) -> None:
-    """Answered, with whatever status, in a time that grows no faster than the head."""
+    """Any status is accepted; the time to respond grows only linearly with the size of the head."""
     sound = honest(program, by_name("RFC 6455"))
     costs, rounds = Costs(program), at_scale(5, 100)
     for _ in range(rounds):
@@ -199,7 +198,7 @@ def test_heads_that_cost_much(
     )
 
 
-def test_a_head_byte_by_byte(program: Program) -> None:
+def test_request_head_in_one_byte_segments_is_accepted(program: Program) -> None:
     costs, rounds = Costs(program), at_scale(2, 100)
     for _ in range(rounds):
         with Attacker(program.address) as attacker:
@@ -218,12 +217,14 @@ def test_a_head_byte_by_byte(program: Program) -> None:
 
 @pytest.mark.parametrize("version", SPOKEN, ids=str)
 @pytest.mark.parametrize("way", ["at once", "byte by byte", "behind the key"])
-def test_frames_that_come_early(program: Program, version: Version, way: str) -> None:
-    """Together with the request, in whatever segments: none is lost."""
+def test_frames_sent_with_the_request_are_not_lost(
+    program: Program, version: Version, way: str
+) -> None:
+    """Frames sent with the request arrive, however the bytes are split into segments."""
     with Attacker(program.address) as attacker:
         host = f"127.0.0.1:{program.port}"
         hello = version._client_request(Offer(host, "/echo"))
-        keyed = version.number is None or version.number >= 6  # hybi-04 needs the response
+        keyed = version.number is None or version.number >= 6  # hybi-04 frames need the response
         assert keyed
         messages = ["one", "two" * 50, ""]
         frames = b"".join(map(version._make_encoder(True, b"").message, messages))
@@ -247,8 +248,10 @@ class _Roomy:
 
 
 @pytest.mark.parametrize("version", [by_name("hixie-76"), by_name("hybi-03")], ids=str)
-def test_a_third_key_is_never_a_request(program: Program, version: Version) -> None:
-    """Eight bytes of it, that happen to begin one."""
+def test_third_key_that_looks_like_a_request_is_not_served(
+    program: Program, version: Version
+) -> None:
+    """The eight bytes of the key look like the start of a request."""
     head, cut, _ = honest(program, version).partition(b"\r\n\r\n")
     status, answer = answer_to(program, head + cut + b"GET /ord")
     assert status == b"101"
@@ -257,15 +260,15 @@ def test_a_third_key_is_never_a_request(program: Program, version: Version) -> N
 
 
 @pytest.mark.parametrize("version", SPOKEN[:-1], ids=str)
-def test_requests_behind_a_handshake_are_frames(program: Program, version: Version) -> None:
-    """What follows a 101 is never an HTTP request again, and is not echoed."""
+def test_requests_after_a_handshake_are_read_as_frames(program: Program, version: Version) -> None:
+    """Bytes after a 101 are never served as an HTTP request, and never echoed."""
     status, answer = answer_to(program, honest(program, version))
     assert status == b"101"
     assert b"an ordinary page" not in answer
     assert b"GET /ordinary" not in answer
 
 
-def test_pipelined_requests_before_a_handshake(program: Program) -> None:
+def test_pipelined_requests_before_a_handshake_are_answered(program: Program) -> None:
     count = at_scale(200, 100_000)
     with Attacker(program.address) as attacker:
         costs = Costs(program)

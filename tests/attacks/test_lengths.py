@@ -1,4 +1,4 @@
-"""Lengths that are lies: too long, negative, never ending, or announced and not sent."""
+"""Hostile frame lengths: too large, negative, endless, or announced without data."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ LENGTHS = {
 
 @pytest.mark.parametrize("behind", [b"", masked(text("sixteen bytes ..", fin=False))], ids=len)
 @pytest.mark.parametrize("name", ["RFC 6455", "hybi-12", "hybi-07"])
-def test_lengths_of_64_bits(program: Program, name: str, behind: bytes) -> None:
-    """Also behind a fragment, where there is something to add them to."""
+def test_bad_64_bit_length_closes_the_connection(
+    program: Program, name: str, behind: bytes
+) -> None:
+    """Also in a continuation frame, where the length is added to earlier fragments."""
     costs, slowest, version = Costs(program), 0.0, by_name(name)
     for length, code in LENGTHS.items():
         with Attacker(program.address) as attacker:
@@ -56,14 +58,16 @@ def test_lengths_of_64_bits(program: Program, name: str, behind: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["hybi-03", "hybi-04", "hybi-05", "hybi-06"])
-def test_lengths_of_64_bits_before_rfc_6455(program: Program, name: str) -> None:
+def test_bad_64_bit_length_in_older_versions_closes_the_connection(
+    program: Program, name: str
+) -> None:
     version = by_name(name)
     for length in LENGTHS:
         with Attacker(program.address) as attacker:
             attacker.open_as(version)
             header = attacker.encoder.frame(Opcode.TEXT, b"x" * 70_000)[: 4 + 10]
             honest = (70_000).to_bytes(8, "big")
-            keyed = version.number is not None  # masked with what stands before the frame
+            keyed = version.number is not None  # masked with the bytes before the frame
             at = 6 if keyed else 2
             wrong = bytes(
                 byte ^ true ^ false
@@ -76,8 +80,9 @@ def test_lengths_of_64_bits_before_rfc_6455(program: Program, name: str) -> None
 
 
 @pytest.mark.parametrize("name", ["hixie-75", "hixie-76"])
-def test_lengths_without_end_in_hixie(program: Program, name: str) -> None:
-    """Frames with a length are none of theirs; whatever it is, not a byte is added up."""
+def test_endless_length_in_hixie_is_never_summed(program: Program, name: str) -> None:
+    """These versions send no frames with a length; an endless length is rejected without adding it
+    up."""
     with Attacker(program.address) as attacker:
         attacker.open_as(by_name(name))
         costs = Costs(program)
@@ -88,8 +93,8 @@ def test_lengths_without_end_in_hixie(program: Program, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["hixie-75", "hixie-76"])
-def test_text_without_end_in_hixie(program: Program, name: str) -> None:
-    """As much as a message may have, and no more."""
+def test_endless_text_in_hixie_is_bounded(program: Program, name: str) -> None:
+    """At most the bytes of one message are kept."""
     with Attacker(program.address) as attacker:
         attacker.open_as(by_name(name))
         costs = Costs(program)
@@ -101,7 +106,7 @@ def test_text_without_end_in_hixie(program: Program, name: str) -> None:
 
 
 def _is_closing(attacker: Attacker) -> bool:
-    """Whether the server has said goodbye, however the version does that."""
+    """Returns whether the server has sent the closing handshake of the version."""
     attacker.sock.settimeout(0.05)
     with contextlib.suppress(TimeoutError):
         data = attacker._unread or attacker.sock.recv(100)
@@ -110,8 +115,8 @@ def _is_closing(attacker: Attacker) -> bool:
 
 
 @pytest.mark.parametrize("version", [by_name("RFC 6455"), by_name("hixie-76")], ids=str)
-def test_announced_but_not_sent(program: Program, version: Version) -> None:
-    """Many messages of a megabyte that have just begun."""
+def test_announced_length_takes_no_memory(program: Program, version: Version) -> None:
+    """Many unfinished messages of one megabyte each."""
     count = at_scale(200, 10_000)
     with contextlib.ExitStack() as stack:
         attackers = [stack.enter_context(Attacker(program.address)) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""Peers that go: at any byte, in any way, in any number; and the many that come and go."""
+"""Peers that disconnect: at any byte, in any way, in large numbers, and repeatedly."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ HELLO = text("hello")
 
 
 def idle_share(program: Program, seconds: float = 0.3) -> float:
-    """The part of a core it uses while nothing happens but the canary's song."""
+    """Returns the share of one core that the server uses while only the canary is active."""
     costs = Costs(program)
     time.sleep(seconds)
     return costs.cpu() / seconds
 
 
 def session(version: Version, attacker: Attacker) -> bytes:
-    """All that an honest client sends, where that does not depend on the response."""
+    """All bytes that a valid client sends, where they do not depend on the response."""
     host = "{}:{}".format(*attacker.sock.getpeername())
     encoder = version._make_encoder(True, b"")
     sent = [version._client_request(Offer(host, "/echo")).request, encoder.message("hello" * 30)]
@@ -44,8 +44,10 @@ def session(version: Version, attacker: Attacker) -> bytes:
 
 @pytest.mark.parametrize("version", SPOKEN, ids=str)
 @pytest.mark.parametrize("way", ["reset", "half-close", "half-close and reset"])
-def test_going_at_any_byte(program: Program, version: Version, way: str) -> None:
-    """Everything a client sends, cut after so many bytes."""
+def test_peer_leaving_at_any_byte_leaves_nothing(
+    program: Program, version: Version, way: str
+) -> None:
+    """The bytes of a whole session are cut after every length."""
     with Attacker(program.address) as probe:
         length = len(session(version, probe))
     for cut in range(0, length, at_scale(7, 1)):
@@ -60,7 +62,7 @@ def test_going_at_any_byte(program: Program, version: Version, way: str) -> None
                     attacker.read_to_end()
 
 
-def test_going_within_the_head_is_no_accident(program: Program) -> None:
+def test_disconnect_during_request_head_logs_no_traceback(program: Program) -> None:
     seen = len(program.log())
     for _ in range(20):
         with RawClient(program.address) as client:
@@ -71,8 +73,8 @@ def test_going_within_the_head_is_no_accident(program: Program) -> None:
     assert "Traceback" not in program.log()[seen:]
 
 
-def test_resets_in_every_state(program: Program) -> None:
-    """Nothing is left, nothing spins, and each is told of its end once."""
+def test_reset_in_every_state_emits_close_once(program: Program) -> None:
+    """Nothing leaks, no thread spins, and every WebSocket emits `close` once."""
     rounds = at_scale(25, 12_500)
     names: list[tuple[Journal, int]] = []
     for number in range(rounds):
@@ -122,8 +124,8 @@ STATES = {
 }
 
 
-def test_a_half_close_is_answered_in_full(program: Program) -> None:
-    """And the connection then ends, in good order."""
+def test_half_close_still_gets_the_whole_answer(program: Program) -> None:
+    """The connection then ends with a proper close."""
     for size in (1, 100_000, MIB):
         with RawClient(program.address, receive_buffer=4 * KIB) as client:
             client.open().send(binary(bytes(size)))
@@ -133,8 +135,8 @@ def test_a_half_close_is_answered_in_full(program: Program) -> None:
 
 
 @pytest.mark.parametrize("busy", ["idle", "behind"])
-def test_fin_then_reset(program: Program, journal: Journal, busy: str) -> None:
-    """Where epoll says "half-closed" first and "error" later: freed at once."""
+def test_fin_then_reset_frees_the_connection(program: Program, journal: Journal, busy: str) -> None:
+    """If epoll first reports "half-closed" and later "error", the connection is freed at once."""
     before = program.descriptors()
     for _ in range(at_scale(20, 1000)):
         with RawClient(program.address, receive_buffer=4 * KIB) as client:
@@ -149,8 +151,8 @@ def test_fin_then_reset(program: Program, journal: Journal, busy: str) -> None:
     assert idle_share(program) < 0.3
 
 
-def test_reset_before_it_is_accepted(program: Program) -> None:
-    """As waitress once met it: whoever is accepted is gone already."""
+def test_reset_before_accept_leaves_nothing(program: Program) -> None:
+    """The connection is already gone when the server accepts it, as happened with waitress."""
     for _ in range(at_scale(200, 100_000)):
         with socket.socket() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -161,8 +163,7 @@ def test_reset_before_it_is_accepted(program: Program) -> None:
 
 @contextlib.contextmanager
 def watched_growth(program: Program, what: str, count: int) -> Iterator[None]:
-    """Fails if so many of something leave memory, descriptors or threads behind, once the
-    first tenth of them has warmed up what is kept for the next."""
+    """Fails if the block leaks memory or descriptors; the caches must be filled before it."""
     descriptors = program.descriptors()
     memory = settled_memory(program)
     yield
@@ -173,8 +174,8 @@ def watched_growth(program: Program, what: str, count: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", ["RFC 6455", "hixie-76", "hixie-75"])
-def test_connect_echo_close(program: Program, name: str) -> None:
-    """Again and again."""
+def test_repeated_connect_echo_close_leaks_nothing(program: Program, name: str) -> None:
+    """Connect, echo and close repeatedly."""
     version, count = by_name(name), at_scale(300, 1_000_000 if name == "RFC 6455" else 100_000)
 
     def come_and_go() -> None:
@@ -194,8 +195,8 @@ def test_connect_echo_close(program: Program, name: str) -> None:
             come_and_go()
 
 
-def test_settings_that_differ_each_time(program: Program) -> None:
-    """An application may well give each connection its own ping interval."""
+def test_different_settings_each_time_leak_nothing(program: Program) -> None:
+    """An application may give each connection its own ping interval."""
     count = at_scale(400, 100_000)
 
     def come_and_go(number: int) -> None:
@@ -210,8 +211,8 @@ def test_settings_that_differ_each_time(program: Program) -> None:
             come_and_go(count + number)
 
 
-def test_a_herd_that_comes_back(program: Program) -> None:
-    """All are cut off at once, and connect again at once."""
+def test_mass_reconnect_is_served(program: Program) -> None:
+    """All peers disconnect at the same time and reconnect at once."""
     size = at_scale(100, 10_000)
     with contextlib.ExitStack() as stack:
         herd = [stack.enter_context(RawClient(program.address)).open() for _ in range(size)]

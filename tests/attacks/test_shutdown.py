@@ -1,6 +1,6 @@
-"""The end of a server under load: everybody is told, and has what was sent to them before.
+"""Server shutdown under load: every peer gets the close frame after the messages sent before it.
 
-Each server as it is started by hand, and SIGTERM.
+Each server is started from its command line and ended with SIGTERM.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from websocket_handler.protocol.frame import Opcode
 
 from ..conftest import ROOT
 from ..support.ports import free_port
-from ..support.programs import Program, Row, echo_program, running, wait_for
+from ..support.programs import EngineSetup, Program, echo_program, running, wait_for
 from ..support.raw_client import RawClient, close, text
 from .rig import FULL, at_scale, note
 
@@ -48,8 +48,8 @@ def command(server: str) -> list[str]:
 
 
 def sent_then_told(server: Callable[[], contextlib.AbstractContextManager[Program]]) -> float:
-    """Have it send to many who do not read yet, end it, and only then read; returns how long
-    its end took."""
+    """Have the server send to many peers that do not read yet, end it, and then read. Returns the
+    duration of its shutdown in seconds."""
     count = at_scale(20, 1000)
     with server() as program, contextlib.ExitStack() as stack:
         wait_for(lambda: _serves(program), "the server to serve")
@@ -57,7 +57,7 @@ def sent_then_told(server: Callable[[], contextlib.AbstractContextManager[Progra
         for client in clients:
             client.open("/").send(text(f"{MESSAGES} {SIZE}"))
         for client in clients:
-            client.expect(text("0" * SIZE))  # its messages are on their way, all of them
+            client.expect(text("0" * SIZE))  # by now all its messages are in transit
         begun = time.monotonic()
         program.end_soon(signal.SIGTERM)
         told = []
@@ -83,25 +83,25 @@ def _serves(program: Program) -> bool:
     return False
 
 
-# Every server's end is in end_to_end/, too; under load the two that differ most are enough.
+# end_to_end/ tests the shutdown of every server; under load the two most different ones suffice.
 LOADED = [*WSGI, *ASGI] if FULL else ["gunicorn gthread", "uvicorn"]
 
 
 @pytest.mark.parametrize("server", LOADED)
-def test_sigterm(server: str) -> None:
+def test_sigterm_delivers_messages_then_closes(server: str) -> None:
     seconds = sent_then_told(lambda: running(Program(command(server), READY, not IS_NATIVE)))
     note("SIGTERM", f"SIGTERM, {server}: not told, or not sent all", 0, "", "0")
     note("SIGTERM", f"SIGTERM, {server}: gone within", seconds, "s", "≤ 5")
 
 
-def test_sigterm_of_http_server(row: Row) -> None:
-    seconds = sent_then_told(partial(echo_program, row, "--application", "sending"))
-    note("SIGTERM", f"SIGTERM, http.server, {row.name}: gone within", seconds, "s", "≤ 5")
+def test_sigterm_of_http_server_delivers_messages_then_closes(engine_setup: EngineSetup) -> None:
+    seconds = sent_then_told(partial(echo_program, engine_setup, "--application", "sending"))
+    note("SIGTERM", f"SIGTERM, http.server, {engine_setup.name}: gone within", seconds, "s", "≤ 5")
 
 
 @pytest.mark.parametrize("worker", ["gthread", "gevent"] if FULL else ["gthread"])
-def test_the_hook_of_gunicorn(worker: str, tmp_path: Path) -> None:
-    """A peer that reads only later than a second still gets everything, and 1012."""
+def test_gunicorn_hook_delivers_messages_to_slow_readers(worker: str, tmp_path: Path) -> None:
+    """A peer that starts to read after more than a second still gets every message, and 1012."""
     example = (ROOT / "examples" / "gunicorn" / "gunicorn.conf.py").read_text()
     assert "window=5" in example
     conf = tmp_path / "gunicorn.conf.py"

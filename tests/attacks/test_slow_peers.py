@@ -1,4 +1,4 @@
-"""Peers that take their time: to ask, to read, to answer, to go."""
+"""Slow peers: slow to send a request, to read, to answer, to disconnect."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from websocket_handler import Version
 from websocket_handler.protocol.assembly import Close, Message, Ping
 from websocket_handler.protocol.versions import by_name
 
-from ..support.programs import ROWS, Journal, Program, echo_program, wait_for
+from ..support.programs import ENGINES, Journal, Program, echo_program, wait_for
 from ..support.raw_client import RawClient, binary, close, text
 from .rig import FULL, KIB, MIB, SPOKEN, Attacker, Costs, at_scale, note, settled_memory
 
@@ -20,12 +20,12 @@ HELLO = text("hello")
 
 
 @pytest.mark.parametrize("application", ["routes", "wsgi"])
-def test_heads_that_come_too_slowly(application: str) -> None:
-    """Silent, broken off, or a byte now and then: one deadline for the whole head."""
+def test_slow_request_head_ends_at_one_deadline(application: str) -> None:
+    """A silent peer, a partial head, or single bytes: one deadline applies to the whole head."""
     timeout = "10" if FULL else "0.5"
-    row = next(row for row in ROWS if row.home == "thread")
+    engine_setup = next(setup for setup in ENGINES if setup.home == "thread")
     options = ("--open-timeout", timeout, "--application", application)
-    with echo_program(row, *options) as program, contextlib.ExitStack() as stack:
+    with echo_program(engine_setup, *options) as program, contextlib.ExitStack() as stack:
         count = at_scale(10, 300) if application == "routes" else 1
         begun = time.monotonic()
         slow = {
@@ -55,10 +55,10 @@ def test_heads_that_come_too_slowly(application: str) -> None:
         assert "Traceback" not in program.log()
 
 
-def test_a_connection_may_idle_between_requests() -> None:
-    row = next(row for row in ROWS if row.home == "thread")
+def test_connection_may_idle_between_requests() -> None:
+    engine_setup = next(setup for setup in ENGINES if setup.home == "thread")
     with (
-        echo_program(row, "--open-timeout", "0.2") as program,
+        echo_program(engine_setup, "--open-timeout", "0.2") as program,
         RawClient(program.address) as client,
     ):
         client.read_body(client.get("/ordinary"))
@@ -68,8 +68,8 @@ def test_a_connection_may_idle_between_requests() -> None:
 
 
 @pytest.mark.parametrize("version", SPOKEN, ids=str)
-def test_an_echo_that_nobody_reads(program: Program, version: Version) -> None:
-    """Once high water waits for the peer, nothing more is read from it."""
+def test_unread_echo_pauses_reading_from_the_peer(program: Program, version: Version) -> None:
+    """Once `high_water` bytes are unsent, the engine stops reading from the peer."""
     with Attacker(program.address, receive_buffer=4 * KIB) as attacker:
         attacker.open_as(version)
         message = attacker.encoder.message("x" * (64 * KIB))
@@ -77,7 +77,7 @@ def test_an_echo_that_nobody_reads(program: Program, version: Version) -> None:
         flooded = attacker.flood(message, 192 * MIB, patience=0.3)
         grown = costs.memory()
         assert not flooded.ended
-        assert flooded.sent < 64 * MIB  # what fits into the system's buffers, and no more
+        assert flooded.sent < 64 * MIB  # the system's buffers fill up, and no more
         assert grown < 2 * MIB
         note(
             "slow readers",
@@ -88,8 +88,8 @@ def test_an_echo_that_nobody_reads(program: Program, version: Version) -> None:
         )
 
 
-def test_many_that_never_read(program: Program) -> None:
-    """What a crowd of them takes is what each may have waiting."""
+def test_many_peers_that_never_read_take_bounded_memory(program: Program) -> None:
+    """The memory of many such peers is the sum of their send buffers."""
     count = at_scale(20, 1000)
     with contextlib.ExitStack() as stack:
         costs = Costs(program)
@@ -104,8 +104,8 @@ def test_many_that_never_read(program: Program) -> None:
             other.open().echo(HELLO)
 
 
-def test_a_slow_consumer_is_given_up(program: Program, journal: Journal) -> None:
-    """Where the application goes on sending: 1008 once the hard limit waits."""
+def test_slow_consumer_is_closed_at_the_hard_limit(program: Program, journal: Journal) -> None:
+    """The application keeps sending: close code 1008 at the hard limit."""
     with Attacker(program.address, receive_buffer=4 * KIB) as attacker:
         attacker.open(f"/floods?size=65536&count=1000&id={journal.name}").send(HELLO)
         events = journal.wait_for("ConnectionClosed", 1008, "slow consumer")
@@ -113,8 +113,8 @@ def test_a_slow_consumer_is_given_up(program: Program, journal: Journal) -> None
 
 
 @pytest.mark.parametrize("name", ["RFC 6455", "hybi-06"])
-def test_a_dead_peer_is_found(program: Program, journal: Journal, name: str) -> None:
-    """One that answers nothing; at full scale with the default settings."""
+def test_dead_peer_is_dropped(program: Program, journal: Journal, name: str) -> None:
+    """A peer that answers nothing; at full scale with the default settings."""
     settings = "" if FULL else "&ping_interval=0.2&ping_timeout=0.2"
     with Attacker(program.address) as attacker:
         attacker.open_as(by_name(name), f"/silent?id={journal.name}{settings}")
@@ -130,8 +130,8 @@ def test_a_dead_peer_is_found(program: Program, journal: Journal, name: str) -> 
         assert event[1:] == [1006, "no answer to a ping"]
 
 
-def test_a_dead_peer_that_does_not_read_either(program: Program, journal: Journal) -> None:
-    """It cannot even be pinged."""
+def test_dead_peer_that_does_not_read_is_dropped(program: Program, journal: Journal) -> None:
+    """The engine cannot even send a ping to this peer."""
     settings = "&ping_interval=0.2&ping_timeout=0.2"
     with Attacker(program.address, receive_buffer=4 * KIB) as attacker:
         attacker.open(f"/floods?size=65536&count=100&id={journal.name}{settings}").send(HELLO)
@@ -140,10 +140,10 @@ def test_a_dead_peer_that_does_not_read_either(program: Program, journal: Journa
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the kernel cannot be asked to")
 @pytest.mark.parametrize("name", ["hixie-75", "hixie-76"])
-def test_a_dead_peer_that_does_not_read_where_there_are_no_pings(
+def test_dead_peer_that_does_not_read_is_dropped_without_pings(
     program: Program, journal: Journal, name: str
 ) -> None:
-    """TCP's keep-alive says nothing of a peer that we have something to send to."""
+    """TCP keep-alive does not detect a peer that has unsent data waiting for it."""
     settings = "ping_interval=1&ping_timeout=1" if not FULL else ""
     with Attacker(program.address, receive_buffer=4 * KIB) as attacker:
         attacker.open_as(by_name(name), f"/echo?id={journal.name}&{settings}")
@@ -156,14 +156,14 @@ def test_a_dead_peer_that_does_not_read_where_there_are_no_pings(
 
 
 @pytest.mark.parametrize("version", SPOKEN, ids=str)
-def test_patience_beyond_what_tcp_can_be_told(program: Program, version: Version) -> None:
+def test_timeout_beyond_the_tcp_maximum_is_accepted(program: Program, version: Version) -> None:
     with Attacker(program.address) as attacker:
         attacker.open_as(version, "/echo?ping_interval=1000000&ping_timeout=900000000").say("x")
         assert attacker.hear() == Message("x")
 
 
-def test_a_third_key_byte_by_byte(program: Program) -> None:
-    """The deadline is one for all of it, and not for each byte."""
+def test_third_key_in_one_byte_segments_ends_at_one_deadline(program: Program) -> None:
+    """One deadline applies to the whole key, not to each byte."""
     target = "/echo?open_timeout=0.4"
     with Attacker(program.address) as attacker:
         offer = {"Upgrade": "WebSocket", "Sec-WebSocket-Version": None, "Sec-WebSocket-Key": None}
@@ -180,8 +180,10 @@ def test_a_third_key_byte_by_byte(program: Program) -> None:
 
 
 @pytest.mark.parametrize("version", SPOKEN, ids=str)
-def test_a_close_that_is_not_answered(program: Program, journal: Journal, version: Version) -> None:
-    """After the close time-out the socket is dropped, whatever the peer goes on to say."""
+def test_unanswered_close_is_dropped_after_close_timeout(
+    program: Program, journal: Journal, version: Version
+) -> None:
+    """After the close timeout the socket is closed, even if the peer keeps sending."""
     with Attacker(program.address) as attacker:
         attacker.open_as(version, f"/closes?id={journal.name}&close_timeout=0.3")
         attacker.say("4001 enough")
@@ -197,8 +199,8 @@ def test_a_close_that_is_not_answered(program: Program, journal: Journal, versio
         journal.wait_for("close")
 
 
-def test_messages_that_are_begun_and_never_ended(program: Program) -> None:
-    """Kept as long as the peer lives, and take no more than what has come."""
+def test_unfinished_messages_take_no_more_than_arrived(program: Program) -> None:
+    """Unfinished messages live as long as the connection, and take only the bytes received."""
     count = at_scale(100, 2000)
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(RawClient(program.address)).open() for _ in range(count)]
@@ -212,8 +214,8 @@ def test_messages_that_are_begun_and_never_ended(program: Program) -> None:
             client.expect_closed(1000)
 
 
-def test_silent_connections_cost_nothing(program: Program) -> None:
-    """Row 8 and 9 of the scorecard, at full scale."""
+def test_idle_connections_take_little_memory_or_cpu(program: Program) -> None:
+    """Idle memory and processor time per connection; the scorecard uses full scale."""
     count = at_scale(200, 5000)
     with contextlib.ExitStack() as stack:
         warm = [stack.enter_context(RawClient(program.address)).open() for _ in range(50)]

@@ -1,4 +1,4 @@
-"""TLS as a weapon: records of a byte, records that are none, new keys without end."""
+"""Attacks through TLS: one-byte records, invalid records, endless key updates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from websocket_handler.protocol.frame import Opcode
 
 from ..conftest import require
 from ..end_to_end.test_tls import certificate, context  # noqa: F401 (a fixture)
-from ..support.programs import ROWS, Program, echo_program, wait_for
+from ..support.programs import ENGINES, Program, echo_program, wait_for
 from ..support.raw_client import RawClient, binary, close, masked, text
 from .rig import Costs, at_scale, note
 
@@ -29,15 +29,15 @@ pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="TLS needs the native engi
 
 @pytest.fixture(scope="module")
 def shared_secure(certificate: Path) -> Iterator[Program]:  # noqa: F811
-    row = next(row for row in ROWS if row.name == "native-thread")
+    engine_setup = next(setup for setup in ENGINES if setup.name == "native-thread")
     options = ("--defaults", "--close-timeout", "1", "--certificate", str(certificate))
-    with echo_program(row, *options) as program:
+    with echo_program(engine_setup, *options) as program:
         yield program
 
 
 @pytest.fixture
 def secure(shared_secure: Program) -> Iterator[Program]:
-    """A server whose canary speaks TLS, too; nothing may be left over."""
+    """A server whose canary uses TLS as well; nothing may leak."""
     with secure_client(shared_secure) as canary:
         canary.open().echo(HELLO)
         descriptors = shared_secure.descriptors()
@@ -51,7 +51,7 @@ def secure_client(program: Program, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv
 
 
 @pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_records_of_one_byte(secure: Program, newest: ssl.TLSVersion) -> None:
+def test_tls_records_of_one_byte_are_echoed(secure: Program, newest: ssl.TLSVersion) -> None:
     with secure_client(secure, newest) as client:
         frame = masked(binary(bytes(at_scale(500, 20_000))))
         head = client.handshake("/echo")
@@ -72,7 +72,7 @@ def test_records_of_one_byte(secure: Program, newest: ssl.TLSVersion) -> None:
 
 
 def send_and_wait(sock: socket.socket, data: bytes) -> None:
-    """Send that and no more, and wait for the end, in whatever way it comes."""
+    """Send `data` and nothing else, and wait for the end of the connection, in any form."""
     sock.settimeout(10)
     with contextlib.suppress(OSError):
         sock.sendall(data)
@@ -90,8 +90,8 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
-def test_what_is_no_record(secure: Program, garbage: str) -> None:
-    """Behind a handshake that was in order: that connection ends, and costs nothing."""
+def test_invalid_tls_record_ends_only_its_connection(secure: Program, garbage: str) -> None:
+    """After a valid handshake: the connection ends and costs nothing."""
     with secure_client(secure) as client:
         client.open().echo(HELLO)
         below = socket.socket(fileno=client.sock.detach())
@@ -102,7 +102,7 @@ def test_what_is_no_record(secure: Program, garbage: str) -> None:
     assert costs.cpu() < 0.1
 
 
-def test_cut_off_at_any_byte_of_a_record(secure: Program) -> None:
+def test_tls_record_cut_at_any_byte_ends_only_its_connection(secure: Program) -> None:
     for cut in range(1, 60, at_scale(11, 1)):
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         layer = context().wrap_bio(incoming, outgoing, server_hostname="localhost")
@@ -123,15 +123,15 @@ def test_cut_off_at_any_byte_of_a_record(secure: Program) -> None:
             sock.sendall(outgoing.read()[:cut])
 
 
-def test_a_close_without_notice(secure: Program) -> None:
+def test_close_without_tls_notice_ends_only_its_connection(secure: Program) -> None:
     for _ in range(at_scale(20, 2000)):
         with secure_client(secure) as client:
             client.open().send(HELLO)
             client.reset()
 
 
-def test_new_keys_without_end(secure: Program, certificate: Path) -> None:  # noqa: F811
-    """KeyUpdate, which asks for an answer each time, again and again; then a message."""
+def test_endless_tls_key_updates_leave_server_serving(secure: Program, certificate: Path) -> None:  # noqa: F811
+    """KeyUpdate messages, each of which requests an answer, and then a message."""
     openssl = shutil.which("openssl")
     require(openssl, "openssl")
     assert openssl is not None
@@ -167,7 +167,7 @@ def test_new_keys_without_end(secure: Program, certificate: Path) -> None:  # no
     note("TLS", f"{count} KeyUpdates: memory", grown / 1024, "KiB", "≤ 1024")
 
 
-def test_a_client_that_renegotiates_or_speaks_no_tls(secure: Program) -> None:
+def test_renegotiation_or_plain_bytes_leave_tls_server_serving(secure: Program) -> None:
     for garbage in (b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n", b""):
         with socket.create_connection(secure.address) as sock:
             send_and_wait(sock, garbage)

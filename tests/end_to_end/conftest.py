@@ -1,4 +1,4 @@
-"""Fixtures of the end-to-end tests: one running program a row of the matrix."""
+"""Fixtures of the end-to-end tests: one running program per engine setup."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Iterator
 
 import pytest
 
-from ..support.programs import ROWS, Journal, Program, Row, echo_program
+from ..support.programs import ENGINES, EngineSetup, Journal, Program, echo_program
 from ..support.raw_client import RawClient, close
 
 
-@pytest.fixture(scope="session", params=ROWS, ids=[row.name for row in ROWS])
-def row(request: pytest.FixtureRequest) -> Row:
-    """Which engine, living where."""
-    found: Row = request.param
+@pytest.fixture(scope="session", params=ENGINES, ids=[setup.name for setup in ENGINES])
+def engine_setup(request: pytest.FixtureRequest) -> EngineSetup:
+    """The engine setup under test: which engine, and where it runs."""
+    found: EngineSetup = request.param
     return found
 
 
 @pytest.fixture(scope="session")
-def shared_program(row: Row) -> Iterator[Program]:
-    with echo_program(row) as program:
-        with RawClient(program.address) as client:  # the engine starts with the first
+def shared_program(engine_setup: EngineSetup) -> Iterator[Program]:
+    with echo_program(engine_setup) as program:
+        with RawClient(program.address) as client:  # the first WebSocket starts the engine
             client.open().send(close())
             client.expect_closed(None)
         yield program
@@ -28,7 +28,7 @@ def shared_program(row: Row) -> Iterator[Program]:
 
 @pytest.fixture
 def program(shared_program: Program) -> Iterator[Program]:
-    """The echo program, shared by the tests of a row; it must outlive each of them."""
+    """The echo program, shared by the tests of one engine setup; it must survive each of them."""
     yield shared_program
     complaints = shared_program.get("/journal?id=alive")
     assert complaints == []
@@ -36,5 +36,5 @@ def program(shared_program: Program) -> Iterator[Program]:
 
 @pytest.fixture
 def journal(program: Program) -> Journal:
-    """A journal for a WebSocket: its name goes into the target as `id`."""
+    """A journal of one WebSocket's events; the request target carries its name as `id`."""
     return Journal(program)

@@ -1,12 +1,12 @@
 """An application on the standard library's HTTP servers, as a user would write it.
 
-`--home` chooses where its WebSockets live, `--application` which server and handler it has:
+`--home` selects where its engine runs, `--application` its server and handler:
 
     routes    ThreadingHTTPServer with all of `routes`, HTTP/1.1
     http10    the same with HTTP/1.0
     single    the same on HTTPServer, which has one thread for all requests
     files     SimpleHTTPRequestHandler with `directory=` by functools.partial, and /echo
-    sending   /, which sends what it is told to: see `sending_messages`
+    sending   /, which sends the requested messages: see `sending_messages`
     wsgi      wsgiref, one thread, with /echo, /ignored, /forbidden and /raises-after-connect
 """
 
@@ -60,7 +60,7 @@ class FilesHandler(SimpleHTTPRequestHandler):
 
 
 def sending_messages(order: str) -> list[str]:
-    """As many messages of such a size as "40 30000" says."""
+    """Sends as many messages of such a size as the path says, such as "40 30000"."""
     count, size = map(int, order.split())
     return [str(number % 10) * size for number in range(count)]
 
@@ -102,7 +102,7 @@ class Threads(ThreadingHTTPServer):
     request_queue_size = 1024
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Report errors, but not a client that resets while the standard library reads."""
+        """Report errors, except for a client that resets while the standard library reads."""
         error = sys.exc_info()[1]
         frames = traceback.extract_tb(error.__traceback__ if error else None)
         if isinstance(error, ConnectionResetError) and frames[-1].filename == ssl.__file__:
@@ -135,7 +135,7 @@ def serve_beside_thread(server: HTTPServer, settings: dict[str, Any]) -> None:
 
 
 async def serve_in_loop(server: HTTPServer, settings: dict[str, Any]) -> None:
-    """The HTTP server has a thread; its WebSockets live in this loop."""
+    """The HTTP server runs in a thread; the engine runs in this loop."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

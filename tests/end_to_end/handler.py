@@ -1,7 +1,7 @@
-"""What `echo_program` answers with: its handler, a journal, and its ordinary pages.
+"""The request handler of `echo_program`, a journal, and its ordinary pages.
 
-`?id=NAME` keeps a journal of a WebSocket's events, which `GET /journal?id=NAME` answers
-with; further query parameters that are names of `Settings` go to `connect()`.
+`?id=NAME` keeps a journal of a WebSocket's events; `GET /journal?id=NAME` returns it. Other query
+parameters with names of `Settings` are passed to `connect()`.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def keep_alive(handler: Handler, _: Query) -> None:
 
 @http("/second")
 def second(handler: Handler, query: Query) -> None:
-    """Start another server in this process, with the same engine; or close it."""
+    """Start another server in this process with the same engine, or close it."""
     if "close" in query:
         server = SERVERS.pop()
         server.shutdown()
@@ -151,14 +151,14 @@ def threads(handler: Handler, _: Query) -> None:
 
 @http("/fork")
 def fork(handler: Handler, _: Query) -> None:
-    """Whether a child of this process has WebSockets of its own, and ends well."""
+    """Responds with the exit code of a child that uses its own WebSockets."""
     handler.answer(200, json.dumps(in_a_child(echo_in_a_new_engine)).encode())
 
 
 def in_a_child(check: Callable[[], object]) -> int:
-    """Make the call in a forked child; its exit code is 0 if that worked."""
+    """Make the call in a forked child; its exit code is 0 if the call succeeded."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of forks beside threads
         child = os.fork()
     if child == 0:
         code = 1
@@ -182,7 +182,7 @@ def echo_in_a_new_engine() -> None:
 
 @http("/broadcast")
 def broadcast(handler: Handler, query: Query) -> None:
-    """Many threads send to all members at once; answers when they have."""
+    """Many threads send to all members at once; responds when they have finished."""
     count = int(query["count"])
 
     def send_all(thread: int) -> None:

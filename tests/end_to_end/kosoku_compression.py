@@ -1,8 +1,8 @@
 """kosoku's command line, for the Autobahn cases about permessage-deflate (sections 12 and 13).
 
-They are written for the bytes of a message. Where the answer was not compressed, as it need
-not be if it is short or does not shrink, kosoku 0.1.0 hands them a str: the text, or one
-character a byte of a binary message.
+These cases need the bytes of a message. If the answer is not compressed, which is allowed for short
+or incompressible messages, kosoku 0.1.0 passes them a str: the text, or one character per byte of a
+binary message.
 """
 
 from __future__ import annotations

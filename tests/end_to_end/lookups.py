@@ -1,5 +1,5 @@
-"""Handlers of every framework that call `WebSocket.of`, behind what it has for proxies. Run with
-the name of a framework, it serves aiohttp, Tornado or http.server."""
+"""Handlers of every framework that call `WebSocket.of`, inside the framework's proxy middleware.
+Run with the name of a framework, it serves aiohttp, Tornado or http.server."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ user: ContextVar[str] = ContextVar("user", default="nobody")
 
 
 def connect_websocket(request: Any) -> Any:
-    """Connect the WebSocket of a request, which tells what it knows of its client; returns what
-    `connect()` does, None if there is none."""
+    """Connect the WebSocket of a request and send it the client's details. Returns the value of
+    `connect()`, None if there is no WebSocket."""
     ws = WebSocket.of(request)
     if ws is None:
         return None
@@ -54,7 +54,7 @@ def connect_websocket(request: Any) -> Any:
 
 
 def connected(request: Any) -> bool:
-    """Whether there was a WebSocket to connect."""
+    """Returns whether the request had a WebSocket."""
     return connect_websocket(request) is not None
 
 
@@ -107,7 +107,7 @@ django = WSGIMiddleware(get_wsgi_application())
 
 # ASGI
 
-behind_proxy: Any = ProxyFixMiddleware  # it gives the application a copy of the scope
+behind_proxy: Any = ProxyFixMiddleware  # it passes the application a copy of the scope
 
 django_asgi = ASGIMiddleware(get_asgi_application())
 
@@ -158,7 +158,7 @@ async def bare_asgi(scope: Any, receive: Any, send: Any) -> None:
 
 asgi = ASGIMiddleware(behind_proxy(bare_asgi))
 
-# Servers of their own
+# Frameworks with their own servers
 
 
 @web.middleware

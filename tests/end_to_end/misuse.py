@@ -1,4 +1,4 @@
-"""What handlers may do wrong, the same in every framework."""
+"""Misuse by handlers, the same in every framework."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from websocket_handler import WebSocketError
 
 KINDS = ("forgets", "body", "twice", "ordinary")
-"""To return what `connect()` gave; to return a body instead; to connect a second time; to
-connect although the request is an ordinary one."""
+"""The kinds: return the value of `connect()`; return a body instead; connect twice; connect on an
+ordinary request."""
 
 
 def connect(ws: Any, kind: str) -> Any:
-    ws.on("message", ws.send)  # raises where there is no WebSocket
+    ws.on("message", ws.send)  # raises if there is no WebSocket
     result = ws.connect()
     if kind == "twice":
         with contextlib.suppress(WebSocketError):

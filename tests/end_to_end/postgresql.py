@@ -17,18 +17,18 @@ from tests.conftest import require
 from ..support.programs import wait_for
 
 APPLICATION = "the application"
-"""How the application's connections call themselves."""
+"""The `application_name` of the application's connections."""
 
 
 class PostgreSQL:
-    """Has one database and one user, both called postgres, and no password."""
+    """Has one database and one user, both called postgres, without a password."""
 
     def __init__(self, folder: Path) -> None:
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
         require(found, "PostgreSQL")
         self._programs = found[-1].parent
         self.folder = folder
-        self._user = "postgres" if os.getuid() == 0 else None  # it refuses to run as root
+        self._user = "postgres" if os.getuid() == 0 else None  # PostgreSQL refuses to run as root
         if self._user is not None:
             shutil.chown(folder, self._user)
         self._data = str(folder / "data")
@@ -38,7 +38,7 @@ class PostgreSQL:
         self.start()
 
     def start(self) -> None:
-        """Returns once it takes connections."""
+        """Start the server; returns once it accepts connections."""
         command = [str(self._programs / "postgres"), "-D", self._data, "-h", "", "-k"]
         self._process = self._popen([*command, str(self.folder)])
         wait_for(self._takes_connections, "PostgreSQL to take connections", 30)
@@ -53,14 +53,14 @@ class PostgreSQL:
         return True
 
     def stop(self) -> None:
-        """End it and every connection to it ("fast shutdown")."""
+        """End the server and every connection to it ("fast shutdown")."""
         assert self._process is not None
         self._process.send_signal(signal.SIGINT)
         self._process.wait(30)
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
-        """Without a running server for a while."""
+        """Context manager: the server is stopped inside."""
         self.stop()
         try:
             yield
@@ -68,7 +68,7 @@ class PostgreSQL:
             self.start()
 
     def connections(self) -> int:
-        """How many connections the application has."""
+        """Returns the number of the application's open connections."""
         query = "select count(*) from pg_stat_activity where application_name = %s"
         with psycopg.connect(self._url, autocommit=True) as connection:
             row = connection.execute(query, (APPLICATION,)).fetchone()

@@ -37,7 +37,7 @@ def echo(_: Handler, ws: WebSocket, query: Query) -> None:
 
 @websocket("/compress")
 def compress(_: Handler, ws: WebSocket, query: Query) -> None:
-    """Sends each message back three times: as it is best, compressed, and as it is."""
+    """Sends each message back three times: by default, compressed, and uncompressed."""
 
     def send_back(message: str | bytes) -> None:
         for choice in (None, True, False):
@@ -110,7 +110,7 @@ def writes_after_connect(handler: Handler, ws: WebSocket, query: Query) -> None:
 
 @websocket("/uses-its-socket-after-connect")
 def uses_its_socket_after_connect(handler: Handler, ws: WebSocket, _: Query) -> None:
-    """In all the ways that a handler could; sends what came of it."""
+    """Uses its socket in every way a handler can, and then sends the results."""
     ws.connect()
     sock = handler.connection
     sock.settimeout(1)
@@ -128,7 +128,7 @@ def uses_its_socket_after_connect(handler: Handler, ws: WebSocket, _: Query) -> 
 
 @websocket("/sends-early")
 def sends_early(_: Handler, ws: WebSocket, query: Query) -> None:
-    """Sends before the hand-over, from the handler and from other threads."""
+    """Sends before the handover, from the handler and from other threads."""
     try:
         ws.send("too early")
     except WebSocketError:
@@ -215,7 +215,7 @@ def pings(_: Handler, ws: WebSocket, query: Query) -> None:
 
 @websocket("/closes")
 def closes(_: Handler, ws: WebSocket, query: Query) -> None:
-    """Closes with what the message says, and tries to go on."""
+    """Closes with the code and reason of the message, and tries to send afterwards."""
 
     def close(message: str) -> None:
         code, _, reason = message.partition(" ")
@@ -233,8 +233,7 @@ def closes(_: Handler, ws: WebSocket, query: Query) -> None:
 
 @websocket("/closes-from-threads")
 def closes_from_threads(_: Handler, ws: WebSocket, query: Query) -> None:
-    """Eight threads send and close at once, each with a code of its own, and all the time one
-    after the other."""
+    """Eight threads send and close at once, each with its own close code, repeatedly."""
     sys.setswitchinterval(1e-6)
 
     def send_and_close(thread: int) -> None:
@@ -269,7 +268,7 @@ def aborts(_: Handler, ws: WebSocket, query: Query) -> None:
 
 @websocket("/floods")
 def floods(_: Handler, ws: WebSocket, query: Query) -> None:
-    """Sends and sends, whether anyone reads or not."""
+    """Sends without end, whether the peer reads or not."""
 
     def flood(_: object) -> None:
         data = b"x" * int(query["size"])
@@ -315,7 +314,7 @@ def types(_: Handler, ws: WebSocket, query: Query) -> None:
 
 @websocket("/keeps")
 def keeps(_: Handler, ws: WebSocket, query: Query) -> None:
-    """Keeps every message, and shows at the end that they are what they were."""
+    """Keeps every message, and reports at the end whether they are unchanged."""
     kept: list[bytes] = []
 
     def keep(message: str | bytes) -> None:
@@ -330,7 +329,7 @@ def keeps(_: Handler, ws: WebSocket, query: Query) -> None:
 
 @websocket("/receive")
 def receive(_: Handler, ws: WebSocket, query: Query) -> None:
-    """The handler's thread stays: it echoes by itself, until it is told to do otherwise."""
+    """The handler's thread stays and echoes until a message ends it."""
     ws.connect(**settings(query))
     for message in ws:
         if message == "raise":
@@ -349,14 +348,14 @@ def greet(_: Handler, ws: WebSocket, query: Query) -> None:
 
 @websocket("/forks")
 def forks(_: Handler, ws: WebSocket, query: Query) -> None:
-    """Forks in a listener, and says how the child ended."""
+    """Forks in a listener, and sends the child's exit status."""
     ws.on("message", lambda _: ws.send(str(in_a_child(echo_in_a_new_engine))))
     ws.connect(**settings(query))
 
 
 @websocket("/sleeps")
 def sleeps(_: Handler, ws: WebSocket, query: Query) -> None:
-    """Sleeps for as many seconds as the message says, and answers."""
+    """Sleeps for the number of seconds in the message, then answers."""
 
     def sleep(message: str) -> None:
         time.sleep(float(message))
@@ -368,7 +367,7 @@ def sleeps(_: Handler, ws: WebSocket, query: Query) -> None:
 
 @websocket("/sends-all")
 def sends_all(_: Handler, ws: WebSocket, query: Query) -> None:
-    """Everything that can be sent, right after `connect()`."""
+    """Sends a message of every supported type right after `connect()`."""
     ws.connect(**settings(query))
     ws.send("text")
     ws.send(b"bytes", compress=True)

@@ -1,4 +1,4 @@
-"""ASGI: real servers, real frameworks, each as a process of its own."""
+"""ASGI: real servers and frameworks, each in its own process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SERVERS = {
     "gunicorn": ["-m", "gunicorn", "-b", "127.0.0.1:0", "-k", f"{HERE}.every_version.Worker"],
 }
 THEIRS = [*UVICORN, "--ws", "websockets-sansio"]
-"""uvicorn's own implementation: an application cannot tell ours from it."""
+"""uvicorn's own implementation, which an application cannot distinguish from ours."""
 
 UNWANTED = re.compile(r"Traceback|Exception|ERROR|CRITICAL")
 
@@ -61,12 +61,13 @@ def ours(shared: Program) -> Iterator[Program]:
 
 @pytest.fixture
 def either(shared_by_all: Program) -> Program:
-    """Ours, and what it takes the place of: the application must not see a difference."""
+    """Our implementation and uvicorn's own, which it replaces: the application must see no
+    difference."""
     return shared_by_all
 
 
 def watched(program: Program) -> Iterator[Program]:
-    """A server that goes on, and has nothing to complain of."""
+    """A server that must keep running and log no error."""
     seen = len(program.log())
     yield program
     assert program.get("/plain") == "plain\n"
@@ -82,7 +83,7 @@ def wait_for_journal(program: Program, *entry: object) -> None:
 
 
 @pytest.mark.parametrize(("code", "seen"), [(1000, 1000), (4321, 4321), (1001, 1001), (None, 1005)])
-def test_echo_and_the_code_of_the_close(either: Program, code: int | None, seen: int) -> None:
+def test_echo_then_close_reports_the_code(either: Program, code: int | None, seen: int) -> None:
     with RawClient(either.address) as client:
         client.open().echo(HELLO, binary(b"\x00\xff"), text(""), binary(b"x" * 1_000_000))
         client.send(close(code, "bye" if code else ""))
@@ -91,14 +92,14 @@ def test_echo_and_the_code_of_the_close(either: Program, code: int | None, seen:
     wait_for_journal(either, "websocket.disconnect", seen, "bye" if code else "")
 
 
-def test_a_client_that_is_gone(ours: Program) -> None:
+def test_client_disconnect_reaches_the_application(ours: Program) -> None:
     with RawClient(ours.address) as client:
         client.open().echo(HELLO)
     reason = "the peer ended the connection without closing it"
     wait_for_journal(ours, "websocket.disconnect", 1006, reason)
 
 
-def test_the_scope(either: Program) -> None:
+def test_scope_describes_the_handshake(either: Program) -> None:
     with RawClient(either.address) as client:
         client.open("/echo?a=%20b", {"Cookie": "c=1", "Sec-WebSocket-Protocol": "x, y"})
         client.send(text("about"))
@@ -120,7 +121,7 @@ def test_the_scope(either: Program) -> None:
         assert "websocket.http.response" in scope["extensions"]
 
 
-def test_headers_a_subprotocol_and_a_close_with_a_reason(either: Program) -> None:
+def test_headers_subprotocol_and_close_reason_reach_the_client(either: Program) -> None:
     with RawClient(either.address) as client:
         client.sock.sendall(
             client.handshake("/accept-with", {"Sec-WebSocket-Protocol": "talk, chat"})
@@ -135,7 +136,7 @@ def test_headers_a_subprotocol_and_a_close_with_a_reason(either: Program) -> Non
     wait_for_journal(either, "websocket.disconnect", 4001, "that is all")
 
 
-def test_cookies_of_the_101(ours: Program) -> None:
+def test_cookies_of_accept_are_in_the_101(ours: Program) -> None:
     with RawClient(ours.address) as client:
         client.sock.sendall(client.handshake("/accept-with", {"Sec-WebSocket-Protocol": "chat"}))
         assert client.read_response().headers["set-cookie"] == ["a=1", "b=2"]
@@ -145,7 +146,9 @@ def test_cookies_of_the_101(ours: Program) -> None:
     ("path", "status", "body"),
     [("/forbidden", 403, b""), ("/denied", 401, b"who are you?\n")],
 )
-def test_denials(either: Program, path: str, status: int, body: bytes) -> None:
+def test_denial_response_reaches_the_client(
+    either: Program, path: str, status: int, body: bytes
+) -> None:
     with RawClient(either.address) as client:
         client.sock.sendall(client.handshake(path))
         response = client.read_response()
@@ -156,7 +159,7 @@ def test_denials(either: Program, path: str, status: int, body: bytes) -> None:
         wait_for_journal(either, "websocket.disconnect", 1006)
 
 
-def test_a_denial_bit_by_bit(ours: Program) -> None:
+def test_denial_in_pieces_reaches_the_client(ours: Program) -> None:
     with RawClient(ours.address) as client:
         client.sock.sendall(client.handshake("/denied-bit-by-bit"))
         response = client.read_response()
@@ -164,7 +167,7 @@ def test_a_denial_bit_by_bit(ours: Program) -> None:
         assert client.read_to_end() == b"I am a teapot\n"
 
 
-def test_a_denial_is_read_even_if_frames_came_early(ours: Program) -> None:
+def test_denial_after_early_frames_is_read_in_full(ours: Program) -> None:
     with RawClient(ours.address) as client:
         client.sock.sendall(client.handshake("/denied") + masked(*[text("x" * 1000)] * 300))
         response = client.read_response()
@@ -173,20 +176,20 @@ def test_a_denial_is_read_even_if_frames_came_early(ours: Program) -> None:
 
 
 @pytest.mark.parametrize("path", ["/raise-before", "/return-before", "/send-before"])
-def test_an_application_that_fails_before_it_accepts(shared: Program, path: str) -> None:
+def test_application_fails_before_accept_client_gets_500(shared: Program, path: str) -> None:
     with RawClient(shared.address) as client:
         client.sock.sendall(client.handshake(path))
         assert client.read_response().status == 500
     shared.wait_for_log("neither accepted" if path == "/return-before" else "Traceback")
 
 
-def test_an_application_that_fails_later(shared: Program) -> None:
+def test_application_fails_after_accept_closes_with_1011(shared: Program) -> None:
     with RawClient(shared.address) as client:
         client.open("/raise-after").expect_close(1011)
     shared.wait_for_log("as the test wants it")
 
 
-def test_an_application_that_returns(ours: Program) -> None:
+def test_application_returns_closes_with_1000(ours: Program) -> None:
     with RawClient(ours.address) as client:
         client.open("/return-after").expect_close(1000)
         client.send(close(1000))
@@ -194,7 +197,7 @@ def test_an_application_that_returns(ours: Program) -> None:
 
 
 @pytest.mark.parametrize("path", ["/echo", "/asked/conversation"])
-def test_early_frames(ours: Program, path: str) -> None:
+def test_early_frames_are_received_in_order(ours: Program, path: str) -> None:
     greeting = [] if path == "/echo" else [HELLO]
     frames = [text(f"{number:04}" * 250) for number in range(40)]
     with RawClient(ours.address) as client:
@@ -208,7 +211,7 @@ def test_early_frames(ours: Program, path: str) -> None:
         client.expect(*greeting, HELLO)
 
 
-def test_a_slow_reader_holds_the_application_back(either: Program) -> None:
+def test_slow_reader_blocks_the_sending_application(either: Program) -> None:
     def sent() -> int:
         entries = either.get("/journal")
         return int(entries[0][1]) if entries and entries[0][0] == "sent" else 0
@@ -219,12 +222,12 @@ def test_a_slow_reader_holds_the_application_back(either: Program) -> None:
         before = -1
         while before != (before := sent()):
             time.sleep(0.2)
-        assert before * 65536 < 16 << 20  # what the kernel keeps, and a little
+        assert before * 65536 < 16 << 20  # the kernel's buffers, and a little more
         client.reset()
     wait_for_journal(either, "lost")
 
 
-def test_an_application_that_takes_nothing_holds_its_peer_back(ours: Program) -> None:
+def test_application_that_does_not_receive_pauses_its_peer(ours: Program) -> None:
     with RawClient(ours.address) as client:
         client.open("/deaf")
         frame = masked(binary(b"x" * 65536))
@@ -233,7 +236,7 @@ def test_an_application_that_takes_nothing_holds_its_peer_back(ours: Program) ->
         with contextlib.suppress(TimeoutError):
             while sent < 64 << 20:
                 sent += client.sock.send(frame[sent % len(frame) :])
-        assert sent < 32 << 20  # what the kernel keeps on both sides, and a little
+        assert sent < 32 << 20  # the kernel's buffers on both sides, and a little more
         client.sock.settimeout(20)
         client.sock.sendall(frame[sent % len(frame) :] if sent % len(frame) else b"")
         client.send(text("how much?"))
@@ -245,7 +248,7 @@ def test_an_application_that_takes_nothing_holds_its_peer_back(ours: Program) ->
 # Ordinary routes
 
 
-def test_an_ordinary_route_finds_its_websocket_and_returns(ours: Program) -> None:
+def test_ordinary_route_connects_websocket_and_returns(ours: Program) -> None:
     tasks = ours.get("/tasks")
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(RawClient(ours.address)) for _ in range(12)]
@@ -253,7 +256,7 @@ def test_an_ordinary_route_finds_its_websocket_and_returns(ours: Program) -> Non
             client.open("/asked/echo").expect(HELLO)
         for client in clients:
             client.echo(text("one"), binary(b"x" * 100_000))
-        assert ours.get("/tasks") <= tasks + 1  # that of the page itself
+        assert ours.get("/tasks") <= tasks + 1  # one for the page itself
         for client in clients:
             client.send(close(1000, "bye"))
             client.expect_close(1000)
@@ -262,7 +265,7 @@ def test_an_ordinary_route_finds_its_websocket_and_returns(ours: Program) -> Non
 
 
 @pytest.mark.parametrize("path", ["/asked/thread", "/asked/conversation"])
-def test_other_ways_to_be_connected(ours: Program, path: str) -> None:
+def test_websocket_connected_in_other_ways_echoes(ours: Program, path: str) -> None:
     with RawClient(ours.address) as client:
         client.open(path).expect(HELLO)
         client.echo(text("one"), binary(b"x" * 100_000))
@@ -271,7 +274,7 @@ def test_other_ways_to_be_connected(ours: Program, path: str) -> None:
         client.expect_end()
 
 
-def test_an_ordinary_route_refuses(ours: Program) -> None:
+def test_ordinary_route_rejects_with_its_response(ours: Program) -> None:
     with RawClient(ours.address) as client:
         client.sock.sendall(client.handshake("/asked/forbidden") + masked(HELLO))
         response = client.read_response()
@@ -281,7 +284,7 @@ def test_an_ordinary_route_refuses(ours: Program) -> None:
         assert client.get("/asked/echo", {"Upgrade": None}).status == 426
 
 
-def test_an_ordinary_route_that_raises_after_connecting(shared: Program) -> None:
+def test_ordinary_route_raises_after_connect_client_gets_500(shared: Program) -> None:
     with RawClient(shared.address) as client:
         client.sock.sendall(client.handshake("/asked/raise"))
         assert client.read_response().status == 500
@@ -289,8 +292,8 @@ def test_an_ordinary_route_that_raises_after_connecting(shared: Program) -> None
     shared.wait_for_log("as the test wants it")
 
 
-def test_who_judges_the_origin(ours: Program) -> None:
-    """ASGI leaves it to the application; `connect()` does not."""
+def test_origin_check_is_left_to_asgi_application(ours: Program) -> None:
+    """ASGI leaves the check to the application; `connect()` performs it."""
     elsewhere = {"Origin": "http://elsewhere.example"}
     with RawClient(ours.address) as client:
         client.open("/echo", elsewhere).echo(HELLO)
@@ -301,7 +304,9 @@ def test_who_judges_the_origin(ours: Program) -> None:
 
 @pytest.mark.parametrize("path", ["/echo", "/asked/conversation"])
 @pytest.mark.parametrize("version", ["hixie-75", "hixie-76", "hybi-03", "hybi-04", "hybi-12"])
-def test_older_versions(ours: Program, version: str, path: str) -> None:
+def test_older_versions_are_accepted_by_asgi_servers(
+    ours: Program, version: str, path: str
+) -> None:
     with connect(ours.url(path), version=version) as websocket:
         if path != "/echo":
             assert websocket.receive(timeout=10) == "hello"
@@ -310,14 +315,14 @@ def test_older_versions(ours: Program, version: str, path: str) -> None:
             assert websocket.receive(timeout=10) == message
 
 
-def test_a_version_that_is_not_spoken(ours: Program) -> None:
+def test_unsupported_version_is_rejected_by_asgi_servers(ours: Program) -> None:
     with RawClient(ours.address) as client:
         client.sock.sendall(client.handshake("/echo", {"Sec-WebSocket-Version": "9"}))
         assert client.read_response().status == 426
 
 
-def test_only_get_of_http_1_1_is_a_handshake(shared: Program) -> None:
-    """What an ordinary request for a WebSocket's path is answered is for the application."""
+def test_only_http_1_1_get_is_a_handshake(shared: Program) -> None:
+    """The application decides the response to an ordinary request for a WebSocket's path."""
     for old, new in ((b"GET ", b"POST "), (b" HTTP/1.1", b" HTTP/1.0")):
         with RawClient(shared.address) as client:
             client.sock.sendall(client.handshake("/echo").replace(old, new, 1))
@@ -325,12 +330,12 @@ def test_only_get_of_http_1_1_is_a_handshake(shared: Program) -> None:
             client.read_to_end()
 
 
-# The end of the server
+# Server shutdown
 
 
 @pytest.mark.parametrize("server", SERVERS)
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
-def test_the_end_of_the_server(server: str, by: signal.Signals) -> None:
+def test_asgi_server_shutdown_closes_websockets(server: str, by: signal.Signals) -> None:
     with serve(SERVERS[server]) as program, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(RawClient(program.address)) for _ in range(2)]
         clients[0].open("/echo").echo(HELLO)
@@ -350,8 +355,8 @@ FRAMEWORKS = ["uvicorn", "uvicorn uvloop h11", "gunicorn"]
 
 
 @pytest.mark.parametrize("server", [*FRAMEWORKS, "uvicorn's own"])
-def test_starlette_as_it_is(server: str) -> None:
-    """`iter_text`, denials, exceptions and codes are the same as with uvicorn's own."""
+def test_starlette_behaves_as_with_uvicorns_own_class(server: str) -> None:
+    """`iter_text`, denials, exceptions and codes are the same as with uvicorn's own class."""
     with serve(SERVERS.get(server, THEIRS), "with_starlette:app") as program:
         with RawClient(program.address) as client:
             client.open("/echo").echo(HELLO, text(""), text("\u20ac" * 1000))
@@ -374,7 +379,7 @@ def test_starlette_as_it_is(server: str) -> None:
 
 
 @pytest.mark.parametrize("server", FRAMEWORKS)
-def test_fastapi_and_its_sessions(server: str) -> None:
+def test_fastapi_sessions_reach_the_websocket(server: str) -> None:
     with serve(SERVERS[server], "with_starlette:app") as program:
         with pytest.raises(HandshakeFailed) as caught:
             connect(program.url("/ordinary/echo"))
@@ -392,7 +397,7 @@ def test_fastapi_and_its_sessions(server: str) -> None:
 
 
 @pytest.mark.parametrize("server", [*FRAMEWORKS, "uvicorn's own"])
-def test_channels_as_it_is(server: str) -> None:
+def test_channels_consumer_works_unchanged(server: str) -> None:
     with serve(SERVERS.get(server, THEIRS), "with_django:app") as program:
         with RawClient(program.address) as client:
             client.open("/echo").echo(HELLO, binary(b"\x00" * 100_000))
@@ -406,7 +411,7 @@ def test_channels_as_it_is(server: str) -> None:
 
 @pytest.mark.parametrize("server", FRAMEWORKS)
 @pytest.mark.parametrize("path", ["/ordinary/echo", "/ordinary/conversation"])
-def test_django_over_asgi(server: str, path: str) -> None:
+def test_django_over_asgi_serves_websockets(server: str, path: str) -> None:
     with serve(SERVERS[server], "with_django:app") as program:
         with connect(program.url(path), max_message_size=1 << 22) as websocket:
             for message in ("hello", b"x" * 1_000_000):

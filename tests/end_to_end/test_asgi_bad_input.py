@@ -1,4 +1,4 @@
-"""ASGI servers, aiohttp and Tornado: requests and clients that make it hard."""
+"""ASGI servers, aiohttp and Tornado: difficult requests and clients."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ORDINARY = request("/plain")
 
 
 class Served:
-    """A server, and where in it a WebSocket says hello and echoes."""
+    """A server, and its paths where a WebSocket sends a greeting and echoes."""
 
     def __init__(self, program: Program, paths: list[str], refusing: str) -> None:
         self.program = program
@@ -39,7 +39,7 @@ OTHERS = {
     **{f"tornado {loop}": command for loop, command in TORNADO.items()},
 }
 WITH_HIXIE = [*SERVERS, *(name for name in OTHERS if name.startswith("tornado"))]
-"""aiohttp refuses the keys of hixie-76."""
+"""aiohttp rejects the keys of hixie-76."""
 
 
 @pytest.fixture(scope="module", params=[*SERVERS, *OTHERS])
@@ -60,7 +60,9 @@ def served(shared: Served) -> Iterator[Served]:
 
 
 @pytest.mark.parametrize("payload", ["\r\n\r\n", ORDINARY.decode(), "\r\n" * 40])
-def test_early_frames_that_look_like_http(served: Served, payload: str) -> None:
+def test_early_frames_that_look_like_http_are_echoed_by_loop_servers(
+    served: Served, payload: str
+) -> None:
     for path in served.paths:
         with served.client() as client:
             early = unmasked_by_zeros(payload.encode()) * 5 + masked(HELLO)
@@ -71,14 +73,16 @@ def test_early_frames_that_look_like_http(served: Served, payload: str) -> None:
 @pytest.mark.parametrize("shared", WITH_HIXIE, indirect=True)
 @pytest.mark.parametrize("key3", KEYS3)
 @WITH_HEAD
-def test_the_third_key_of_hixie_76(served: Served, key3: bytes, with_head: int) -> None:
+def test_hixie_76_third_key_split_anywhere_is_accepted_by_loop_servers(
+    served: Served, key3: bytes, with_head: int
+) -> None:
     for path in served.paths:
         with served.client() as client:
             greet_hixie_76(client, path, key3, with_head)
 
 
 @BODIES
-def test_a_handshake_with_a_body(
+def test_handshake_with_a_body_is_rejected_by_loop_servers(
     served: Served, fields: dict[str, str | None], body: bytes
 ) -> None:
     for path in served.paths:
@@ -90,8 +94,8 @@ def test_a_handshake_with_a_body(
             client.expect_end()
 
 
-def test_an_http_protocol_that_does_not_show_what_follows() -> None:
-    """As uvicorn's for zttp, which would lose frames that come early."""
+def test_protocol_that_hides_its_buffer_is_an_error() -> None:
+    """For example uvicorn's protocol for zttp, which would lose early frames."""
 
     class OtherProtocol:
         conn = object()
@@ -100,7 +104,7 @@ def test_an_http_protocol_that_does_not_show_what_follows() -> None:
         early_bytes(OtherProtocol())
 
 
-def test_http_1_0(served: Served) -> None:
+def test_http_1_0_handshake_is_rejected_by_loop_servers(served: Served) -> None:
     for path in served.paths:
         with served.client() as client:
             client.sock.sendall(client.handshake(path).replace(b"HTTP/1.1", b"HTTP/1.0"))
@@ -108,7 +112,7 @@ def test_http_1_0(served: Served) -> None:
             client.read_to_end()
 
 
-def test_nothing_after_a_handshake_is_taken_for_http(served: Served) -> None:
+def test_bytes_after_a_handshake_are_not_served_as_http_by_loop_servers(served: Served) -> None:
     with served.client() as client:
         fields: dict[str, str | None] = {"Connection": "keep-alive, Upgrade"}
         client.sock.sendall(client.handshake(served.refusing, fields) + ORDINARY * 3)

@@ -1,5 +1,5 @@
-"""An ASGI application that waits for a message before it has decided: it learns at once that its
-client has left, and the server's shutdown does not wait for it."""
+"""An ASGI application that waits for a message before it accepts learns at once that its client has
+disconnected, and the server's shutdown does not wait for it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Asked:
 
     @contextlib.contextmanager
     def waiting(self, path: str, early: bytes = b"") -> Iterator[RawClient]:
-        """A client whose application waits, before it has decided."""
+        """A client whose application waits before it accepts."""
         seen = len(self.journal())
         with self.client() as client:
             client.sock.sendall(client.handshake(path) + early)
@@ -60,7 +60,7 @@ class Asked:
             yield client
 
     def leave(self, path: str, kind: str) -> list[Any]:
-        """Leave while the application waits; returns what it noted then."""
+        """Disconnect while the application waits; returns the application's notes."""
         seen = len(self.journal()) + 1
         wanted = len(OUTCOMES[path])
         early = masked(*[text("x" * 1000)] * 40) if kind == "early frames" else b""
@@ -82,7 +82,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Asked]:
 
 @pytest.fixture(scope="module", params=[name for name in OTHERS if name != "granian"])
 def other(request: pytest.FixtureRequest) -> Iterator[Asked]:
-    """granian itself says nothing before the application accepts."""
+    """granian itself sends nothing before the application accepts."""
     with serve_other(*OTHERS[request.param]) as program:
         asked = Asked(program)
 

@@ -1,5 +1,5 @@
-"""The edges of ASGI's WebSocket messages, on uvicorn's own classes and on ours: the application
-and its client see the same, but for what docs/servers.md names."""
+"""The edge cases of ASGI's WebSocket messages, on uvicorn's own class and on ours: the application
+and its client see the same, except for the differences listed in docs/servers.md."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ DOES_NOT_CLOSE = 1006
 
 END = ["websocket.disconnect", 1000, "", None]
 DIFFERENCES: dict[str, dict[str, object]] = {
-    # a subprotocol that was not offered: RFC 6455 forbids it, browsers fail the connection
+    # a subprotocol that was not offered: RFC 6455 forbids it, and browsers fail the connection
     "accept-other-subprotocol": {
         "status": 403,
         "headers": {"content-type": ["text/plain; charset=utf-8"]},
         "closed": (0, ""),
         "journal": ["another error", ["websocket.disconnect", 1006, "", None], "end"],
     },
-    # a header that could end the line is refused, and nothing has changed
+    # a header with a line break is rejected and changes nothing
     "accept-after-a-failure": {
         "headers": {"x-a": ["2"]},
         "journal": ["another error", END, "end"],
@@ -42,14 +42,14 @@ DIFFERENCES: dict[str, dict[str, object]] = {
     # a close that cannot be sent changes nothing
     "close-bad-code": {"journal": ["another error", "another error", END, "end"]},
     "close-long-reason": {"journal": ["another error", END, "end"]},
-    # the end can be received again and again
+    # the end can be received repeatedly
     "peer-closes": {
         "journal": [*[["websocket.disconnect", 4000, "the peer's reason", None]] * 2, "end"]
     },
-    # the client is told how the application ended
+    # the client gets the close code of the application's failure
     "raise-after": {"closed": (1011, "internal error")},
     "return-after": {"closed": (1000, "")},
-    # a header that could end the line is refused
+    # a header with a line break is rejected
     "respond-bad-header": {
         "status": 500,
         "headers": {"content-type": ["text/plain; charset=utf-8"]},
@@ -62,7 +62,7 @@ DIFFERENCES: dict[str, dict[str, object]] = {
         "headers": {"content-type": ["text/plain; charset=utf-8"]},
     },
 }
-"""Differences on ours, as docs/servers.md lists them."""
+"""The differences of our implementation, as docs/servers.md lists them."""
 
 
 class Seen(NamedTuple):
@@ -158,7 +158,7 @@ def test_edge_is_as_with_uvicorns_own_class(ours: Program, theirs: Program, name
     assert seen._asdict() == {**expected._asdict(), **DIFFERENCES.get(name, {})}
 
 
-def test_differences_are_differences(theirs: Program) -> None:
+def test_documented_differences_still_differ(theirs: Program) -> None:
     for name, fields in DIFFERENCES.items():
         expected = visit(theirs, name)._asdict()
         for field, value in fields.items():

@@ -1,5 +1,5 @@
-"""WebSocket routes of Starlette, FastAPI and Channels over a real uvicorn: on ours their clients
-and their handlers see what they see on uvicorn's own class."""
+"""WebSocket routes of Starlette, FastAPI and Channels on a real uvicorn: with our class, clients
+and handlers see the same as with uvicorn's own class."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ BYE = close(1001, "bye")
 
 
 class Visit(NamedTuple):
-    """The actions of a client: it sends `frames`, reads as many `answers` to each data frame,
-    and then until the server closes."""
+    """The actions of a client: it sends `frames`, reads `answers` frames for each data frame, and
+    then reads until the server closes."""
 
     path: str
     frames: tuple[Frame, ...] = ()
@@ -84,7 +84,7 @@ VISITS = [
 NO_LISTENER = ("subprotocol", "rejects", "denies", "accepts")
 SHOWN = ("content-type", "set-cookie", "sec-websocket-protocol", "x-a")
 SILENT = ("nowhere", "depends", "items", *(f"channels/{name}" for name in NO_LISTENER))
-"""Routes that note nothing."""
+"""Routes that record nothing."""
 
 
 class Seen(NamedTuple):
@@ -121,7 +121,7 @@ def visit(program: Program, does: Visit) -> Seen:
 
 
 def read_to_close(client: RawClient) -> tuple[list[Frame], tuple[int, str] | None]:
-    """The frames until the close frame, and that; None where the server just ends."""
+    """The frames up to and including the close frame; None if the server just disconnects."""
     frames: list[Frame] = []
     try:
         while (frame := client.read_frame()).opcode != Opcode.CLOSE:
@@ -164,7 +164,9 @@ INTERNAL_ERROR = (1011, "internal error")
 @pytest.mark.parametrize("does", VISITS, ids=lambda does: f"{does.path} {len(does.frames)}")
 def test_route_is_as_with_uvicorns_own_class(ours: Program, theirs: Program, does: Visit) -> None:
     seen, expected = visit(ours, does), visit(theirs, does)
-    if expected.status == 101 and expected.closed is None:  # it failed, and its client is told
+    if (
+        expected.status == 101 and expected.closed is None
+    ):  # the handler failed, its client gets a close frame
         expected = expected._replace(closed=INTERNAL_ERROR)
     if does.path == "sends_for_ever":
         seen, expected = (each._replace(frames=each.frames[:1]) for each in (seen, expected))

@@ -1,4 +1,4 @@
-"""WebSockets over ASGI's messages: whatever the server's messages are, or its calls raise, the
+"""WebSockets over ASGI's messages: for any message of the server and any error of its calls, the
 connection ends properly and is logged."""
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SCOPE: Event = {
 
 
 class Server:
-    """The ASGI server's half: gives the messages of a list, takes what is sent."""
+    """The ASGI server's side: supplies the messages of a list and accepts the sent ones."""
 
     def __init__(self, *messages: Event | BaseException) -> None:
         connect: Event = {"type": "websocket.connect"}
@@ -58,7 +58,7 @@ class Server:
 
 
 class Seen:
-    """An application that connects, and has its WebSocket watched."""
+    """An application that connects and records the events of its WebSocket."""
 
     def __init__(self) -> None:
         self.rooms = Rooms()

@@ -1,5 +1,5 @@
-"""No WebSocket passes a guard of the application by: where `ASGIMiddleware` stands inside of other
-middleware, it says so instead."""
+"""No WebSocket bypasses the application's guard: inside of other middleware, `ASGIMiddleware`
+raises an error."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def guard(request: Request, call_next: Next) -> Response:
 
 
 class PlainGuard:
-    """A guard without a framework, which does not know of WebSockets."""
+    """A guard without a framework, which knows nothing of WebSockets."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -59,7 +59,7 @@ GUARD = Middleware(BaseHTTPMiddleware, dispatch=guard)
 
 
 def ask(app: Any, kind: str, path: str = "/echo", authorization: bytes = b"") -> list[Event]:
-    """The messages that the application sends for a request."""
+    """Returns the messages that the application sends for a request."""
     sent: list[Event] = []
     first = {"websocket": "websocket.connect", "http": "http.request"}[kind]
     fields = [(b"host", b"localhost"), (b"authorization", authorization)]

@@ -1,4 +1,4 @@
-"""aiohttp, and the ASGI servers that keep the connection to themselves."""
+"""aiohttp, and the ASGI servers that do not hand over the connection."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def aiohttp(shared_aiohttp: Program) -> Iterator[Program]:
 
 
 @pytest.mark.parametrize("path", ["/echo", "/body", "/conversation"])
-def test_aiohttp_echoes(aiohttp: Program, path: str) -> None:
+def test_aiohttp_echoes_and_closes(aiohttp: Program, path: str) -> None:
     with RawClient(aiohttp.address) as client:
         client.open(path).expect(HELLO)
         client.echo(text("one"), binary(b"x" * 1_000_000))
@@ -57,7 +57,7 @@ def test_aiohttp_echoes(aiohttp: Program, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/echo", "/conversation"])
-def test_aiohttp_and_early_frames(aiohttp: Program, path: str) -> None:
+def test_aiohttp_receives_early_frames(aiohttp: Program, path: str) -> None:
     frames = [text(f"{number:04}" * 250) for number in range(40)]
     with RawClient(aiohttp.address) as client:
         client.open(path, early=masked(*frames)).expect(HELLO, *frames)
@@ -73,7 +73,7 @@ def test_aiohttp_keeps_no_task_and_serves_pages_meanwhile(aiohttp: Program) -> N
         wait_for(lambda: aiohttp.get("/tasks") <= tasks + 1, "the handlers' tasks to end")
 
 
-def test_aiohttp_refuses(aiohttp: Program) -> None:
+def test_aiohttp_rejects_with_the_handlers_response(aiohttp: Program) -> None:
     with RawClient(aiohttp.address) as client:
         client.sock.sendall(client.handshake("/forbidden") + masked(HELLO))
         response = client.read_response()
@@ -86,7 +86,7 @@ def test_aiohttp_refuses(aiohttp: Program) -> None:
         assert client.get("/echo").status == 426
 
 
-def test_an_aiohttp_handler_that_raises_after_connecting(shared_aiohttp: Program) -> None:
+def test_aiohttp_handler_raises_after_connect_client_gets_500(shared_aiohttp: Program) -> None:
     with RawClient(shared_aiohttp.address) as client:
         client.sock.sendall(client.handshake("/raise"))
         assert client.read_response().status == 500
@@ -96,7 +96,7 @@ def test_an_aiohttp_handler_that_raises_after_connecting(shared_aiohttp: Program
 
 @pytest.mark.parametrize("loop", AIOHTTP)
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
-def test_the_end_of_aiohttp(loop: str, by: signal.Signals) -> None:
+def test_aiohttp_shutdown_closes_websockets(loop: str, by: signal.Signals) -> None:
     with serve(AIOHTTP[loop], "Running on") as program, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(RawClient(program.address)) for _ in range(2)]
         for client, path in zip(clients, ("/echo", "/conversation"), strict=True):
@@ -142,7 +142,7 @@ def other(request: pytest.FixtureRequest) -> Iterator[Program]:
 
 
 @pytest.mark.parametrize("path", ["/asked/echo", "/asked/thread", "/asked/conversation"])
-def test_over_messages(other: Program, path: str) -> None:
+def test_echo_via_asgi_messages(other: Program, path: str) -> None:
     with RawClient(other.address) as client:
         client.open(path).expect(HELLO)
         client.echo(text("one"), binary(b"\x00\xff"), binary(b"x" * 1_000_000))
@@ -151,7 +151,7 @@ def test_over_messages(other: Program, path: str) -> None:
         client.expect_close(1000)
 
 
-def test_over_messages_many_at_once(other: Program) -> None:
+def test_many_echoes_via_asgi_messages(other: Program) -> None:
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(RawClient(other.address)) for _ in range(12)]
         for client in clients:
@@ -161,7 +161,7 @@ def test_over_messages_many_at_once(other: Program) -> None:
             client.echo(text("one"))
 
 
-def test_over_messages_a_refusal(other: Program) -> None:
+def test_rejection_via_asgi_messages(other: Program) -> None:
     with pytest.raises(HandshakeFailed) as caught:
         connect(other.url("/asked/forbidden"))
     assert caught.value.status == 403

@@ -1,4 +1,4 @@
-"""The Autobahn test suite (as kosoku has it) against every row of the matrix."""
+"""The Autobahn test suite (as included in kosoku) against every engine setup."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from websocket_handler import IS_NATIVE
 from ..support.programs import Program, running
 
 SECTIONS = {"1": 16, "2": 11, "3": 7, "4": 10, "5": 20, "6": 145, "7": 37, "9": 54, "10": 1}
-"""How many cases each has; 12 and 13 are about permessage-deflate."""
+"""The number of cases of each section; 12 and 13 are about permessage-deflate."""
 
 COMPRESSION = {"12": 90, "13": 126}
 SOME_OF_THEM = [
@@ -28,7 +28,7 @@ SOME_OF_THEM = [
     "12.5.11",
     *(f"13.{n}.{n}" for n in range(1, 8)),
 ]
-"""All take minutes: `make autobahn-compression`."""
+"""All of them take minutes: `make autobahn-compression`."""
 
 ALL = os.environ.get("AUTOBAHN_COMPRESSION") == "all"
 
@@ -49,25 +49,25 @@ GOOD = {"OK", "INFORMATIONAL"}
 
 
 @pytest.mark.timeout(300)
-def test_every_case_is_passed(program: Program, tmp_path: Path) -> None:
+def test_every_autobahn_case_passes(program: Program, tmp_path: Path) -> None:
     pass_sections(program.url("/echo"), SECTIONS, tmp_path)
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_every_case_is_passed_in_a_framework(framework: str, tmp_path: Path) -> None:
+def test_every_autobahn_case_passes_in_frameworks(framework: str, tmp_path: Path) -> None:
     with in_framework(framework) as url:
         pass_sections(url, SECTIONS, tmp_path)
 
 
 @pytest.mark.timeout(1300)
-def test_compression(program: Program, tmp_path: Path) -> None:
+def test_compression_autobahn_cases_pass(program: Program, tmp_path: Path) -> None:
     pass_compression(program.url("/echo?compression=true"), tmp_path)
 
 
 @pytest.mark.timeout(1300)
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_compression_in_a_framework(framework: str, tmp_path: Path) -> None:
+def test_compression_autobahn_cases_pass_in_frameworks(framework: str, tmp_path: Path) -> None:
     with in_framework(framework) as url:
         pass_compression(url, tmp_path)
 

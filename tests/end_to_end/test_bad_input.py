@@ -1,4 +1,4 @@
-"""Peers that are broken, hostile or gone: each harms only itself, and leaves nothing behind.
+"""Broken, hostile or vanished peers: each harms only its own connection, and nothing leaks.
 
 A canary, a well-behaved connection, keeps echoing during every test.
 """
@@ -14,7 +14,7 @@ import pytest
 
 from websocket_handler.protocol.frame import Opcode, write_frame
 
-from ..support.canary import singing
+from ..support.canary import healthy_connection
 from ..support.programs import Journal, Program, wait_for
 from ..support.raw_client import Frame, RawClient, binary, close, masked, more, request, text
 
@@ -25,7 +25,7 @@ KEY = b"\1\2\3\4"
 
 @pytest.fixture(autouse=True)
 def canary(program: Program) -> Iterator[None]:
-    with singing(program):
+    with healthy_connection(program):
         yield
 
 
@@ -96,7 +96,9 @@ VIOLATIONS = {
 
 
 @pytest.mark.parametrize("name", VIOLATIONS)
-def test_a_violation_closes_with_its_code(program: Program, journal: Journal, name: str) -> None:
+def test_protocol_violation_closes_with_its_code(
+    program: Program, journal: Journal, name: str
+) -> None:
     sent, code, expected = VIOLATIONS[name]
     reason, _, setting = expected.partition("?")
     seen = len(program.log())
@@ -114,7 +116,7 @@ def test_a_violation_closes_with_its_code(program: Program, journal: Journal, na
     assert "Traceback" not in log
 
 
-def test_announced_bytes_take_no_memory_before_they_come(program: Program) -> None:
+def test_announced_bytes_take_no_memory_before_arrival(program: Program) -> None:
     before = program.memory()
     with contextlib.ExitStack() as stack:
         for length in [1 << 62, 60 * MIB] * 20:
@@ -127,7 +129,7 @@ def test_announced_bytes_take_no_memory_before_they_come(program: Program) -> No
         assert program.memory() - before < 24 * MIB
 
 
-def test_a_peer_that_does_not_go_after_a_violation_is_dropped(program: Program) -> None:
+def test_peer_that_stays_after_a_violation_is_dropped(program: Program) -> None:
     before = program.descriptors()
     with RawClient(program.address) as client:
         client.open("/echo?close_timeout=0.3")
@@ -136,7 +138,7 @@ def test_a_peer_that_does_not_go_after_a_violation_is_dropped(program: Program) 
         wait_for(lambda: program.descriptors() <= before, "the server to give the socket up")
 
 
-# Not even HTTP
+# Data that is not HTTP
 
 
 @pytest.mark.parametrize(
@@ -152,7 +154,9 @@ def test_a_peer_that_does_not_go_after_a_violation_is_dropped(program: Program) 
     ],
     ids=["words", "version", "TLS", "long target", "many headers", "long header", "POST"],
 )
-def test_garbage_instead_of_a_request(program: Program, sent: bytes, answer: bytes) -> None:
+def test_garbage_instead_of_a_request_ends_the_connection(
+    program: Program, sent: bytes, answer: bytes
+) -> None:
     seen = len(program.log())
     with RawClient(program.address) as client:
         client.sock.sendall(sent)
@@ -165,7 +169,7 @@ def test_garbage_instead_of_a_request(program: Program, sent: bytes, answer: byt
     program.wait_for_log(f"code {answer.decode()}", seen)
 
 
-# Peers that go, at every stage of a connection
+# Peers that disconnect at every stage of a connection
 
 STAGES = {
     "at once": b"",
@@ -195,7 +199,9 @@ def go_to(client: RawClient, stage: str, target: str = "/echo") -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("way", ["closes", "resets", "half-closes"])
-def test_a_peer_that_goes(program: Program, journal: Journal, stage: str, way: str) -> None:
+def test_peer_leaving_at_any_stage_ends_its_connection(
+    program: Program, journal: Journal, stage: str, way: str
+) -> None:
     seen = len(program.log())
     with RawClient(program.address) as client:
         go_to(client, stage, f"/echo?id={journal.name}")
@@ -210,12 +216,12 @@ def test_a_peer_that_goes(program: Program, journal: Journal, stage: str, way: s
         assert event[1] == code or (way == "resets" and event[1] == 1006)
     log = program.log()[seen:]
     assert "ERROR" not in log
-    # http.server itself prints one for a connection reset while it reads the request
+    # http.server itself prints a traceback if a connection is reset while it reads the request
     assert "Traceback" not in log or (way == "resets" and stage not in OPENED)
 
 
 @pytest.mark.parametrize("count", [1, 100])
-def test_what_was_echoed_reaches_a_peer_that_half_closes(program: Program, count: int) -> None:
+def test_echo_reaches_a_peer_that_half_closes(program: Program, count: int) -> None:
     messages = [binary(os.urandom(3000)) for _ in range(count)]
     with RawClient(program.address) as client:
         client.open().send(*messages)
@@ -224,8 +230,8 @@ def test_what_was_echoed_reaches_a_peer_that_half_closes(program: Program, count
         client.expect_end()
 
 
-def test_nothing_is_left_over(program: Program) -> None:
-    """After a crowd of them: no descriptor, no thread, no work for the processor."""
+def test_many_broken_peers_leave_nothing(program: Program) -> None:
+    """After many peers: no descriptor, no thread and no processor time is left in use."""
     descriptors, threads = program.descriptors(), program.threads()
     for way in ("closes", "resets") * 3:
         with contextlib.ExitStack() as stack:

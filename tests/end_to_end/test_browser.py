@@ -1,4 +1,4 @@
-"""The demo's test page in a real browser, which also takes the picture for the README."""
+"""The demo's test page in a real browser; also takes the screenshot for the README."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ def program() -> Iterator[Program]:
 
 @pytest.fixture
 def page(chromium: str, program: Program) -> Iterator[Page]:
-    """The page, opened; at the end it must have had nothing to complain about, and must
-    have talked to nobody but the demo."""
+    """The opened page; at the end it must have reported no error and contacted only the demo."""
     complaints: list[str] = []
     hosts: set[str] = set()
 
@@ -63,10 +62,10 @@ def expect_state(page: Page, state: str) -> None:
     expect(page.locator("#status")).to_have_attribute("data-state", state)
 
 
-def test_the_page_echoes_text_and_a_file_and_closes(
+def test_page_echoes_text_and_file_then_closes(
     page: Page, program: Program, tmp_path: Path
 ) -> None:
-    expect_state(page, "open")  # by itself
+    expect_state(page, "open")  # without a click
     opened = page.locator('#log [data-kind="open"]')
     expect(opened).to_contain_text("open: RFC 6455")
     expect(opened).to_contain_text("extensions permessage-deflate")
@@ -92,7 +91,7 @@ def test_the_page_echoes_text_and_a_file_and_closes(
     program.wait_for_log("4001 enough")
 
 
-def test_the_page_measures(page: Page) -> None:
+def test_page_measures_the_latency(page: Page) -> None:
     expect_state(page, "open")
     page.locator("#ping").click()
     expect(page.locator("#latency")).to_contain_text("ms")
@@ -105,14 +104,14 @@ def test_the_page_measures(page: Page) -> None:
     expect_state(page, "closed")
 
 
-def test_the_page_sees_the_server_go(page: Page, program: Program) -> None:
+def test_page_shows_that_the_server_left(page: Page, program: Program) -> None:
     expect_state(page, "open")
     assert program.end() == 0
     expect_state(page, "closed")
     expect(page.locator('#log [data-kind="close"]')).to_contain_text("closed: 1001")
 
 
-def test_the_page_of_stats(page: Page, program: Program) -> None:
+def test_stats_page_counts_live_messages(page: Page, program: Program) -> None:
     expect_state(page, "open")
     page.get_by_role("link", name="Engine statistics").click()
     expect_state(page, "open")

@@ -34,7 +34,7 @@ EVIL_NAME = "<img src=x onerror=evil()>"
 EVIL = "<b>bold</b><script>evil()</script><img src=x onerror=evil()>"
 
 WAIT = 30_000
-"""Milliseconds in which a page has come back, whatever else the machine has to do."""
+"""Milliseconds within which a page has reconnected, even on a busy machine."""
 
 Enter = Callable[..., Page]
 
@@ -53,8 +53,8 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 @pytest.fixture
 def enter(browser: Browser) -> Iterator[Enter]:
-    """Has one more person, with cookies of its own, join a room; returns its page. None of
-    them may have had anything to complain about but that the server is away."""
+    """Let one more user, with separate cookies, join a room; returns the user's page. No page may
+    have reported any error, except that the server is unreachable."""
     complaints: list[str] = []
     contexts = []
 
@@ -86,11 +86,11 @@ def enter(browser: Browser) -> Iterator[Enter]:
 
 @pytest.fixture(scope="module", params=["with_flask", "with_fastapi"])
 def command(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The chat on a port that stays its own when it is started again."""
+    """The chat on a port that stays the same after a restart."""
     folder = shutil.copytree(FOLDER, tmp_path_factory.mktemp("chat") / "chat")
     program = folder / f"{request.param}.py"
     source = program.read_text()
-    assert source.count("8000") == 2  # in its description, and where it listens
+    assert source.count("8000") == 2  # in its description, and the listening address
     program.write_text(source.replace("8000", str(free_port())))
     return [str(program)]
 
@@ -111,7 +111,7 @@ def expect_present(page: Page, *names: str) -> None:
 
 
 def expect_said(page: Page, *texts: str) -> None:
-    """All of them, in this order, none twice, and none that waits."""
+    """The page shows all these messages, in this order, each once, and none is pending."""
     expect(page.locator("#log li:not(.waiting) .text")).to_have_text(list(texts), timeout=WAIT)
     expect(page.locator("#log .waiting")).to_have_count(0)
 
@@ -126,7 +126,7 @@ def say(page: Page, text: str) -> None:
 
 
 def follow_a_link(page: Page, program: Program) -> None:
-    """To a room, by someone who has no name yet, and then one that cannot be read."""
+    """Follow a link to a room: a name of blank characters is rejected, then a valid one joins."""
     page.goto(program.url("/#elsewhere", "http"))
     expect(page.get_by_label("Room")).to_have_value("elsewhere")
     page.get_by_label("Your name").fill(" \u200b ")
@@ -135,11 +135,11 @@ def follow_a_link(page: Page, program: Program) -> None:
     page.get_by_label("Your name").fill("Other")
     page.get_by_role("button", name="Join").click()
     expect_present(page, "Other")
-    page.reload()  # the cookie and the URL say it all
+    page.reload()  # the cookie and the URL are sufficient
     expect_present(page, "Other")
 
 
-def test_they_join_talk_and_leave(browser: Browser, enter: Enter, program: Program) -> None:
+def test_users_join_talk_and_leave(browser: Browser, enter: Enter, program: Program) -> None:
     other = browser.new_page()
     follow_a_link(other, program)
     room = "<i>room</i>"
@@ -168,7 +168,7 @@ def test_they_join_talk_and_leave(browser: Browser, enter: Enter, program: Progr
     other.close()
 
 
-def test_the_server_is_restarted(enter: Enter, command: list[str]) -> None:
+def test_server_restart_reconnects_the_users(enter: Enter, command: list[str]) -> None:
     with start(command, READY) as program:
         alice, bob = enter(program, "Alice"), enter(program, "Bob")
         say(alice, "before")
@@ -200,7 +200,7 @@ def join(program: Program, name: str, room: str) -> ClientConnection:
     return connect_client(url, additional_headers={"Cookie": cookie}, compression=None)
 
 
-def test_a_message_that_comes_twice(enter: Enter, chat: Program) -> None:
+def test_message_sent_twice_appears_once(enter: Enter, chat: Program) -> None:
     alice = enter(chat, "Alice", room="twice")
     with join(chat, "Bob", "twice") as bob, join(chat, "Carol", "twice") as carol:
         for client, text in ((bob, "once"), (bob, "once"), (carol, "with the same id")):
@@ -235,7 +235,9 @@ def read_all(client: ClientConnection) -> None:
     ],
     ids=str,
 )
-def test_what_no_page_would_send(chat: Program, message: str | bytes, code: int) -> None:
+def test_invalid_client_message_closes_its_connection(
+    chat: Program, message: str | bytes, code: int
+) -> None:
     with join(chat, "Alice", "lobby") as alice, join(chat, "Mallory", "lobby") as mallory:
         mallory.send(message)
         with pytest.raises(ConnectionClosedError, match=f"received {code}"):
@@ -247,14 +249,14 @@ def test_what_no_page_would_send(chat: Program, message: str | bytes, code: int)
 
 
 @pytest.mark.parametrize("room", ["", " ", "x" * 41, "a\x00b"], ids=ascii)
-def test_a_room_without_a_name(chat: Program, room: str) -> None:
+def test_room_without_a_name_is_rejected(chat: Program, room: str) -> None:
     with join(chat, "Alice", room) as alice, pytest.raises(ConnectionClosedError, match="4400"):
         alice.recv(PATIENCE)
 
 
 @pytest.fixture(scope="module")
 def chat() -> Iterator[Program]:
-    """One for many tests, as gunicorn serves it."""
+    """One chat for many tests, served by gunicorn."""
     gunicorn = ["-m", "gunicorn", "-k", "gthread", "--threads", "4", "-b", "127.0.0.1:0"]
     ready = r"Listening at: http://127\.0\.0\.1:(\d+)"
     with start([*gunicorn, "--chdir", str(FOLDER), "with_flask:app"], ready) as program:
@@ -287,7 +289,7 @@ def server_of(page: Page) -> str:
     return page.locator("#status").get_attribute("data-server") or ""
 
 
-def test_a_server_of_the_cluster_is_killed(enter: Enter, cluster: Program) -> None:
+def test_killed_cluster_server_loses_no_message(enter: Enter, cluster: Program) -> None:
     alice, bob = enter(cluster, "Alice"), enter(cluster, "Bob")
     for _ in range(10):
         if server_of(alice) != server_of(bob):
@@ -341,7 +343,7 @@ def test_a_server_of_the_cluster_is_killed(enter: Enter, cluster: Program) -> No
     ],
     ids=["no Redis", "port taken"],
 )
-def test_a_cluster_that_cannot_be(
+def test_impossible_cluster_is_reported(
     options: list[str], path: str | None, words: str, chat: Program
 ) -> None:
     options = [str(chat.port) if option == "taken" else option for option in options]

@@ -1,4 +1,4 @@
-"""Other people's clients: `websockets` from PyPI and `ws` from npm."""
+"""Third-party clients: `websockets` from PyPI and `ws` from npm."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def open_websocket(url: str, **options: Any) -> ClientConnection:
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-def test_websockets_gets_its_messages_back(running_demo: Program, name: str) -> None:
+def test_websockets_client_gets_its_messages_back(running_demo: Program, name: str) -> None:
     with open_websocket(running_demo.url("/echoserver")) as ws:
         for _ in range(2):
             ws.send(MESSAGES[name])
             assert ws.recv(timeout=10) == MESSAGES[name]
 
 
-def test_websockets_sends_fragments(running_demo: Program) -> None:
+def test_websockets_client_sends_fragments(running_demo: Program) -> None:
     with open_websocket(running_demo.url("/echoserver")) as ws:
         ws.send(["one ", "two ", "", "thr\u00e9e"])
         assert ws.recv(timeout=10) == "one two thr\u00e9e"
@@ -54,28 +54,30 @@ def test_websockets_sends_fragments(running_demo: Program) -> None:
         assert ws.recv(timeout=10) == b"\0" * 3_000_000
 
 
-def test_websockets_receives_fragments(program: Program) -> None:
+def test_websockets_client_receives_fragments(program: Program) -> None:
     with open_websocket(program.url("/fragments")) as ws:
         ws.send("go")
         assert list(ws.recv_streaming()) == ["one ", "two ", "thr\u00e9e"]
         assert ws.recv(timeout=10) == "meanwhile"
 
 
-def test_websockets_pings_and_is_pinged(program: Program, journal: Journal) -> None:
+def test_websockets_client_pings_and_is_pinged(program: Program, journal: Journal) -> None:
     with open_websocket(program.url(f"/pings?id={journal.name}")) as ws:
         assert ws.ping(b"marco").wait(10)
         ws.send("polo")
         journal.wait_for("pong", "b'polo'")
 
 
-def test_websockets_chooses_a_subprotocol(running_demo: Program) -> None:
+def test_websockets_client_selects_a_subprotocol(running_demo: Program) -> None:
     offer = [Subprotocol("one"), Subprotocol("two")]
     with open_websocket(running_demo.url("/echoserver"), subprotocols=offer) as ws:
         assert ws.subprotocol == "one"
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1000, ""), (1001, "away"), (4999, "\u20ac")])
-def test_websockets_closes(program: Program, journal: Journal, code: int, reason: str) -> None:
+def test_websockets_client_closes_the_connection(
+    program: Program, journal: Journal, code: int, reason: str
+) -> None:
     with open_websocket(program.url(f"/echo?id={journal.name}")) as ws:
         ws.close(code, reason)
         assert ws.close_code == code
@@ -83,7 +85,9 @@ def test_websockets_closes(program: Program, journal: Journal, code: int, reason
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1000, ""), (1011, "oops"), (4000, "bye \u20ac")])
-def test_websockets_is_closed(program: Program, journal: Journal, code: int, reason: str) -> None:
+def test_websockets_client_sees_the_servers_close(
+    program: Program, journal: Journal, code: int, reason: str
+) -> None:
     with open_websocket(program.url(f"/closes?id={journal.name}")) as ws:
         ws.send(f"{code} {reason}")
         assert ws.recv(timeout=10) == "before"
@@ -105,7 +109,7 @@ def run_ws(node: str, *arguments: str) -> dict[str, Any]:
     return seen
 
 
-def test_ws_of_npm_gets_its_messages_back(node: str, running_demo: Program) -> None:
+def test_ws_client_gets_its_messages_back(node: str, running_demo: Program) -> None:
     assert run_ws(node, running_demo.url("/echoserver")) == {
         "echoes": 9,
         "wrong": 0,
@@ -116,7 +120,7 @@ def test_ws_of_npm_gets_its_messages_back(node: str, running_demo: Program) -> N
     running_demo.wait_for_log("4321 done \u20ac")
 
 
-def test_ws_of_npm_is_closed(node: str, program: Program, journal: Journal) -> None:
+def test_ws_client_sees_the_servers_close(node: str, program: Program, journal: Journal) -> None:
     seen = run_ws(node, program.url(f"/closes?id={journal.name}"), "4000", "bye \u20ac")
     assert seen["close"] == [4000, "bye \u20ac"]
     assert journal.wait_for("close")[-1][:2] == ["close", 4000]

@@ -1,4 +1,4 @@
-"""permessage-deflate (RFC 7692) on real sockets: our server, our client, and others'."""
+"""permessage-deflate (RFC 7692) on real sockets: our server, our client, and third-party ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SETTINGS = {
     "the other way": Compression(False, True, 12, 15, memory_level=5),
 }
 LEAST = Compression(False, False, 8, 8, memory_level=1, threshold=0)
-"""Windows that `websockets` does not agree to."""
+"""Window sizes that `websockets` does not accept."""
 USERS = [{"id": n * 7919 % 1009, "name": f"user {n}", "ok": n % 3 > 0} for n in range(99)]
 JSON = json.dumps(USERS)
 MESSAGES: list[str | bytes] = [
@@ -84,7 +84,7 @@ def open_raw(program: Program, compression: Compression | bool = True) -> RawCli
 
 
 def read_frame(client: RawClient) -> tuple[bool, Frame]:
-    """The next frame, and whether it says that it is compressed."""
+    """Returns whether the next frame is marked as compressed, and the frame."""
     first, second = client.read(2)
     start = FrameStart.read(first & ~RSV1, second)
     length = start.short_length
@@ -97,13 +97,13 @@ def inflated(payload: bytes) -> bytes:
     return zlib.decompressobj(-15).decompress(payload + TAIL)
 
 
-# Others' client, our server
+# Third-party client, our server
 
 
 @with_settings
 @pytest.mark.parametrize("takeover", [True, False])
 @pytest.mark.parametrize("bits", [None, 9, 15])
-def test_websockets_talks_to_our_server(
+def test_websockets_client_and_our_server_compress(
     program: Program, settings: Compression, takeover: bool, bits: int | None
 ) -> None:
     factory = ClientPerMessageDeflateFactory(
@@ -122,7 +122,7 @@ def test_websockets_talks_to_our_server(
         assert ws.recv(timeout=10) == "one two three"
 
 
-def test_it_is_off_unless_asked_for(program: Program) -> None:
+def test_compression_is_off_by_default(program: Program) -> None:
     with websockets_connect(program.url("/echo")) as ws:
         assert ws.response is not None
         assert EXTENSIONS not in ws.response.headers
@@ -130,8 +130,8 @@ def test_it_is_off_unless_asked_for(program: Program) -> None:
         assert ws.recv(timeout=10) == JSON
 
 
-def test_threads_send_in_one_context(program: Program) -> None:
-    """Each message is whole, and none is lost, while four threads compress at once."""
+def test_threads_sending_in_one_context_keep_messages_whole(program: Program) -> None:
+    """Each message is whole and none is lost while four threads compress at once."""
     url = program.url(target("/members", Compression(False, False, threshold=0)))
     with websockets_connect(url, max_size=MIB) as ws, websockets_connect(url) as other:
         sender = threading.Thread(target=program.get, args=("/broadcast?threads=4&count=100",))
@@ -152,7 +152,7 @@ def test_threads_send_in_one_context(program: Program) -> None:
 
 @pytest.mark.parametrize("settings", [*SETTINGS.values(), LEAST], ids=[*SETTINGS, "least"])
 @pytest.mark.parametrize("server_settings", [*SETTINGS.values(), LEAST], ids=[*SETTINGS, "least"])
-def test_our_client_and_our_server(
+def test_our_client_and_our_server_compress(
     program: Program, settings: Compression, server_settings: Compression
 ) -> None:
     url = program.url(target("/echo", server_settings))
@@ -163,7 +163,7 @@ def test_our_client_and_our_server(
             assert ws.receive(timeout=10) == message
 
 
-def test_a_coroutine_as_client(program: Program) -> None:
+def test_coroutine_client_compresses_messages(program: Program) -> None:
     async def talk() -> None:
         url = program.url(target("/echo", True))
         async with await aconnect(url, compression=Compression(False, False)) as ws:
@@ -175,7 +175,7 @@ def test_a_coroutine_as_client(program: Program) -> None:
 
 
 @with_settings
-def test_our_client_talks_to_websockets(settings: Compression) -> None:
+def test_our_client_and_websockets_server_compress(settings: Compression) -> None:
     def echo(ws: object) -> None:
         for message in ws:  # type: ignore[attr-defined]
             ws.send(message)  # type: ignore[attr-defined]
@@ -192,7 +192,7 @@ def test_our_client_talks_to_websockets(settings: Compression) -> None:
 
 
 @pytest.mark.parametrize("version", ALL_VERSIONS, ids=str)
-def test_versions_with_the_frames_of_the_rfc_have_it(program: Program, version: Version) -> None:
+def test_versions_with_rfc_frames_compress(program: Program, version: Version) -> None:
     versions = [each.name for each in ALL_VERSIONS]
     url = program.url(target("/echo", True, versions=versions))
     with connect(url, version=version, compression=True) as ws:
@@ -201,17 +201,17 @@ def test_versions_with_the_frames_of_the_rfc_have_it(program: Program, version: 
         assert ws.receive(timeout=10) == JSON
 
 
-def test_a_client_may_be_declined(program: Program) -> None:
+def test_client_offer_may_be_declined(program: Program) -> None:
     with connect(program.url("/echo"), compression=True) as ws:
         assert ws.extensions == ""
         ws.send(JSON, compress=True)
         assert ws.receive(timeout=10) == JSON
 
 
-# What is compressed, and what is not
+# Which messages are compressed
 
 
-def test_what_is_compressed(program: Program, journal: Journal) -> None:
+def test_message_above_threshold_is_compressed(program: Program, journal: Journal) -> None:
     route = target("/compress", Compression(threshold=1000)) + f"&id={journal.name}&"
     client = RawClient(program.address)
     with client:
@@ -245,7 +245,7 @@ def test_pongs_and_closes_are_not_compressed(program: Program) -> None:
         assert read_frame(client) == (False, close(1000, "y" * 100))
 
 
-def test_fragments_with_pings_between_them(program: Program) -> None:
+def test_compressed_fragments_with_pings_between_are_read(program: Program) -> None:
     with open_raw(program) as client:
         payload = deflated(JSON.encode())
         third = len(payload) // 3
@@ -258,7 +258,7 @@ def test_fragments_with_pings_between_them(program: Program) -> None:
         assert inflated(frame.payload).decode() == JSON
 
 
-# Bad input
+# Invalid input
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,9 @@ def test_fragments_with_pings_between_them(program: Program) -> None:
         ([Frame(Opcode.TEXT | RSV1, b"\x00\x00\x00\xff\xff" * 250_000)], 1009, "message is too"),
     ],
 )
-def test_bad_messages(program: Program, frames: list[Frame], code: int, reason: str) -> None:
+def test_bad_compressed_message_closes_with_its_code(
+    program: Program, frames: list[Frame], code: int, reason: str
+) -> None:
     with open_raw(program) as bystander:
         with open_raw(program) as client:
             client.send(*frames)
@@ -286,14 +288,14 @@ def test_bad_messages(program: Program, frames: list[Frame], code: int, reason: 
         assert read_frame(bystander) == (False, text("still here"))
 
 
-def test_rsv1_where_nothing_was_negotiated(program: Program) -> None:
+def test_rsv1_without_negotiation_closes_with_1002(program: Program) -> None:
     with open_raw(program, False) as client:
         client.send(compressed("x"))
         client.expect_close(1002, "reserved bit set without a negotiated extension")
 
 
 def test_bombs_take_no_more_memory_than_messages(program: Program) -> None:
-    """Twenty at once, of 256 MiB each; what they may take together is 20 MiB."""
+    """Twenty at once, of 256 MiB each; the limit for all of them is 20 MiB."""
 
     def peak() -> int:
         status = Path(f"/proc/{program.pid}/status").read_text()

@@ -20,7 +20,7 @@ MODULE = "tests.end_to_end.wsgi.with_database"
 
 @pytest.fixture(scope="module")
 def postgresql() -> Iterator[PostgreSQL]:
-    """In a folder that the user it runs as can reach: pytest's own are closed to all others."""
+    """A server in a folder that its user can reach; pytest's folders are closed to other users."""
     with tempfile.TemporaryDirectory(prefix="postgresql-") as folder:
         server = PostgreSQL(Path(folder))
         yield server
@@ -39,7 +39,7 @@ def uvicorn(application: str) -> list[str]:
 
 
 def server(name: str) -> tuple[list[str], str]:
-    """The command that serves the application in Django, and the target of its WebSocket."""
+    """The command that serves the Django application, and the target of its WebSocket."""
     if name == "asgi":
         return uvicorn("django_asgi"), "/listen_async"
     workers = ["-k", "gevent"] if name == "gevent" else ["--threads", "4"]
@@ -104,7 +104,7 @@ def test_django_listener_keeps_persistent_connections_and_recovers(
         connect(program.url(target)) as websocket,
     ):
         backends = {ask(websocket, "select pg_backend_pid()") for _ in range(3)}
-        if name == "asgi":  # else each thread of the engine has its own
+        if name == "asgi":  # otherwise each thread of the engine has its own
             assert len(backends) == 1
         assert postgresql.connections() == len(backends)
         with postgresql.stopped():
@@ -124,7 +124,7 @@ def test_flask_session_ends_with_each_listener(
     ):
         assert ask(one, "select 42") == "42"
         assert ask(one, "select 1/0") == "DataError"
-        assert ask(other, "select 42") == "42"  # not the failed transaction of the first
+        assert ask(other, "select 42") == "42"  # not the failed transaction of the first listener
         wait_for(lambda: program.get("/checked_out") == 0, "the connections to be given back")
         with postgresql.stopped():
             pass

@@ -1,4 +1,4 @@
-"""The demo, `python -m websocket_handler`, as a person and as a crowd meet it."""
+"""The demo, `python -m websocket_handler`, for one visitor and for thousands."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def fetch(program: Program, target: str, method: str = "GET") -> tuple[Response,
         ("/echotest.html?query", "text/html; charset=utf-8"),
     ],
 )
-def test_pages(program: Program, target: str, content_type: str) -> None:
+def test_demo_pages_are_served(program: Program, target: str, content_type: str) -> None:
     response, body = fetch(program, target)
     assert (response.status, response.header("content-type")) == (200, content_type)
     assert len(body) == int(response.header("content-length")) > 50
@@ -55,7 +55,7 @@ def test_pages(program: Program, target: str, content_type: str) -> None:
     program.wait_for_log(f'"GET {target} HTTP/1.1" 200')
 
 
-def test_the_root_leads_to_the_page(program: Program) -> None:
+def test_root_redirects_to_the_page(program: Program) -> None:
     response, body = fetch(program, "/")
     assert (response.status, response.header("location"), body) == (302, "/echotest.html", b"")
 
@@ -63,18 +63,18 @@ def test_the_root_leads_to_the_page(program: Program) -> None:
 @pytest.mark.parametrize(
     "target", ["/nowhere", "/../application.py", "/application.py", "/%2e%2e/"]
 )
-def test_what_is_not_there(program: Program, target: str) -> None:
+def test_unknown_path_is_404(program: Program, target: str) -> None:
     assert fetch(program, target)[0].status == 404
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_the_echo_server_without_a_websocket(program: Program, method: str) -> None:
+def test_plain_request_to_echo_server_gets_426(program: Program, method: str) -> None:
     response, body = fetch(program, "/echoserver", method)
     assert (response.status, response.header("upgrade")) == (426, "websocket")
     assert body == (b"We only speak WebSockets here\n" if method == "GET" else b"")
 
 
-def test_the_log(program: Program) -> None:
+def test_log_shows_the_handshake_and_the_close(program: Program) -> None:
     seen = len(program.log())
     with RawClient(program.address) as client:
         client.open("/echoserver").echo(HELLO)
@@ -87,14 +87,14 @@ def test_the_log(program: Program) -> None:
     assert "Traceback" not in log
 
 
-def test_a_foreign_page_may_not_connect(program: Program) -> None:
+def test_foreign_page_may_not_connect(program: Program) -> None:
     with RawClient(program.address) as client:
         client.sock.sendall(client.handshake("/echoserver", {"Origin": "https://evil.example"}))
         assert client.read_response().status == 403
 
 
-def test_a_request_that_is_never_finished_keeps_no_thread() -> None:
-    """Its time-out is 10 s; one thread each until then, which this does not wait for."""
+def test_unfinished_request_keeps_no_thread() -> None:
+    """Its timeout is 10 s, with one thread per request until then; the test does not wait."""
     with demo() as program, contextlib.ExitStack() as stack:
         for _ in range(20):
             client = stack.enter_context(RawClient(program.address))
@@ -111,7 +111,7 @@ def test_a_request_that_is_never_finished_keeps_no_thread() -> None:
         (["--host", "192.0.2.1", "--port", "0"], "Cannot listen on 192.0.2.1:0"),
     ],
 )
-def test_an_address_that_cannot_be_had(
+def test_unavailable_address_is_reported(
     program: Program, arguments: list[str], message: str
 ) -> None:
     command = [argument.format(taken=program.port) for argument in arguments]
@@ -127,7 +127,7 @@ def test_an_address_that_cannot_be_had(
     assert "Traceback" not in run.stderr
 
 
-def test_ctrl_c_closes_all_and_ends() -> None:
+def test_ctrl_c_closes_all_and_exits() -> None:
     with demo() as program, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(RawClient(program.address)) for _ in range(50)]
         for client in clients:
@@ -137,7 +137,7 @@ def test_ctrl_c_closes_all_and_ends() -> None:
         for client in clients:
             client.expect_closed(1001)
         assert program.wait() == 0
-        assert time.monotonic() - begun < 9  # the close time-out is 10 s
+        assert time.monotonic() - begun < 9  # the close timeout is 10 s
         assert "Traceback" not in program.log()
         assert "closing all WebSockets with 1001" in program.log()
 
@@ -176,14 +176,14 @@ def test_five_thousand_connections_need_few_threads() -> None:
 
 
 @pytest.mark.parametrize("version", ["hixie-76", "hybi-03", "hybi-07"])
-def test_the_demo_speaks_every_version(program: Program, version: str) -> None:
+def test_demo_accepts_every_version(program: Program, version: str) -> None:
     with connect(program.url("/echoserver"), version=version) as websocket:
         websocket.send("hello")
         assert websocket.receive(timeout=10) == "hello"
     assert f"uses {version}" in program.log()
 
 
-def test_the_stats_come_once_a_second_on_the_url_of_their_page(program: Program) -> None:
+def test_stats_arrive_once_a_second(program: Program) -> None:
     with connect(program.url("/stats")) as watcher, connect(program.url("/echoserver")) as echo:
         before = json.loads(watcher.receive(10))
         echo.send("one more")

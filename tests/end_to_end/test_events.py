@@ -1,4 +1,4 @@
-"""Events, their order, and how a connection lives and ends, as the application sees it."""
+"""Events, their order, and the lifetime of a connection, as the application sees them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from websocket_handler.protocol.frame import Opcode
 
-from ..support.programs import ROWS, Journal, Program, wait_for
+from ..support.programs import ENGINES, Journal, Program, wait_for
 from ..support.raw_client import Frame, RawClient, binary, close, masked, text
 
 HELLO = text("hello")
@@ -24,7 +24,7 @@ def pong(payload: bytes = b"") -> Frame:
     return Frame(Opcode.PONG, payload)
 
 
-def test_all_events_in_their_order(program: Program, journal: Journal) -> None:
+def test_events_are_emitted_in_order(program: Program, journal: Journal) -> None:
     with RawClient(program.address) as client:
         client.open(f"/pings?id={journal.name}")
         client.send(ping(b"one"), HELLO)
@@ -46,7 +46,9 @@ def test_all_events_in_their_order(program: Program, journal: Journal) -> None:
     ("code", "reason"),
     [(1000, ""), (1001, "leaving"), (3000, "r" * 123), (4999, "\u20ac"), (None, "")],
 )
-def test_the_peer_closes(program: Program, journal: Journal, code: int | None, reason: str) -> None:
+def test_close_by_peer_is_reported_with_code_and_reason(
+    program: Program, journal: Journal, code: int | None, reason: str
+) -> None:
     with RawClient(program.address) as client:
         client.open(f"/echo?id={journal.name}")
         client.send(HELLO, close(code, reason), HELLO)
@@ -61,7 +63,9 @@ def test_the_peer_closes(program: Program, journal: Journal, code: int | None, r
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1000, ""), (4000, "bye"), (3999, "\u20ac" * 41)])
-def test_the_application_closes(program: Program, journal: Journal, code: int, reason: str) -> None:
+def test_close_by_application_is_reported_with_code_and_reason(
+    program: Program, journal: Journal, code: int, reason: str
+) -> None:
     with RawClient(program.address) as client:
         client.open(f"/closes?id={journal.name}")
         client.send(text(f"{code} {reason}"))
@@ -78,7 +82,9 @@ def test_the_application_closes(program: Program, journal: Journal, code: int, r
     ]
 
 
-def test_closing_before_the_hand_over(program: Program, journal: Journal) -> None:
+def test_close_before_the_handover_is_sent_after_the_101(
+    program: Program, journal: Journal
+) -> None:
     with RawClient(program.address) as client:
         client.open(f"/closes-at-once?id={journal.name}", early=masked(HELLO))
         client.expect(text("last words"))
@@ -86,9 +92,7 @@ def test_closing_before_the_hand_over(program: Program, journal: Journal) -> Non
     assert journal.wait_for("close") == [["close", 4002, ""]]
 
 
-def test_a_peer_that_does_not_answer_the_close_frame_is_dropped(
-    program: Program, journal: Journal
-) -> None:
+def test_unanswered_close_frame_drops_the_peer(program: Program, journal: Journal) -> None:
     with RawClient(program.address) as client:
         client.open(f"/closes?id={journal.name}&close_timeout=0.3")
         begun = time.monotonic()
@@ -101,10 +105,10 @@ def test_a_peer_that_does_not_answer_the_close_frame_is_dropped(
     assert journal.wait_for("close")[-1][:2] == ["close", 1006]
 
 
-def test_a_peer_that_does_not_end_the_connection_is_dropped(
+def test_closed_peer_that_keeps_its_side_open_is_dropped(
     program: Program, journal: Journal
 ) -> None:
-    """The closing handshake is done, but the peer keeps its side of the TCP connection open."""
+    """The closing handshake is complete, but the peer keeps its side of the TCP connection open."""
     before = program.descriptors()
     with RawClient(program.address) as client:
         client.open(f"/echo?id={journal.name}&close_timeout=0.3")
@@ -116,7 +120,9 @@ def test_a_peer_that_does_not_end_the_connection_is_dropped(
 
 
 @pytest.mark.parametrize("when", ["later", "early"])
-def test_abort(program: Program, journal: Journal, when: str) -> None:
+def test_abort_ends_the_connection_without_close_frame(
+    program: Program, journal: Journal, when: str
+) -> None:
     with RawClient(program.address) as client:
         if when == "early":
             client.sock.sendall(client.handshake(f"/aborts?id={journal.name}&early=1"))
@@ -127,7 +133,7 @@ def test_abort(program: Program, journal: Journal, when: str) -> None:
     assert journal.wait_for("close")[-1] == ["close", 1006, "aborted"]
 
 
-def test_several_listeners_once_and_off(program: Program, journal: Journal) -> None:
+def test_once_and_off_affect_only_their_listener(program: Program, journal: Journal) -> None:
     with RawClient(program.address) as client:
         client.open(f"/listeners?id={journal.name}")
         client.send(text("1"), text("2"), text("off"), text("3"))
@@ -151,7 +157,7 @@ def test_several_listeners_once_and_off(program: Program, journal: Journal) -> N
         ("pong", [pong(b"x"), pong(b"y")]),
     ],
 )
-def test_a_listener_that_raises_ends_its_connection_alone(
+def test_raising_listener_ends_only_its_connection(
     program: Program, journal: Journal, event: str, sent: list[Frame]
 ) -> None:
     seen = len(program.log())
@@ -172,7 +178,7 @@ def test_a_listener_that_raises_ends_its_connection_alone(
     assert log.count("Traceback") == log.count("a listener raised") == 1
 
 
-def test_a_close_listener_that_raises(program: Program, journal: Journal) -> None:
+def test_raising_close_listener_is_logged(program: Program, journal: Journal) -> None:
     seen = len(program.log())
     with RawClient(program.address) as client:
         client.open(f"/raises?event=close&id={journal.name}").send(close(1000, "bye"))
@@ -183,7 +189,7 @@ def test_a_close_listener_that_raises(program: Program, journal: Journal) -> Non
     assert log.count("Traceback") == 1
 
 
-def test_an_error_listener_that_raises(program: Program, journal: Journal) -> None:
+def test_raising_error_listener_is_logged(program: Program, journal: Journal) -> None:
     seen = len(program.log())
     with RawClient(program.address) as client:
         client.open(f"/raises?event=error&id={journal.name}")
@@ -196,9 +202,12 @@ def test_an_error_listener_that_raises(program: Program, journal: Journal) -> No
 
 
 @pytest.mark.parametrize(
-    "row", [row for row in ROWS if row.home == "thread"], indirect=True, ids=lambda row: row.name
+    "engine_setup",
+    [setup for setup in ENGINES if setup.home == "thread"],
+    indirect=True,
+    ids=lambda setup: setup.name,
 )
-def test_a_listener_cannot_end_the_engine_s_thread(program: Program, journal: Journal) -> None:
+def test_listener_cannot_end_the_engines_thread(program: Program, journal: Journal) -> None:
     with RawClient(program.address) as client, RawClient(program.address) as other:
         other.open()
         client.open(f"/raises?event=message&kind=SystemExit&id={journal.name}").send(HELLO)
@@ -209,7 +218,7 @@ def test_a_listener_cannot_end_the_engine_s_thread(program: Program, journal: Jo
 # Pings
 
 
-def test_a_silent_peer_is_dropped(program: Program, journal: Journal) -> None:
+def test_silent_peer_is_dropped(program: Program, journal: Journal) -> None:
     with RawClient(program.address) as client:
         client.open(f"/echo?id={journal.name}&ping_interval=0.2&ping_timeout=0.3")
         begun = time.monotonic()
@@ -221,7 +230,7 @@ def test_a_silent_peer_is_dropped(program: Program, journal: Journal) -> None:
     assert journal.wait_for("close") == [["open"], ["close", 1006, "no answer to a ping"]]
 
 
-def test_a_peer_that_answers_pings_is_kept(program: Program, journal: Journal) -> None:
+def test_peer_that_answers_pings_is_kept(program: Program, journal: Journal) -> None:
     with RawClient(program.address) as client:
         client.open(f"/echo?id={journal.name}&ping_interval=0.1&ping_timeout=0.25")
         for _ in range(6):
@@ -234,7 +243,7 @@ def test_a_peer_that_answers_pings_is_kept(program: Program, journal: Journal) -
     assert journal.wait_for("close")[:2] == [["open"], ["message", "hello"]]
 
 
-def test_any_traffic_is_a_sign_of_life(program: Program, journal: Journal) -> None:
+def test_any_traffic_keeps_the_connection_alive(program: Program, journal: Journal) -> None:
     with RawClient(program.address) as client:
         client.open(f"/echo?id={journal.name}&ping_interval=0.2&ping_timeout=0.2")
         end = time.monotonic() + 1
@@ -246,7 +255,7 @@ def test_any_traffic_is_a_sign_of_life(program: Program, journal: Journal) -> No
             time.sleep(0.02)
 
 
-def test_pings_are_off_if_asked(program: Program) -> None:
+def test_ping_interval_none_sends_no_pings(program: Program) -> None:
     with RawClient(program.address) as client:
         client.open("/echo?ping_interval=null")
         client.sock.settimeout(0.5)
@@ -254,7 +263,7 @@ def test_pings_are_off_if_asked(program: Program) -> None:
             client.read_frame()
 
 
-def test_a_handler_may_receive_by_itself(program: Program) -> None:
+def test_handler_may_receive_in_its_own_thread(program: Program) -> None:
     with RawClient(program.address) as client:
         client.open("/receive", early=masked(text("early")))
         client.expect(text("early"))
@@ -265,7 +274,7 @@ def test_a_handler_may_receive_by_itself(program: Program) -> None:
 
 
 @pytest.mark.parametrize(("word", "code"), [("return", 1000), ("raise", 1011)])
-def test_a_handler_that_received_by_itself_ends_the_connection(
+def test_receiving_handler_that_ends_closes_the_connection(
     program: Program, word: str, code: int
 ) -> None:
     with RawClient(program.address) as client:

@@ -1,4 +1,4 @@
-"""The programs in examples/, run as they stand but for the port."""
+"""The programs in examples/, unchanged except for the port."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOGINS = sorted((FOLDER / "login").glob("*.py"))
 
 @contextlib.contextmanager
 def _run(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A server that must not have had an accident at its end."""
+    """A server that must not have logged an error at its end."""
     process = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE)
     try:
         wait_for(lambda: _listens(port), f"{command[0]} to listen")
@@ -45,10 +45,10 @@ def _listens(port: int) -> bool:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=[path.stem for path in EXAMPLES])
-def test_an_example_echoes_and_asks_for_an_upgrade(example: Path) -> None:
+def test_example_echoes_and_answers_426_to_plain_requests(example: Path) -> None:
     port = free_port()
     source = example.read_text()
-    assert source.count("8000") == 2  # in its description, and where it listens
+    assert source.count("8000") == 2  # in its description, and the listening address
     with _run(["-c", source.replace("8000", str(port))], port) as process:
         with connect(f"ws://localhost:{port}/", compression=None) as client:
             client.send("héllo")
@@ -59,7 +59,7 @@ def test_an_example_echoes_and_asks_for_an_upgrade(example: Path) -> None:
 
 
 @pytest.mark.parametrize("example", LOGINS, ids=[path.stem for path in LOGINS])
-def test_a_login_in_the_browser(example: Path, tmp_path: Path, chromium: str) -> None:
+def test_browser_login_opens_the_websocket(example: Path, tmp_path: Path, chromium: str) -> None:
     port = free_port()
     folder = shutil.copytree(example.parent, tmp_path / "login")
     program = folder / example.name

@@ -1,4 +1,4 @@
-"""gunicorn's workers come and go: their WebSockets are closed, and nothing is left of them."""
+"""gunicorn's workers restart: their WebSockets are closed, and nothing of them remains."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS = {
     **{name: 1001 for name in SERVERS if name.startswith("gunicorn")},
     "gunicorn asgi": 1012,
 }
-"""Each with the code that its workers close with."""
+"""The worker classes, each with its workers' close code."""
 
 
 def serving(kind: str, *options: str) -> contextlib.AbstractContextManager[Program]:
@@ -47,7 +47,7 @@ def end(program: Program) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_reload(kind: str) -> None:
+def test_gunicorn_reload_closes_websockets_of_old_workers(kind: str) -> None:
     with serving(kind) as program:
         wait_until_it_serves(program)
         with RawClient(program.address) as client:
@@ -65,11 +65,11 @@ def test_reload(kind: str) -> None:
 
 
 COUNTING = [kind for kind in KINDS if kind not in ("gunicorn preload", "gunicorn gevent_pywsgi")]
-"""Of the others one has two workers, and one does not count."""
+"""The other worker classes: one has two workers, and one does not count requests."""
 
 
 @pytest.mark.parametrize("kind", COUNTING)
-def test_max_requests(kind: str) -> None:
+def test_gunicorn_max_requests_closes_websockets_of_old_worker(kind: str) -> None:
     with serving(kind, "--max-requests", "4", "-w", "1") as program:
         wait_until_it_serves(program)
         former = workers(program)

@@ -1,4 +1,4 @@
-"""Handshakes over the wire: what a good one is answered, and how a bad one is refused."""
+"""Handshakes on real connections: the response to a valid one, the rejection of an invalid one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..support.raw_client import RawClient, masked, request, text
 HELLO = text("hello")
 
 
-def test_the_response_to_the_handshake(program: Program) -> None:
+def test_handshake_response_is_complete(program: Program) -> None:
     with RawClient(program.address) as client:
         client.sock.sendall(client.handshake("/headers", {"Cookie": "name=value; other=2"}))
         assert client.expect_opened().headers["set-cookie"] == ["a=1", "b=2"]
@@ -18,7 +18,7 @@ def test_the_response_to_the_handshake(program: Program) -> None:
         client.expect(text('{"name": "value", "other": "2"}'))
 
 
-def test_a_subprotocol_is_chosen(program: Program) -> None:
+def test_offered_subprotocol_is_selected(program: Program) -> None:
     with RawClient(program.address) as client:
         offer: dict[str, str | None] = {"Sec-WebSocket-Protocol": "chat, superchat"}
         client.sock.sendall(client.handshake("/subprotocol", offer))
@@ -27,7 +27,7 @@ def test_a_subprotocol_is_chosen(program: Program) -> None:
         client.expect(text("superchat"))
 
 
-def test_a_refusal_that_a_browser_can_see(program: Program) -> None:
+def test_accepted_then_closed_handshake_is_visible_to_browsers(program: Program) -> None:
     with RawClient(program.address) as client:
         client.open("/refuses?code=4001&reason=no").expect_closed(4001, "no")
 
@@ -51,7 +51,7 @@ def test_a_refusal_that_a_browser_can_see(program: Program) -> None:
     ],
     ids=str,
 )
-def test_a_bad_handshake_gets_its_refusal_in_full(
+def test_bad_handshake_gets_the_whole_rejection(
     program: Program, headers: dict[str, str | None], status: int, reason: str
 ) -> None:
     seen = len(program.log())
@@ -73,7 +73,7 @@ def test_a_bad_handshake_gets_its_refusal_in_full(
 @pytest.mark.parametrize(
     "fields", [{"Origin": "http://evil.example"}, {"Sec-WebSocket-Version": "9"}], ids=str
 )
-def test_who_is_refused_sees_nothing_of_what_the_handler_sends(
+def test_rejected_client_receives_no_messages_of_the_handler(
     program: Program, journal: Journal, fields: dict[str, str | None]
 ) -> None:
     seen = len(program.log())
@@ -87,13 +87,13 @@ def test_who_is_refused_sees_nothing_of_what_the_handler_sends(
 
 
 @pytest.mark.parametrize("origin", ["http://127.0.0.1", "https://127.0.0.1:443"])
-def test_a_page_of_the_same_host_may_connect(program: Program, origin: str) -> None:
+def test_same_host_page_may_connect(program: Program, origin: str) -> None:
     host = "127.0.0.1:443" if origin.startswith("https") else "127.0.0.1:80"
     with RawClient(program.address) as client:
         client.open(headers={"Origin": origin, "Host": host}).echo(HELLO)
 
 
-def test_http_1_0_is_too_old_for_a_handshake(program: Program) -> None:
+def test_http_1_0_handshake_is_rejected(program: Program) -> None:
     with RawClient(program.address) as client:
         client.sock.sendall(client.handshake("/echo").replace(b"HTTP/1.1", b"HTTP/1.0"))
         response = client.read_response()

@@ -1,4 +1,4 @@
-"""The HTTP side of `configure_server`, byte by byte: what a client of http.server sees."""
+"""The HTTP side of `configure_server`, byte by byte, as a client of http.server sees it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from websocket_handler import configure_server
 
-from ..support.programs import Program, Row, echo_program, wait_for
+from ..support.programs import EngineSetup, Program, echo_program, wait_for
 from ..support.raw_client import RawClient, binary, close, masked, request, text
 
 HELLO = text("hello")
@@ -41,11 +41,11 @@ def expect_no_error(log: str) -> None:
         ("wsgi", "/ordinary", 200, "HTTP/1.0"),
     ],
 )
-def test_a_server_has_websockets_beside_its_pages(
-    row: Row, application: str, plain: str, status: int, version: str
+def test_server_serves_websockets_beside_pages(
+    engine_setup: EngineSetup, application: str, plain: str, status: int, version: str
 ) -> None:
     with contextlib.ExitStack() as stack:
-        program = stack.enter_context(echo_program(row, "--application", application))
+        program = stack.enter_context(echo_program(engine_setup, "--application", application))
 
         def get() -> bytes:
             with RawClient(program.address) as client:
@@ -80,11 +80,11 @@ def _body(response: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("target", "status"), [("/ignored", b"200"), ("/forbidden", b"403"), ("/ordinary", b"200")]
 )
-def test_a_wsgi_application_may_refuse(row: Row, target: str, status: bytes) -> None:
-    with echo_program(row, "--application", "wsgi") as program:
+def test_wsgi_application_may_reject(engine_setup: EngineSetup, target: str, status: bytes) -> None:
+    with echo_program(engine_setup, "--application", "wsgi") as program:
         with RawClient(program.address) as client:
             client.sock.sendall(client.handshake(target))
-            if target == "/ordinary":  # takes any WebSocket
+            if target == "/ordinary":  # accepts any WebSocket
                 client.expect_opened()
                 client.echo(HELLO)
             else:
@@ -92,8 +92,8 @@ def test_a_wsgi_application_may_refuse(row: Row, target: str, status: bytes) -> 
         expect_no_error(program.log())
 
 
-def test_a_wsgi_application_that_raises_after_connect(row: Row) -> None:
-    with echo_program(row, "--application", "wsgi") as program:
+def test_wsgi_application_raises_after_connect_client_gets_500(engine_setup: EngineSetup) -> None:
+    with echo_program(engine_setup, "--application", "wsgi") as program:
         with RawClient(program.address) as client:
             client.sock.sendall(client.handshake("/raises-after-connect"))
             assert client.read_response().status == 500
@@ -107,7 +107,7 @@ def test_a_wsgi_application_that_raises_after_connect(row: Row) -> None:
 # One connection
 
 
-def test_the_second_request_of_a_connection_may_be_the_upgrade(program: Program) -> None:
+def test_second_request_of_a_connection_may_be_the_upgrade(program: Program) -> None:
     with RawClient(program.address) as client:
         for _ in range(2):
             response = client.get("/ordinary")
@@ -116,7 +116,7 @@ def test_the_second_request_of_a_connection_may_be_the_upgrade(program: Program)
         client.open().echo(HELLO)
 
 
-def test_a_plain_request_for_a_websocket_route_keeps_the_connection(program: Program) -> None:
+def test_plain_request_to_websocket_route_keeps_the_connection(program: Program) -> None:
     with RawClient(program.address) as client:
         response = client.get("/echo")
         assert (response.status, response.header("upgrade")) == (426, "websocket")
@@ -134,12 +134,12 @@ def test_a_plain_request_for_a_websocket_route_keeps_the_connection(program: Pro
         ("/nowhere", 404, None),
     ],
 )
-def test_a_handler_that_does_not_connect_answers_as_ever_and_ends_the_connection(
+def test_handler_without_connect_answers_and_ends_the_connection(
     program: Program, target: str, status: int, body: bytes | None
 ) -> None:
     seen = len(program.log())
     with RawClient(program.address) as client:
-        # What follows the handshake might be frames: it must never be taken for a request.
+        # Bytes after the handshake may be frames: they must never be parsed as a request.
         client.sock.sendall(client.handshake(target) + request("/ordinary"))
         response = client.read_response()
         assert (response.status, response.header("connection")) == (status, "close")
@@ -149,7 +149,7 @@ def test_a_handler_that_does_not_connect_answers_as_ever_and_ends_the_connection
     assert program.wait_for_log(f'"GET {target} HTTP/1.1" {status}', seen).count('"GET') == 1
 
 
-def test_not_even_keep_alive_makes_requests_of_what_follows_a_handshake(
+def test_keep_alive_header_does_not_serve_bytes_after_a_handshake(
     program: Program,
 ) -> None:
     with RawClient(program.address) as client:
@@ -159,7 +159,7 @@ def test_not_even_keep_alive_makes_requests_of_what_follows_a_handshake(
 
 
 @pytest.mark.parametrize("way", ["in one segment", "byte by byte", "in two halves"])
-def test_frames_right_behind_the_handshake(program: Program, way: str) -> None:
+def test_frame_sent_with_the_handshake_is_received(program: Program, way: str) -> None:
     seen = len(program.log())
     frames = [HELLO, binary(b"\0" * 300), text("\u20ac")]
     with RawClient(program.address) as client:
@@ -172,19 +172,19 @@ def test_frames_right_behind_the_handshake(program: Program, way: str) -> None:
     expect_no_error(program.log()[seen:])
 
 
-def test_many_frames_right_behind_the_handshake(program: Program) -> None:
+def test_many_frames_sent_with_the_handshake_are_received(program: Program) -> None:
     frames = [binary(bytes([number]) * 1000) for number in range(40)]
     with RawClient(program.address) as client:
         client.open(early=masked(*frames)).expect(*frames)
         client.echo(HELLO)
 
 
-def test_connecting_twice_is_an_error_and_nothing_else(program: Program) -> None:
+def test_second_connect_is_an_error_and_changes_nothing(program: Program) -> None:
     with RawClient(program.address) as client:
         client.open("/connects-twice").expect(text("connect() was already called"))
 
 
-def test_a_handler_that_raises_after_connect_gets_500(program: Program) -> None:
+def test_handler_raises_after_connect_client_gets_500(program: Program) -> None:
     seen = len(program.log())
     with RawClient(program.address) as client:
         client.sock.sendall(client.handshake("/raises-after-connect?id=raises-after"))
@@ -200,7 +200,7 @@ def test_a_handler_that_raises_after_connect_gets_500(program: Program) -> None:
 
 
 @pytest.mark.parametrize("size", [10, 1 << 20])
-def test_what_a_handler_writes_after_connect_is_not_seen(program: Program, size: int) -> None:
+def test_handler_output_after_connect_is_discarded(program: Program, size: int) -> None:
     seen = len(program.log())
     with RawClient(program.address) as client:
         client.open(f"/writes-after-connect?size={size}").echo(HELLO)
@@ -213,17 +213,17 @@ def test_what_a_handler_writes_after_connect_is_not_seen(program: Program, size:
     )
 
 
-def test_a_handler_may_use_its_socket_after_connect(program: Program) -> None:
+def test_socket_of_a_handler_after_connect_discards_everything(program: Program) -> None:
     with RawClient(program.address) as client:
         client.open("/uses-its-socket-after-connect")
         client.expect(text(repr((True, 8, [b"", b"", b""]))))
 
 
-# The end of the server
+# Server shutdown
 
 
-def test_closing_the_server_closes_its_websockets(row: Row) -> None:
-    with echo_program(row) as program, contextlib.ExitStack() as stack:
+def test_closing_the_server_closes_its_websockets(engine_setup: EngineSetup) -> None:
+    with echo_program(engine_setup) as program, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(RawClient(program.address)).open() for _ in range(20)]
         for client in clients:
             client.echo(HELLO)
@@ -234,7 +234,7 @@ def test_closing_the_server_closes_its_websockets(row: Row) -> None:
         expect_no_error(program.log())
 
 
-def test_closing_one_server_leaves_the_others_alone(program: Program) -> None:
+def test_closing_one_server_keeps_the_others_websockets(program: Program) -> None:
     with RawClient(program.address) as of_first, contextlib.ExitStack() as stack:
         of_first.open().echo(HELLO)
         port = program.get("/second")
@@ -255,8 +255,8 @@ def test_closing_one_server_leaves_the_others_alone(program: Program) -> None:
         of_first.echo(HELLO)
 
 
-def test_closing_the_server_does_not_wait_for_ever(row: Row) -> None:
-    with echo_program(row, "--close-timeout", "0.3") as program:
+def test_closing_the_server_has_a_time_limit(engine_setup: EngineSetup) -> None:
+    with echo_program(engine_setup, "--close-timeout", "0.3") as program:
         with RawClient(program.address) as client:
             client.open().echo(HELLO)
             begun = time.monotonic()
@@ -286,7 +286,7 @@ class _Handler(BaseHTTPRequestHandler):
         (_Handler, {"allowed_origins": "http://localhost"}, TypeError),
     ],
 )
-def test_what_cannot_be_configured(
+def test_invalid_server_configuration_is_an_error(
     handler: Any, settings: dict[str, Any], error: type[Exception]
 ) -> None:
     server = HTTPServer(("127.0.0.1", 0), handler)
@@ -294,7 +294,7 @@ def test_what_cannot_be_configured(
         configure_server(server, **settings)
 
 
-def test_a_server_is_configured_once() -> None:
+def test_server_is_configured_only_once() -> None:
     with HTTPServer(("127.0.0.1", 0), _Handler) as server:
         assert configure_server(server) is server
         with pytest.raises(TypeError, match="before"):

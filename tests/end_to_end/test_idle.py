@@ -1,4 +1,4 @@
-"""What a quiet server costs: nothing."""
+"""A quiet server uses no processor time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HELLO = text("hello")
 
 
 def test_idle_connections_take_no_processor_time(program: Program) -> None:
-    """Neither those that are fine nor those that stopped in the middle of something."""
+    """Neither healthy connections nor those that stopped in the middle of a frame."""
     with contextlib.ExitStack() as stack:
         for stage in list(STAGES)[3:-2] * 5:
             go_to(stack.enter_context(RawClient(program.address)), stage)
@@ -25,7 +25,7 @@ def test_idle_connections_take_no_processor_time(program: Program) -> None:
 
 
 def _expect_idle(program: Program) -> None:
-    time.sleep(0.1)  # what was sent is dealt with by now
+    time.sleep(0.1)  # by now every sent byte has been processed
     before = program.cpu_seconds()
     time.sleep(0.5)
     assert program.cpu_seconds() - before <= 0.04

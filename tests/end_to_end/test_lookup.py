@@ -1,4 +1,4 @@
-"""`WebSocket.of` in every framework, and the client that it shows behind a proxy."""
+"""`WebSocket.of` in every framework, and the client's address behind a proxy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HANDSHAKE = {
 
 
 class Framework(NamedTuple):
-    """How one is served, and which of the proxy's values it believes."""
+    """How a framework is served, and which of the proxy's values it trusts."""
 
     server: str
     name: str
@@ -62,7 +62,7 @@ FRAMEWORKS = [
     Framework("uvicorn", "asgi"),
     Framework("uvicorn", "starlette"),
     Framework("uvicorn", "fastapi"),
-    Framework("uvicorn", "django_asgi"),  # whose address uvicorn itself has set
+    Framework("uvicorn", "django_asgi"),  # uvicorn itself has set the address
     Framework("uvicorn", "fastapi_routes", host=False, has_listeners=False),
     Framework("hypercorn", "starlette"),
     Framework("hypercorn", "django_asgi", address=False),
@@ -80,7 +80,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[tuple[Framework, Program]
 
 
 def open_from(address: str, program: Program, origin: str) -> WebSocket:
-    """As a browser at `address` behind a proxy that ends TLS."""
+    """A request as from a browser at `address` behind a proxy that terminates TLS."""
     fields = {
         "X-Forwarded-For": address,
         "X-Forwarded-Proto": "https",
@@ -104,7 +104,7 @@ def test_websocket_of_a_request_shows_the_client_behind_the_proxy(
                 assert json.loads(other.receive(timeout=10)) == seen
         if framework.has_listeners:
             one.send("who is the user?")
-            assert one.receive(timeout=10) == "nobody"  # of no request
+            assert one.receive(timeout=10) == "nobody"  # belongs to no request
             with pytest.raises(HandshakeFailed) as raised:
                 open_from("203.0.113.1", program, origin)
             assert raised.value.status == 429
@@ -138,7 +138,7 @@ def test_peers_on_a_unix_socket_are_not_counted_as_one_address(tmp_path: Path) -
 
 class Bare(BaseHTTPRequestHandler):
     def __init__(self) -> None:
-        """A handler of a server that nobody has prepared."""
+        """A handler of a server that was not configured."""
 
 
 @pytest.mark.parametrize(

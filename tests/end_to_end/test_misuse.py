@@ -1,5 +1,5 @@
-"""Handlers that do it wrong, in each family of frameworks: the WebSocket is there all the same
-unless the framework makes an error of it, and nobody else notices."""
+"""Misuse by handlers in each family of frameworks: the WebSocket works all the same unless the
+framework raises an error, and other connections are unaffected."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FAMILIES: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 WANT_A_RESPONSE = ("Flask", "Django", "Django, ASGI", "aiohttp")
-"""Those that respond with 500 for a handler that returns nothing."""
+"""Frameworks that respond with 500 if a handler returns nothing."""
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -50,7 +50,9 @@ def family(request: pytest.FixtureRequest) -> Iterator[tuple[Program, str, bool]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_misuse(family: tuple[Program, str, bool], kind: str) -> None:
+def test_handler_misuse_is_reported_or_harmless(
+    family: tuple[Program, str, bool], kind: str
+) -> None:
     program, prefix, wants_a_response = family
     with RawClient(program.address) as client:
         if kind == "ordinary":

@@ -62,7 +62,7 @@ def named(request: pytest.FixtureRequest) -> Iterator[tuple[str, Program]]:
 
 @pytest.fixture
 def program(named: tuple[str, Program]) -> Iterator[Program]:
-    """A server on which no connection stays open, whatever happened to it."""
+    """A server on which no connection may stay open after the test."""
     _, program = named
     yield program
     wait_for(lambda: program.get("/")["open"] == 0, f"no open connection: {program.get('/')}")
@@ -80,7 +80,7 @@ def closes_of(program: Program, path: str) -> list[object]:
     return [code for _, seen, code in program.get("/")["journal"] if seen == path]
 
 
-def test_handler_raises_client_gets_500(program: Program) -> None:
+def test_handler_raises_client_gets_500_on_every_server(program: Program) -> None:
     before = len(closes_of(program, "/raises"))
     response, _ = ask(program, "/raises")
     assert response.status == 500
@@ -139,7 +139,7 @@ def gateway(request: pytest.FixtureRequest) -> Iterator[Program]:
 
 
 @pytest.mark.parametrize("path", ["/close-raises", "/writes"])
-def test_wsgi_response_is_known_the_rest_changes_nothing(gateway: Program, path: str) -> None:
+def test_wsgi_events_after_the_response_change_nothing(gateway: Program, path: str) -> None:
     with RawClient(gateway.address) as client:
         client.open(path).expect(FIRST)
         client.echo(HELLO)

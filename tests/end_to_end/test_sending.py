@@ -1,4 +1,4 @@
-"""What is sent arrives: once, whole, in order, from any thread, and to slow readers too."""
+"""Sent messages arrive once, whole, in order, from any thread, and at slow readers too."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GO = text("go")
 @pytest.mark.parametrize(
     "size", [0, 1, 125, 126, 16_383, 16_384, 65_535, 65_536, 131_072, 1_000_003, 20 * MIB]
 )
-def test_messages_of_every_size(program: Program, size: int) -> None:
+def test_messages_of_every_size_are_echoed(program: Program, size: int) -> None:
     data = os.urandom(1024) * (size // 1024 + 1)
     with RawClient(program.address) as client:
         client.open()
@@ -31,15 +31,15 @@ def test_messages_of_every_size(program: Program, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [10, 50_000, 200_000, 3 * MIB])
-def test_kept_messages_stay_what_they_are(program: Program, size: int) -> None:
-    """The memory of one message is not used for another while somebody holds it."""
+def test_kept_messages_keep_their_content(program: Program, size: int) -> None:
+    """The memory of one message is not reused while the application holds it."""
     messages = [os.urandom(100) + bytes([n]) * size for n in range(20)]
     with RawClient(program.address) as client:
         client.open("/keeps").send(*map(binary, messages), GO)
         client.expect(text(json.dumps([hashlib.sha256(each).hexdigest() for each in messages])))
 
 
-def test_what_is_sent_before_the_hand_over_waits_for_it(program: Program, journal: Journal) -> None:
+def test_messages_before_the_handover_are_sent_after_it(program: Program, journal: Journal) -> None:
     with RawClient(program.address) as client:
         client.open(f"/sends-early?id={journal.name}")
         client.expect(text("first"), binary(b"second"), text("third"))
@@ -47,7 +47,7 @@ def test_what_is_sent_before_the_hand_over_waits_for_it(program: Program, journa
     assert journal.read()[0] == ["not connected"]
 
 
-def test_what_may_be_sent(program: Program, journal: Journal) -> None:
+def test_every_supported_type_is_sent_and_others_raise(program: Program, journal: Journal) -> None:
     with RawClient(program.address) as client:
         client.open(f"/types?id={journal.name}").send(GO)
         client.expect(binary(b"bytearray"), binary(b"memory"), text("text"), binary(b"binary"))
@@ -57,7 +57,7 @@ def test_what_may_be_sent(program: Program, journal: Journal) -> None:
 
 
 @pytest.mark.parametrize("members", [1, 6])
-def test_many_threads_send_at_once(program: Program, members: int) -> None:
+def test_many_threads_sending_at_once_lose_nothing(program: Program, members: int) -> None:
     threads, count = 8, 40
     clients = [RawClient(program.address).open("/members") for _ in range(members)]
     assert program.get(f"/broadcast?threads={threads}&count={count}") is True
@@ -76,7 +76,7 @@ def test_many_threads_send_at_once(program: Program, members: int) -> None:
         client.sock.close()
 
 
-def test_an_iterable_is_sent_as_fragments_and_others_wait(program: Program) -> None:
+def test_fragmented_message_delays_other_messages(program: Program) -> None:
     with RawClient(program.address) as client:
         client.open("/fragments")
         for _ in range(2):
@@ -87,7 +87,7 @@ def test_an_iterable_is_sent_as_fragments_and_others_wait(program: Program) -> N
             client.expect(text("meanwhile"), binary(b"from a thread"))
 
 
-def test_an_iterable_that_raises_breaks_the_message_off(program: Program) -> None:
+def test_raising_iterable_ends_the_connection(program: Program) -> None:
     seen = len(program.log())
     with RawClient(program.address) as client:
         client.open("/broken-fragments").send(GO)
@@ -97,14 +97,14 @@ def test_an_iterable_that_raises_breaks_the_message_off(program: Program) -> Non
     assert log.count("Traceback") == 1
 
 
-def test_a_slow_reader_gets_everything(program: Program, journal: Journal) -> None:
+def test_slow_reader_receives_everything(program: Program, journal: Journal) -> None:
     size, count = 65_536, 200
     with RawClient(program.address, receive_buffer=4096) as client:
         client.open(f"/floods?id={journal.name}&size={size}&count={count}").send(GO)
         (_, buffered), *_ = journal.wait_for("buffered")[-1:]
         assert isinstance(buffered, int)
         assert 65_536 < buffered <= (size + 10) * count
-        with RawClient(program.address) as other:  # once this echoes, the flood has met the kernel
+        with RawClient(program.address) as other:  # once this echoes, the kernel's buffers are full
             other.open().echo(GO)
         client.expect(*[binary(b"x" * size)] * count)
         (left,) = [entry for entry in journal.wait_for("left") if entry[0] == "left"]
@@ -114,7 +114,7 @@ def test_a_slow_reader_gets_everything(program: Program, journal: Journal) -> No
         client.expect_closed(1000)
 
 
-def test_a_reader_that_is_too_slow_is_closed(program: Program, journal: Journal) -> None:
+def test_reader_beyond_the_hard_limit_is_closed(program: Program, journal: Journal) -> None:
     limits = "max_buffered=262144&high_water=65536"
     size, count = 65_536, 1000
     with RawClient(program.address, receive_buffer=4096) as client:
@@ -129,7 +129,7 @@ def test_a_reader_that_is_too_slow_is_closed(program: Program, journal: Journal)
     assert journal.wait_for("close")[-1] == ["close", 1008, ""]
 
 
-def test_only_the_newest_ping_is_answered_while_the_peer_does_not_read(
+def test_only_newest_ping_is_answered_while_peer_does_not_read(
     program: Program, journal: Journal
 ) -> None:
     size, count, pings = 65_536, 200, 1000
@@ -145,8 +145,9 @@ def test_only_the_newest_ping_is_answered_while_the_peer_does_not_read(
         client.expect_closed(1000)
 
 
-def test_the_peer_is_not_read_while_it_does_not_read(program: Program) -> None:
-    """Backpressure: an echo server's memory does not grow with what a peer sends unread."""
+def test_peer_that_does_not_read_is_not_read(program: Program) -> None:
+    """Backpressure: an echo server's memory does not grow with the messages that a peer sends
+    unread."""
     size = 65_536
     frame = masked(binary(b"x" * size))
     with RawClient(program.address, receive_buffer=4096) as client:
@@ -168,8 +169,8 @@ def test_the_peer_is_not_read_while_it_does_not_read(program: Program) -> None:
         client.echo(GO)
 
 
-def test_a_client_that_sends_all_before_it_receives(program: Program) -> None:
-    """More than the buffers of both kernels hold, both ways: somebody must go on reading."""
+def test_client_that_sends_everything_first_does_not_deadlock(program: Program) -> None:
+    """More data in both directions than both kernels buffer: one side must keep reading."""
     messages = [bytes([number]) * 200_000 for number in range(100)]
     with connect(program.url("/echo"), max_buffered=1 << 26) as websocket:
         for message in messages:

@@ -1,4 +1,4 @@
-"""The operator finds errors and refusals in the server's log, written like the server's own."""
+"""The operator finds errors and rejections in the server's log, in the server's own format."""
 
 from __future__ import annotations
 

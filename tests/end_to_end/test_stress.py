@@ -1,4 +1,4 @@
-"""Many at once: threads, peers that come and go meanwhile, and more than there is room for."""
+"""Concurrency: many threads, peers that come and go, and exhausted resources."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import pytest
 
 from websocket_handler.protocol.frame import Opcode
 
-from ..support.programs import Journal, Program, Row, echo_program, wait_for
+from ..support.programs import EngineSetup, Journal, Program, echo_program, wait_for
 from ..support.raw_client import RawClient, binary, close, text
 
 HELLO = text("hello")
 
 
 def at_once(threads: int, call: Callable[[int], object]) -> None:
-    """Make the call in that many threads; raises what one of them raised."""
+    """Make the call in that many threads; raises the exception of any of them."""
     with ThreadPoolExecutor(threads) as pool:
         for result in [pool.submit(call, number) for number in range(threads)]:
             result.result(60)
 
 
-def test_many_connect_at_once(program: Program) -> None:
+def test_many_simultaneous_handshakes_succeed(program: Program) -> None:
     before = program.descriptors()
 
     def come_and_go(number: int) -> None:
@@ -40,8 +40,8 @@ def test_many_connect_at_once(program: Program) -> None:
     wait_for(lambda: program.descriptors() <= before, "descriptors to be given back")
 
 
-def test_peers_go_while_threads_send_to_them(program: Program) -> None:
-    """Who stays gets everything."""
+def test_peers_leave_while_threads_send_the_rest_receive_all(program: Program) -> None:
+    """Peers that stay receive everything."""
     seen = len(program.log())
     threads, count = 8, 60
     chance = random.Random(6455)
@@ -83,9 +83,11 @@ def test_peers_go_while_threads_send_to_them(program: Program) -> None:
 
 
 @pytest.mark.parametrize("kind", ["whole", "fragments"])
-def test_threads_send_and_close_at_once(program: Program, journal: Journal, kind: str) -> None:
-    """There is one close frame, nothing follows it, and one close event; what a thread has sent
-    comes in its order."""
+def test_threads_send_and_close_at_once_one_close_frame_is_sent(
+    program: Program, journal: Journal, kind: str
+) -> None:
+    """One close frame is sent, nothing follows it, and `close` is emitted once; the messages of
+    each thread arrive in order."""
     for _ in range(10):
         with RawClient(program.address) as client:
             client.open(f"/closes-from-threads?id={journal.name}&{kind}=1").send(HELLO)
@@ -111,9 +113,9 @@ def test_threads_send_and_close_at_once(program: Program, journal: Journal, kind
     wait_for(lambda: str(journal.read()).count("'close'") == 10, "ten close events")
 
 
-def test_descriptors_run_out(row: Row) -> None:
-    """What is open goes on, what cannot be had is refused, and all is well afterwards."""
-    with echo_program(row, descriptors=80) as program:
+def test_exhausted_descriptors_leave_open_connections_working(engine_setup: EngineSetup) -> None:
+    """Open connections continue, new ones are rejected, and everything works afterwards."""
+    with echo_program(engine_setup, descriptors=80) as program:
         with contextlib.ExitStack() as stack:
             opened = []
             for _ in range(120):

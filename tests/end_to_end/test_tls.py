@@ -22,7 +22,7 @@ from websocket_handler import (
     connect,
 )
 
-from ..support.programs import ROWS, Program, Row, echo_program, wait_for
+from ..support.programs import ENGINES, EngineSetup, Program, echo_program, wait_for
 from ..support.raw_client import close, masked, request, text
 
 MIB = 1 << 20
@@ -40,16 +40,18 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(
-    scope="module", params=[row for row in ROWS if not row.pure], ids=lambda row: row.name
+    scope="module",
+    params=[setup for setup in ENGINES if not setup.pure],
+    ids=lambda setup: setup.name,
 )
-def row(request: pytest.FixtureRequest) -> Row:
-    found: Row = request.param
+def engine_setup(request: pytest.FixtureRequest) -> EngineSetup:
+    found: EngineSetup = request.param
     return found
 
 
 @pytest.fixture(scope="module")
-def secure(row: Row, certificate: Path) -> Iterator[Program]:
-    with echo_program(row, "--certificate", str(certificate)) as program:
+def secure(engine_setup: EngineSetup, certificate: Path) -> Iterator[Program]:
+    with echo_program(engine_setup, "--certificate", str(certificate)) as program:
         yield program
         assert "Traceback" not in program.log()
 
@@ -70,7 +72,7 @@ def open_websocket(program: Program, target: str = "/echo", **settings: object) 
     return websocket
 
 
-def test_messages_of_every_size(secure: Program) -> None:
+def test_messages_of_every_size_are_echoed_over_tls(secure: Program) -> None:
     target = f"/echo?max_message_size={1 << 24}"
     with open_websocket(secure, target, max_message_size=1 << 24) as websocket:
         pattern = bytes(range(256)) * (MIB >> 8)
@@ -79,7 +81,7 @@ def test_messages_of_every_size(secure: Program) -> None:
             assert websocket.receive(timeout=20) == message
 
 
-def test_many_messages_from_several_threads(secure: Program) -> None:
+def test_messages_from_several_threads_arrive_over_tls(secure: Program) -> None:
     with open_websocket(secure) as websocket:
         words = [[f"{thread}-{number}" for number in range(500)] for thread in range(4)]
 
@@ -97,7 +99,7 @@ def test_many_messages_from_several_threads(secure: Program) -> None:
             assert [word for word in received if word.startswith(f"{number}-")] == mine  # type: ignore[arg-type]
 
 
-def test_coroutines(secure: Program) -> None:
+def test_coroutine_client_works_over_tls(secure: Program) -> None:
     async def run_over_asgi_messages(number: int) -> list[str]:
         url = secure.url("/echo", "wss")
         async with await aconnect(url, ssl_context=context()) as websocket:
@@ -113,8 +115,10 @@ def test_coroutines(secure: Program) -> None:
 
 
 @pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_frames_that_come_with_the_request(secure: Program, newest: ssl.TLSVersion) -> None:
-    """In the same record, so that they sit in OpenSSL or in the server when we take over."""
+def test_frames_in_the_record_of_the_request_are_received(
+    secure: Program, newest: ssl.TLSVersion
+) -> None:
+    """They share a TLS record with the request: OpenSSL or the server holds them at handover."""
     head = {
         "Host": f"localhost:{secure.port}",
         "Upgrade": "websocket",
@@ -137,7 +141,7 @@ def test_frames_that_come_with_the_request(secure: Program, newest: ssl.TLSVersi
     assert frames_back == b"".join(b"\x81\x04%04d" % n for n in range(40)) + b"\x88\x02\x03\xe8"
 
 
-def test_refusals_and_ordinary_requests_go_on(secure: Program) -> None:
+def test_rejections_and_plain_requests_work_over_tls(secure: Program) -> None:
     with pytest.raises(HandshakeFailed) as caught:
         open_websocket(secure, "/forbidden")
     assert (caught.value.status, caught.value.body) == (403, b"not you\n")
@@ -149,12 +153,12 @@ def test_refusals_and_ordinary_requests_go_on(secure: Program) -> None:
         assert websocket.receive(timeout=10) == "still here"
 
 
-def test_a_server_that_nobody_vouches_for(secure: Program) -> None:
+def test_untrusted_server_certificate_is_rejected(secure: Program) -> None:
     with pytest.raises(ssl.SSLCertVerificationError):
         connect(secure.url("/echo", "wss"))
 
 
-def test_websockets_as_the_client(secure: Program) -> None:
+def test_websockets_client_works_over_tls(secure: Program) -> None:
     url = secure.url("/echo", "wss")
     with websockets_connect(url, ssl=context(ssl.TLSVersion.TLSv1_2), compression=None) as other:
         for message in ("hello", "x" * 200_000, b"\x00" * 200_000):
@@ -162,7 +166,7 @@ def test_websockets_as_the_client(secure: Program) -> None:
             assert other.recv(timeout=10) == message
 
 
-def test_both_ends_see_the_close(secure: Program) -> None:
+def test_both_ends_see_the_close_over_tls(secure: Program) -> None:
     ends: list[tuple[int, str]] = []
     websocket = open_websocket(secure, "/closes?id=tls")
     websocket.on("close", lambda *end: ends.append(end))
@@ -171,14 +175,14 @@ def test_both_ends_see_the_close(secure: Program) -> None:
     assert ends == [(4002, "because")]
 
 
-def test_a_peer_that_vanishes_and_one_that_does_not_read(secure: Program) -> None:
+def test_vanished_or_unreading_tls_peer_ends_only_its_connection(secure: Program) -> None:
     descriptors = secure.descriptors()
     raw = socket.create_connection(secure.address)
     sock = context().wrap_socket(raw, server_hostname="localhost")
     url = secure.url("/echo?max_buffered=100000&high_water=50000&close_timeout=0.5", "wss")
     lazy = connect(url, ssl_context=context(), high_water=1)
     for _ in range(20):
-        lazy.send(b"x" * 60_000)  # and never receives: the server stops to read
+        lazy.send(b"x" * 60_000)  # and never receives: the server pauses reading
     sock.close()
     with open_websocket(secure) as other:
         other.send("not disturbed")
@@ -191,8 +195,10 @@ def test_a_peer_that_vanishes_and_one_that_does_not_read(secure: Program) -> Non
     wait_for(lambda: secure.descriptors() <= descriptors, "the descriptors to be given back")
 
 
-def test_shutdown_closes_with_1001(row: Row, certificate: Path) -> None:
-    with echo_program(row, "--certificate", str(certificate)) as program:
+def test_shutdown_closes_tls_websockets_with_1001(
+    engine_setup: EngineSetup, certificate: Path
+) -> None:
+    with echo_program(engine_setup, "--certificate", str(certificate)) as program:
         websocket = open_websocket(program)
         ends: list[tuple[int, str]] = []
         websocket.on("close", lambda *end: ends.append(end))

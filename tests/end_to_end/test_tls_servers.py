@@ -1,4 +1,4 @@
-"""wss: through every kind of server that speaks TLS by itself."""
+"""wss: with every kind of server that terminates TLS itself."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ SERVERS = {
 
 
 class Secure:
-    """A server that is up."""
+    """A running server."""
 
     def __init__(self, program: Program, path: str, code: int) -> None:
         self.program = program
@@ -132,7 +132,7 @@ def secure(name: str, certificate: Path) -> Iterator[Secure]:  # noqa: F811
         assert not any(word in log for word in UNWANTED), log
 
 
-def test_echo(secure: Secure) -> None:
+def test_tls_server_echoes_and_closes(secure: Secure) -> None:
     with secure.client() as client:
         secure.open(client)
         client.echo(text("one"), text(""), binary(b"x" * 1_000_000), binary(b"\x00"))
@@ -141,14 +141,14 @@ def test_echo(secure: Secure) -> None:
         client.expect_end()
 
 
-def test_early_frames(secure: Secure) -> None:
+def test_tls_server_receives_early_frames(secure: Secure) -> None:
     frames = [text(f"{number:04}" * 250) for number in range(40)]
     with secure.client() as client:
         secure.open(client, early=masked(*frames))
         client.expect(*frames)
 
 
-def test_many_at_once_and_a_page_meanwhile(secure: Secure) -> None:
+def test_tls_server_serves_many_websockets_beside_a_page(secure: Secure) -> None:
     with contextlib.ExitStack() as stack:
         clients = [secure.open(stack.enter_context(secure.client())) for _ in range(12)]
         assert secure.get("/plain")
@@ -156,7 +156,7 @@ def test_many_at_once_and_a_page_meanwhile(secure: Secure) -> None:
             client.echo(*[text(str(number)) for number in range(50)])
 
 
-def test_more_than_a_transport_takes_at_once(secure: Secure) -> None:
+def test_messages_larger_than_the_transport_buffer_arrive_over_tls(secure: Secure) -> None:
     messages = [bytes([number]) * 200_000 for number in range(40)]
     with connect(secure.program.url(secure.path, "wss"), ssl_context=context()) as websocket:
         for frame in secure.greeting:
@@ -167,7 +167,7 @@ def test_more_than_a_transport_takes_at_once(secure: Secure) -> None:
             assert websocket.receive(timeout=10) == message
 
 
-def test_peers_that_vanish(secure: Secure) -> None:
+def test_vanished_tls_peers_leave_nothing(secure: Secure) -> None:
     before = secure.program.descriptors()
     for _ in range(10):
         with secure.client() as client:
@@ -178,12 +178,12 @@ def test_peers_that_vanish(secure: Secure) -> None:
         secure.open(client).echo(HELLO)
 
 
-def test_the_end_of_the_server(name: str, certificate: Path) -> None:  # noqa: F811
+def test_tls_server_shutdown_closes_websockets(name: str, certificate: Path) -> None:  # noqa: F811
     with serving(name, certificate) as secure, secure.client() as client:
         secure.open(client).echo(HELLO)
-        with secure.client() as page:  # nobody is in the middle of serving the echo after it
+        with secure.client() as page:  # no thread is still serving the echo route afterwards
             assert page.get("/plain").status == 200
-            if name == "wsgiref":  # it swallows what interrupts a handler
+            if name == "wsgiref":  # the server swallows the exception that interrupts a handler
                 page.read_to_end()
         secure.program.end_soon(signal.SIGTERM)
         client.expect_close(secure.code_at_end)
@@ -213,7 +213,7 @@ OVER_MESSAGES: dict[str, Callable[[str, int], list[str]]] = {
 
 
 @pytest.mark.parametrize("server", OVER_MESSAGES)
-def test_over_messages(server: str, certificate: Path) -> None:  # noqa: F811
+def test_echo_via_asgi_messages_over_tls(server: str, certificate: Path) -> None:  # noqa: F811
     port = free_port()
     program = Program(
         OVER_MESSAGES[server](str(certificate), port),

@@ -35,7 +35,7 @@ def tornado(shared: Program) -> Iterator[Program]:
 
 
 @pytest.mark.parametrize("path", ["/echo", "/body", "/later", "/conversation"])
-def test_echo(tornado: Program, path: str) -> None:
+def test_tornado_echoes_and_closes(tornado: Program, path: str) -> None:
     seen = len(tornado.log())
     with RawClient(tornado.address) as client:
         client.open(path).expect(HELLO)
@@ -51,13 +51,13 @@ def test_echo(tornado: Program, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/echo", "/later", "/conversation"])
-def test_early_frames(tornado: Program, path: str) -> None:
+def test_tornado_receives_early_frames(tornado: Program, path: str) -> None:
     frames = [text(f"{number:04}" * 250) for number in range(40)]
     with RawClient(tornado.address) as client:
         client.open(path, early=masked(*frames)).expect(HELLO, *frames)
 
 
-def test_the_second_request_of_a_connection_may_be_the_upgrade(tornado: Program) -> None:
+def test_tornado_accepts_upgrade_as_second_request(tornado: Program) -> None:
     with RawClient(tornado.address) as client:
         response = client.get("/plain")
         client.read_body(response)
@@ -65,7 +65,7 @@ def test_the_second_request_of_a_connection_may_be_the_upgrade(tornado: Program)
         client.echo(text("one"))
 
 
-def test_no_task_is_kept_and_pages_are_served_meanwhile(tornado: Program) -> None:
+def test_tornado_keeps_no_task_and_serves_pages_meanwhile(tornado: Program) -> None:
     tasks, descriptors = tornado.get("/tasks"), tornado.descriptors()
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(RawClient(tornado.address)).open() for _ in range(12)]
@@ -76,7 +76,7 @@ def test_no_task_is_kept_and_pages_are_served_meanwhile(tornado: Program) -> Non
     wait_for(lambda: tornado.descriptors() <= descriptors, "the descriptors to be given back")
 
 
-def test_refusals(tornado: Program) -> None:
+def test_tornado_rejects_with_the_handlers_response(tornado: Program) -> None:
     with RawClient(tornado.address) as client:
         client.sock.sendall(client.handshake("/forbidden") + masked(HELLO))
         response = client.read_response()
@@ -92,7 +92,7 @@ def test_refusals(tornado: Program) -> None:
         assert client.get("/echo").status == 426
 
 
-def test_a_handler_that_raises_after_connecting(shared: Program) -> None:
+def test_tornado_handler_raises_after_connect_client_gets_500(shared: Program) -> None:
     seen = len(shared.log())
     with RawClient(shared.address) as client:
         client.sock.sendall(client.handshake("/raise"))
@@ -104,7 +104,7 @@ def test_a_handler_that_raises_after_connecting(shared: Program) -> None:
 
 @pytest.mark.parametrize("path", ["/echo", "/conversation"])
 @pytest.mark.parametrize("version", ALL_VERSIONS, ids=str)
-def test_every_version(tornado: Program, version: Version, path: str) -> None:
+def test_tornado_accepts_every_version(tornado: Program, version: Version, path: str) -> None:
     with connect(tornado.url(path), version=version) as websocket:
         assert websocket.receive(timeout=10) == "hello"
         for message in ("hello", "\u20ac" * 1000):
@@ -114,7 +114,7 @@ def test_every_version(tornado: Program, version: Version, path: str) -> None:
 
 @pytest.mark.parametrize("loop", TORNADO)
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
-def test_the_end(loop: str, by: signal.Signals) -> None:
+def test_tornado_shutdown_closes_websockets(loop: str, by: signal.Signals) -> None:
     with serve(TORNADO[loop], READY) as program, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(RawClient(program.address)) for _ in range(2)]
         for client, path in zip(clients, ("/echo", "/conversation"), strict=True):

@@ -1,4 +1,4 @@
-"""Tornado's own server and client, which drop parameters of extensions that have no value."""
+"""Tornado's own server and client, which drop extension parameters without a value."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class OurEcho(BaseHTTPRequestHandler):
         ws.connect()
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 COMPRESSIONS = [
@@ -65,7 +65,7 @@ def test_our_client_and_tornado_server_compress(compression: Compression | bool)
 
 @pytest.fixture(params=COMPRESSIONS, ids=str)
 def port(request: pytest.FixtureRequest) -> Iterator[int]:
-    """That of a server of ours with compression."""
+    """The port of our server with compression."""
     server = configure_server(
         ThreadingHTTPServer(("127.0.0.1", 0), OurEcho), compression=request.param
     )

@@ -1,4 +1,4 @@
-"""Every version of the protocol on real sockets: our server, our client, and others'."""
+"""Every protocol version on real sockets: our server, our client, and third-party ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ every_version = pytest.mark.parametrize("version", ALL_VERSIONS, ids=str)
 
 
 @every_version
-def test_our_client_and_our_server(program: Program, journal: Journal, version: Version) -> None:
+def test_our_client_and_our_server_exchange_messages(
+    program: Program, journal: Journal, version: Version
+) -> None:
     url = program.url(f"/echo?id={journal.name}&{ALL}")
     with connect(url, version=version, max_message_size=1 << 21) as websocket:
         assert websocket.version is version
@@ -60,7 +62,9 @@ def test_our_client_and_our_server(program: Program, journal: Journal, version: 
 
 
 @every_version
-def test_the_server_closes(program: Program, version: Version) -> None:
+def test_close_by_server_reaches_client_of_every_version(
+    program: Program, version: Version
+) -> None:
     websocket = connect(program.url(f"/closes?id=closes&{ALL}"), version=version)
     ends: list[tuple[int, str]] = []
     websocket.on("close", lambda *end: ends.append(end))
@@ -72,7 +76,7 @@ def test_the_server_closes(program: Program, version: Version) -> None:
 
 
 @every_version
-def test_a_message_too_big_ends_only_its_connection(program: Program, version: Version) -> None:
+def test_oversized_message_ends_only_its_connection(program: Program, version: Version) -> None:
     target = f"/echo?versions={quote(json.dumps(NAMES))}&max_message_size=1000"
     with connect(program.url(target), version=version) as other:
         websocket = connect(program.url(target), version=version)
@@ -85,7 +89,7 @@ def test_a_message_too_big_ends_only_its_connection(program: Program, version: V
         assert other.receive(timeout=10) == "still here"
 
 
-def test_the_client_in_an_event_loop(program: Program) -> None:
+def test_client_in_event_loop_exchanges_messages(program: Program) -> None:
     async def run_over_asgi_messages(version: Version) -> list[str]:
         url = program.url(f"/echo?{ALL}")
         async with await aconnect(url, version=version.name) as websocket:
@@ -99,7 +103,7 @@ def test_the_client_in_an_event_loop(program: Program) -> None:
     assert asyncio.run(converse_in_all()) == [["first", "second"]] * len(ALL_VERSIONS)
 
 
-def test_what_the_client_refuses_and_is_refused(program: Program) -> None:
+def test_failed_client_handshake_raises_the_reason(program: Program) -> None:
     with pytest.raises(HandshakeFailed) as caught:
         connect(program.url("/forbidden"))
     assert caught.value.status == 403
@@ -115,7 +119,7 @@ def test_what_the_client_refuses_and_is_refused(program: Program) -> None:
         connect(program.url("/echo"), version="hybi-99")
 
 
-def test_the_client_does_not_wait_for_ever() -> None:
+def test_client_handshake_has_a_time_limit() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         url = f"ws://127.0.0.1:{mute.getsockname()[1]}/"
         with pytest.raises(TimeoutError):
@@ -139,7 +143,7 @@ def hixie_76(**others: str | None) -> dict[str, str | None]:
     }
 
 
-def test_the_head_is_answered_before_the_third_key_has_come(program: Program) -> None:
+def test_head_is_answered_before_the_third_key_arrives(program: Program) -> None:
     with RawClient(program.address) as client:
         client.sock.sendall(client.handshake(f"/greet?{ALL}", hixie_76()))
         response = client.read_response()
@@ -148,13 +152,13 @@ def test_the_head_is_answered_before_the_third_key_has_come(program: Program) ->
         client.sock.sendall(b"^n:d")
         client.sock.sendall(b"s[4U\x00Hel")
         assert client.read(16) == b"8jKS'y:G*Co,Wxa-"
-        assert client.read(7) == b"\x00hello\xff"  # sent by the handler, right after connect()
+        assert client.read(7) == b"\x00hello\xff"  # sent by the handler right after connect()
         client.sock.sendall(b"lo\xff\xff\x00")
         assert client.read(9) == b"\x00Hello\xff\xff\x00"[:9]
         client.expect_end()
 
 
-def test_a_third_key_that_never_comes(program: Program, journal: Journal) -> None:
+def test_missing_third_key_ends_at_the_deadline(program: Program, journal: Journal) -> None:
     with RawClient(program.address) as client:
         target = f"/echo?id={journal.name}&open_timeout=0.2&{ALL}"
         client.sock.sendall(client.handshake(target, hixie_76()))
@@ -176,7 +180,7 @@ def test_a_third_key_that_never_comes(program: Program, journal: Journal) -> Non
         ({"Sec-WebSocket-Version": "9"}, 426),
     ],
 )
-def test_bad_requests_of_old_clients(
+def test_bad_request_of_older_version_is_rejected(
     program: Program, headers: dict[str, str | None], status: int
 ) -> None:
     with RawClient(program.address) as client:

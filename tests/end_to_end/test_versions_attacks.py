@@ -1,5 +1,5 @@
-"""What every version must withstand as RFC 6455 does: bad handshakes, hostile lengths, floods,
-and peers that do not read."""
+"""Every version must withstand the same attacks as RFC 6455: bad handshakes, hostile lengths,
+floods, and peers that do not read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from websocket_handler.protocol.client import Address, ClientHandshake
 from websocket_handler.protocol.frame import Opcode
 from websocket_handler.protocol.versions import by_name
 
-from ..support.programs import ROWS, Program, echo_program, wait_for
+from ..support.programs import ENGINES, Program, echo_program, wait_for
 from ..support.raw_client import RawClient, close, request
 from .test_versions import ALL
 
@@ -30,15 +30,15 @@ with_fragments = pytest.mark.parametrize("version", [*ALL_VERSIONS][:-2], ids=st
 
 @pytest.fixture(scope="module")
 def program() -> Iterator[Program]:
-    with echo_program(ROWS[0], descriptors=8192) as program:
-        with RawClient(program.address) as client:  # the engine starts with the first
+    with echo_program(ENGINES[0], descriptors=8192) as program:
+        with RawClient(program.address) as client:  # the first WebSocket starts the engine
             client.open().send(close())
             client.expect_closed(None)
         yield program
 
 
 class Client:
-    """A client of any version, whose frames may be anything."""
+    """A client of any version that can send arbitrary frames."""
 
     def __init__(self, program: Program, version: Version, target: str = TARGET) -> None:
         address = Address.parse(program.url(target))
@@ -73,7 +73,7 @@ class Client:
         return self._events
 
     def send_what_it_takes(self, data: bytes, most: int) -> int:
-        """Send again and again without reading, until nothing more is taken."""
+        """Send repeatedly without reading, until the server reads nothing more."""
         sent = 0
         self.sock.settimeout(0.5)
         with contextlib.suppress(TimeoutError, OSError):
@@ -85,7 +85,7 @@ class Client:
 
 @pytest.fixture
 def canary(program: Program) -> Iterator[None]:
-    """Somebody else goes on meanwhile, and nothing is left behind."""
+    """Another connection continues meanwhile, and nothing leaks."""
     descriptors = program.descriptors()
     with Client(program, ALL_VERSIONS[0]) as bystander:
         yield
@@ -119,10 +119,12 @@ WITHOUT_KEYS = {"two keys", "an unknown version", "an unknown draft"}
 
 @every_version
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_bad_handshakes(program: Program, version: Version, damage: str) -> None:
-    """Each is answered with an error, and nothing that follows is served."""
+def test_bad_handshake_of_any_version_is_rejected(
+    program: Program, version: Version, damage: str
+) -> None:
+    """Each gets an error response, and no later request is served."""
     if version.name == "hixie-75" and damage == "two keys":
-        return  # it has none
+        return  # hixie-75 has no keys
     old, new = DAMAGES[damage]
     handshake = ClientHandshake(Address.parse(program.url(TARGET)), version)
     assert old in handshake.request
@@ -139,7 +141,7 @@ def test_bad_handshakes(program: Program, version: Version, damage: str) -> None
 
 
 def frame_of_length(client: Client, version: Version, length: int) -> bytes:
-    """The start of a frame that announces `length` bytes, and a few of them."""
+    """The start of a frame that announces `length` bytes, with a few of them."""
     if not version._has_pings:  # hixie: 7 bits a byte
         digits = [length >> shift & 127 for shift in range(63, -1, -7)]
         return b"\x80" + bytes(digit | 0x80 for digit in digits[:-1]) + bytes(digits[-1:]) + b"xxx"
@@ -156,7 +158,11 @@ def frame_of_length(client: Client, version: Version, length: int) -> bytes:
 
 
 @every_version
-def test_hostile_lengths(program: Program, canary: None, version: Version) -> None:  # noqa: ARG001
+def test_hostile_length_closes_the_connection(
+    program: Program,
+    canary: None,  # noqa: ARG001
+    version: Version,
+) -> None:
     before = program.memory()
     for length in (2**31 - 1, 2**31, 2**32 - 1, 2**53, 2**62, 2**63 - 1, 2**63, 2**64 - 1):
         with Client(program, version) as client:
@@ -172,7 +178,7 @@ def test_hostile_lengths(program: Program, canary: None, version: Version) -> No
 
 @with_fragments
 @pytest.mark.parametrize(("piece", "most"), [(b"x", 20_000), (b"", 1_000)], ids=["x", "empty"])
-def test_fragments_without_end(
+def test_endless_fragments_close_the_connection(
     program: Program,
     canary: None,  # noqa: ARG001
     version: Version,
@@ -185,7 +191,7 @@ def test_fragments_without_end(
         first = client.encoder.frame(Opcode.TEXT, b"", False)
         more = client.encoder.frame(Opcode.CONTINUATION, piece, False)
         client.sock.sendall(first)
-        with contextlib.suppress(ConnectionError):  # it may have had enough before the end
+        with contextlib.suppress(ConnectionError):  # the server may have closed before the end
             client.sock.sendall(more * (most + 1000))
         events = client.read_to_end()
     if version._is_native and events:  # or our reset was faster
@@ -194,7 +200,11 @@ def test_fragments_without_end(
 
 
 @every_version
-def test_a_byte_at_a_time(program: Program, canary: None, version: Version) -> None:  # noqa: ARG001
+def test_message_in_single_bytes_is_echoed(
+    program: Program,
+    canary: None,  # noqa: ARG001
+    version: Version,
+) -> None:
     before = program.memory()
     with Client(program, version) as client:
         for byte in client.encoder.message("x" * 10_000):
@@ -204,7 +214,7 @@ def test_a_byte_at_a_time(program: Program, canary: None, version: Version) -> N
 
 
 @with_fragments
-def test_a_flood_of_pings_that_nobody_reads_the_pongs_of(
+def test_ping_flood_without_reading_takes_no_memory(
     program: Program,
     canary: None,  # noqa: ARG001
     version: Version,
@@ -219,7 +229,11 @@ def test_a_flood_of_pings_that_nobody_reads_the_pongs_of(
 
 
 @every_version
-def test_a_peer_that_does_not_read(program: Program, canary: None, version: Version) -> None:  # noqa: ARG001
+def test_unreading_peer_of_any_version_is_not_read(
+    program: Program,
+    canary: None,  # noqa: ARG001
+    version: Version,
+) -> None:
     before = program.memory()
     with Client(program, version) as client:
         message = client.encoder.message("x" * 60_000)
@@ -228,8 +242,8 @@ def test_a_peer_that_does_not_read(program: Program, canary: None, version: Vers
 
 
 @every_version
-def test_idle_connections_are_small(program: Program, version: Version) -> None:
-    """Those before hybi-07 have a codec in Python each."""
+def test_idle_connection_of_any_version_is_small(program: Program, version: Version) -> None:
+    """Versions before hybi-07 use a codec in Python per connection."""
     with contextlib.ExitStack() as stack:
 
         def open_some(count: int) -> None:
@@ -245,7 +259,7 @@ def test_idle_connections_are_small(program: Program, version: Version) -> None:
 
 
 @pytest.mark.parametrize("name", ["hybi-02", "hybi-03", "hybi-04"])
-def test_a_cookie_close_that_is_never_answered(program: Program, name: str) -> None:
+def test_unanswered_cookie_close_is_dropped(program: Program, name: str) -> None:
     descriptors = program.descriptors()
     with Client(program, by_name(name), f"/closes?id=cookie&close_timeout=0.3&{ALL}") as client:
         client.sock.sendall(client.encoder.message("1000 bye"))

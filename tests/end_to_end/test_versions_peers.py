@@ -1,6 +1,7 @@
-"""Every version with other people's servers and clients, most of them of its time.
+"""Every version with third-party servers and clients, most of them contemporary with it.
 
-hybi-04 has none that runs: it is tested from both ends of ours, and by its worked examples.
+hybi-04 has none that still runs: it is tested with our client and server, and by its worked
+examples.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ WORDS = ["hello", "\u20ac\xe9", "x" * 126, "y" * 70_000]
 
 @contextmanager
 def serving(*command: str) -> Iterator[int]:
-    """The port of a server that says on which it serves."""
+    """The port that a server announces in its output."""
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=PEERS
     )
@@ -37,7 +38,7 @@ def serving(*command: str) -> Iterator[int]:
 
 
 def talk(port: int, name: str, close: bool = True, subprotocols: tuple[str, ...] = ()) -> None:
-    """Echoes, and the closing handshake where the version has one and the peer knows it."""
+    """Echoes, and the closing handshake where the version and the peer support it."""
     messages: list[str | bytes] = [*WORDS, "hello \u20ac"]
     if not name.startswith("hixie"):
         messages.append(bytes(range(256)))
@@ -57,7 +58,7 @@ def talk(port: int, name: str, close: bool = True, subprotocols: tuple[str, ...]
 
 
 def listen(*command: str) -> list[str]:
-    """What a client prints."""
+    """The output of a client."""
     done = subprocess.run(
         command, capture_output=True, text=True, encoding="utf-8", timeout=30, cwd=PEERS
     )
@@ -81,12 +82,12 @@ def em_websocket(ruby: str) -> Iterator[int]:
         *("hybi-07", "hybi-12", "RFC 6455"),
     ],
 )
-def test_em_websocket_as_server(em_websocket: int, name: str) -> None:
+def test_em_websocket_server_serves_our_client(em_websocket: int, name: str) -> None:
     talk(em_websocket, name)
 
 
 @pytest.mark.parametrize("number", [75, 76, 3, 7, 8, 13])
-def test_websocket_ruby_as_client(program: Program, ruby: str, number: int) -> None:
+def test_websocket_ruby_client_uses_our_server(program: Program, ruby: str, number: int) -> None:
     heard = listen(ruby, "echo_client.rb", program.url(f"/echo?{ALL}"), str(number), *WORDS)
     assert heard == [*WORDS, *([] if number == 75 else ["close"])]
 
@@ -102,7 +103,7 @@ def test_websocket_ruby_as_client(program: Program, ruby: str, number: int) -> N
         ("ws 1.1", ["hybi-12", "RFC 6455"]),
     ],
 )
-def test_libraries_of_npm_as_server(node: str, library: str, names: list[str]) -> None:
+def test_npm_servers_serve_our_client(node: str, library: str, names: list[str]) -> None:
     with serving(node, "echo_server.js", library) as port:
         for name in names:
             talk(port, name)
@@ -112,7 +113,7 @@ def test_libraries_of_npm_as_server(node: str, library: str, names: list[str]) -
     ("library", "number"),
     [("websocket-driver", 13), ("websocket", 8), ("websocket", 13), ("ws 1.1", 8), ("ws 1.1", 13)],
 )
-def test_libraries_of_npm_as_client(program: Program, node: str, library: str, number: int) -> None:
+def test_npm_clients_use_our_server(program: Program, node: str, library: str, number: int) -> None:
     url = program.url(f"/echo?allowed_origins=[%22*%22]&{ALL}")
     assert listen(node, "echo_client.js", library, url, str(number), *WORDS) == [*WORDS, "1000"]
 
@@ -121,13 +122,13 @@ def test_libraries_of_npm_as_client(program: Program, node: str, library: str, n
 
 
 @pytest.mark.parametrize("name", ["hixie-75", "hixie-76", "hybi-07", "hybi-12", "RFC 6455"])
-def test_protocol_websocket_as_server(perl: str, name: str) -> None:
+def test_protocol_websocket_server_serves_our_client(perl: str, name: str) -> None:
     with serving(perl, "echo_server.pl") as port:
         talk(port, name, close=False)
 
 
 @pytest.mark.parametrize("name", ["draft-hixie-75", "draft-ietf-hybi-00", "draft-ietf-hybi-17"])
-def test_protocol_websocket_as_client(program: Program, perl: str, name: str) -> None:
+def test_protocol_websocket_client_uses_our_server(program: Program, perl: str, name: str) -> None:
     url = program.url(f"/echo?allowed_origins=[%22*%22]&{ALL}")
     assert listen(perl, "echo_client.pl", url, name, *WORDS) == WORDS
 
@@ -136,7 +137,7 @@ def test_protocol_websocket_as_client(program: Program, perl: str, name: str) ->
 
 
 @pytest.mark.parametrize("name", ["hixie-75", "hixie-76", "hybi-12", "RFC 6455"])
-def test_eventlet_as_server(name: str) -> None:
+def test_eventlet_server_serves_our_client(name: str) -> None:
     with serving(sys.executable, "echo_server_eventlet.py") as port:
-        # It names a subprotocol in hixie-76, asked for or not.
+        # In hixie-76 eventlet sends a subprotocol even if none was requested.
         talk(port, name, close=False, subprotocols=("default",) if name == "hixie-76" else ())

@@ -1,4 +1,4 @@
-"""WSGI: real servers, real frameworks, each as a process of its own."""
+"""WSGI: real servers and frameworks, each in its own process."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def journal(program: Program) -> list[list[object]]:
         return found
 
 
-def test_echo(bare: Program) -> None:
+def test_wsgi_server_echoes_and_closes(bare: Program) -> None:
     with RawClient(bare.address) as client:
         client.open("/echo?a=1").echo(
             HELLO, binary(b"\x00\xff"), text(""), binary(b"x" * 1_000_000)
@@ -106,7 +106,9 @@ def test_echo(bare: Program) -> None:
 
 
 @pytest.mark.parametrize("path", ["/echo", "/generator", "/body", "/nothing", "/twice", "/receive"])
-def test_whatever_the_application_returns(bare: Program, path: str) -> None:
+def test_return_value_of_wsgi_application_is_ignored_after_connect(
+    bare: Program, path: str
+) -> None:
     with RawClient(bare.address) as client:
         client.open(path).echo(HELLO)
         client.send(close(1000))
@@ -114,7 +116,7 @@ def test_whatever_the_application_returns(bare: Program, path: str) -> None:
         client.expect_end()
 
 
-def test_early_frames(bare: Program) -> None:
+def test_wsgi_server_receives_early_frames(bare: Program) -> None:
     frames = [text(f"{number:04}" * 250) for number in range(40)]
     with RawClient(bare.address) as client:
         client.open("/greet", early=masked(*frames))
@@ -127,7 +129,7 @@ def test_early_frames(bare: Program) -> None:
         client.expect(text("hello"), HELLO)
 
 
-def test_refusals(bare: Program) -> None:
+def test_wsgi_application_rejects_with_its_response(bare: Program) -> None:
     with RawClient(bare.address) as client:
         client.sock.sendall(client.handshake("/forbidden"))
         response = client.read_response()
@@ -145,7 +147,7 @@ def test_refusals(bare: Program) -> None:
         assert client.read_response().status == 403
 
 
-def test_twelve_at_once_and_a_page_meanwhile(bare: Program) -> None:
+def test_twelve_wsgi_websockets_beside_a_page(bare: Program) -> None:
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(RawClient(bare.address)).open() for _ in range(12)]
         with urlopen(bare.url("/plain", "http"), timeout=PATIENCE) as response:
@@ -155,14 +157,14 @@ def test_twelve_at_once_and_a_page_meanwhile(bare: Program) -> None:
 
 
 @pytest.mark.parametrize("version", ["hixie-76", "hybi-03", "hybi-04", "hybi-12"])
-def test_older_versions(bare: Program, version: str) -> None:
+def test_older_versions_are_accepted_by_wsgi_servers(bare: Program, version: str) -> None:
     with connect(bare.url("/echo"), version=version) as websocket:
         for message in ("hello", "\u20ac" * 1000):
             websocket.send(message)
             assert websocket.receive(timeout=10) == message
 
 
-def test_two_hosts_that_were_joined_are_none(bare: Program) -> None:
+def test_joined_host_headers_are_rejected(bare: Program) -> None:
     with RawClient(bare.address) as client:
         client.sock.sendall(client.handshake("/echo", {"Host": "127.0.0.1, evil.example"}))
         assert 400 <= client.read_response().status < 500
@@ -171,11 +173,11 @@ def test_two_hosts_that_were_joined_are_none(bare: Program) -> None:
 def test_teardown_runs_when_the_view_returns(bare: Program) -> None:
     with RawClient(bare.address) as client:
         client.open("/body").echo(HELLO)
-        # Of several processes one has it in its journal, and answers some time.
+        # One of several processes has it in its journal, and answers at some point.
         wait_for(lambda: ["teardown"] in journal(bare), "the teardown")
 
 
-def test_an_application_that_raises_after_connecting(server: str) -> None:
+def test_wsgi_application_raises_after_connect_every_server_answers_500(server: str) -> None:
     with serve(server, "bare:app") as program:
         wait_until_it_serves(program)
         with RawClient(program.address) as client:
@@ -187,7 +189,7 @@ def test_an_application_that_raises_after_connecting(server: str) -> None:
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
-def test_the_end_of_the_server(server: str, by: signal.Signals) -> None:
+def test_wsgi_server_shutdown_closes_websockets(server: str, by: signal.Signals) -> None:
     with serve(server, "bare:app") as program:
         wait_until_it_serves(program)
         with RawClient(program.address) as client:
@@ -199,7 +201,7 @@ def test_the_end_of_the_server(server: str, by: signal.Signals) -> None:
         assert "Traceback" not in program.log()
 
 
-def test_ctrl_c_may_come_in_any_greenlet() -> None:
+def test_ctrl_c_in_any_greenlet_closes_websockets() -> None:
     with serve("gevent.pywsgi, patched", "bare:app") as program:
         with RawClient(program.address) as client, RawClient(program.address) as other:
             other.open().echo(HELLO)
@@ -213,13 +215,13 @@ def test_ctrl_c_may_come_in_any_greenlet() -> None:
 
 @pytest.mark.parametrize("kind", ["gunicorn gthread", "gunicorn sync", "werkzeug", "cheroot"])
 @pytest.mark.parametrize("framework", ["with_flask", "with_django"])
-def test_flask_and_django(kind: str, framework: str) -> None:
+def test_flask_and_django_serve_websockets(kind: str, framework: str) -> None:
     with serve(kind, f"{framework}:app") as program:
         wait_until_it_serves(program)
         talk_to(program)
 
 
-def test_flask_run() -> None:
+def test_flask_run_serves_websockets() -> None:
     command = ["-m", "flask", "--app", f"{HERE}.with_flask", "run", "-p", "0"]
     ready = r"Running on http://127\.0\.0\.1:(\d+)"
     with running(Program(command, ready, not IS_NATIVE)) as program:
@@ -227,7 +229,7 @@ def test_flask_run() -> None:
         talk_to(program)
 
 
-def test_django_runserver() -> None:
+def test_django_runserver_serves_websockets() -> None:
     port = free_port()
     command = ["-m", f"{HERE}.with_django", "runserver", "--noreload", f"127.0.0.1:{port}"]
     ready = r"development server at http://127\.0\.0\.1:(\d+)"
@@ -252,7 +254,7 @@ def talk_to(program: Program) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gunicorn gthread", "werkzeug"])
-def test_another_library_s_upgrade_passes_untouched(kind: str) -> None:
+def test_upgrade_of_another_library_passes_unchanged(kind: str) -> None:
     with serve(kind, "two_libraries:app") as program:
         wait_until_it_serves(program)
         with RawClient(program.address) as client:
@@ -270,7 +272,7 @@ def test_another_library_s_upgrade_passes_untouched(kind: str) -> None:
                 assert client.get(path).status == status
 
 
-def test_ten_thousand_sockets_on_eight_threads() -> None:
+def test_ten_thousand_websockets_share_eight_threads() -> None:
     options = ("--threads", "8", "--worker-connections", "20000")
     with serve("gunicorn gthread", "with_flask:app", *options, descriptors=20_000) as program:
         wait_until_it_serves(program)
@@ -278,7 +280,7 @@ def test_ten_thousand_sockets_on_eight_threads() -> None:
             clients = []
             for _ in range(10_000):
                 client = stack.enter_context(RawClient(program.address))
-                clients.append(client.open("/unpinged"))  # it may take longer than the interval
+                clients.append(client.open("/unpinged"))  # may take longer than the interval
             for client in clients:
                 client.send(HELLO)
             with urlopen(program.url("/threads", "http"), timeout=PATIENCE) as response:
@@ -287,11 +289,11 @@ def test_ten_thousand_sockets_on_eight_threads() -> None:
                 client.expect(HELLO)
 
 
-# Servers that are none of these
+# Servers without support
 
 
 def ask_without_a_server(application: Any, **environ: str) -> tuple[str, bytes]:
-    """What an application answers to a handshake that comes from nowhere."""
+    """Returns the application's response to a handshake outside of any server."""
     request: dict[str, Any] = {
         "HTTP_UPGRADE": "websocket",
         "HTTP_CONNECTION": "Upgrade",
@@ -306,7 +308,7 @@ def ask_without_a_server(application: Any, **environ: str) -> tuple[str, bytes]:
     return statuses[-1], b"".join(result)
 
 
-def test_a_server_that_hides_its_socket() -> None:
+def test_server_that_hides_its_socket_is_an_error() -> None:
     def refuse(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         assert isinstance(environ["wsgi.websocket"], WebSocket)
         start_response("403 Forbidden", [])
@@ -321,7 +323,7 @@ def test_a_server_that_hides_its_socket() -> None:
         ask_without_a_server(connect_it)
 
 
-def test_granian_hides_its_socket() -> None:
+def test_granian_hides_its_socket_connect_is_an_error() -> None:
     port = free_port()
     command = ["-m", "granian", "--interface", "wsgi", "--port", str(port), f"{HERE}.bare:app"]
     with running(Program(command, f"Listening at.*?:({port})", not IS_NATIVE)) as program:
@@ -336,14 +338,14 @@ def test_granian_hides_its_socket() -> None:
         wait_until_it_serves(program)
 
 
-def test_uwsgi_hides_its_socket() -> None:
-    """It does not even name itself."""
+def test_uwsgi_hides_its_socket_connect_is_an_error() -> None:
+    """The environment does not even name the server."""
     request: dict[str, Any] = {"wsgi.websocket": None, "uwsgi.version": b"2.0.31"}
     with pytest.raises(WebSocketError, match=r"^uWSGI does not show the socket"):
         refuse_to_connect(request)
 
 
-def test_an_ordinary_request_has_no_websocket() -> None:
+def test_ordinary_wsgi_request_has_no_websocket() -> None:
     def answer(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         start_response("200 OK", [])
         return [repr(environ["wsgi.websocket"]).encode()]

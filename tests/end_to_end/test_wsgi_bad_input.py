@@ -1,4 +1,4 @@
-"""WSGI: requests, clients and middleware that make it hard, under each server."""
+"""WSGI: difficult requests, clients and middleware, with each server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OF_HIXIE = b"8jKS'y:G*Co,Wxa-", b"\x00hello\xff"
 
 
 def unmasked_by_zeros(payload: bytes) -> bytes:
-    """A frame whose masked payload is the payload."""
+    """A frame whose masking key is zero, so that the payload appears unmasked on the wire."""
     return bytes((0x81, 0x80 | len(payload), 0, 0, 0, 0)) + payload
 
 
@@ -38,7 +38,7 @@ BODIES = pytest.mark.parametrize(
 
 
 def greet_hixie_76(client: RawClient, path: str, key3: bytes, with_head: int) -> None:
-    """A handshake and an echo where so many bytes of the third key come with the head."""
+    """A handshake and an echo; that many bytes of the third key arrive with the head."""
     head = client.handshake(path, hixie_76())
     rest = key3[with_head:] + b"\x00hello\xff"
     client.sock.sendall(head + key3[:with_head] + (rest if with_head == 8 else b""))
@@ -55,7 +55,10 @@ def greet_hixie_76(client: RawClient, path: str, key3: bytes, with_head: int) ->
 
 
 @pytest.mark.parametrize("payload", ["\r\n\r\n", ORDINARY.decode(), "\r\n" * 40])
-def test_early_frames_that_look_like_http(bare: Program, payload: str) -> None:  # noqa: F811
+def test_early_frames_that_look_like_http_are_echoed_by_wsgi_servers(
+    bare: Program,  # noqa: F811
+    payload: str,
+) -> None:
     with RawClient(bare.address) as client:
         early = unmasked_by_zeros(payload.encode()) * 5 + masked(HELLO)
         client.open("/greet", early=early)
@@ -64,7 +67,7 @@ def test_early_frames_that_look_like_http(bare: Program, payload: str) -> None: 
 
 @pytest.mark.parametrize("key3", KEYS3)
 @WITH_HEAD
-def test_the_third_key_of_hixie_76(
+def test_hixie_76_third_key_split_anywhere_is_accepted_by_wsgi_servers(
     bare: Program,  # noqa: F811
     key3: bytes,
     with_head: int,
@@ -74,7 +77,7 @@ def test_the_third_key_of_hixie_76(
 
 
 @BODIES
-def test_a_handshake_with_a_body(
+def test_handshake_with_a_body_is_rejected_by_wsgi_servers(
     bare: Program,  # noqa: F811
     fields: dict[str, str | None],
     body: bytes,
@@ -87,7 +90,7 @@ def test_a_handshake_with_a_body(
         client.expect_end()
 
 
-def test_http_1_0(bare: Program) -> None:  # noqa: F811
+def test_http_1_0_handshake_is_rejected_by_wsgi_servers(bare: Program) -> None:  # noqa: F811
     with RawClient(bare.address) as client:
         client.sock.sendall(client.handshake("/echo").replace(b"HTTP/1.1", b"HTTP/1.0"))
         response = client.read_response()
@@ -97,11 +100,11 @@ def test_http_1_0(bare: Program) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize("path", ["/forbidden", "/plain"])
-def test_nothing_after_a_handshake_is_taken_for_http(
+def test_bytes_after_a_handshake_are_not_served_as_http_by_wsgi_servers(
     bare: Program,  # noqa: F811
     path: str,
 ) -> None:
-    """Whatever the application answers with, and even if the connection should be kept."""
+    """For any response of the application, and even if the request asks for keep-alive."""
     with RawClient(bare.address) as client:
         fields: dict[str, str | None] = {"Connection": "keep-alive, Upgrade"}
         client.sock.sendall(client.handshake(path, fields) + ORDINARY * 3)
@@ -111,7 +114,7 @@ def test_nothing_after_a_handshake_is_taken_for_http(
 
 
 @pytest.mark.parametrize("application", ["wrapped", "buffered_within", "buffered_around"])
-def test_other_middleware(server: str, application: str) -> None:  # noqa: F811
+def test_other_middleware_lets_websockets_through(server: str, application: str) -> None:  # noqa: F811
     with serve(server, f"bare:{application}") as program:
         wait_until_it_serves(program)
         for path in ("/echo", "/generator", "/body"):
@@ -133,8 +136,8 @@ def test_other_middleware(server: str, application: str) -> None:  # noqa: F811
 HIDDEN = [name for name in SERVERS if re.match("gunicorn (sync|gthread)|cheroot|gevent|runs", name)]
 
 
-@pytest.mark.parametrize("server", HIDDEN)  # of the others the socket is seen all the same
-def test_middleware_that_hides_the_server(server: str) -> None:  # noqa: F811
+@pytest.mark.parametrize("server", HIDDEN)  # elsewhere the socket is found all the same
+def test_middleware_that_hides_the_server_gets_500(server: str) -> None:  # noqa: F811
     with serve(server, "bare:hidden") as program:
         wait_until_it_serves(program)
         with pytest.raises(HandshakeFailed) as caught:
@@ -145,8 +148,8 @@ def test_middleware_that_hides_the_server(server: str) -> None:  # noqa: F811
             assert client.get("/plain").status == 200
 
 
-def test_the_very_first_request_under_waitress_serve() -> None:
-    """Its modules are there before the application's; elsewhere that is the other way round."""
+def test_first_request_under_waitress_serve_is_a_websocket() -> None:
+    """waitress's modules are imported before the application's; elsewhere it is the reverse."""
     port = free_port()
     command = ["-m", "waitress", f"--listen=127.0.0.1:{port}", "tests.end_to_end.wsgi.bare:app"]
     program = Program(command, rf"Serving on http://127\.0\.0\.1:({port})", not IS_NATIVE)

@@ -1,5 +1,5 @@
-// npm's ws against an echo server: node ws_client.js URL, or URL CODE REASON to see the
-// server close. Prints what happened as one line of JSON.
+// npm's ws as a client of an echo server: node ws_client.js URL, or URL CODE REASON to have the
+// server close. Prints the result as one line of JSON.
 "use strict";
 
 const path = require("path");

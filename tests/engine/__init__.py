@@ -1,1 +1,1 @@
-"""The engine over socket pairs: its homes, its ends, its memory and its timers."""
+"""The engine over socket pairs: where it runs, how connections end, memory and timers."""

@@ -1,6 +1,6 @@
-"""WebSockets over TCP with everything that may carry one: a socket, TLS, an asyncio transport.
+"""WebSockets over TCP on every carrier: a socket, TLS, an asyncio transport.
 
-In every engine: with threads of its own, in an asyncio loop, in a uvloop loop.
+On every engine: with its own threads, in an asyncio loop, in a uvloop loop.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PLACES = [
     *(("threads", carrier) for carrier in CARRIERS[:2]),
     *((loop, carrier) for loop in LOOPS for carrier in CARRIERS),
 ]
-"""Where an engine runs, and what may carry its connections there."""
+"""The place where an engine runs, and the carriers its connections can use there."""
 
 AUTHORITY = trustme.CA()
 server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -62,7 +62,7 @@ class LoopThread:
 
 
 class Home:
-    """A running engine, and the way to give it connections."""
+    """A running engine, and the means to give it connections."""
 
     def __init__(self, engine: Engine, thread: LoopThread | None) -> None:
         self.engine = engine
@@ -70,7 +70,7 @@ class Home:
         self.peers: list[socket.socket] = []
 
     def connect(self, websocket: WebSocket, carrier: str) -> socket.socket:
-        """Connect `websocket` and return its peer, which has read the 101."""
+        """Connect `websocket`; returns its peer, which has read the 101."""
         ours, theirs = tcp_pair()
         websocket.connect()
         if "transport" in carrier:
@@ -165,7 +165,7 @@ def reset(peer: socket.socket) -> None:
 
 
 def finish(peer: socket.socket) -> None:
-    """End the connection with FIN, or RST if not everything was read; without close_notify."""
+    """End the connection with FIN (RST if unread data is left), without close_notify."""
     os.close(peer.detach())
 
 
@@ -174,7 +174,7 @@ def descriptors() -> int:
 
 
 def new_websocket(home: Home, **settings: Any) -> tuple[WebSocket, list[tuple[int, str]]]:
-    """A WebSocket that is not connected yet, and the `close` events that it has emitted."""
+    """Returns an unconnected WebSocket, and the list of its future `close` events."""
     websocket = make_websocket(home.engine, **settings)
     ends: list[tuple[int, str]] = []
     websocket.on("close", lambda code, reason: ends.append((code, reason)))

@@ -10,12 +10,12 @@ from websocket_handler.engine import pure as fallback
 from ..support.connections import Peer
 
 if not IS_NATIVE:
-    fallback.warn_once()  # now, and not among what a test finds in the log
+    fallback.warn_once()  # now, so that the tests do not find it in their log
 
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    """An engine in a thread of its own, gone with the test."""
+    """An engine in its own thread, stopped after the test."""
     engine = Engine()
     yield engine
     engine.stop()
@@ -23,7 +23,7 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture(autouse=True)
 def _close_peers() -> Iterator[None]:
-    """Peers that a test has left go with it."""
+    """Peers that a test leaves open are closed after it."""
     yield
     while Peer.all:
         Peer.all.pop().sock.close()

@@ -1,4 +1,4 @@
-"""Listeners of every kind that raise, or end their connection: it is that one which ends."""
+"""Listeners of every kind that raise or end their connection: only that connection ends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEY = b"\x01\x02\x03\x04"
 
 @pytest.fixture(params=["thread", "loop"])
 def home(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    """An engine in a thread of its own, and one in an event loop, which has a thread."""
+    """An engine in its own thread, and one in an event loop in a thread."""
     if request.param == "thread":
         engine = Engine()
         yield engine
@@ -42,7 +42,7 @@ def home(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 
 class Victim:
-    """A connection whose listener of one event does what it should not."""
+    """A connection whose listener of one event misbehaves."""
 
     def __init__(self, engine: Engine, event: str, act: Callable[[WebSocket], object], kind: str):
         self.event = event
@@ -88,7 +88,8 @@ class Victim:
             assert self.peer.read() == Message(bytes(1 << 20))
 
     def read_close(self) -> int | None:
-        """The code of the close frame, None if there was none; then goes, too."""
+        """Returns the code of the close frame and answers it; None if the connection ended without
+        one."""
         for event in self.peer.read_to_end_or_close():
             if isinstance(event, Close):
                 with contextlib.suppress(BrokenPipeError):
@@ -126,7 +127,7 @@ def raise_generator_exit(_: WebSocket) -> None:
 
 @pytest.mark.parametrize("act", [raise_error, raise_cancelled, raise_generator_exit])
 @pytest.mark.parametrize("event", EVENTS)
-def test_one_that_raises(
+def test_raising_listener_of_every_kind_ends_its_connection(
     home: Engine, event: str, act: Callable[[WebSocket], object], caplog: pytest.LogCaptureFixture
 ) -> None:
     bystander = echoing(home)
@@ -159,7 +160,7 @@ def close_and_abort(websocket: WebSocket) -> None:
 
 @pytest.mark.parametrize("act", [close, abort, close_and_abort])
 @pytest.mark.parametrize("event", EVENTS)
-def test_one_that_ends_its_connection(
+def test_listener_that_ends_its_own_connection_emits_close_once(
     home: Engine, event: str, act: Callable[[WebSocket], object]
 ) -> None:
     bystander = echoing(home)
@@ -185,8 +186,10 @@ def pause_and_resume(websocket: WebSocket) -> None:
 
 @pytest.mark.parametrize("act", [pause, pause_and_resume])
 @pytest.mark.parametrize("event", EVENTS)
-def test_one_that_pauses(home: Engine, event: str, act: Callable[[WebSocket], object]) -> None:
-    """Whoever is paused can be closed all the same."""
+def test_paused_connection_can_still_be_closed(
+    home: Engine, event: str, act: Callable[[WebSocket], object]
+) -> None:
+    """A paused connection can be closed all the same."""
     bystander = echoing(home)
     for kind in kinds_of(home):
         victim = Victim(home, event, act, kind)
@@ -198,8 +201,8 @@ def test_one_that_pauses(home: Engine, event: str, act: Callable[[WebSocket], ob
         assert_it_echoes(bystander)
 
 
-def test_a_crowd_of_them(home: Engine) -> None:
-    """Raising again and again leaves nothing behind, and nobody else notices."""
+def test_many_raising_listeners_leave_nothing(home: Engine) -> None:
+    """Repeated exceptions leak nothing, and other connections are unaffected."""
     logging.getLogger("websocket_handler").setLevel(logging.CRITICAL)
     try:
         bystander = echoing(home)
@@ -211,5 +214,5 @@ def test_a_crowd_of_them(home: Engine) -> None:
         assert_it_echoes(bystander)
     finally:
         logging.getLogger("websocket_handler").setLevel(logging.NOTSET)
-    assert home.stats().closed == {1000: 100}  # which is what the peer answers to 1011
+    assert home.stats().closed == {1000: 100}  # the peer answers 1011 with this code
     wait_for(lambda: [type(channel) for channel in home.channels()] == [WebSocket], "the sockets")

@@ -1,4 +1,4 @@
-"""A listener that blocks delays its own connection, and no other."""
+"""A blocking listener delays its own connection and no other."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ask(peer: Peer, message: str) -> None:
 
 
 class Blocking:
-    """A connection whose listener blocks at "block", and echoes everything else."""
+    """A connection whose listener blocks on "block" and echoes all other messages."""
 
     def __init__(self, engine: Engine, **settings: float) -> None:
         self.blocked, self.release = threading.Event(), threading.Event()
@@ -78,14 +78,14 @@ def echoing(engine: Engine) -> Peer:
     return connect(websocket)
 
 
-def test_others_go_on_and_what_was_sent_before_has_left(engine: Engine) -> None:
+def test_blocked_listener_leaves_other_connections_served(engine: Engine) -> None:
     blocking, other = Blocking(engine), echoing(engine)
     blocking.block()
     assert blocking.peer.read() == Message("blocking")
     for number in range(100):
         ask(other, str(number))
         assert other.read() == Message(str(number))
-    late = echoing(engine)  # a new one gets in, too
+    late = echoing(engine)  # a new connection is accepted, too
     ask(late, "late")
     assert late.read() == Message("late")
     blocking.close()
@@ -93,7 +93,7 @@ def test_others_go_on_and_what_was_sent_before_has_left(engine: Engine) -> None:
     late.sock.close()
 
 
-def test_messages_of_the_blocked_connection_keep_their_order(engine: Engine) -> None:
+def test_messages_of_a_blocked_connection_keep_their_order(engine: Engine) -> None:
     blocking, other = Blocking(engine), echoing(engine)
     same_read = [f"a{number}" for number in range(50)]
     blocking.peer.sock.sendall(frame("block") + b"".join(map(frame, same_read)))
@@ -110,7 +110,7 @@ def test_messages_of_the_blocked_connection_keep_their_order(engine: Engine) -> 
     other.sock.close()
 
 
-def test_many_block_at_once(engine: Engine) -> None:
+def test_many_listeners_block_at_once_others_are_served(engine: Engine) -> None:
     blocking = [Blocking(engine) for _ in range(20)]
     other = echoing(engine)
     for one in blocking:
@@ -126,7 +126,7 @@ def test_many_block_at_once(engine: Engine) -> None:
     other.sock.close()
 
 
-def test_the_threads_are_used_again_and_bounded(caplog: pytest.LogCaptureFixture) -> None:
+def test_listener_threads_are_reused_and_bounded(caplog: pytest.LogCaptureFixture) -> None:
     engine = Engine(threads=3)
     other = echoing(engine)
     with caplog.at_level(logging.WARNING):
@@ -145,7 +145,7 @@ def test_the_threads_are_used_again_and_bounded(caplog: pytest.LogCaptureFixture
     other.sock.close()
 
 
-def test_a_blocked_connection_that_is_reset(engine: Engine) -> None:
+def test_reset_of_a_blocked_connection_causes_no_spinning(engine: Engine) -> None:
     blocking, other = Blocking(engine), echoing(engine)
     blocking.block()
     ask(other, "first")
@@ -153,7 +153,7 @@ def test_a_blocked_connection_that_is_reset(engine: Engine) -> None:
     blocking.peer.sock.close()
     before = time.process_time()
     time.sleep(0.3)
-    assert time.process_time() - before < 0.2  # nobody turns in circles
+    assert time.process_time() - before < 0.2  # no thread spins
     ask(other, "second")
     assert other.read() == Message("second")
     assert blocking.ends == []
@@ -163,7 +163,7 @@ def test_a_blocked_connection_that_is_reset(engine: Engine) -> None:
     other.sock.close()
 
 
-def test_a_blocked_connection_is_not_taken_for_dead(engine: Engine) -> None:
+def test_blocked_connection_is_not_dropped_as_dead(engine: Engine) -> None:
     blocking = Blocking(engine, ping_interval=0.05, ping_timeout=0.05)
     blocking.block()
     assert blocking.peer.read() == Message("blocking")
@@ -174,7 +174,7 @@ def test_a_blocked_connection_is_not_taken_for_dead(engine: Engine) -> None:
     blocking.close()
 
 
-def test_closing_from_a_listener_that_was_left_behind(engine: Engine) -> None:
+def test_close_from_a_blocked_listener_ends_the_connection(engine: Engine) -> None:
     blocking, other = Blocking(engine), echoing(engine)
     listener = blocking.listen
 
@@ -195,7 +195,7 @@ def test_closing_from_a_listener_that_was_left_behind(engine: Engine) -> None:
     other.sock.close()
 
 
-def test_aborting_a_blocked_connection(engine: Engine) -> None:
+def test_abort_of_a_blocked_connection_ends_it(engine: Engine) -> None:
     blocking, other = Blocking(engine), echoing(engine)
     blocking.block()
     ask(other, "meanwhile")
@@ -209,16 +209,16 @@ def test_aborting_a_blocked_connection(engine: Engine) -> None:
     other.sock.close()
 
 
-def test_of_two_threads_that_end_a_connection_one_does(
+def test_two_threads_end_a_connection_close_is_emitted_once(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one that was left behind in a listener, and the one that turns the engine."""
+    """One thread is blocked in a listener, the other one polls the engine."""
     websocket = make_websocket(engine)
     together = threading.Barrier(2, timeout=0.5)
 
     def advance_slowly(state: State, step: Step) -> State | None:
         following = advance(state, step)
-        with suppress(threading.BrokenBarrierError):  # nobody else may come here meanwhile
+        with suppress(threading.BrokenBarrierError):  # no other thread may pass here meanwhile
             together.wait()
         return following
 
@@ -236,7 +236,7 @@ def test_of_two_threads_that_end_a_connection_one_does(
 
 
 @pytest.mark.parametrize("event", ["open", "ping", "drain"])
-def test_other_listeners_may_block(engine: Engine, event: str) -> None:
+def test_blocking_listener_of_any_event_leaves_others_served(engine: Engine, event: str) -> None:
     blocked, release = threading.Event(), threading.Event()
     other = echoing(engine)
     websocket = make_websocket(engine)
@@ -273,8 +273,8 @@ def test_other_listeners_may_block(engine: Engine, event: str) -> None:
     other.sock.close()
 
 
-def test_a_listener_that_computes(engine: Engine) -> None:
-    """It never lets go of the interpreter by itself."""
+def test_computing_listener_leaves_others_served(engine: Engine) -> None:
+    """The listener never releases the GIL voluntarily."""
     other, websocket = echoing(engine), make_websocket(engine)
     done = threading.Event()
 
@@ -295,8 +295,8 @@ def test_a_listener_that_computes(engine: Engine) -> None:
     other.sock.close()
 
 
-def test_resets_at_any_moment_of_blocking(engine: Engine) -> None:
-    """Many connections come, block for a moment and are reset, while others go on."""
+def test_resets_at_any_moment_of_blocking_leave_others_served(engine: Engine) -> None:
+    """Many connections open, block briefly and are reset, while others continue."""
     other = echoing(engine)
     for number in range(300):
         websocket = make_websocket(engine)

@@ -1,4 +1,4 @@
-"""Everything that waits to be sent is counted and bounded, wherever it waits."""
+"""Every unsent message is counted and bounded, wherever it is queued."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HIGH_WATER = 64 << 10
 
 
 class Fragmented:
-    """A message in fragments that is under way in a thread until `end()`."""
+    """A fragmented message that a thread keeps unfinished until `end()`."""
 
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket
@@ -64,7 +64,7 @@ def wait_for(condition: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
-def test_messages_that_wait_for_fragments_are_counted(engine: Engine) -> None:
+def test_messages_queued_behind_fragments_are_counted(engine: Engine) -> None:
     websocket = make_websocket(engine)
     peer = connect(websocket)
     fragmented = Fragmented(websocket)
@@ -100,7 +100,7 @@ def test_peer_is_not_read_while_answers_wait_for_fragments(engine: Engine) -> No
     assert peer.read() == Message(bytes(30_000))
 
 
-def test_threads_wait_while_too_much_waits_for_fragments(engine: Engine) -> None:
+def test_threads_block_while_the_queue_behind_fragments_is_full(engine: Engine) -> None:
     websocket = make_websocket(engine)
     peer = connect(websocket)
     fragmented = Fragmented(websocket)
@@ -119,7 +119,7 @@ def test_threads_wait_while_too_much_waits_for_fragments(engine: Engine) -> None
     ]
 
 
-def test_too_much_that_waits_for_fragments_closes_the_connection(engine: Engine) -> None:
+def test_queue_behind_fragments_over_its_limit_closes_the_connection(engine: Engine) -> None:
     websocket = make_websocket(engine, max_buffered=HIGH_WATER)
     peer = connect(websocket)
     fragmented, refused, codes = Fragmented(websocket), threading.Event(), list[int]()
@@ -163,7 +163,7 @@ def test_generator_may_send_other_messages(engine: Engine) -> None:
 
 @pytest.fixture
 def incomplete(engine: Engine) -> tuple[WebSocket, socket.socket]:
-    """A connection of hixie-76 whose client has yet to send the end of its handshake."""
+    """A hixie-76 connection whose client has not yet sent the end of its handshake."""
     fields = {
         "Host": "localhost",
         "Upgrade": "WebSocket",
@@ -182,7 +182,7 @@ def incomplete(engine: Engine) -> tuple[WebSocket, socket.socket]:
     return websocket, theirs
 
 
-def test_messages_that_wait_for_the_handshake_are_bounded(
+def test_messages_queued_before_the_handshake_are_bounded(
     incomplete: tuple[WebSocket, socket.socket],
 ) -> None:
     websocket, theirs = incomplete
@@ -203,7 +203,7 @@ def test_messages_that_wait_for_the_handshake_are_bounded(
     assert b"too early" not in received
 
 
-def test_too_much_that_waits_for_the_handshake_closes_the_connection(
+def test_queue_before_the_handshake_over_its_limit_closes_the_connection(
     engine: Engine, incomplete: tuple[WebSocket, socket.socket]
 ) -> None:
     websocket, _ = incomplete
@@ -221,7 +221,7 @@ def test_too_much_that_waits_for_the_handshake_closes_the_connection(
     assert websocket.buffered_amount < 20 << 20
 
 
-def test_send_with_timeout_gives_up_a_slow_peer(engine: Engine) -> None:
+def test_send_with_timeout_to_a_slow_peer_raises(engine: Engine) -> None:
     websocket = make_websocket(engine)
     peer = connect(websocket)
     engine.post(partial(websocket.send, bytes(1 << 20)))
@@ -229,14 +229,14 @@ def test_send_with_timeout_gives_up_a_slow_peer(engine: Engine) -> None:
     for _ in range(3):
         with pytest.raises(TimeoutError):
             websocket.send("late", timeout=0.02)
-    wait_for(lambda: not websocket._drain_waiters)  # of those that have given up, nothing stays
+    wait_for(lambda: not websocket._drain_waiters)  # the sends that timed out leave nothing
     assert websocket.state is State.OPEN
     assert peer.read() == Message(bytes(1 << 20))
     websocket.send("in time", timeout=10)
     assert peer.read() == Message("in time")
 
 
-def test_fragments_that_run_out_of_time_close_the_connection(engine: Engine) -> None:
+def test_fragments_that_time_out_close_the_connection(engine: Engine) -> None:
     websocket = make_websocket(engine)
     peer = connect(websocket)
     with pytest.raises(TimeoutError):
@@ -245,7 +245,7 @@ def test_fragments_that_run_out_of_time_close_the_connection(engine: Engine) -> 
 
 
 def test_prepared_message_is_refused_only_while_its_notice_would_wait(engine: Engine) -> None:
-    """Else a room would try again and again."""
+    """Otherwise a room would retry it again and again."""
     websocket, prepared = make_websocket(engine), PreparedMessage("prepared")
     peer = connect(websocket)
     fragmented = Fragmented(websocket)

@@ -1,4 +1,4 @@
-"""Callbacks that change the engine while it calls them."""
+"""Callbacks that change the engine during the call."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def texts(*messages: str) -> bytes:
 
 
 class Ends:
-    """Counts the ends of connections."""
+    """Counts the `close` events of connections."""
 
     def __init__(self) -> None:
         self.codes: dict[WebSocket, list[int]] = {}
@@ -101,10 +101,10 @@ def test_engine_stopped_by_a_listener_closes_every_connection_once(
 
 
 @pytest.mark.parametrize("how", ["stop", "close"])
-def test_engine_stopped_by_a_posted_call_makes_the_other_calls(engine: Engine, how: str) -> None:
+def test_engine_stopped_by_a_posted_call_runs_the_other_calls(engine: Engine, how: str) -> None:
     ends, made, hold = Ends(), list[int](), threading.Event()
     connect(ends.of(make_websocket(engine)))
-    engine.post(lambda: hold.wait(10))  # so that the next are there together
+    engine.post(lambda: hold.wait(10))  # so that the next calls are queued together
     for number in range(3):
         engine.post(lambda number=number: made.append(number))  # type: ignore[misc]
     engine.post(getattr(engine, how))
@@ -175,7 +175,7 @@ def test_connection_added_by_a_listener_is_served(engine: Engine) -> None:
 
 
 class Recorder:
-    """A listener that takes its time, and notes who runs beside it."""
+    """A slow listener that records the listeners running at the same time."""
 
     def __init__(self, pause: float) -> None:
         self.pause = pause
@@ -222,7 +222,7 @@ def test_listener_added_to_a_backlog_gets_messages_in_order_one_by_one(
     assert recorder.most == 1
 
 
-def test_two_listeners_added_to_a_backlog_both_get_it(engine: Engine) -> None:
+def test_two_listeners_added_to_a_backlog_both_receive_it(engine: Engine) -> None:
     websocket, peer = with_backlog(engine)
     recorders = Recorder(0), Recorder(0)
     hold = threading.Event()
@@ -266,7 +266,7 @@ def test_listener_added_while_another_blocks_waits_for_it() -> None:
 @pytest.mark.skipif(not IS_NATIVE, reason="asyncio reads by itself")
 @pytest.mark.parametrize("size", [5, 100_000])
 def test_messages_sent_before_the_connection_broke_are_delivered(size: int) -> None:
-    engine: Any = EpollEngine()  # whose turns are ours to make
+    engine: Any = EpollEngine()  # the test runs its iterations
     websocket = make_websocket(engine)
     heard, ends = list[object](), list[int]()
     websocket.on("message", heard.append)
@@ -274,9 +274,9 @@ def test_messages_sent_before_the_connection_broke_are_delivered(size: int) -> N
     peer = connect(websocket)
     engine.poll(0)
     message = "m" * 10_000
-    peer.sock.sendall(texts(message) * 12 + EVENTS["close"])  # more than one read takes
+    peer.sock.sendall(texts(message) * 12 + EVENTS["close"])  # more than one read returns
     peer.sock.close()
-    websocket.send(bytes(size))  # meets a broken pipe before the engine has read
+    websocket.send(bytes(size))  # fails with a broken pipe before the engine has read
     end = time.monotonic() + 10
     while websocket.state is not State.CLOSED and time.monotonic() < end:
         engine.poll(0.1)
@@ -286,7 +286,7 @@ def test_messages_sent_before_the_connection_broke_are_delivered(size: int) -> N
     engine.close()
 
 
-def test_transport_that_has_closed_at_the_hand_over_ends_the_connection() -> None:
+def test_transport_closed_before_the_handover_ends_the_connection() -> None:
     async def main() -> list[int]:
         loop = asyncio.get_running_loop()
         engine = Engine(loop)

@@ -1,4 +1,4 @@
-"""Coroutines that are cancelled, at any await, leave nothing behind."""
+"""Coroutines cancelled at any await leave nothing behind."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def other_tasks() -> set[asyncio.Task[Any]]:
 
 
 class Stalled:
-    """A server that does nothing more once it has come to a stage of the handshake."""
+    """A server that stops responding at a given stage of the handshake."""
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
@@ -100,7 +100,7 @@ class EchoHandler(BaseHTTPRequestHandler):
         self.websocket.connect()
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 @contextlib.contextmanager
@@ -212,7 +212,7 @@ def test_end_of_async_with_that_is_cancelled_drops_the_connection() -> None:
 
 
 def connect_in_loop() -> tuple[WebSocket, Peer]:
-    """A WebSocket of the running loop's engine, or of the process's, and its peer."""
+    """A WebSocket of the running loop's engine or of the default engine, and its peer."""
     try:
         engine = loop_engine()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""Compression in the engine: what it holds, what it lets others do meanwhile, and threads."""
+"""Compression in the engine: memory, concurrency and threads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HELLO = bytes.fromhex("f248cdc9c90700")
 
 
 class InflatingPeer(Peer):
-    """A peer that has agreed to permessage-deflate."""
+    """A peer that has negotiated permessage-deflate."""
 
     def __init__(self, sock: socket.socket, takeover: bool) -> None:
         super().__init__(sock)
@@ -37,7 +37,7 @@ class InflatingPeer(Peer):
 
 
 def connect(engine: Engine, compression: Compression, **settings: Any) -> tuple[WebSocket, Any]:
-    """A server's WebSocket and its peer, with what `compression` makes of a bare offer."""
+    """A server's WebSocket with the given `compression`, and its peer, which sent a bare offer."""
     ours, theirs = socket.socketpair()
     websocket = make_websocket(engine, compression=compression, **settings)
     websocket.request.headers["Sec-WebSocket-Extensions"] = "permessage-deflate"
@@ -57,10 +57,10 @@ def both(engine: Engine) -> Iterator[tuple[WebSocket, InflatingPeer]]:
     peer.sock.close()
 
 
-def test_messages_of_threads_are_compressed_in_the_order_they_leave(
+def test_compressed_messages_of_threads_leave_in_order(
     both: tuple[WebSocket, InflatingPeer],
 ) -> None:
-    """Each refers to those before it: one that overtook another could not be read."""
+    """Each message refers to earlier ones: in another order it could not be read."""
     websocket, peer = both
     words = [os.urandom(40_000).hex() for _ in range(4)]
 
@@ -82,7 +82,7 @@ def test_messages_of_threads_are_compressed_in_the_order_they_leave(
 
 
 @pytest.mark.parametrize("compression", [KEEPING, Compression()], ids=["takeover", "none"])
-def test_a_fragmented_message_is_never_cut_by_a_compressed_one(
+def test_fragmented_message_is_not_split_by_a_compressed_one(
     engine: Engine, compression: Compression
 ) -> None:
     websocket, peer = connect(engine, compression)
@@ -107,7 +107,7 @@ def test_a_fragmented_message_is_never_cut_by_a_compressed_one(
     peer.sock.close()
 
 
-def test_what_waits_for_a_fragmented_message_is_compressed_all_the_same(
+def test_messages_queued_behind_fragments_are_compressed(
     both: tuple[WebSocket, InflatingPeer],
 ) -> None:
     websocket, peer = both
@@ -130,11 +130,11 @@ def test_what_waits_for_a_fragmented_message_is_compressed_all_the_same(
     assert websocket.traffic.bytes_sent < len(big) // 10
 
 
-def test_other_threads_run_while_much_is_compressed(
+def test_other_threads_run_during_large_compression(
     both: tuple[WebSocket, InflatingPeer],
 ) -> None:
     websocket, peer = both
-    big = os.urandom(6 << 20).hex().encode()  # a quarter of a second's work
+    big = os.urandom(6 << 20).hex().encode()  # takes a quarter of a second
     ticks: list[float] = []
     done = threading.Event()
 
@@ -160,8 +160,8 @@ def test_other_threads_run_while_much_is_compressed(
 
 
 @pytest.mark.skipif(not IS_NATIVE, reason="what Python's zlib takes cannot be seen")
-def test_an_idle_connection_holds_no_zlib_state(engine: Engine) -> None:
-    """After a message each way; a compressor alone would be a quarter of a megabyte."""
+def test_idle_connection_keeps_no_zlib_state(engine: Engine) -> None:
+    """After one message each way; a compressor alone would take a quarter of a megabyte."""
 
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -186,8 +186,8 @@ def test_an_idle_connection_holds_no_zlib_state(engine: Engine) -> None:
         peer.sock.close()
 
 
-def test_a_client_compresses_within_what_it_said(engine: Engine) -> None:
-    """It had no answer about its own window, and keeps to what it offered all the same."""
+def test_client_compresses_within_its_offered_window(engine: Engine) -> None:
+    """The server did not confirm the client's window; the client keeps to it anyway."""
     ours, theirs = socket.socketpair()
     compression = Compression(client_max_window_bits=9, threshold=0)
     websocket = make_websocket(engine, compression=compression)

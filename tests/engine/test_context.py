@@ -27,7 +27,7 @@ CLOSE = write_frame(Opcode.CLOSE, b"", key=KEY)
 
 
 def connect_as(name: str, websocket: WebSocket, early: bytes = b"") -> Peer:
-    """`connect()` called where `user` is `name`, as a request's handler would."""
+    """Call `connect()` where `user` is `name`, as a request's handler would."""
 
     def handler() -> Peer:
         user.set(name)
@@ -37,7 +37,7 @@ def connect_as(name: str, websocket: WebSocket, early: bytes = b"") -> Peer:
 
 
 def record_user(websocket: WebSocket, seen: list[tuple[str, str]]) -> None:
-    """Note at every event which user the listener sees."""
+    """Record at every event the user that the listener sees."""
     for event in ("open", "message", "ping", "close"):
         websocket.on(event, lambda *_, event=event: seen.append((event, user.get())))
 
@@ -187,14 +187,14 @@ def test_close_listener_sees_no_variable_of_the_aborting_request(
     run_at_home(test)
 
 
-def test_messages_that_waited_are_given_in_an_empty_context(run_at_home: Run) -> None:  # noqa: F811
+def test_queued_messages_are_delivered_in_an_empty_context(run_at_home: Run) -> None:  # noqa: F811
     async def test(engine: Engine) -> None:
         websocket = make_websocket(engine)
         peer = await in_thread(connect, websocket)
         pinged = asyncio.Event()
         websocket.on("ping", lambda _: pinged.set())
         peer.sock.sendall(frame("hello") + PING)
-        await pinged.wait()  # the message, which came before it, has no listener yet
+        await pinged.wait()  # the message precedes it and has no listener yet
         user.set("alice")
         seen: list[str] = []
         websocket.on("message", lambda _: seen.append(user.get()))
@@ -251,7 +251,7 @@ def test_listener_that_blocks_its_thread_ends_in_its_own_context(engine: Engine)
     slow_peer.sock.sendall(frame("block"))
     for _ in range(3):
         quick_peer.sock.sendall(frame("who am I?"))
-        if type(engine).__module__.endswith("fallback"):  # it has but one thread
+        if type(engine).__module__.endswith("fallback"):  # the engine has only one thread
             go_on.set()
         assert quick_peer.read() == Message("nobody")
     go_on.set()
@@ -260,20 +260,20 @@ def test_listener_that_blocks_its_thread_ends_in_its_own_context(engine: Engine)
     assert quick_peer.read() == Message("nobody")
 
 
-def test_keep_context_gives_each_connection_that_of_its_request(engine: Engine) -> None:
+def test_keep_context_runs_listeners_in_their_requests_context(engine: Engine) -> None:
     peers = []
     for name in ("alice", "bob"):
         websocket = make_websocket(engine, keep_context=True)
         websocket.on("message", lambda _, websocket=websocket: websocket.send(user.get()))
         websocket.on("message", lambda _: user.set("a listener"))
         peers.append(connect_as(name, websocket))
-    for _ in range(2):  # what a listener sets does not stay
+    for _ in range(2):  # values set by a listener are not kept
         for name, peer in zip(("alice", "bob"), peers, strict=True):
             peer.sock.sendall(frame("who am I?"))
             assert peer.read() == Message(name)
 
 
-def test_keep_context_of_async_listeners(run_at_home: Run) -> None:  # noqa: F811
+def test_keep_context_runs_async_listeners_in_their_requests_context(run_at_home: Run) -> None:  # noqa: F811
     async def test(engine: Engine) -> None:
         async def ask(name: str) -> None:
             user.set(name)
@@ -300,7 +300,7 @@ def test_keep_context_of_async_listeners(run_at_home: Run) -> None:  # noqa: F81
 
 
 class Log:
-    """A context manager's uses, and the listeners' between them."""
+    """The uses of a context manager, and of the listeners inside."""
 
     def __init__(self) -> None:
         self.lines: list[object] = []
@@ -383,7 +383,7 @@ def test_around_that_fails_closes_with_1011(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("name", ["around", "around_async"])
-def test_around_async_listeners(run_at_home: Run, name: str) -> None:  # noqa: F811
+def test_around_is_entered_for_each_async_listener(run_at_home: Run, name: str) -> None:  # noqa: F811
     async def test(engine: Engine) -> None:
         log = Log()
         closed = asyncio.Event()
@@ -411,7 +411,7 @@ def test_around_async_listeners(run_at_home: Run, name: str) -> None:  # noqa: F
     run_at_home(test)
 
 
-def test_asynchronous_around_of_a_plain_listener_is_an_error(
+def test_async_around_of_a_plain_listener_is_an_error(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     websocket = make_websocket(engine, around=Log().around_async)

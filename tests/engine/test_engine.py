@@ -1,4 +1,4 @@
-"""The engine itself: roles, memory, ends, forks, Ctrl-C."""
+"""The engine itself: roles, memory, shutdown, forks, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ if IS_NATIVE:
 KEY = b"\x01\x02\x03\x04"
 
 
-def test_the_client_role_masks_and_reads_unmasked(engine: Engine) -> None:
+def test_client_masks_and_reads_unmasked_frames(engine: Engine) -> None:
     websocket, peer = client_role(engine)
     websocket.on("message", websocket.send)
     for message in ("héllo", b"\x00\xff", "x" * 100_000):
         payload = message.encode() if isinstance(message, str) else message
         opcode = Opcode.TEXT if isinstance(message, str) else Opcode.BINARY
         peer.sock.sendall(write_frame(opcode, payload))
-        assert peer.read() == Message(message)  # decoded as a server does: it must be masked
+        assert peer.read() == Message(message)  # decoded as by a server: the frame must be masked
     websocket.abort()
     assert peer.read_to_end() == []
     peer.sock.close()
 
 
-def test_a_client_uses_each_masking_key_once(engine: Engine) -> None:
+def test_client_uses_each_masking_key_once(engine: Engine) -> None:
     websocket, peer = client_role(engine)
     for _ in range(1000):
         websocket.send(b"x")
@@ -62,7 +62,7 @@ def test_a_client_uses_each_masking_key_once(engine: Engine) -> None:
     peer.sock.close()
 
 
-def test_it_may_be_closed_by_another_thread_in_the_middle_of_the_hand_over(engine: Engine) -> None:
+def test_close_by_another_thread_during_handover_is_sent_once(engine: Engine) -> None:
     for number in range(300):
         ours, theirs = socket.socketpair()
         websocket = make_websocket(engine)
@@ -90,8 +90,8 @@ def test_it_may_be_closed_by_another_thread_in_the_middle_of_the_hand_over(engin
 
 @pytest.mark.skipif(not IS_NATIVE, reason="of the native engine")
 @pytest.mark.parametrize("event", ["message", "open"])
-def test_a_hand_over_needs_the_engine_s_thread_only_where_a_listener_does(event: str) -> None:
-    engine: Any = EpollEngine()  # whose turns are ours to make
+def test_handover_waits_for_the_engines_thread_only_for_a_listener(event: str) -> None:
+    engine: Any = EpollEngine()  # the test runs its iterations
     websocket = make_websocket(engine)
     heard: list[object] = []
     websocket.on(event, lambda *what: heard.append(what))  # type: ignore[call-overload]
@@ -112,15 +112,15 @@ def test_a_hand_over_needs_the_engine_s_thread_only_where_a_listener_does(event:
     engine.close()
 
 
-def test_messages_that_are_kept_never_change(engine: Engine) -> None:
-    """The memory of large messages is used again, but never while anyone has them."""
+def test_kept_messages_never_change(engine: Engine) -> None:
+    """The memory of large messages is reused, but never while the application holds them."""
     websocket = make_websocket(engine, max_message_size=1 << 23)
     kept: list[bytes] = []
     done = threading.Event()
 
     @websocket.on("message")
     def keep_every_other(message: bytes) -> None:
-        hash(message)  # which bytes remember, and memory used again must forget
+        hash(message)  # bytes objects cache their hash, and reused memory must reset it
         if len(message) % 2:
             kept.append(message)
         if not message:
@@ -139,7 +139,7 @@ def test_messages_that_are_kept_never_change(engine: Engine) -> None:
     peer.sock.close()
 
 
-def test_closing_nothing_takes_no_time() -> None:
+def test_close_all_without_connections_returns_at_once() -> None:
     engine = Engine()
     begin = time.monotonic()
     assert engine.close_all(timeout=5)
@@ -147,7 +147,7 @@ def test_closing_nothing_takes_no_time() -> None:
     engine.stop()
 
 
-def test_close_all_waits_for_the_answers(engine: Engine) -> None:
+def test_close_all_waits_for_the_close_answers(engine: Engine) -> None:
     websockets = [make_websocket(engine) for _ in range(20)]
     peers = [connect(websocket) for websocket in websockets]
 
@@ -166,7 +166,7 @@ def test_close_all_waits_for_the_answers(engine: Engine) -> None:
         peer.sock.close()
 
 
-def test_a_stopped_engine_drops_its_connections_and_takes_no_more() -> None:
+def test_stopped_engine_drops_connections_and_takes_no_more() -> None:
     engine = Engine()
     websocket = make_websocket(engine)
     ended: list[int] = []
@@ -184,7 +184,7 @@ def test_a_stopped_engine_drops_its_connections_and_takes_no_more() -> None:
     peer.sock.close()
 
 
-def test_abort_before_the_hand_over_closes_the_socket(engine: Engine) -> None:
+def test_abort_before_the_handover_closes_the_socket(engine: Engine) -> None:
     websocket = make_websocket(engine)
     websocket.connect()
     websocket.abort()
@@ -217,7 +217,7 @@ def test_ctrl_c_in_a_listener_reaches_the_program() -> None:
 
 
 @pytest.mark.skipif(not IS_NATIVE, reason="asyncio polls for the engine in plain Python")
-def test_a_foreign_loop_needs_fileno_and_poll() -> None:
+def test_foreign_event_loop_runs_the_engine_by_fileno_and_poll() -> None:
     import select
 
     from websocket_handler.engine.engine import EpollEngine
@@ -271,7 +271,7 @@ def run_with_socket(program: str) -> tuple[socket.socket, subprocess.Popen[bytes
 
 
 def written_errors(process: subprocess.Popen[bytes]) -> str:
-    """Its standard error, but for the warning of the engine in plain Python."""
+    """Standard error, without the warning of the engine in plain Python."""
     lines = process.communicate(timeout=20)[1].decode().splitlines()
     return "\n".join(
         line for line in lines if not re.search("the one in plain Python|pure-Python engine", line)
@@ -282,12 +282,12 @@ def read_until_the_end(sock: socket.socket) -> bytes:
     data = b""
     while part := sock.recv(4096):
         data += part
-        if data.endswith(b"\x88\x02\x03\xe9"):  # their close: answer it
+        if data.endswith(b"\x88\x02\x03\xe9"):  # the engine's close frame: answer it
             sock.sendall(write_frame(Opcode.CLOSE, b"\x03\xe9", key=KEY))
     return data
 
 
-def test_the_end_of_the_process_closes_with_1001() -> None:
+def test_process_exit_closes_with_1001() -> None:
     sock, process = run_with_socket(PROGRAM)
     assert read_until_the_end(sock).endswith(b"\r\n\r\n\x88\x02\x03\xe9")
     assert written_errors(process) == ""
@@ -322,7 +322,7 @@ assert ended.wait(20)
 )
 
 
-def test_a_forked_child_does_not_touch_the_connections_of_its_parent() -> None:
+def test_forked_child_leaves_the_parents_connections_alone() -> None:
     sock, process = run_with_socket(FORKING_PROGRAM)
     data = b""
     while not data.endswith(b"the parent goes on"):
@@ -334,7 +334,7 @@ def test_a_forked_child_does_not_touch_the_connections_of_its_parent() -> None:
     assert process.returncode == 0
 
 
-def test_settings_of_its_own_for_each_connection_are_not_kept(engine: Engine) -> None:
+def test_settings_of_closed_connections_are_not_kept(engine: Engine) -> None:
     def connect_many(first: int) -> None:
         for number in range(first, first + 5000):
             make_websocket(engine, ping_interval=20 + number / 1e6).connect()
@@ -353,7 +353,7 @@ def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_an_engine_that_is_collected_as_garbage_closes_its_own_descriptors_alone() -> None:
+def test_collected_engine_closes_only_its_own_descriptors() -> None:
     for _ in range(20):
         cycle: list[object] = [Engine()]
         cycle.append(cycle)
@@ -374,9 +374,7 @@ def test_an_engine_that_is_collected_as_garbage_closes_its_own_descriptors_alone
 @pytest.mark.parametrize(
     ("version", "by_tcp"), [("hixie-75", True), ("hixie-76", True), ("hybi-01", False)]
 )
-def test_the_kernel_finds_dead_peers_where_there_are_no_pings(
-    engine: Engine, version: str, by_tcp: bool
-) -> None:
+def test_kernel_finds_dead_peers_without_pings(engine: Engine, version: str, by_tcp: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         theirs = socket.create_connection(server.getsockname())
         ours, _ = server.accept()

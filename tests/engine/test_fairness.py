@@ -1,4 +1,4 @@
-"""A peer that sends without pause gets no more of an event loop's iteration than others."""
+"""A peer that sends without pause gets no larger share of a loop iteration than others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="asyncio reads for the eng
 SIZE, COUNT = 1000, 8000
 FRAMES = write_frame(Opcode.BINARY, bytes(SIZE), key=bytes(4)) * COUNT
 BYTES_PER_ITERATION = 2 * (81920 + 16384)
-"""At most: what an event leads to and what was left before, each with a TLS record over it."""
+"""The most bytes read: the data of one event and the data left over, each plus one TLS record."""
 
 
 def send_all(peer: socket.socket) -> None:
@@ -29,7 +29,7 @@ def send_all(peer: socket.socket) -> None:
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize("kind", LOOPS)
-def test_flooding_peer_is_read_by_budget_and_to_its_last_byte(kind: str, carrier: str) -> None:
+def test_flooding_peer_is_read_by_budget_to_its_last_byte(kind: str, carrier: str) -> None:
     received = [0]  # in each iteration of the loop
     with running_engine(kind) as home:
         assert home.thread is not None
@@ -50,7 +50,7 @@ def test_flooding_peer_is_read_by_budget_and_to_its_last_byte(kind: str, carrier
         websocket.pause()
         sender = threading.Thread(target=send_all, args=(peer,))
         sender.start()
-        sender.join(0.3)  # the system's buffers are full by then, or it goes on meanwhile
+        sender.join(0.3)  # by then the system's buffers are full, or the peer continues meanwhile
         loop.call_soon_threadsafe(begin_iteration)
         websocket.resume()
         wait_for(lambda: websocket.traffic.messages_received == COUNT, "every message", 30)

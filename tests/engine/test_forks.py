@@ -1,4 +1,4 @@
-"""Forks: in the child every WebSocket of the parent is closed, and every engine begins anew."""
+"""Forks: in the child every WebSocket of the parent is closed, and every engine starts anew."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ CHILD_SECONDS = 20
 @pytest.fixture(autouse=True)
 def _no_warnings_of_forks() -> Iterator[None]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of forks beside threads
         yield
 
 
 def exit_code_of_child(check: Callable[[], object]) -> int:
-    """Call `check` in a forked child and return its exit code: 0 unless it raised."""
+    """Call `check` in a forked child; returns its exit code, which is 0 unless `check` raised."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            signal.alarm(CHILD_SECONDS)  # a child that hangs is ended by this
+            signal.alarm(CHILD_SECONDS)  # ends a child that hangs
             check()
             code = 0
         finally:
@@ -60,7 +60,7 @@ def echo_once(peer: Peer, message: str) -> None:
 
 
 def check_closed(websocket: WebSocket) -> None:
-    """That it is closed, whatever is called."""
+    """Assert that every call reports a closed connection."""
     if websocket.state is not State.CLOSED or not websocket.wait_closed(5):
         raise AssertionError(websocket)
     calls: list[Callable[[], object]] = [
@@ -82,7 +82,7 @@ def make_engine_of_its_own() -> Engine:
 
 
 @pytest.mark.parametrize("make", [make_engine_of_its_own, default_engine])
-def test_child_has_closed_websockets_and_an_engine_that_begins_anew(
+def test_child_has_closed_websockets_and_a_new_engine(
     make: Callable[[], Engine],
 ) -> None:
     engine = make()
@@ -141,20 +141,20 @@ def test_coroutines_of_a_child_see_closed_websockets() -> None:
 
 
 def check_over(engine: Engine) -> None:
-    """That it takes no connection, as its loop runs in the parent."""
+    """Assert that the engine accepts no connection, because its loop runs in the parent."""
     with pytest.raises(RuntimeError, match="closed"):
         connect(make_websocket(engine))
 
 
 def connect_soon(websocket: WebSocket) -> Peer:
-    """As `connect`, in the engine's own thread, which cannot wait for the 101."""
+    """Like `connect`, in the engine's own thread, which cannot wait for the 101."""
     ours, theirs = socket.socketpair()
     websocket.connect()
     websocket._take_over(ours)
     return Peer(theirs)
 
 
-def test_loop_that_runs_in_the_child_alone_serves_there() -> None:
+def test_loop_that_runs_only_in_the_child_serves_there() -> None:
     """As with servers that load an application and then fork."""
     loop = asyncio.new_event_loop()
     engine = Engine(loop)
@@ -197,7 +197,7 @@ def fork_in_a_listener(engine: Engine, fork: Callable[[], int]) -> None:
         assert peer.read() == Message("0")
 
 
-def test_listener_that_forks_goes_on(engine: Engine) -> None:
+def test_listener_that_forks_continues_to_echo(engine: Engine) -> None:
     bystander = make_websocket(engine)
     connect(bystander)
 
@@ -210,7 +210,7 @@ def test_listener_that_forks_goes_on(engine: Engine) -> None:
 
 
 def test_child_of_a_listener_ends_when_the_listener_returns(engine: Engine) -> None:
-    """Its one thread was the engine's, which is not needed in the child."""
+    """Its only thread was the engine's, which is not needed in the child."""
     bystander = make_websocket(engine)
     connect(bystander)
 
@@ -224,7 +224,7 @@ def test_child_of_a_listener_ends_when_the_listener_returns(engine: Engine) -> N
     fork_in_a_listener(engine, fork)
 
 
-def test_multiprocessing_forks(engine: Engine) -> None:
+def test_multiprocessing_fork_child_serves_its_own_engine(engine: Engine) -> None:
     websocket = make_websocket(engine)
     peer = connect(websocket)
 
@@ -279,7 +279,7 @@ def check_closed_and_echo(websocket: WebSocket, home: Home) -> None:
 
 
 def pump(peer: socket.socket) -> threading.Event:
-    """Send without pause, until the event is set."""
+    """Send without pause until the event is set."""
     frame = write_frame(Opcode.BINARY, bytes(500_000), key=bytes(4))
     is_over = threading.Event()
 

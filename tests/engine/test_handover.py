@@ -1,4 +1,4 @@
-"""The handover by itself: a socket pair stands for the server's connection."""
+"""The handover alone: a socket pair replaces the server's connection."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SETTINGS = Settings(max_connections=1, max_connections_per_address=1)
 
 
 class Connection:
-    """A server's connection whose request asks for a WebSocket, and the client's end."""
+    """A server's connection whose request asks for a WebSocket, and the client's end of it."""
 
     closes: list[tuple[int, str]]
 
@@ -53,12 +53,13 @@ class Connection:
         self.websocket.on("close", lambda code, reason: closes.append((code, reason)))
 
     def close(self) -> None:
-        """As a server does in the end."""
+        """Close the connection, as a server does at the end."""
         self.reader.close()
         self.sock.close()
 
     def wait_closed(self) -> tuple[int, str]:
-        """The close event; there is one, and the place in both limits is free again."""
+        """Returns the close event; it is emitted once, and both limits count the connection no
+        longer."""
         wait_for(lambda: self.closes, "the close event")
         wait_for(lambda: self.engine.stats().open == 0, "the place to be free")
         another = WebSocket(REQUEST, SETTINGS, engine=self.engine)
@@ -100,7 +101,7 @@ def test_response_accepts_its_fields_precede_what_was_sent(connection: Connectio
     connection.wait_closed()
 
 
-def test_response_rejects_nothing_that_was_sent_is_seen(connection: Connection) -> None:
+def test_response_rejects_no_sent_message_arrives(connection: Connection) -> None:
     connection.websocket.connect()
     connection.websocket.send("never seen")
     connection.websocket.close(4000)
@@ -113,7 +114,9 @@ def test_response_rejects_nothing_that_was_sent_is_seen(connection: Connection) 
     assert connection.engine.stats().refused == {404: 1}
 
 
-def test_threads_send_while_the_response_rejects_only_that_is_seen(engine: Engine) -> None:
+def test_threads_send_while_the_response_rejects_client_gets_only_the_response(
+    engine: Engine,
+) -> None:
     for _ in range(50):
         connection = Connection(engine)
         connection.websocket.connect()
@@ -142,7 +145,7 @@ def test_threads_send_while_the_response_rejects_only_that_is_seen(engine: Engin
 
 @pytest.mark.parametrize("field", [("Set-Cookie", "a\r\nb: c"), ("a b", "c")])
 @pytest.mark.parametrize("status", [200, 403])
-def test_response_has_a_bad_field_nothing_of_it_is_sent(
+def test_response_has_a_bad_field_no_byte_is_sent(
     connection: Connection, status: int, field: tuple[str, str]
 ) -> None:
     connection.websocket.connect()
@@ -154,7 +157,7 @@ def test_response_has_a_bad_field_nothing_of_it_is_sent(
     connection.wait_closed()
 
 
-def test_handler_receives_the_101_leaves_and_its_end_closes(connection: Connection) -> None:
+def test_handler_that_returns_after_the_101_closes_its_websocket(connection: Connection) -> None:
     connection.websocket.connect()
     with pytest.raises(TimeoutError):
         connection.websocket.receive(0.001)
@@ -205,7 +208,7 @@ def test_server_drops_the_request_the_client_gets_500(connection: Connection) ->
     connection.wait_closed()
 
 
-def test_client_is_gone_before_the_response_close_is_emitted(connection: Connection) -> None:
+def test_client_disconnects_before_the_response_close_is_emitted(connection: Connection) -> None:
     connection.websocket.connect()
     connection.peer.sock.close()
     connection.handover.complete()
@@ -283,7 +286,7 @@ def test_transport_is_closing_before_the_response_close_is_emitted() -> None:
 
 
 class EndlessPeer(io.RawIOBase):
-    """Has always more to read."""
+    """Always has more data to read."""
 
     reads = 0
 
@@ -298,7 +301,7 @@ class EndlessPeer(io.RawIOBase):
 
 
 @pytest.mark.parametrize("buffered", [0, 1, 4000])
-def test_client_goes_on_sending_only_the_buffer_is_taken(buffered: int) -> None:
+def test_client_keeps_sending_only_the_buffered_bytes_are_taken(buffered: int) -> None:
     peer = EndlessPeer()
     reader = io.BufferedReader(peer, 8192)
     if buffered:

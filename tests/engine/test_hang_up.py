@@ -1,4 +1,4 @@
-"""A peer that ends the connection while nothing is read from it: the end is seen, once."""
+"""The peer ends the connection while reading is paused: the end is noticed, once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Prepare = Callable[[WebSocket], object]
 
 
 def without_a_listener(_: WebSocket) -> None:
-    """What arrives fills the backlog."""
+    """The received messages fill the backlog."""
 
 
 def paused(websocket: WebSocket) -> None:
@@ -53,7 +53,7 @@ HOLDING = (without_a_listener, paused, with_a_slow_reader, with_a_slow_peer)
 
 def send_some(peer: socket.socket) -> None:
     peer.settimeout(0.2)
-    with contextlib.suppress(OSError):  # once nothing is read any more
+    with contextlib.suppress(OSError):  # once reading is paused
         for _ in range(3):
             peer.sendall(MESSAGE)
 
@@ -65,7 +65,7 @@ def place(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 
 def cpu_seconds_of(seconds: float) -> float:
-    """The processor time that this process needs for a while in which nothing happens."""
+    """Returns the processor time that this process uses during an idle interval."""
     begin = time.process_time()
     time.sleep(seconds)
     return time.process_time() - begin
@@ -83,7 +83,7 @@ def check_end(home: Home, websocket: WebSocket, ends: list[tuple[int, str]], bef
 
 @pytest.mark.parametrize("end", [reset, finish], ids=["reset", "fin"])
 @pytest.mark.parametrize("hold", HOLDING, ids=lambda hold: hold.__name__)
-def test_held_back_peer_that_ends_is_noticed(
+def test_paused_peer_that_leaves_is_noticed(
     place: tuple[str, str], hold: Prepare, end: Callable[[socket.socket], None]
 ) -> None:
     kind, carrier = place
@@ -93,14 +93,14 @@ def test_held_back_peer_that_ends_is_noticed(
         peer = home.connect(websocket, carrier)
         send_some(peer)
         wait_for(lambda: websocket._reading_paused or websocket._above_water, "no more reading")
-        before = descriptors() - 1  # without the peer's
+        before = descriptors() - 1  # without the peer's end
         end(peer)
         check_end(home, websocket, ends, before)
 
 
 @pytest.mark.parametrize("carrier", ["socket", "TLS"])
 @pytest.mark.parametrize("end", [reset, finish], ids=["reset", "fin"])
-def test_busy_listener_whose_peer_ends_sees_it_afterwards(
+def test_busy_listener_sees_its_peers_end_afterwards(
     carrier: str, end: Callable[[socket.socket], None]
 ) -> None:
     entered, released = threading.Event(), threading.Event()
@@ -123,7 +123,7 @@ def test_busy_listener_whose_peer_ends_sees_it_afterwards(
         check_end(home, websocket, ends, before)
 
 
-def test_messages_that_came_before_the_end_are_received(place: tuple[str, str]) -> None:
+def test_messages_before_the_end_are_received(place: tuple[str, str]) -> None:
     kind, carrier = place
     with running_engine(kind) as home:
         websocket, ends = new_websocket(home, high_water=10_000)
@@ -140,8 +140,8 @@ def test_messages_that_came_before_the_end_are_received(place: tuple[str, str]) 
             websocket.receive(10)
 
 
-def test_what_a_gone_peer_left_is_bounded(place: tuple[str, str]) -> None:
-    """The system's buffers may hold megabytes, and compressed ones at that."""
+def test_data_left_by_a_gone_peer_is_bounded(place: tuple[str, str]) -> None:
+    """The system's buffers may hold megabytes, even of compressed data."""
     kind, carrier = place
     with running_engine(kind) as home:
         websocket, ends = new_websocket(home, high_water=10_000, max_buffered=50_000)
@@ -155,4 +155,4 @@ def test_what_a_gone_peer_left_is_bounded(place: tuple[str, str]) -> None:
         wait_for(lambda: bool(ends), "the close event", 10)
         inbox = websocket._inbox
         assert inbox is not None
-        assert inbox.amount() < 300_000  # the limit, and what one iteration reads
+        assert inbox.amount() < 300_000  # the limit, plus one read

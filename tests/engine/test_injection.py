@@ -1,4 +1,4 @@
-"""Nothing that an application sets can end a line of the handshake, or a frame."""
+"""No value set by an application can inject a header line or a frame."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def handshake_header(websocket: WebSocket, bad: str) -> None:
 @pytest.mark.parametrize(
     "set_it", [header_value, added_value, header_name, subprotocol, handshake_header]
 )
-def test_what_a_server_sets(
+def test_server_values_cannot_inject_header_lines(
     engine: Engine, set_it: Callable[[WebSocket, str], None], bad: str
 ) -> None:
     websocket = make_websocket(engine)
@@ -56,7 +56,7 @@ def test_what_a_server_sets(
 
 
 @pytest.mark.parametrize("code", [-1, 0, 999, 1004, 1005, 1006, 1015, 2999, 5000, 65536, 1 << 40])
-def test_codes_that_may_not_be_sent(engine: Engine, code: int) -> None:
+def test_invalid_close_code_is_an_error(engine: Engine, code: int) -> None:
     websocket = make_websocket(engine)
     peer = connect(websocket)
     with pytest.raises(ValueError, match=r".+"):
@@ -67,7 +67,7 @@ def test_codes_that_may_not_be_sent(engine: Engine, code: int) -> None:
 
 
 @pytest.mark.parametrize("reason", ["x" * 124, "\u20ac" * 42, "\ud800"])
-def test_reasons_that_do_not_fit(engine: Engine, reason: str) -> None:
+def test_too_long_close_reason_is_an_error(engine: Engine, reason: str) -> None:
     websocket = make_websocket(engine)
     peer = connect(websocket)
     with pytest.raises(ValueError, match=r".+"):
@@ -82,9 +82,9 @@ WRONG: list[Any] = [5, 2**64, None, 1.5, object, {"a": 1}, [1], (2**70,), [None]
 
 @pytest.mark.parametrize("wrong", WRONG, ids=repr)
 @pytest.mark.parametrize("name", ["send", "ping", "send_text_message", "send_binary_message"])
-def test_arguments_of_a_wrong_type(engine: Engine, name: str, wrong: Any) -> None:
-    """As libraries once sent as many bytes of their memory as a number said. What begins as a
-    message in fragments and breaks off ends the connection, and sends nothing of the wrong."""
+def test_argument_of_a_wrong_type_is_an_error(engine: Engine, name: str, wrong: Any) -> None:
+    """Once, libraries sent uninitialised memory if given a number. A wrong argument within a
+    fragmented message ends the connection, and sends no part of the argument."""
     websocket = make_websocket(engine)
     peer = connect(websocket)
     with pytest.raises(TypeError):
@@ -96,7 +96,7 @@ def test_arguments_of_a_wrong_type(engine: Engine, name: str, wrong: Any) -> Non
 
 @pytest.mark.parametrize("bad", BAD, ids=ascii)
 @pytest.mark.parametrize("version", ALL_VERSIONS, ids=str)
-def test_what_a_client_sets(version: Version, bad: str) -> None:
+def test_client_values_cannot_inject_header_lines(version: Version, bad: str) -> None:
     address = Address.parse("ws://localhost/")
     for others in (
         {"headers": [("X", f"a{bad}b")]},
@@ -112,8 +112,8 @@ def test_what_a_client_sets(version: Version, bad: str) -> None:
 
 @pytest.mark.parametrize("bad", ["\r\n", "\n", "\0", "\x0b", "\u2028"], ids=ascii)
 @pytest.mark.parametrize("name", [*HANDSHAKE, "Origin", "Sec-WebSocket-Protocol", "Cookie"])
-def test_what_a_request_brings(engine: Engine, name: str, bad: str) -> None:
-    """A server that lets such a header through does not get it back in the response."""
+def test_request_values_cannot_inject_response_lines(engine: Engine, name: str, bad: str) -> None:
+    """If a server lets such a header through, it does not appear in the response."""
     fields = {**HANDSHAKE, name: f"{HANDSHAKE.get(name, 'a')}{bad}X-Injected: 1"}
     websocket = WebSocket(Request("GET", "/", Headers(fields.items())), engine=engine)
     websocket.connect()

@@ -1,4 +1,4 @@
-"""The two engines have the same interface, and the one in plain Python says what it lacks."""
+"""Both engines have the same interface, and the one in plain Python warns of its limits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if IS_NATIVE:
 
 
 def members(protocol: type) -> list[str]:
-    """The names that a protocol declares, methods and attributes."""
+    """Returns the names of the methods and attributes that a protocol declares."""
     own = {**vars(protocol), **protocol.__annotations__}
     names = [name for name in own if not name.startswith(("__", "_abc", "_is_protocol"))]
     return [name for name in names if name != "_is_runtime_protocol"]
@@ -45,7 +45,7 @@ def parameters(function: Any) -> list[str]:
         (ChannelEvents, WebSocket),
     ],
 )
-def test_interface_is_there_at_run_time(protocol: type, implementation: type) -> None:
+def test_interface_members_exist_at_run_time(protocol: type, implementation: type) -> None:
     made = implementation() if implementation in ENGINES else implementation
     for name in members(protocol):
         assert hasattr(made, name), name
@@ -119,7 +119,7 @@ for _ in range(40):
 
 @pytest.mark.parametrize("pure", ["0", "1"])
 @pytest.mark.parametrize("how", ["close", "abort"])
-def test_end_during_the_first_hand_over_is_not_lost(how: str, pure: str) -> None:
+def test_end_during_the_first_handover_is_noticed(how: str, pure: str) -> None:
     environment = {**os.environ, "WEBSOCKET_HANDLER_PURE_PYTHON": pure}
     command = [sys.executable, "-c", ENDS_DURING_THE_FIRST_HAND_OVER, how]
     ended = subprocess.run(
@@ -128,13 +128,13 @@ def test_end_during_the_first_hand_over_is_not_lost(how: str, pure: str) -> None
     assert ended.returncode == 0, ended.stderr
 
 
-def test_connection_that_was_aborted_before_the_engine_had_it_leaves(engine: Engine) -> None:
+def test_connection_aborted_before_attach_is_released(engine: Engine) -> None:
     connect(make_websocket(engine))  # it runs
     websocket = make_websocket(engine)
     websocket.connect()
     ours, theirs = socket.socketpair()
     theirs.settimeout(10)
-    websocket._taken_over = True  # as another thread finds it that aborts meanwhile
+    websocket._taken_over = True  # the state that another thread finds when it aborts meanwhile
     aborted = threading.Event()
     engine.post(websocket.abort)
     engine.post(aborted.set)

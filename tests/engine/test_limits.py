@@ -1,4 +1,4 @@
-"""Who asks for too much is refused, or loses the connection; nobody else does."""
+"""A client that exceeds a limit is rejected or disconnected; others are unaffected."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def request_from(address: str) -> Request:
 
 
 def status_of(engine: Engine, settings: Settings, address: str) -> tuple[int, WebSocket, Peer]:
-    """What somebody at `address` is answered."""
+    """Returns the response status for a client at `address`, its WebSocket and its peer."""
     websocket = WebSocket(request_from(address), settings, engine=engine)
     websocket.on("message", websocket.send)
     ours, theirs = socket.socketpair()
@@ -59,7 +59,7 @@ def wait_until_there_are(engine: Engine, number: int) -> None:
 
 
 @pytest.mark.parametrize("opcode", [Opcode.PING, Opcode.PONG])
-def test_a_flood_of_control_frames_ends_the_connection(engine: Engine, opcode: int) -> None:
+def test_control_frame_flood_ends_the_connection(engine: Engine, opcode: int) -> None:
     websocket, other = make_websocket(engine, max_control_frames=100), make_websocket(engine)
     other.on("message", other.send)
     peer, bystander = connect(websocket), connect(other)
@@ -72,7 +72,7 @@ def test_a_flood_of_control_frames_ends_the_connection(engine: Engine, opcode: i
     assert engine.stats().closed == {1008: 1}
 
 
-def test_as_many_control_frames_as_are_allowed(engine: Engine) -> None:
+def test_allowed_number_of_control_frames_is_answered(engine: Engine) -> None:
     websocket = make_websocket(engine, max_control_frames=100)
     websocket.on("message", websocket.send)
     peer = connect(websocket)
@@ -81,10 +81,10 @@ def test_as_many_control_frames_as_are_allowed(engine: Engine) -> None:
         assert [peer.read() for _ in range(100)] == [Pong(b"again")] * 100
         ask(peer, Opcode.TEXT, b"still here")
         assert peer.read() == Message("still here")
-        time.sleep(1.01)  # the second is over
+        time.sleep(1.01)  # the second has passed
 
 
-def test_the_limit_on_all_connections(engine: Engine) -> None:
+def test_max_connections_rejects_further_handshakes(engine: Engine) -> None:
     settings = Settings(max_connections=2)
     first, one, peer = status_of(engine, settings, "192.0.2.1")
     second, *_ = status_of(engine, settings, "192.0.2.2")
@@ -98,7 +98,7 @@ def test_the_limit_on_all_connections(engine: Engine) -> None:
     assert status_of(engine, settings, "192.0.2.4")[0] == 101
 
 
-def test_the_limit_on_those_of_one_address(engine: Engine) -> None:
+def test_max_connections_per_address_rejects_only_that_address(engine: Engine) -> None:
     settings = Settings(max_connections_per_address=1)
     assert status_of(engine, settings, "192.0.2.1")[0] == 101
     status, one, peer = status_of(engine, settings, "192.0.2.2")
@@ -109,8 +109,8 @@ def test_the_limit_on_those_of_one_address(engine: Engine) -> None:
     assert status_of(engine, settings, "192.0.2.2")[0] == 101
 
 
-def test_one_that_never_gets_its_socket_counts_no_longer(engine: Engine) -> None:
-    """The handler has called `connect()` and raised: the integration aborts it."""
+def test_connection_without_its_socket_no_longer_counts(engine: Engine) -> None:
+    """The handler has called `connect()` and raised: the integration aborts the WebSocket."""
     settings = Settings(max_connections=1)
     websocket = WebSocket(request_from("192.0.2.1"), settings, engine=engine)
     websocket.connect()
@@ -121,13 +121,13 @@ def test_one_that_never_gets_its_socket_counts_no_longer(engine: Engine) -> None
 
 
 @pytest.mark.parametrize("field", ["max_connections", "max_connections_per_address"])
-def test_limits_that_make_no_sense(field: str) -> None:
+def test_senseless_limit_is_an_error(field: str) -> None:
     with pytest.raises(ValueError, match=f"{field} cannot be -1"):
         Settings(**{field: -1})  # type: ignore[arg-type]
 
 
 class Reader(threading.Thread):
-    """Reads what a peer is sent, from when it is told to."""
+    """Reads the bytes sent to a peer, once told to start."""
 
     def __init__(self, peer: Peer, messages: int) -> None:
         super().__init__(daemon=True)
@@ -140,7 +140,7 @@ class Reader(threading.Thread):
             assert isinstance(self.peer.read(), Message)
 
 
-def test_a_thread_waits_in_send_for_a_peer_that_is_behind(engine: Engine) -> None:
+def test_thread_blocks_in_send_while_its_peer_is_behind(engine: Engine) -> None:
     websocket = make_websocket(engine)
     reader = Reader(connect(websocket), messages=3000)
     reader.start()
@@ -168,7 +168,7 @@ def test_a_thread_waits_in_send_for_a_peer_that_is_behind(engine: Engine) -> Non
     assert most < 2 * HIGH_WATER
 
 
-def test_who_waits_in_send_is_told_of_the_end(engine: Engine) -> None:
+def test_thread_blocked_in_send_learns_that_the_connection_ended(engine: Engine) -> None:
     websocket = make_websocket(engine)
     peer = connect(websocket)
     raised: list[ConnectionClosed] = []
@@ -191,8 +191,8 @@ def test_who_waits_in_send_is_told_of_the_end(engine: Engine) -> None:
     assert [closed.code for closed in raised] == [1006]
 
 
-def test_a_listener_never_waits_in_send(engine: Engine) -> None:
-    """It is given up where it is hopelessly behind."""
+def test_listener_never_blocks_in_send(engine: Engine) -> None:
+    """The connection is closed at the hard limit."""
     websocket = make_websocket(engine, max_buffered=1 << 20, close_timeout=1.0)
     ended: list[ConnectionClosed] = []
 
@@ -211,7 +211,7 @@ def test_a_listener_never_waits_in_send(engine: Engine) -> None:
     assert [(closed.code, closed.reason) for closed in ended] == [(1008, "slow consumer")]
 
 
-def test_pieces_of_a_message_wait_too(engine: Engine) -> None:
+def test_fragment_sender_blocks_while_its_peer_is_behind(engine: Engine) -> None:
     websocket = make_websocket(engine)
     reader = Reader(connect(websocket), messages=1)
     reader.start()
@@ -232,7 +232,7 @@ def test_pieces_of_a_message_wait_too(engine: Engine) -> None:
     assert most < 2 * HIGH_WATER
 
 
-def test_paused_and_resumed(engine: Engine) -> None:
+def test_paused_connection_reads_again_after_resume(engine: Engine) -> None:
     websocket = make_websocket(engine)
     arrived = threading.Semaphore(0)
     messages: list[str] = []
@@ -260,7 +260,7 @@ def test_paused_and_resumed(engine: Engine) -> None:
     assert peer.read() == Pong(b"are you there")
 
 
-def test_a_paused_connection_can_be_closed(engine: Engine) -> None:
+def test_paused_connection_can_be_closed(engine: Engine) -> None:
     websocket = make_websocket(engine)
     peer = connect(websocket)
     websocket.pause()
@@ -270,7 +270,7 @@ def test_a_paused_connection_can_be_closed(engine: Engine) -> None:
     assert websocket.wait_closed(10)
 
 
-def test_pausing_holds_a_flood_back(engine: Engine) -> None:
+def test_paused_connection_stops_a_flood(engine: Engine) -> None:
     websocket = make_websocket(engine)
     websocket.on("message", lambda _: None)
     peer = connect(websocket)
@@ -300,7 +300,7 @@ def test_latency_is_that_of_the_last_ping(engine: Engine) -> None:
     assert round_trips.total == websocket.latency
 
 
-def test_the_engine_measures_by_itself(engine: Engine) -> None:
+def test_engine_pings_measure_the_latency(engine: Engine) -> None:
     websocket = make_websocket(engine, ping_interval=0.05)
     peer = connect(websocket)
     ping = peer.read()
@@ -312,7 +312,7 @@ def test_the_engine_measures_by_itself(engine: Engine) -> None:
         time.sleep(0.005)
 
 
-def test_an_unasked_for_pong_is_no_measurement(engine: Engine) -> None:
+def test_unsolicited_pong_changes_no_latency(engine: Engine) -> None:
     websocket = make_websocket(engine)
     told = threading.Event()
     websocket.on("pong", lambda _: told.set())

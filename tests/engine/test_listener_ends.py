@@ -1,4 +1,4 @@
-"""Listeners that are not done when their connection ends, and tasks that run eagerly."""
+"""Listeners still running when their connection ends, and eager tasks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Leave = Callable[[Peer], None]
 
 
 def send_until_closed(websocket: WebSocket, over: threading.Event, _: object = None) -> None:
-    """A listener in the middle of an answer when its connection ends."""
+    """A listener that is answering when its connection ends."""
     try:
         for _ in range(2000):
             websocket.send("more")
@@ -59,7 +59,7 @@ def assert_ordinary(caplog: pytest.LogCaptureFixture, errors: list[BaseException
 
 
 @pytest.mark.parametrize("leave", LEAVE)
-def test_async_listener_that_sends_after_the_end_is_ordinary(
+def test_async_listener_that_sends_after_the_end_logs_no_error(
     run_at_home: Run,  # noqa: F811
     leave: Leave,
     caplog: pytest.LogCaptureFixture,
@@ -96,7 +96,7 @@ def test_async_listener_that_sends_after_the_end_is_ordinary(
 
 
 @pytest.mark.parametrize("event", ["message", "error", "close"])
-def test_listener_that_sends_after_the_end_is_ordinary(
+def test_listener_that_sends_after_the_end_logs_no_error(
     engine: Engine, event: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "websocket_handler")
@@ -114,7 +114,7 @@ def test_listener_that_sends_after_the_end_is_ordinary(
         websocket.on("error", errors.append)
     peer = connect(websocket)
     if event == "error":
-        peer.sock.sendall(b"\xff\xff")  # not of the protocol
+        peer.sock.sendall(b"\xff\xff")  # not a protocol error
     else:
         peer.sock.sendall(frame("go"))
     if event == "close":
@@ -126,7 +126,7 @@ def test_listener_that_sends_after_the_end_is_ordinary(
 
 
 @pytest.mark.skipif(not IS_NATIVE, reason="a listener that blocks holds up the engine")
-def test_listener_that_blocks_learns_of_the_end_when_it_sends(
+def test_blocking_listener_that_sends_after_the_end_logs_no_error(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     errors: list[BaseException] = []
@@ -146,7 +146,7 @@ def test_listener_that_blocks_learns_of_the_end_when_it_sends(
 def test_listener_that_sends_on_another_connection_that_has_ended_fails(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It should have expected that; nor would its own peer have an answer."""
+    """The listener must expect this; its own connection is unaffected otherwise."""
     errors: list[BaseException] = []
     websocket, other = make_websocket(engine), make_websocket(engine)
     websocket.on("message", lambda message: other.send(message))
@@ -160,7 +160,7 @@ def test_listener_that_sends_on_another_connection_that_has_ended_fails(
     assert "a listener raised" in caplog.text
 
 
-def test_slow_consumer_that_a_listener_gives_up_is_ordinary(
+def test_slow_consumer_closed_in_a_listener_logs_no_error(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     errors: list[BaseException] = []
@@ -188,7 +188,7 @@ def test_receive_in_a_coroutine_says_what_to_await(engine: Engine) -> None:
         with pytest.raises(WebSocketError, match=r"await areceive\(\)"):
             next(iter(websocket))
         peer.sock.sendall(frame("hello"))
-        return await websocket.areceive()  # which that has not made impossible
+        return await websocket.areceive()  # the failed call has not prevented this
 
     assert asyncio.run(receive_as_threads_do()) == "hello"
 
@@ -202,7 +202,7 @@ def test_async_listener_where_the_engine_has_a_thread_says_what_to_do(engine: En
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="there are no eager tasks")
 @pytest.mark.parametrize("suspends", [False, True])
-def test_async_listeners_hear_everything_from_eager_tasks(suspends: bool) -> None:
+def test_async_listeners_in_eager_tasks_receive_every_event(suspends: bool) -> None:
     seen: list[Any] = []
 
     async def test() -> None:

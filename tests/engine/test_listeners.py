@@ -1,4 +1,4 @@
-"""`async def` listeners, and waiting for a peer that is behind."""
+"""`async def` listeners, and waiting for a slow peer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Run = Callable[[Test], None]
 
 @pytest.fixture(params=LOOPS)
 def run_at_home(request: pytest.FixtureRequest) -> Iterator[Run]:
-    """Runs a coroutine in a loop, with an engine that lives there."""
+    """Runs a coroutine in a loop with an engine that runs there."""
     loop = LOOPS[request.param]()
 
     async def with_engine(test: Test) -> None:
@@ -48,7 +48,7 @@ def frame(message: str | bytes) -> bytes:
     return write_frame(opcode, message.encode() if isinstance(message, str) else message, key=KEY)
 
 
-def test_async_listeners_keep_the_order_of_the_events(run_at_home: Run) -> None:
+def test_async_listeners_keep_the_order_of_events(run_at_home: Run) -> None:
     async def test(engine: Engine) -> None:
         seen: list[object] = []
         over = asyncio.Event()
@@ -81,7 +81,7 @@ def test_async_listeners_keep_the_order_of_the_events(run_at_home: Run) -> None:
     run_at_home(test)
 
 
-def test_a_slow_async_listener_holds_its_peer_back_and_nobody_else(run_at_home: Run) -> None:
+def test_slow_async_listener_pauses_only_its_peer(run_at_home: Run) -> None:
     async def test(engine: Engine) -> None:
         go_on = asyncio.Event()
         heard: list[bytes] = []
@@ -114,7 +114,9 @@ def test_a_slow_async_listener_holds_its_peer_back_and_nobody_else(run_at_home: 
     run_at_home(test)
 
 
-def test_an_async_listener_that_raises(run_at_home: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_raising_async_listener_closes_with_1011(
+    run_at_home: Run, caplog: pytest.LogCaptureFixture
+) -> None:
     async def test(engine: Engine) -> None:
         errors: list[BaseException] = []
         websocket = make_websocket(engine)
@@ -136,7 +138,7 @@ def test_an_async_listener_that_raises(run_at_home: Run, caplog: pytest.LogCaptu
     assert "ValueError: oh" in caplog.text
 
 
-def test_once_and_off_with_async_listeners(run_at_home: Run) -> None:
+def test_once_and_off_work_with_async_listeners(run_at_home: Run) -> None:
     async def test(engine: Engine) -> None:
         seen: list[str] = []
         websocket = make_websocket(engine)
@@ -166,7 +168,7 @@ def test_once_and_off_with_async_listeners(run_at_home: Run) -> None:
     run_at_home(test)
 
 
-def test_an_async_listener_needs_a_loop() -> None:
+def test_async_listener_without_a_loop_is_an_error() -> None:
     engine = Engine()
 
     async def listener(_: str) -> None: ...
@@ -178,10 +180,10 @@ def test_an_async_listener_needs_a_loop() -> None:
         engine.stop()
 
 
-# Waiting for a peer that is behind
+# Waiting for a slow peer
 
 
-def test_adrain_waits_until_the_peer_has_caught_up(run: Run) -> None:  # noqa: F811
+def test_adrain_waits_until_the_buffer_has_drained(run: Run) -> None:  # noqa: F811
     async def test(engine: Engine) -> None:
         websocket = make_websocket(engine)
         peer = await in_thread(connect, websocket)
@@ -199,7 +201,7 @@ def test_adrain_waits_until_the_peer_has_caught_up(run: Run) -> None:  # noqa: F
     run(test)
 
 
-def test_adrain_ends_with_the_connection(run: Run) -> None:  # noqa: F811
+def test_adrain_raises_when_the_connection_ends(run: Run) -> None:  # noqa: F811
     async def test(engine: Engine) -> None:
         websocket = make_websocket(engine)
         peer = await in_thread(connect, websocket)
@@ -213,7 +215,7 @@ def test_adrain_ends_with_the_connection(run: Run) -> None:  # noqa: F811
     run(test)
 
 
-def test_drain_in_a_thread() -> None:
+def test_drain_in_a_thread_waits_until_the_buffer_has_drained() -> None:
     engine = Engine()
     try:
         websocket = make_websocket(engine)
@@ -241,7 +243,7 @@ def test_drain_in_a_thread() -> None:
         engine.stop()
 
 
-# Coroutines and what ends the connection in the same read
+# Coroutines, and messages read together with the end of the connection
 
 
 @pytest.mark.parametrize(

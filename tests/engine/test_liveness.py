@@ -1,4 +1,4 @@
-"""Dead peers are found, also while nothing is read from them; live ones are kept, however slow."""
+"""Dead peers are detected even while reading is paused; slow live ones are kept."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from ..support.connections import Peer, make_websocket
 KEY = b"\x01\x02\x03\x04"
 PINGS = {"ping_interval": 0.2, "ping_timeout": 0.2}
 MANY_PINGS = 2.0
-"""Seconds in which several pings are sent, and several times too many for a dead peer."""
+"""In seconds: several ping intervals, and several times the timeout of a dead peer."""
 
 SO_ATTACH_FILTER = 26
 DROP_EVERYTHING = struct.pack("=HBBI", 0x06, 0, 0, 0)
-"""A packet filter of one instruction: return 0."""
+"""A packet filter with one instruction: return 0."""
 
 
 def vanish(sock: socket.socket) -> None:
-    """Have the system drop what arrives for `sock`, as if its machine were off."""
+    """Have the kernel drop packets that arrive for `sock`, as if its machine were off."""
     code = ctypes.create_string_buffer(DROP_EVERYTHING)
     program = struct.pack("@HP", 1, ctypes.addressof(code))
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
@@ -69,7 +69,7 @@ def say(peer: Peer, payload: bytes, opcode: int = Opcode.BINARY) -> None:
 
 
 def fill(peer: Peer) -> None:
-    """Send messages until no more can be sent."""
+    """Send messages until the buffers are full."""
     peer.sock.settimeout(0.3)
     with contextlib.suppress(TimeoutError):
         for _ in range(64 << 10):
@@ -79,7 +79,7 @@ def fill(peer: Peer) -> None:
 
 
 class Answering(threading.Thread):
-    """Reads everything of a peer and answers its pings, until the connection ends."""
+    """Reads everything from a peer and answers its pings until the connection ends."""
 
     def __init__(self, peer: Peer) -> None:
         super().__init__(daemon=True)
@@ -108,7 +108,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 def never_listen(websocket: WebSocket, peer: Peer) -> None:
-    """More than high water waits for a first listener."""
+    """More than `high_water` bytes are queued for a first listener."""
     del websocket
     say(peer, bytes(70_000))
 
@@ -119,7 +119,7 @@ def pause(websocket: WebSocket, peer: Peer) -> None:
 
 
 def stop_receiving(websocket: WebSocket, peer: Peer) -> None:
-    """More than high water waits for a thread that takes messages."""
+    """More than `high_water` bytes are queued for a thread that receives messages."""
     say(peer, b"first")
     assert websocket.receive(10) == b"first"
     say(peer, bytes(70_000))
@@ -159,7 +159,7 @@ def test_peer_whose_pongs_are_not_read_is_kept(
         assert websocket.receive(10) == bytes(70_000)
     before = answering.answered
     wait_for(lambda: answering.answered > before + 1)
-    assert websocket.state is State.OPEN  # nor are all those pongs at once a flood
+    assert websocket.state is State.OPEN  # nor do all those pongs together count as a flood
 
 
 def test_peer_that_cannot_send_its_pongs_is_kept(engine: Engine) -> None:
@@ -228,7 +228,7 @@ def test_vanished_peer_is_dropped_while_a_listener_blocks(engine: Engine) -> Non
 
 
 def read_slowly(peer: Peer, rate: int, size: int, seconds: float = 60) -> int:
-    """How much of `size` bytes has come at `rate` bytes a second."""
+    """Returns how many of `size` bytes arrived when reading `rate` bytes per second."""
     piece, count, begun = max(1, rate // 50), 0, time.monotonic()
     try:
         while count < size and time.monotonic() < begun + seconds:
@@ -305,7 +305,7 @@ def test_reader_below_the_minimum_rate_is_dropped_while_closing(engine: Engine) 
     assert websocket.wait_closed(20)
 
 
-def test_peer_that_reads_but_answers_no_ping_learns_why(engine: Engine) -> None:
+def test_peer_that_reads_but_answers_no_ping_gets_the_reason(engine: Engine) -> None:
     websocket, ends = make_websocket(engine, **PINGS), list[tuple[int, str]]()
     websocket.on("close", lambda code, reason: ends.append((code, reason)))
     peer = take_over(websocket, by_unix())

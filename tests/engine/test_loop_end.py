@@ -1,4 +1,4 @@
-"""An event loop that ends takes the connections of its engine with it, and the engine."""
+"""An event loop that ends closes the connections of its engine, and the engine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GOING_AWAY = b"\x88\x02\x03\xe9"
 
 
 def run_and_close(thread: LoopThread) -> None:
-    """What `asyncio.run` does at its end."""
+    """Shut the loop down and close it, as `asyncio.run` does."""
     thread.run(thread.loop.shutdown_asyncgens())
     close_alone(thread)
 
@@ -38,7 +38,7 @@ def close_alone(thread: LoopThread) -> None:
 
 
 def descriptors_after_a_loop(kind: str) -> int:
-    """The first one of its kind may open what all share."""
+    """Returns the descriptors after a first loop of this kind, which may open shared ones."""
     close_alone(LoopThread(kind))
     gc.collect()
     return descriptors()
@@ -56,7 +56,7 @@ def read_to_the_end(peer: socket.socket) -> bytes:
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize("kind", LOOPS)
-def test_ended_loop_closes_its_connections_with_1001(kind: str, carrier: str) -> None:
+def test_loop_shutdown_closes_its_connections_with_1001(kind: str, carrier: str) -> None:
     before = descriptors_after_a_loop(kind)
     for _ in range(3):
         thread = LoopThread(kind)
@@ -78,7 +78,7 @@ def test_ended_loop_closes_its_connections_with_1001(kind: str, carrier: str) ->
 @pytest.mark.parametrize("carrier", ["socket", "TLS"])
 @pytest.mark.parametrize("kind", LOOPS)
 def test_closed_loop_closes_its_connections(kind: str, carrier: str) -> None:
-    """Where nothing but the loop's `close` is called, as far as possible with 1001."""
+    """Only the loop's `close` is called; where possible the close code is 1001."""
     before = descriptors_after_a_loop(kind)
     for _ in range(3):
         thread = LoopThread(kind)
@@ -126,7 +126,7 @@ def test_asyncio_run_leaves_nothing_of_an_engine() -> None:
 
 @pytest.mark.parametrize("kind", LOOPS)
 def test_closed_websockets_of_an_idle_engine_are_collected(kind: str) -> None:
-    """Connections that transports feed come and go without an iteration of the engine."""
+    """Connections on transports come and go without an iteration of the engine."""
     thread = LoopThread(kind)
     home = Home(Engine(thread.loop), thread)
     closed: list[weakref.ref[WebSocket]] = []

@@ -1,4 +1,4 @@
-"""The account as Prometheus reads it."""
+"""The engine's statistics as Prometheus reads them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def scrape(engine: Engine, prefix: str = "websocket") -> dict[str, float]:
     }
 
 
-def test_what_prometheus_sees(engine: Engine) -> None:
+def test_metrics_show_engine_counters(engine: Engine) -> None:
     gone, peer = echoing(engine)
     leave(gone, peer, code=4001)
     websocket, peer = echoing(engine)
@@ -44,6 +44,6 @@ def test_what_prometheus_sees(engine: Engine) -> None:
     assert found["websocket_buffered_bytes"] == found["websocket_listener_takeovers_total"] == 0
 
 
-def test_two_engines_side_by_side(engine: Engine) -> None:
+def test_metrics_of_two_engines_stay_separate(engine: Engine) -> None:
     echoing(engine)
     assert scrape(engine, "chat")["chat_connections"] == 1

@@ -1,4 +1,4 @@
-"""Messages that are asked for: `async for` and `areceive()`, `for` and `receive()`."""
+"""Receiving messages: `async for` and `areceive()`, `for` and `receive()`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Test = Callable[[Engine], Coroutine[Any, Any, None]]
 
 @pytest.fixture(params=ROWS, ids="-".join)
 def run(request: pytest.FixtureRequest) -> Callable[[Test], None]:
-    """Runs a coroutine in a loop, with an engine that lives there or in a thread."""
+    """Runs a coroutine in a loop, with an engine in that loop or in a thread."""
     loop_name, home = request.param
 
     async def with_engine(test: Test) -> None:
@@ -52,7 +52,7 @@ def run(request: pytest.FixtureRequest) -> Callable[[Test], None]:
 
 @asynccontextmanager
 async def limit(seconds: float) -> AsyncIterator[None]:
-    """`asyncio.timeout`, which Python 3.10 has not."""
+    """`asyncio.timeout`, which Python 3.10 lacks."""
     task = asyncio.current_task()
     assert task is not None
     handle = asyncio.get_running_loop().call_later(seconds, task.cancel)
@@ -85,7 +85,7 @@ async def echo_each(websocket: WebSocket) -> str:
     return "ended"
 
 
-def test_a_task_is_resumed_for_each_message_in_order(run: Any) -> None:
+def test_task_is_resumed_for_each_message_in_order(run: Any) -> None:
     async def test(engine: Engine) -> None:
         websocket, peer = await open_pair(engine)
         task = asyncio.ensure_future(echo_each(websocket))
@@ -101,7 +101,7 @@ def test_a_task_is_resumed_for_each_message_in_order(run: Any) -> None:
     run(test)
 
 
-def test_messages_that_came_before_the_iteration_wait_for_it(run: Any) -> None:
+def test_messages_before_the_iteration_are_queued(run: Any) -> None:
     async def test(engine: Engine) -> None:
         websocket, peer = await open_pair(engine)
         await in_thread(peer.sock.sendall, text("first") + text("second") + close(1000))
@@ -119,7 +119,7 @@ def test_messages_that_came_before_the_iteration_wait_for_it(run: Any) -> None:
 @pytest.mark.parametrize(
     ("end", "code"), [(close(4001, "enough"), 4001), (b"", 1006), (b"\x83\x80" + KEY, 1002)]
 )
-def test_an_abnormal_end_raises(run: Any, end: bytes, code: int) -> None:
+def test_abnormal_end_raises_in_the_iteration(run: Any, end: bytes, code: int) -> None:
     async def test(engine: Engine) -> None:
         websocket, peer = await open_pair(engine)
         task = asyncio.ensure_future(echo_each(websocket))
@@ -135,7 +135,7 @@ def test_an_abnormal_end_raises(run: Any, end: bytes, code: int) -> None:
     run(test)
 
 
-def test_a_cancelled_wait_loses_no_message(run: Any) -> None:
+def test_cancelled_receive_loses_no_message(run: Any) -> None:
     async def test(engine: Engine) -> None:
         websocket, peer = await open_pair(engine)
         task = asyncio.ensure_future(websocket.areceive())
@@ -158,7 +158,7 @@ def test_a_cancelled_wait_loses_no_message(run: Any) -> None:
     run(test)
 
 
-def test_time_outs_and_sleeps_work_inside(run: Any) -> None:
+def test_timeouts_and_sleeps_work_in_a_resumed_task(run: Any) -> None:
     async def test(engine: Engine) -> None:
         websocket, peer = await open_pair(engine)
 
@@ -183,7 +183,7 @@ def test_time_outs_and_sleeps_work_inside(run: Any) -> None:
     run(test)
 
 
-def test_a_resumed_task_has_its_own_context(run: Any) -> None:
+def test_resumed_task_has_its_own_context(run: Any) -> None:
     name: contextvars.ContextVar[str] = contextvars.ContextVar("name", default="nobody's")
 
     async def test(engine: Engine) -> None:
@@ -211,7 +211,7 @@ def test_a_resumed_task_has_its_own_context(run: Any) -> None:
     run(test)
 
 
-def test_one_task_may_end_what_another_waits_for(run: Any) -> None:
+def test_task_may_close_what_another_task_receives_from(run: Any) -> None:
     async def test(engine: Engine) -> None:
         waiting, peer = await open_pair(engine)
         ending, other = await open_pair(engine)
@@ -234,7 +234,7 @@ def test_one_task_may_end_what_another_waits_for(run: Any) -> None:
     run(test)
 
 
-def test_only_one_coroutine_waits_at_a_time(run: Any) -> None:
+def test_second_waiting_coroutine_is_an_error(run: Any) -> None:
     async def test(engine: Engine) -> None:
         websocket, peer = await open_pair(engine)
         task = asyncio.ensure_future(websocket.areceive())
@@ -248,7 +248,7 @@ def test_only_one_coroutine_waits_at_a_time(run: Any) -> None:
     run(test)
 
 
-def test_reading_stops_while_nobody_takes_messages(run: Any) -> None:
+def test_reading_pauses_while_nobody_receives(run: Any) -> None:
     async def test(engine: Engine) -> None:
         websocket, peer = await open_pair(engine, high_water=10_000)
         message = "x" * 1000
@@ -278,8 +278,8 @@ def test_reading_stops_while_nobody_takes_messages(run: Any) -> None:
     run(test)
 
 
-def test_what_a_coroutine_sends_without_pause_leaves_together(run: Any) -> None:
-    """A burst of sends between two awaits is one system call: one arrival at the peer."""
+def test_sends_between_two_awaits_leave_in_one_call(run: Any) -> None:
+    """Sends between two awaits are one system call: the peer receives them in one read."""
 
     async def test(engine: Engine) -> None:
         websocket, peer = await open_pair(engine)
@@ -296,7 +296,7 @@ def test_what_a_coroutine_sends_without_pause_leaves_together(run: Any) -> None:
     run(test)
 
 
-def test_threads_receive(engine: Engine) -> None:
+def test_threads_receive_messages_in_order(engine: Engine) -> None:
     websocket = make_websocket(engine)
     peer = connect(websocket)
     with pytest.raises(TimeoutError, match=r"0\.01 seconds"):
@@ -312,7 +312,7 @@ def test_threads_receive(engine: Engine) -> None:
     peer.sock.close()
 
 
-def test_a_thread_iterates_until_an_abnormal_end(engine: Engine) -> None:
+def test_iteration_in_a_thread_raises_on_abnormal_end(engine: Engine) -> None:
     websocket = make_websocket(engine)
     peer = connect(websocket)
     peer.sock.sendall(text("one"))
@@ -325,7 +325,7 @@ def test_a_thread_iterates_until_an_abnormal_end(engine: Engine) -> None:
     assert caught.value.code == 1006
 
 
-def test_there_is_one_way_to_take_messages(engine: Engine) -> None:
+def test_mixing_listeners_and_receive_is_an_error(engine: Engine) -> None:
     listening = make_websocket(engine)
     listening.on("message", print)
     peer = connect(listening)
@@ -348,7 +348,7 @@ def test_there_is_one_way_to_take_messages(engine: Engine) -> None:
     peer.sock.close()
 
 
-def test_a_late_listener_gets_what_came_before(engine: Engine) -> None:
+def test_late_listener_gets_earlier_messages(engine: Engine) -> None:
     websocket = make_websocket(engine)
     peer = connect(websocket)
     peer.sock.sendall(text("one") + text("two"))
@@ -364,7 +364,7 @@ def test_a_late_listener_gets_what_came_before(engine: Engine) -> None:
 
 
 def leave_waiting(websocket: WebSocket, peer: Peer, *messages: str) -> None:
-    """Have messages that nobody has asked for."""
+    """Leave messages that no one has received yet in the queue."""
     pinged = threading.Event()
     websocket.once("ping", lambda _: pinged.set())
     peer.sock.sendall(b"".join(map(text, messages)) + write_frame(Opcode.PING, b"", key=KEY))
@@ -372,8 +372,8 @@ def leave_waiting(websocket: WebSocket, peer: Peer, *messages: str) -> None:
     assert peer.read() == Pong(b"")
 
 
-def test_a_late_listener_for_one_message_gets_one(engine: Engine) -> None:
-    """The others wait for the next, and none is lost when a listener is taken off."""
+def test_late_once_listener_gets_one_message(engine: Engine) -> None:
+    """The remaining messages wait for the next listener; removing a listener loses none."""
     websocket = make_websocket(engine)
     peer = connect(websocket)
     leave_waiting(websocket, peer, "one", "two", "three")
@@ -387,7 +387,7 @@ def test_a_late_listener_for_one_message_gets_one(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("end", [WebSocket.close, WebSocket.abort])
-def test_a_late_listener_that_ends_the_connection_gets_no_more(
+def test_late_listener_that_ends_the_connection_gets_no_more(
     engine: Engine, end: Callable[[WebSocket], None]
 ) -> None:
     websocket = make_websocket(engine)
@@ -416,7 +416,7 @@ def test_a_late_listener_that_ends_the_connection_gets_no_more(
 
 
 @pytest.mark.parametrize("event", ["error", "close"])
-def test_a_listener_that_comes_with_the_end_gets_nothing(engine: Engine, event: str) -> None:
+def test_listener_added_at_the_end_gets_nothing(engine: Engine, event: str) -> None:
     """`close` is the last event."""
     websocket = make_websocket(engine)
     peer = connect(websocket)
@@ -427,14 +427,14 @@ def test_a_listener_that_comes_with_the_end_gets_nothing(engine: Engine, event: 
     websocket.on("close", lambda *_: over.set())
     peer.sock.sendall(b"\xff\xff")
     assert over.wait(10)
-    engine.post(over.clear)  # comes after what the listener may have caused
+    engine.post(over.clear)  # runs after any message the listener could cause
     while over.is_set():
         time.sleep(0.001)
     assert heard == []
     peer.sock.close()
 
 
-def test_what_waited_can_be_taken_after_the_end(engine: Engine) -> None:
+def test_queued_messages_can_be_received_after_the_end(engine: Engine) -> None:
     websocket = make_websocket(engine)
     peer = connect(websocket)
     leave_waiting(websocket, peer, "one", "two")
@@ -444,8 +444,9 @@ def test_what_waited_can_be_taken_after_the_end(engine: Engine) -> None:
     peer.sock.close()
 
 
-def test_an_inbox_that_is_full_from_the_start_holds_the_peer_back(engine: Engine) -> None:
-    """What waited before is more than high water: no more is read until some is taken."""
+def test_inbox_full_from_the_start_pauses_its_peer(engine: Engine) -> None:
+    """More than `high_water` bytes are already queued: reading stays paused until some are
+    received."""
     websocket = make_websocket(engine, high_water=10_000)
     peer = connect(websocket)
     leave_waiting(websocket, peer, *["x" * 1000] * 9)

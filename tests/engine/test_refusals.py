@@ -1,4 +1,4 @@
-"""The operator sees why handshakes are refused, in a bounded number of lines."""
+"""The operator sees the reason of every rejected handshake, in a bounded number of log lines."""
 
 from __future__ import annotations
 

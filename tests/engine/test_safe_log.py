@@ -1,4 +1,4 @@
-"""No text of a peer's starts a log line of its own, or reaches the operator's terminal."""
+"""No text from a peer can start a log line of its own or control the operator's terminal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger("websocket_handler")
 
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    """All that the library logs, formatted as most programs do."""
+    """All log output of the library, formatted as most programs do."""
     written = io.StringIO()
     handler = logging.StreamHandler(written)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -1,4 +1,4 @@
-"""An engine for which no thread can be started."""
+"""An engine that cannot start a thread."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HELLO = write_frame(Opcode.TEXT, b"hello", key=KEY)
 
 @contextlib.contextmanager
 def no_threads() -> Iterator[None]:
-    """No thread can be started meanwhile: there is no address space for its stack."""
+    """No thread can start inside: its stack would exceed the address space limit."""
     before = threading.stack_size(1 << 47)
     try:
         with pytest.raises(RuntimeError, match="can't start new thread"):
@@ -36,7 +36,7 @@ def no_threads() -> Iterator[None]:
         threading.stack_size(before)
 
 
-def test_handshake_without_a_thread_is_refused_with_503_and_served_later() -> None:
+def test_handshake_without_a_thread_gets_503_and_succeeds_later() -> None:
     engine = Engine()
     with no_threads():
         websocket = make_websocket(engine)
@@ -57,7 +57,7 @@ def test_handshake_without_a_thread_is_refused_with_503_and_served_later() -> No
     engine.stop()
 
 
-def test_handshake_accepted_by_an_engine_that_stops_before_the_hand_over_gets_503() -> None:
+def test_engine_stops_before_the_handover_handshake_gets_503() -> None:
     engine = Engine()
     websocket = make_websocket(engine, max_connections=1)
     ends: list[int] = []
@@ -73,7 +73,7 @@ def test_handshake_accepted_by_an_engine_that_stops_before_the_hand_over_gets_50
     assert engine.stats().open == 0
 
 
-def test_client_without_a_thread_raises() -> None:
+def test_client_that_cannot_start_a_thread_raises() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         answering = threading.Thread(target=answer_one, args=(listening,))
         answering.start()
@@ -86,7 +86,7 @@ def test_client_without_a_thread_raises() -> None:
 
 
 def answer_one(listening: socket.socket) -> None:
-    """Complete the handshake of one client, and read until it leaves."""
+    """Complete the handshake of one client, and read until it disconnects."""
     accepted, _ = listening.accept()
     with accepted:
         request = b""
@@ -103,7 +103,7 @@ def answer_one(listening: socket.socket) -> None:
 
 
 @pytest.mark.skipif(not IS_NATIVE, reason="the engine in plain Python has one thread")
-def test_take_over_without_another_thread_goes_on_and_finds_one_later(
+def test_listener_takeover_without_a_spare_thread_recovers_later(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     engine, release, inside = Engine(), threading.Event(), threading.Event()
@@ -137,14 +137,14 @@ def test_take_over_without_another_thread_goes_on_and_finds_one_later(
 
 
 @pytest.mark.skipif(not IS_NATIVE, reason="the engine in plain Python has one thread")
-def test_engine_whose_second_thread_cannot_be_started_serves() -> None:
+def test_engine_without_its_second_thread_serves() -> None:
     engine = Engine()
     started = threading.Thread.start
 
     first = threading.Event()
 
     def start(thread: threading.Thread) -> None:
-        """Only one thread more can be started."""
+        """Only one more thread can start."""
         if first.is_set():
             raise RuntimeError("can't start new thread")
         first.set()

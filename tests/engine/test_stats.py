@@ -1,4 +1,4 @@
-"""What an engine and a connection say of themselves."""
+"""The statistics of an engine and of a connection."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def frame(opcode: int, payload: bytes, fin: bool = True) -> bytes:
     return write_frame(opcode, payload, fin, KEY)
 
 
-def test_the_traffic_of_a_connection(engine: Engine) -> None:
+def test_connection_traffic_counts_messages_and_bytes(engine: Engine) -> None:
     websocket, peer = echoing(engine)
     sent = (
         frame(Opcode.TEXT, b"whole")
@@ -55,11 +55,11 @@ def test_the_traffic_of_a_connection(engine: Engine) -> None:
     assert websocket.traffic == expected
     assert engine.stats().traffic == expected
     leave(websocket, peer)
-    assert engine.stats().traffic.messages_received == 2  # it is not forgotten
+    assert engine.stats().traffic.messages_received == 2  # closed connections stay counted
     assert engine.stats().traffic.bytes_received == len(sent) + 8  # the close frame
 
 
-def test_large_messages_count_once(engine: Engine) -> None:
+def test_large_message_counts_once(engine: Engine) -> None:
     data = bytes(3_000_000)
     websocket = make_websocket(engine, max_message_size=1 << 22)
     websocket.on("message", websocket.send)
@@ -73,7 +73,7 @@ def test_large_messages_count_once(engine: Engine) -> None:
     assert websocket.traffic.bytes_sent == RESPONSE_SIZE + len(data) + 10
 
 
-def test_fragments_are_one_message(engine: Engine) -> None:
+def test_fragmented_message_counts_once(engine: Engine) -> None:
     websocket, peer = echoing(engine)
     websocket.send(iter(["a", "b", "c"]))
     assert peer.read() == Message("abc")
@@ -81,7 +81,7 @@ def test_fragments_are_one_message(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("version", ALL_VERSIONS, ids=str)
-def test_every_version_counts(engine: Engine, version: object) -> None:
+def test_messages_of_every_version_are_counted(engine: Engine, version: object) -> None:
     from websocket_handler.protocol.versions.version import Offer, Version
 
     assert isinstance(version, Version)
@@ -119,7 +119,7 @@ def leave(websocket: WebSocket, peer: Peer, code: int = 1000) -> None:
     assert websocket.wait_closed(10)
 
 
-def test_an_engine_keeps_account(engine: Engine) -> None:
+def test_engine_stats_count_its_connections(engine: Engine) -> None:
     connections = [echoing(engine) for _ in range(4)]
     stats = engine.stats()
     assert (stats.open, stats.accepted, stats.closed, stats.refused) == (4, 4, {}, {})
@@ -133,7 +133,7 @@ def test_an_engine_keeps_account(engine: Engine) -> None:
     assert (stats.open, stats.accepted, stats.closed) == (1, 4, {1000: 2, 4001: 1})
 
 
-def test_what_is_refused_is_counted_by_status(engine: Engine) -> None:
+def test_rejections_are_counted_by_status(engine: Engine) -> None:
     for headers in ({}, {"Origin": "http://elsewhere"}):
         request = Request(
             "GET",
@@ -152,7 +152,7 @@ def test_what_is_refused_is_counted_by_status(engine: Engine) -> None:
     assert (stats.open, stats.accepted, stats.closed) == (0, 0, {})
 
 
-def test_what_waits_is_counted(engine: Engine) -> None:
+def test_queued_bytes_are_counted(engine: Engine) -> None:
     websocket, peer = echoing(engine)
     threading.Thread(target=websocket.send, args=(bytes(4_000_000),), daemon=True).start()
     end = time.monotonic() + 10
@@ -162,7 +162,7 @@ def test_what_waits_is_counted(engine: Engine) -> None:
     peer.sock.close()
 
 
-def test_connections_as_a_client_count(engine: Engine) -> None:
+def test_client_connections_are_counted(engine: Engine) -> None:
     websocket, peer = client_role(engine)
     assert engine.stats().open == engine.stats().accepted == 1
     peer.sock.close()

@@ -1,4 +1,4 @@
-"""core/wheel.c against a simple model: no timer is early, none later than a tick."""
+"""core/wheel.c compared with a simple model: no timer fires early, none more than a tick late."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def test_timers_expire_in_time(
             assert look_again < min(due.values()) + TICK or look_again <= now + TICK
 
 
-def test_timers_of_a_later_turn_in_the_same_slot_cost_no_time(wheel_library: ctypes.CDLL) -> None:
-    """Those that are due are as many as those that rest in their slot for the next turn."""
+def test_timers_of_a_later_revolution_cost_no_time(wheel_library: ctypes.CDLL) -> None:
+    """As many timers are due as stay in their slot for the next revolution."""
     count, turn = 20_000, 1024 * TICK
 
     def seconds(waiting: int) -> float:

@@ -1,4 +1,4 @@
-"""The wheel: built as for a release, and installed where there is no compiler."""
+"""The wheel: built as for a release, and installed without a compiler."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ..conftest import ROOT
 from ..support.programs import Program, running
 
 MAX_NATIVE_SIZE = 2 << 20
-"""Bytes of all extension modules together: stripped ones have 0.9 MB, others 5 MB."""
+"""Total size of all extension modules in bytes: stripped they take 0.9 MB, unstripped 5 MB."""
 
 pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="the wheel has the native engine")
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel as `make wheel` builds it."""
+    """A wheel as built by `make wheel`."""
     directory = tmp_path_factory.mktemp("dist")
     command = [ROOT / "scripts" / "build-wheel", directory]
     environment = {**os.environ, "PYTHON": sys.executable}
@@ -38,7 +38,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clean_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter with nothing but the wheel, and no compiler on its path."""
+    """An interpreter with only the wheel installed, and no compiler on its path."""
     directory = tmp_path_factory.mktemp("clean")
     venv.create(directory, with_pip=True)
     python = directory / "bin" / "python"

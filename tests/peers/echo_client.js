@@ -1,5 +1,5 @@
-// A library of npm as a client: echo_client.js LIBRARY URL VERSION TEXT... Prints what comes
-// back, a line each, then the code of the server's close.
+// A library of npm as a client: echo_client.js LIBRARY URL VERSION TEXT... Prints each
+// answer on a line, then the code of the server's close frame.
 const net = require("net");
 
 const [library, url, version, ...texts] = process.argv.slice(2);

@@ -1,5 +1,5 @@
-# Protocol::WebSocket as a client: echo_client.pl URL VERSION TEXT... Prints what comes back, a
-# line each.
+# Protocol::WebSocket as a client: echo_client.pl URL VERSION TEXT... Prints each answer on
+# a line.
 use strict;
 use warnings;
 use IO::Socket::INET;

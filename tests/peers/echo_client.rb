@@ -1,5 +1,5 @@
-# websocket-ruby as a client: echo_client.rb URL VERSION TEXT... Prints what comes back, a line
-# each, then whether the server answered its close.
+# websocket-ruby as a client: echo_client.rb URL VERSION TEXT... Prints each answer on a
+# line, then whether the server answered its close.
 require "socket"
 require "uri"
 require "websocket"
@@ -10,7 +10,7 @@ handshake = nil
 loop do
   handshake = WebSocket::Handshake::Client.new(url: url, version: version.to_i)
   break unless has_body
-  # It strips white space from the answer it expects: take keys where there is none.
+  # It strips white space from the expected answer: choose keys whose answer has none.
   break if handshake.instance_variable_get(:@handler).send(:challenge).bytesize == 16
 end
 socket = TCPSocket.new(URI(url).host, URI(url).port)

@@ -1,4 +1,4 @@
-// A library of npm as an echo server: echo_server.js LIBRARY. Says which port it serves on.
+// A library of npm as an echo server: echo_server.js LIBRARY. Prints its port.
 const http = require("http");
 
 const library = process.argv[2];

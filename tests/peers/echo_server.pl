@@ -1,5 +1,5 @@
-# Protocol::WebSocket as an echo server, one connection at a time: echo_server.pl. Says which
-# port it serves on.
+# Protocol::WebSocket as an echo server, one connection at a time: echo_server.pl. Prints its
+# port.
 use strict;
 use warnings;
 use IO::Socket::INET;

@@ -1,4 +1,4 @@
-# em-websocket as an echo server: echo_server.rb. Says which port it serves on.
+# em-websocket as an echo server: echo_server.rb. Prints its port.
 require "em-websocket"
 
 EM.run do

@@ -1,4 +1,4 @@
-"""eventlet as an echo server. Says which port it serves on."""
+"""eventlet as an echo server; prints the port it serves."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The protocol without a socket: RFC examples, rules, hypothesis, and the two codecs as twins."""
+"""The protocol without a socket: RFC examples, rules, hypothesis, and parity of the two codecs."""

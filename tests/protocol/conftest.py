@@ -10,7 +10,7 @@ from .frames import DECODERS, INFLATING, Codec, Limits
 
 @pytest.fixture(params=list(DECODERS))
 def new_decoder(request: pytest.FixtureRequest) -> Callable[..., Codec]:
-    """Makes decoders of a server (or a client), in Python and native in turn."""
+    """Creates decoders of a server (or a client), in Python and native in turn."""
     make = DECODERS[request.param]
 
     def new(expect_masked: bool = True, **limits: Any) -> Codec:
@@ -21,7 +21,7 @@ def new_decoder(request: pytest.FixtureRequest) -> Callable[..., Codec]:
 
 @pytest.fixture(params=list(INFLATING))
 def new_inflating_decoder(request: pytest.FixtureRequest) -> Callable[..., Codec]:
-    """The same for connections with permessage-deflate."""
+    """The same, for connections with permessage-deflate."""
     make = INFLATING[request.param]
 
     def new(takeover: bool = True, window_bits: int = 15, **limits: Any) -> Codec:

@@ -1,4 +1,4 @@
-"""Frames and codecs as the protocol tests want them."""
+"""Frames and codecs for the protocol tests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Limits(NamedTuple):
 
 
 class Codec(Protocol):
-    """What both decoders are: the one in Python and its native twin."""
+    """The interface of both decoders: the one in Python and the native one."""
 
     def feed(self, data: bytes) -> list[Event]: ...
 
@@ -44,7 +44,7 @@ def python_inflating(limits: Any, masked: bool, window_bits: int, takeover: bool
 
 
 INFLATING: dict[str, Callable[[Any, bool, int, bool], Codec]] = {"python": python_inflating}
-"""Decoders for connections with permessage-deflate."""
+"""Creates decoders for connections with permessage-deflate."""
 
 if IS_NATIVE and codec.HAS_DEFLATE:
 
@@ -57,12 +57,12 @@ if IS_NATIVE and codec.HAS_DEFLATE:
 
 
 def client_frame(opcode: int, payload: bytes = b"", fin: bool = True, key: bytes = KEY) -> bytes:
-    """A frame as a client sends it, masked."""
+    """A masked frame, as a client sends it."""
     return write_frame(opcode, payload, fin, key)
 
 
 def byte_by_byte(decoder: Codec, data: bytes) -> tuple[list[Event], list[int]]:
-    """The events of `data` fed one byte at a time, and after how many bytes each came."""
+    """The events of `data` fed one byte at a time, and the number of bytes before each."""
     events: list[Event] = []
     after: list[int] = []
     for count in range(1, len(data) + 1):

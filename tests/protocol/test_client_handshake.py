@@ -1,4 +1,4 @@
-"""What a client will not send, and what a hostile or dribbling server cannot do to it."""
+"""The client handshake: requests it must not send, and responses of hostile or slow servers."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ def new_client(version: str = "RFC 6455", **others: Any) -> ClientHandshake:
         "\r\n\r\n",
     ],
 )
-def test_a_status_line_that_is_none(response: str) -> None:
+def test_invalid_status_line_fails_the_handshake(response: str) -> None:
     with pytest.raises(HandshakeFailed, match="not HTTP"):
         new_client().feed(response.encode("latin-1"))
 
 
 @pytest.mark.parametrize("length", ["1\xb2", "-1", "+1", "", "9" * 5000, "1, 1"])
-def test_a_refusal_with_an_odd_length_is_told_at_once(length: str) -> None:
+def test_rejection_with_an_invalid_length_is_reported_at_once(length: str) -> None:
     head = f"HTTP/1.1 404 Not Found\r\nContent-Length: {length}\r\n\r\n"
     with pytest.raises(HandshakeFailed) as caught:
         new_client().feed(head.encode("latin-1"))
     assert caught.value.status == 404
 
 
-def test_a_refusal_waits_for_its_body_or_the_end() -> None:
+def test_rejection_is_reported_after_its_body_or_the_end() -> None:
     head = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\n"
     for last in (b"e", b""):
         client = new_client()
@@ -60,24 +60,24 @@ def test_a_refusal_waits_for_its_body_or_the_end() -> None:
         assert caught.value.body == b"nop" + last
 
 
-def test_a_response_byte_by_byte_is_read_once() -> None:
+def test_response_in_single_bytes_is_parsed_once() -> None:
     fields = b"X: y\r\n" * (MAX_HEAD_SIZE // 8)
     response = b"HTTP/1.1 404 Odd\r\nContent-Length: 60000\r\n" + fields + b"\r\n" + bytes(59_999)
     client = new_client()
     began = process_time()
     for at in range(len(response)):
         assert client.feed(response[at : at + 1]) is None
-    assert process_time() - began < 2  # reading all of it at every byte takes minutes
+    assert process_time() - began < 2  # rescanning the head at every byte would take minutes
 
 
-def test_a_head_is_too_long_even_if_it_comes_at_once() -> None:
+def test_oversized_response_head_fails_even_in_one_piece() -> None:
     head = b"HTTP/1.1 101 Odd\r\nX: " + b"y" * MAX_HEAD_SIZE + b"\r\n\r\n"
     with pytest.raises(HandshakeFailed, match="too long"):
         new_client().feed(head)
 
 
 @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 101 Odd\r\n"])
-def test_the_end_before_the_response(head: bytes) -> None:
+def test_end_before_the_response_fails_the_handshake(head: bytes) -> None:
     client = new_client()
     if head:
         assert client.feed(head) is None
@@ -85,7 +85,7 @@ def test_the_end_before_the_response(head: bytes) -> None:
         client.feed(b"")
 
 
-def test_the_end_before_the_challenge_is_answered() -> None:
+def test_end_before_the_challenge_answer_fails_the_handshake() -> None:
     client = new_client("hixie-76")
     assert client.feed(b"HTTP/1.1 101 Odd\r\nUpgrade: WebSocket\r\n\r\n" + bytes(15)) is None
     with pytest.raises(HandshakeFailed, match="within its response"):
@@ -99,7 +99,7 @@ def test_the_end_before_the_challenge_is_answered() -> None:
         *("Sec-WebSocket-Key", "sec-websocket-version", "WebSocket-Protocol"),
     ],
 )
-def test_headers_of_the_handshake_are_not_for_the_caller(name: str) -> None:
+def test_handshake_headers_set_by_the_caller_are_an_error(name: str) -> None:
     with pytest.raises(ValueError, match=name):
         new_client(headers=[(name, "x")])
 
@@ -115,13 +115,13 @@ def test_headers_of_the_handshake_are_not_for_the_caller(name: str) -> None:
         {"subprotocols": ["a", "a"]},
     ],
 )
-def test_what_cannot_be_sent(others: dict[str, Any]) -> None:
+def test_invalid_client_request_value_is_an_error(others: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r".+"):
         new_client(**others)
 
 
 @pytest.mark.parametrize("name", ["hixie-75", "hixie-76"])
-def test_one_subprotocol_only_in_hixie(name: str) -> None:
+def test_several_subprotocols_are_an_error_in_hixie(name: str) -> None:
     with pytest.raises(
         UnsupportedByVersion, match=f"^{name} cannot offer more than one subprotocol$"
     ):
@@ -129,8 +129,8 @@ def test_one_subprotocol_only_in_hixie(name: str) -> None:
 
 
 @pytest.mark.parametrize("version", ALL_VERSIONS, ids=str)
-def test_a_subprotocol_that_the_server_passes_over(version: Any) -> None:
-    """It fails the handshake in hixie-75 and -76 alone."""
+def test_missing_subprotocol_fails_only_hixie_handshakes(version: Any) -> None:
+    """Only hixie-75 and -76 fail the handshake."""
     client = ClientHandshake(ADDRESS, version, ["chat"])
     response = response_to(client, subprotocol=None)
     if version.name.startswith("hixie"):
@@ -143,7 +143,7 @@ def test_a_subprotocol_that_the_server_passes_over(version: Any) -> None:
 
 
 @pytest.mark.parametrize("version", ALL_VERSIONS, ids=str)
-def test_the_header_of_the_subprotocol_is_that_of_the_version(version: Any) -> None:
+def test_subprotocol_header_matches_the_version(version: Any) -> None:
     old, new = b"\r\nWebSocket-Protocol:", b"\r\nSec-WebSocket-Protocol:"
     client = ClientHandshake(ADDRESS, version, ["chat"])
     response = response_to(client, subprotocol="chat")
@@ -159,7 +159,7 @@ def test_the_header_of_the_subprotocol_is_that_of_the_version(version: Any) -> N
 
 
 def response_to(client: ClientHandshake, subprotocol: str | None) -> bytes:
-    """All that our server answers."""
+    """The complete response of our server."""
     head, _, body = client.request.partition(b"\r\n\r\n")
     line, *lines = head.decode().split("\r\n")
     fields = Headers([(name, value) for name, _, value in (one.partition(": ") for one in lines)])
@@ -184,7 +184,7 @@ def response_to(client: ClientHandshake, subprotocol: str | None) -> bytes:
         ("ws://x:/", "x"),
     ],
 )
-def test_the_host_header(url: str, host_header: str) -> None:
+def test_host_header_omits_the_default_port(url: str, host_header: str) -> None:
     assert Address.parse(url).host_header == host_header
 
 
@@ -204,12 +204,12 @@ def test_the_host_header(url: str, host_header: str) -> None:
         "ws://[host]/",
     ],
 )
-def test_urls_that_would_reach_somewhere_else(url: str) -> None:
+def test_misleading_url_is_an_error(url: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         Address.parse(url)
 
 
-def test_a_refusal_that_ends_with_the_connection() -> None:
+def test_rejection_without_length_ends_with_the_connection() -> None:
     client = new_client()
     assert client.feed(b"HTTP/1.0 403 Forbidden\r\nConnection: close\r\n\r\nnot ") is None
     assert client.feed(b"you") is None
@@ -218,7 +218,7 @@ def test_a_refusal_that_ends_with_the_connection() -> None:
     assert (caught.value.status, caught.value.body) == (403, b"not you")
 
 
-def test_a_refusal_in_chunks() -> None:
+def test_chunked_rejection_is_decoded() -> None:
     client = new_client()
     head = b"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n"
     wire = head + b"8\r\nnot you\n\r\n3;x=y\r\nyet\r\n0\r\n\r\n"

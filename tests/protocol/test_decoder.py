@@ -1,4 +1,4 @@
-"""What a decoder makes of frames, good and bad; every test over both codecs."""
+"""Decoding valid and invalid frames; every test runs with both codecs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NewDecoder = Callable[..., Codec]
 INVALID_CODES = (0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535)
 VALID_CODES = (1000, 1001, 1002, 1003, *range(1007, 1015), 3000, 3999, 4000, 4999)
 
-# Draft examples of hybi-13..17 and RFC 6455: what a client sends, and what that means.
+# Draft examples of hybi-13..17 and RFC 6455: the bytes from a client, and their events.
 EXAMPLES: list[tuple[str, list[Event]]] = [
     ("818537fa213d7f9f4d5158", [Message("Hello")]),
     ("898537fa213d7f9f4d5158", [Ping(b"Hello")]),
@@ -44,19 +44,19 @@ EXAMPLES: list[tuple[str, list[Event]]] = [
 
 
 @pytest.mark.parametrize(("wire", "events"), EXAMPLES)
-def test_examples_of_the_rfc(new_decoder: NewDecoder, wire: str, events: list[Event]) -> None:
+def test_rfc_examples_are_decoded(new_decoder: NewDecoder, wire: str, events: list[Event]) -> None:
     data = bytes.fromhex(wire)
     assert new_decoder().feed(data) == events
     assert byte_by_byte(new_decoder(), data) == (events, [len(data)])
 
 
-def test_a_client_reads_unmasked_frames(new_decoder: NewDecoder) -> None:
+def test_client_reads_unmasked_frames(new_decoder: NewDecoder) -> None:
     assert new_decoder(expect_masked=False).feed(bytes.fromhex("810548656c6c6f")) == [
         Message("Hello")
     ]
 
 
-def test_control_frames_come_between_fragments(new_decoder: NewDecoder) -> None:
+def test_control_frames_between_fragments_are_read(new_decoder: NewDecoder) -> None:
     data = (
         client_frame(TEXT, b"a", fin=False)
         + client_frame(PING, b"?")
@@ -68,7 +68,7 @@ def test_control_frames_come_between_fragments(new_decoder: NewDecoder) -> None:
     assert new_decoder().feed(data) == [Ping(b"?"), Pong(b"!"), Message("ab"), Message(b"c")]
 
 
-# The rule broken, the frames that break it, and the byte at which that is known.
+# The broken rule, the frames that break it, and the byte at which it is detectable.
 BROKEN: list[tuple[Violation, bytes, int]] = [
     *((check.RESERVED_BIT, bytes((0x81 | bit, 0x80)) + KEY, 2) for bit in (0x40, 0x20, 0x10)),
     *((check.RESERVED_OPCODE, bytes((0x80 | code, 0x80)), 2) for code in (3, 4, 5, 6, 7)),
@@ -100,33 +100,33 @@ BROKEN: list[tuple[Violation, bytes, int]] = [
 
 
 @pytest.mark.parametrize(("violation", "data", "known_after"), BROKEN)
-def test_a_broken_rule_is_noticed_as_soon_as_it_can_be(
+def test_violation_is_detected_at_the_earliest_byte(
     new_decoder: NewDecoder, violation: Violation, data: bytes, known_after: int
 ) -> None:
-    # A length is known only with the header whole, where masking keys are still to come.
+    # The length is known only with the whole header, which includes the masking key.
     padded = data + KEY + b"\0" * 20
     assert byte_by_byte(new_decoder(), padded) == ([violation], [known_after])
     assert new_decoder().feed(padded) == [violation]
 
 
-def test_a_client_refuses_masked_frames(new_decoder: NewDecoder) -> None:
+def test_client_rejects_masked_frames(new_decoder: NewDecoder) -> None:
     assert new_decoder(expect_masked=False).feed(client_frame(TEXT)) == [check.MASKED]
 
 
 @pytest.mark.parametrize("code", VALID_CODES)
-def test_close_codes_that_may_be_sent(new_decoder: NewDecoder, code: int) -> None:
+def test_valid_close_codes_are_accepted(new_decoder: NewDecoder, code: int) -> None:
     frame = client_frame(CLOSE, struct.pack(">H", code) + "grüß".encode())
     assert new_decoder().feed(frame) == [Close(code, "grüß")]
 
 
 @pytest.mark.parametrize("last", [client_frame(CLOSE), b"\xff\xff"])
-def test_nothing_is_read_after_the_end(new_decoder: NewDecoder, last: bytes) -> None:
+def test_bytes_after_the_end_are_not_read(new_decoder: NewDecoder, last: bytes) -> None:
     decoder = new_decoder()
     assert len(decoder.feed(last + client_frame(TEXT, b"more"))) == 1
     assert decoder.feed(client_frame(TEXT, b"and more")) == []
 
 
-def test_the_size_of_a_message_is_limited_over_its_fragments(new_decoder: NewDecoder) -> None:
+def test_message_size_is_limited_over_its_fragments(new_decoder: NewDecoder) -> None:
     decoder = new_decoder(max_message_size=10)
     assert decoder.feed(client_frame(BINARY, bytes(10))) == [Message(bytes(10))]
     assert decoder.feed(client_frame(BINARY, bytes(6), fin=False)) == []
@@ -134,7 +134,7 @@ def test_the_size_of_a_message_is_limited_over_its_fragments(new_decoder: NewDec
     assert decoder.feed(client_frame(CONT, bytes(1))[:6]) == [check.TOO_BIG]
 
 
-def test_fragments_are_counted(new_decoder: NewDecoder) -> None:
+def test_fragments_beyond_the_limit_are_rejected(new_decoder: NewDecoder) -> None:
     decoder = new_decoder(max_fragments=3)
     three = client_frame(TEXT, b"a", fin=False) + client_frame(CONT, b"b", fin=False)
     assert decoder.feed(three + client_frame(CONT, b"c")) == [Message("abc")]
@@ -142,7 +142,7 @@ def test_fragments_are_counted(new_decoder: NewDecoder) -> None:
     assert decoder.feed(client_frame(CONT, b"d")) == [check.TOO_MANY_FRAGMENTS]
 
 
-def test_empty_fragments_are_counted(new_decoder: NewDecoder) -> None:
+def test_empty_fragments_beyond_the_limit_are_rejected(new_decoder: NewDecoder) -> None:
     decoder = new_decoder(max_empty_fragments=2)
     two = client_frame(TEXT, fin=False) + client_frame(CONT, fin=False)
     assert decoder.feed(two + client_frame(CONT)) == [Message("")]
@@ -154,7 +154,7 @@ VALID_TEXTS = [
     *("\uffff\U00010000", "\U0010ffff", "a€\U0001f600" * 50),
 ]
 
-# Bad UTF-8, and how many of its bytes it takes to know.
+# Invalid UTF-8, and the number of bytes after which it is detectable.
 INVALID_TEXTS = [
     ("80", 1), ("bf", 1), ("c0af", 1), ("c1bf", 1), ("c27f", 2), ("e09f80", 2), ("eda080", 2),
     ("edbfbf", 2), ("f08f8080", 2), ("f4908080", 2), ("f5808080", 1), ("fe", 1), ("ff", 1),
@@ -163,7 +163,7 @@ INVALID_TEXTS = [
 
 
 @pytest.mark.parametrize("text", VALID_TEXTS)
-def test_valid_text_cut_at_every_byte(new_decoder: NewDecoder, text: str) -> None:
+def test_valid_text_cut_at_every_byte_is_read(new_decoder: NewDecoder, text: str) -> None:
     data = text.encode()
     for cut in range(len(data) + 1):
         frames = client_frame(TEXT, data[:cut], fin=False) + client_frame(CONT, data[cut:])
@@ -172,7 +172,7 @@ def test_valid_text_cut_at_every_byte(new_decoder: NewDecoder, text: str) -> Non
 
 
 @pytest.mark.parametrize(("wire", "known_after"), INVALID_TEXTS)
-def test_bad_text_fails_at_its_first_bad_byte(
+def test_invalid_text_fails_at_its_first_bad_byte(
     new_decoder: NewDecoder, wire: str, known_after: int
 ) -> None:
     data = bytes.fromhex(wire)
@@ -185,7 +185,7 @@ def test_bad_text_fails_at_its_first_bad_byte(
 
 
 @pytest.mark.parametrize("wire", ["c3", "e282", "f09f98"])
-def test_text_must_not_end_inside_a_character(new_decoder: NewDecoder, wire: str) -> None:
+def test_text_ending_inside_a_character_is_rejected(new_decoder: NewDecoder, wire: str) -> None:
     data = bytes.fromhex(wire)
     assert new_decoder().feed(client_frame(TEXT, data)) == [check.INVALID_TEXT]
     split = client_frame(TEXT, data, fin=False) + client_frame(CONT)
@@ -193,6 +193,6 @@ def test_text_must_not_end_inside_a_character(new_decoder: NewDecoder, wire: str
 
 
 @pytest.mark.parametrize("size", [125, 126, 127, 65535, 65536, 70000])
-def test_every_length_form(new_decoder: NewDecoder, size: int) -> None:
+def test_every_length_form_is_decoded(new_decoder: NewDecoder, size: int) -> None:
     data = bytes(i * 7 & 255 for i in range(size))
     assert new_decoder().feed(client_frame(BINARY, data)) == [Message(data)]

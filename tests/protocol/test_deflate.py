@@ -1,4 +1,4 @@
-"""Compressed messages (RFC 7692 section 7.2): the examples, bad streams, bombs, and back."""
+"""Compressed messages (RFC 7692 section 7.2): examples, invalid streams, bombs, round trips."""
 
 from __future__ import annotations
 
@@ -46,14 +46,16 @@ EXAMPLES = {
 
 @pytest.mark.parametrize("payload", EXAMPLES.values(), ids=EXAMPLES)
 @pytest.mark.parametrize("takeover", [True, False])
-def test_the_examples(new_inflating_decoder: NewDecoder, payload: str, takeover: bool) -> None:
+def test_rfc_examples_are_decompressed(
+    new_inflating_decoder: NewDecoder, payload: str, takeover: bool
+) -> None:
     wire = compressed(bytes.fromhex(payload), TEXT)
     decoder = new_inflating_decoder(takeover)
     assert decoder.feed(wire + wire) == [Message("Hello")] * 2
     assert byte_by_byte(decoder, wire) == ([Message("Hello")], [len(wire)])
 
 
-def test_the_example_in_fragments(new_inflating_decoder: NewDecoder) -> None:
+def test_rfc_example_in_fragments_is_decompressed(new_inflating_decoder: NewDecoder) -> None:
     first = compressed(HELLO[:3], TEXT, fin=False)
     rest = client_frame(CONT, HELLO[3:])
     decoder = new_inflating_decoder()
@@ -63,7 +65,7 @@ def test_the_example_in_fragments(new_inflating_decoder: NewDecoder) -> None:
     ]
 
 
-def test_the_example_with_a_shared_window(new_inflating_decoder: NewDecoder) -> None:
+def test_rfc_example_with_shared_window_is_decompressed(new_inflating_decoder: NewDecoder) -> None:
     wire = compressed(HELLO, TEXT) + compressed(HELLO_AGAIN, TEXT)
     assert new_inflating_decoder().feed(wire) == [Message("Hello")] * 2
     alone = new_inflating_decoder(takeover=False).feed(wire)
@@ -71,8 +73,10 @@ def test_the_example_with_a_shared_window(new_inflating_decoder: NewDecoder) -> 
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x00", b"\x02\x00"])
-def test_an_empty_message(new_inflating_decoder: NewDecoder, payload: bytes) -> None:
-    """7.2.3.6 has the block of one byte; some peers send nothing at all."""
+def test_empty_compressed_message_is_read(
+    new_inflating_decoder: NewDecoder, payload: bytes
+) -> None:
+    """7.2.3.6 sends a block of one byte; some peers send nothing at all."""
     decoder = new_inflating_decoder()
     assert decoder.feed(compressed(payload, TEXT)) == [Message("")]
     fragments = compressed(HELLO, TEXT, fin=False) + client_frame(CONT, b"")
@@ -81,7 +85,7 @@ def test_an_empty_message(new_inflating_decoder: NewDecoder, payload: bytes) -> 
     assert decoder.feed(compressed(HELLO_AGAIN)) == [Message(b"Hello")]
 
 
-def test_the_example_as_a_server_and_a_client_send_it() -> None:
+def test_rfc_example_is_produced_by_server_and_client() -> None:
     server = Encoder(mask=False, deflater=Deflater(15, True, 6, 8, 0))
     payload = deflated(b"Hello" * 3)
     assert server.message("Hello" * 3) == bytes((0xC1, len(payload))) + payload
@@ -91,7 +95,7 @@ def test_the_example_as_a_server_and_a_client_send_it() -> None:
     assert decoder.feed(wire) == [Message("Hello" * 3)] * 2
 
 
-# Where RSV1 may stand
+# Frames on which RSV1 is allowed
 
 
 @pytest.mark.parametrize(
@@ -105,7 +109,7 @@ def test_the_example_as_a_server_and_a_client_send_it() -> None:
         (client_frame(3 | RSV1, b"x"), check.RESERVED_OPCODE),
     ],
 )
-def test_rsv1_stands_on_the_first_frame_of_a_message_alone(
+def test_rsv1_is_allowed_only_on_the_first_frame(
     new_inflating_decoder: NewDecoder, frame: bytes, violation: check.Violation
 ) -> None:
     assert new_inflating_decoder().feed(frame) == [violation]
@@ -114,11 +118,11 @@ def test_rsv1_stands_on_the_first_frame_of_a_message_alone(
         assert new_inflating_decoder().feed(begun + frame) == [violation]
 
 
-def test_rsv1_without_negotiation(new_decoder: NewDecoder) -> None:
+def test_rsv1_without_negotiation_is_a_violation(new_decoder: NewDecoder) -> None:
     assert new_decoder().feed(compressed(HELLO, TEXT)) == [check.RESERVED_BIT]
 
 
-def test_plain_messages_between_compressed_ones(new_inflating_decoder: NewDecoder) -> None:
+def test_plain_messages_between_compressed_ones_are_read(new_inflating_decoder: NewDecoder) -> None:
     plain = client_frame(TEXT, b"plain")
     wire = compressed(HELLO, TEXT) + plain + compressed(HELLO_AGAIN, TEXT) + plain
     assert new_inflating_decoder().feed(wire) == [
@@ -134,7 +138,7 @@ def test_plain_messages_between_compressed_ones(new_inflating_decoder: NewDecode
 
 @pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 70_000, 300_000])
 @pytest.mark.parametrize("level", [0, 1, 9])
-def test_the_limit_is_for_what_comes_out(
+def test_size_limit_applies_to_the_decompressed_message(
     new_inflating_decoder: NewDecoder, size: int, level: int
 ) -> None:
     data = b"x" * size
@@ -147,8 +151,8 @@ def test_the_limit_is_for_what_comes_out(
         assert decoder.feed(more) == [check.TOO_BIG]
 
 
-def test_a_bomb(new_inflating_decoder: NewDecoder) -> None:
-    """512 MiB in half a megabyte, whole and in fragments."""
+def test_bomb_is_stopped_at_the_size_limit(new_inflating_decoder: NewDecoder) -> None:
+    """512 MiB in half a megabyte, as one frame and in fragments."""
     stream = zlib.compressobj(9, zlib.DEFLATED, -15)
     bomb = b"".join(stream.compress(bytes(1 << 20)) for _ in range(512))
     bomb += stream.flush(zlib.Z_SYNC_FLUSH)
@@ -159,7 +163,7 @@ def test_a_bomb(new_inflating_decoder: NewDecoder) -> None:
     assert events == [check.TOO_BIG]
 
 
-def test_blocks_of_nothing_are_bounded_by_the_header(new_inflating_decoder: NewDecoder) -> None:
+def test_empty_deflate_blocks_are_bounded_at_the_header(new_inflating_decoder: NewDecoder) -> None:
     limit = 80 + 80 // 8 + 64
     decoder = new_inflating_decoder(max_message_size=80)
     nothing = b"\x00\x00\x00\xff\xff" * 40
@@ -168,13 +172,15 @@ def test_blocks_of_nothing_are_bounded_by_the_header(new_inflating_decoder: NewD
     assert decoder.feed(client_frame(CONT, nothing[-5:])[2:6]) == [check.TOO_BIG]
 
 
-def test_many_small_streams_in_one_message(new_inflating_decoder: NewDecoder) -> None:
-    """Each block with BFINAL ends one; their number must not make it slow."""
+def test_many_small_streams_in_one_message_are_decompressed(
+    new_inflating_decoder: NewDecoder,
+) -> None:
+    """Each block with BFINAL ends a stream; the number of streams must not make decoding slow."""
     payload = bytes.fromhex("4b0400") * 40_000
     assert new_inflating_decoder().feed(compressed(payload)) == [Message(b"a" * 40_000)]
 
 
-# Bad streams
+# Invalid streams
 
 
 @pytest.mark.parametrize(
@@ -186,19 +192,21 @@ def test_many_small_streams_in_one_message(new_inflating_decoder: NewDecoder) ->
         HELLO[:-1],
         deflated(b"x" * 1000 + b"y" * 1000)[:-3],
         HELLO + TAIL,  # the tail twice
-        bytes.fromhex("f348cdc9c90700") + b"\x07",  # after the end of a stream, no other
-        HELLO_AGAIN,  # refers to what there was not
+        bytes.fromhex("f348cdc9c90700") + b"\x07",  # no second stream after the end of the first
+        HELLO_AGAIN,  # refers to data before the start
     ],
 )
 @pytest.mark.parametrize("takeover", [True, False])
-def test_bad_streams(new_inflating_decoder: NewDecoder, payload: bytes, takeover: bool) -> None:
+def test_invalid_deflate_stream_is_rejected(
+    new_inflating_decoder: NewDecoder, payload: bytes, takeover: bool
+) -> None:
     decoder = new_inflating_decoder(takeover)
     assert decoder.feed(compressed(payload)) == [check.INVALID_DEFLATE]
     _, after = byte_by_byte(new_inflating_decoder(takeover), compressed(payload))
     assert len(after) == 1
 
 
-def test_text_is_checked_as_it_comes_out(new_inflating_decoder: NewDecoder) -> None:
+def test_text_is_validated_while_it_is_decompressed(new_inflating_decoder: NewDecoder) -> None:
     good = "\u20ac".encode()
     for cut in (1, 2, 3):
         first, rest = deflated(good[:cut]) + TAIL, deflated(good[cut:])
@@ -216,8 +224,8 @@ def test_text_is_checked_as_it_comes_out(new_inflating_decoder: NewDecoder) -> N
 
 @pytest.mark.parametrize("window_bits", WINDOWS)
 @pytest.mark.parametrize("takeover", [True, False])
-def test_a_window_is_never_more_than_was_agreed(window_bits: int, takeover: bool) -> None:
-    """A reader with just that window reads it, in steps too small to look back by themselves."""
+def test_window_never_exceeds_the_negotiated_size(window_bits: int, takeover: bool) -> None:
+    """A decoder with exactly that window reads it, in steps too small to contain references."""
     deflater = Deflater(window_bits, takeover, 9, 9, 0)
     block = os.urandom(200)
     reader = zlib.decompressobj(-window_bits)
@@ -236,7 +244,7 @@ def test_a_window_is_never_more_than_was_agreed(window_bits: int, takeover: bool
         assert output == data
 
 
-def test_what_does_not_shrink_is_sent_as_it_is() -> None:
+def test_incompressible_message_is_sent_uncompressed() -> None:
     noise, words = os.urandom(5000), b"some words, " * 100
     for takeover in (True, False):
         encoder = Encoder(False, deflater=Deflater(15, takeover, 1, 8, 0))
@@ -247,7 +255,7 @@ def test_what_does_not_shrink_is_sent_as_it_is() -> None:
             assert decoder.feed(wire) == [Message(data)]
 
 
-def test_a_context_makes_the_second_message_smaller() -> None:
+def test_context_takeover_makes_the_second_message_smaller() -> None:
     data = os.urandom(300).hex().encode()
     with_context = Encoder(False, deflater=Deflater(15, True, 1, 8, 0))
     without = Encoder(False, deflater=Deflater(15, False, 1, 8, 0))
@@ -265,7 +273,9 @@ def test_a_context_makes_the_second_message_smaller() -> None:
         (0, True, False),
     ],
 )
-def test_the_threshold(size: int, compress: bool | None, is_compressed: bool) -> None:
+def test_message_below_the_threshold_is_not_compressed(
+    size: int, compress: bool | None, is_compressed: bool
+) -> None:
     encoder = Encoder(False, deflater=Deflater(15, False, 1, 8, 100))
     assert bool(encoder.message("x" * size, compress)[0] & RSV1) == is_compressed
 
@@ -287,7 +297,7 @@ def test_fragments_and_control_frames_are_never_compressed() -> None:
     memory_level=st.integers(1, 9),
     masked=st.booleans(),
 )
-def test_what_is_compressed_is_read_again(
+def test_compressed_messages_are_read_back(
     messages: list[str | bytes],
     window_bits: int,
     takeover: bool,

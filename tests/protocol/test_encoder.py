@@ -1,4 +1,4 @@
-"""Messages to frames: masking, fragments, close frames."""
+"""Encoding messages as frames: masking, fragments, close frames."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from websocket_handler.protocol.message import Decoder, Encoder, close_payload, 
 from .frames import Limits
 
 
-def test_a_server_sends_unmasked() -> None:
+def test_server_frames_are_unmasked() -> None:
     encoder = Encoder(mask=False)
     assert encoder.message("Hello").hex() == "810548656c6c6f"
     assert encoder.message(b"Hello").hex() == "820548656c6c6f"
@@ -21,18 +21,18 @@ def test_a_server_sends_unmasked() -> None:
     assert encoder.close().hex() == "8800"
 
 
-def test_a_client_masks_with_the_randomness_it_is_given() -> None:
+def test_client_masks_with_the_given_random_bytes() -> None:
     encoder = Encoder(mask=True, random_bytes=lambda size: bytes.fromhex("37fa213d")[:size])
     assert encoder.message("Hello").hex() == "818537fa213d7f9f4d5158"
 
 
-def test_every_frame_of_a_client_has_a_masking_key_of_its_own() -> None:
+def test_every_client_frame_has_its_own_masking_key() -> None:
     encoder = Encoder(mask=True)
     keys = {encoder.message("x")[2:6] for _ in range(1000)}
     assert len(keys) > 990
 
 
-def test_what_a_client_encodes_a_server_decodes() -> None:
+def test_client_messages_are_decoded_by_a_server() -> None:
     encoder, decoder = Encoder(mask=True), Decoder(Limits(), expect_masked=True)
     assert decoder.feed(encoder.message("né") + encoder.close(4000, "bye")) == [
         Message("né"),
@@ -41,12 +41,12 @@ def test_what_a_client_encodes_a_server_decodes() -> None:
 
 
 @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 2999, 5000])
-def test_codes_that_must_not_be_sent(code: int) -> None:
+def test_forbidden_close_code_is_an_error(code: int) -> None:
     with pytest.raises(ValueError, match=str(code)):
         close_payload(code)
 
 
-def test_a_reason_is_at_most_123_bytes() -> None:
+def test_close_reason_over_123_bytes_is_an_error() -> None:
     assert len(close_payload(1000, "é" * 61 + "x")) == 125
     with pytest.raises(ValueError, match="123 bytes"):
         close_payload(1000, "é" * 62)
@@ -75,7 +75,7 @@ def test_only_the_last_fragment_has_fin(
 
 
 @pytest.mark.parametrize("pieces", [["a", b"b"], [b"a", "b"], [b"a", 1], [1]])
-def test_fragments_are_of_one_type(pieces: list[str | bytes]) -> None:
+def test_fragments_of_two_types_are_an_error(pieces: list[str | bytes]) -> None:
     iterator = iter(pieces)
     with pytest.raises(TypeError):
         list(fragments(iterator, next(iterator)))

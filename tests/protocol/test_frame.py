@@ -35,7 +35,7 @@ EXAMPLES = [
 
 @pytest.mark.parametrize("write", WRITERS)
 @pytest.mark.parametrize(("wire", "opcode", "payload", "fin", "key"), EXAMPLES)
-def test_the_examples_of_the_rfc(
+def test_rfc_frame_examples_are_written(
     write: object, wire: str, opcode: int, payload: bytes, fin: bool, key: bytes | None
 ) -> None:
     assert write(opcode, payload, fin, key).hex() == wire  # type: ignore[operator]
@@ -46,7 +46,7 @@ def test_the_examples_of_the_rfc(
 )
 @pytest.mark.parametrize("key", [None, KEY])
 @pytest.mark.parametrize("write", WRITERS)
-def test_the_shortest_length_form_is_sent(
+def test_shortest_length_form_is_written(
     write: object, size: int, header_size: int, key: bytes | None
 ) -> None:
     frame: bytes = write(BINARY, bytes(size), True, key)  # type: ignore[operator]
@@ -58,7 +58,7 @@ def test_the_shortest_length_form_is_sent(
 @given(
     payload=st.binary(max_size=70), key=st.binary(min_size=4, max_size=4), cut=st.integers(0, 70)
 )
-def test_masking_is_its_own_inverse_and_can_be_done_in_pieces(
+def test_masking_twice_or_in_pieces_gives_the_same_bytes(
     payload: bytes, key: bytes, cut: int
 ) -> None:
     masked = apply_mask(payload, key)
@@ -74,7 +74,7 @@ def test_masking_is_its_own_inverse_and_can_be_done_in_pieces(
     fin=st.booleans(),
     key=st.none() | st.binary(min_size=4, max_size=4),
 )
-def test_the_native_frame_is_the_same(
+def test_native_frame_functions_return_the_same_bytes(
     opcode: int, payload: bytes, fin: bool, key: bytes | None
 ) -> None:
     assert WRITERS[1](opcode, payload, fin, key) == write_frame(opcode, payload, fin, key)

@@ -1,4 +1,4 @@
-"""The handshake: what is accepted, what is refused and how, and from where."""
+"""The handshake: accepted and rejected requests, responses, and origins."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def request(
     )
 
 
-def test_the_example_of_the_rfc() -> None:
+def test_rfc_example_handshake_is_accepted() -> None:
     assert accept_value(KEY) == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 
-def test_the_whole_response() -> None:
+def test_accepted_response_is_complete() -> None:
     outcome = answer(
         request({"Sec-WebSocket-Protocol": "chat, superchat"}),
         DEFAULT_VERSIONS,
@@ -73,7 +73,7 @@ def test_the_whole_response() -> None:
         {"Origin": "http://server.example.com"},
     ],
 )
-def test_sound_handshakes(changes: dict[str, str | None]) -> None:
+def test_valid_handshakes_are_accepted(changes: dict[str, str | None]) -> None:
     assert isinstance(answer(request(changes), DEFAULT_VERSIONS), Accepted)
 
 
@@ -106,7 +106,7 @@ BAD_REQUESTS: list[Request] = [
     request(method="POST"),
     request(http_version="1.0"),
     request(http_version="0.9"),
-    request(http_version="²"),  # a digit to str.isdigit, but none to int
+    request(http_version="²"),  # a digit for str.isdigit, but not for int
     request(http_version="1." + "1" * 5000),
 ]
 
@@ -117,7 +117,7 @@ BAD_VERSIONS = [
 
 
 def check_refusal(outcome: Accepted | Refused, status: HTTPStatus) -> str:
-    """The head of a refusal, which must be a whole HTTP response that ends the connection."""
+    """The head of a rejection, which must be a complete HTTP response that ends the connection."""
     assert isinstance(outcome, Refused)
     head, _, body = outcome.response.partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
@@ -129,18 +129,18 @@ def check_refusal(outcome: Accepted | Refused, status: HTTPStatus) -> str:
 
 
 @pytest.mark.parametrize("bad", BAD_REQUESTS)
-def test_a_broken_handshake_is_a_bad_request(bad: Request) -> None:
+def test_broken_handshake_gets_400(bad: Request) -> None:
     check_refusal(answer(bad, DEFAULT_VERSIONS), HTTPStatus.BAD_REQUEST)
 
 
 @pytest.mark.parametrize("bad", BAD_VERSIONS)
-def test_an_unknown_version_is_told_the_known_ones(bad: Request) -> None:
+def test_unknown_version_gets_426_with_known_versions(bad: Request) -> None:
     head = check_refusal(answer(bad, DEFAULT_VERSIONS), HTTPStatus.UPGRADE_REQUIRED)
     assert "Sec-WebSocket-Version: 13" in head.split("\n")
     assert "Upgrade: websocket" in head.split("\n")
 
 
-def test_a_subprotocol_must_have_been_offered() -> None:
+def test_subprotocol_that_was_not_offered_is_an_error() -> None:
     with pytest.raises(ValueError, match="does not offer"):
         answer(request({"Sec-WebSocket-Protocol": "a"}), DEFAULT_VERSIONS, subprotocol="b")
 
@@ -179,7 +179,7 @@ ORIGINS = [
 
 
 @pytest.mark.parametrize(("origin", "allowed"), ORIGINS)
-def test_by_default_an_origin_must_be_the_own_host(origin: str | None, allowed: bool) -> None:
+def test_origin_must_be_the_same_host_by_default(origin: str | None, allowed: bool) -> None:
     asking = request({"Host": HOST, "Origin": origin})
     assert is_allowed_origin(asking) is allowed
     if not allowed:
@@ -198,17 +198,17 @@ def test_by_default_an_origin_must_be_the_own_host(origin: str | None, allowed: 
         ("not a host", "http://example.com", False),
     ],
 )
-def test_ports_that_go_without_saying(host: str, origin: str, allowed: bool) -> None:
+def test_default_port_in_origin_or_host_is_equal(host: str, origin: str, allowed: bool) -> None:
     assert is_allowed_origin(request({"Host": host, "Origin": origin})) is allowed
 
 
-def test_behind_tls_the_page_must_have_come_by_tls() -> None:
+def test_behind_tls_only_https_origin_is_accepted() -> None:
     for origin, allowed in (("https://example.com", True), ("http://example.com", False)):
         asking = request({"Host": "example.com", "Origin": origin}, scheme="https")
         assert is_allowed_origin(asking) is allowed
 
 
-def test_two_origins_are_none_too_many() -> None:
+def test_two_origin_headers_are_rejected() -> None:
     twice = request({"Origin": "http://server.example.com"}, [("Origin", "http://evil.com")])
     assert not is_allowed_origin(twice)
     assert not is_allowed_origin(twice, {"*"})
@@ -226,10 +226,10 @@ def test_two_origins_are_none_too_many() -> None:
         ("null", False),
     ],
 )
-def test_allowed_origins_widen_the_own_host(origin: str, allowed: bool) -> None:
+def test_allowed_origins_extend_the_same_host(origin: str, allowed: bool) -> None:
     assert is_allowed_origin(request({"Origin": origin}), {"https://app.example"}) is allowed
 
 
-def test_the_star_allows_every_origin() -> None:
+def test_star_allows_every_origin() -> None:
     for origin in ("http://evil.com", "null", "garbage"):
         assert is_allowed_origin(request({"Origin": origin}), {"*"})

@@ -1,4 +1,4 @@
-"""hixie-75 and -76 in a client: what it must skip and mend, and how far its patience goes."""
+"""hixie-75 and -76 in a client: data it must skip, text it must repair, and the limits of both."""
 
 from __future__ import annotations
 
@@ -40,9 +40,7 @@ def new_client_decoder(request: pytest.FixtureRequest) -> NewDecoder:
         b"\x80" + b"\x80" * 8 + b"\x87\x68" + bytes(1000),
     ],
 )
-def test_a_client_skips_frames_it_does_not_know(
-    new_client_decoder: NewDecoder, skipped: bytes
-) -> None:
+def test_client_skips_unknown_frames(new_client_decoder: NewDecoder, skipped: bytes) -> None:
     wire = TEXT + skipped + TEXT + skipped + TEXT
     assert new_client_decoder().feed(wire) == [Message("x")] * 3
     assert byte_by_byte(new_client_decoder(), wire)[0] == [Message("x")] * 3
@@ -59,14 +57,14 @@ def test_a_client_skips_frames_it_does_not_know(
         (b"\x00" + b"x" * 1001, 1002),
     ],
 )
-def test_what_a_client_skips_is_bounded(
+def test_bytes_that_a_client_skips_are_bounded(
     new_client_decoder: NewDecoder, wire: bytes, known_after: int
 ) -> None:
     assert byte_by_byte(new_client_decoder(), wire) == ([check.TOO_BIG], [known_after])
     assert new_client_decoder().feed(wire) == [check.TOO_BIG]
 
 
-def test_a_client_mends_text(new_client_decoder: NewDecoder) -> None:
+def test_client_replaces_invalid_utf_8_in_hixie(new_client_decoder: NewDecoder) -> None:
     wire = b"\x00a\xc3b\xed\xa0\x80\xff\x00\xe2\x82\xff"
     mended: list[Event] = [Message("a\ufffdb\ufffd\ufffd\ufffd"), Message("\ufffd")]
     assert new_client_decoder().feed(wire) == mended
@@ -74,7 +72,7 @@ def test_a_client_mends_text(new_client_decoder: NewDecoder) -> None:
 
 
 @pytest.mark.parametrize("close", [b"\xff\x00", b"\xff\x80\x00"])
-def test_the_close_in_every_form_of_its_length(close: bytes) -> None:
+def test_close_is_read_in_every_length_form(close: bytes) -> None:
     limits = Limits()
     assert by_name("hixie-76")._make_decoder(limits, False, b"").feed(close + TEXT) == [
         Close(1005, "")
@@ -85,7 +83,7 @@ def test_the_close_in_every_form_of_its_length(close: bytes) -> None:
 
 
 @given(wire=st.lists(st.sampled_from([0, 0x78, 0x7F, 0x80, 0x81, 0xC3, 0xFF])).map(bytes))
-def test_any_bytes_are_read_the_same_however_they_come(wire: bytes) -> None:
+def test_bytes_cut_anywhere_give_the_same_hixie_events(wire: bytes) -> None:
     for name in ("hixie-75", "hixie-76"):
         for is_server in (True, False):
             limits = Limits(max_message_size=20)
@@ -98,7 +96,7 @@ def test_any_bytes_are_read_the_same_however_they_come(wire: bytes) -> None:
 
 
 @pytest.mark.parametrize("wire", [TEXT, b"\x80\x00", b"\x05\xff"], ids=bytes.hex)
-def test_many_small_frames_at_once(new_client_decoder: NewDecoder, wire: bytes) -> None:
+def test_many_small_hixie_frames_are_read(new_client_decoder: NewDecoder, wire: bytes) -> None:
     began = process_time()
     events = new_client_decoder().feed(wire * 100_000)
     assert len(events) == (100_000 if wire == TEXT else 0)

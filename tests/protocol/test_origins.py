@@ -1,4 +1,4 @@
-"""What `allowed_origins` may hold, and which pages that lets in."""
+"""The values of `allowed_origins`, and the pages they allow."""
 
 from __future__ import annotations
 
@@ -129,17 +129,17 @@ def is_allowed(origin: str, allowed: Any) -> bool:
 
 
 @pytest.mark.parametrize(("allowed", "origin"), ALLOWED)
-def test_origin_that_is_meant_is_allowed(allowed: Any, origin: str) -> None:
+def test_listed_origin_is_allowed(allowed: Any, origin: str) -> None:
     assert is_allowed(origin, allowed)
 
 
 @pytest.mark.parametrize(("allowed", "origin"), REFUSED)
-def test_origin_that_is_not_meant_is_refused(allowed: Any, origin: str) -> None:
+def test_unlisted_origin_is_rejected(allowed: Any, origin: str) -> None:
     assert not is_allowed(origin, allowed)
 
 
 @pytest.mark.parametrize("entry", NO_ORIGINS)
-def test_entry_that_stands_for_no_origin_is_refused_by_name(entry: str) -> None:
+def test_entry_that_is_no_origin_is_an_error_naming_it(entry: str) -> None:
     with pytest.raises(ValueError, match="in allowed_origins: ") as raised:
         Settings(allowed_origins=["https://example.com", entry])
     assert str(raised.value).startswith(repr(entry))
@@ -151,5 +151,5 @@ def test_entries_of_another_type_are_a_type_error(entries: Any) -> None:
         Settings(allowed_origins=entries)
 
 
-def test_own_host_is_allowed_beside_others() -> None:
+def test_same_host_is_allowed_beside_listed_origins() -> None:
     assert is_allowed("http://app.example", ["https://example.com"])

@@ -1,4 +1,4 @@
-"""Requests that are kept in few bytes."""
+"""Requests packed into few bytes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ADDRESSES = st.one_of(
 
 
 @given(st.lists(st.tuples(WORDS, WORDS)), WORDS, WORDS, WORDS, ADDRESSES, WORDS)
-def test_a_packed_request_is_the_same_request(
+def test_packed_request_unpacks_to_an_equal_request(
     fields: list[tuple[str, str]],
     method: str,
     target: str,
@@ -59,7 +59,7 @@ def test_a_packed_request_is_the_same_request(
     assert (unpacked.remote_address, unpacked.scheme) == (address, scheme)
 
 
-def test_what_a_browser_sends_is_kept_in_a_third() -> None:
+def test_browser_request_is_packed_to_a_third() -> None:
     size = sum(len(name) + len(value) + 4 for name, value in BROWSERS_FIELDS)
     packed = pack(Request("GET", "/chat?room=1", Headers(BROWSERS_FIELDS), "1.1", ("::1", 9, 0, 0)))
     assert isinstance(packed, bytes)
@@ -74,5 +74,5 @@ def test_what_a_browser_sends_is_kept_in_a_third() -> None:
         Request("GET", "/", Headers([("Folded", "a\n b")])),
     ],
 )
-def test_an_unusual_request_is_kept_as_it_is(request_: Request) -> None:
+def test_unusual_request_is_kept_unpacked(request_: Request) -> None:
     assert pack(request_) is request_

@@ -40,7 +40,7 @@ HEADERS = {
     ("offered", "answer"),
     [
         ("permessage-deflate", "permessage-deflate"),
-        # The examples of section 7.1.3, which a server with no wishes grants as they are
+        # The examples of section 7.1.3; a server without settings of its own grants them unchanged
         ("permessage-deflate; client_max_window_bits", "permessage-deflate"),
         (
             "permessage-deflate; client_max_window_bits; server_max_window_bits=10",
@@ -67,7 +67,7 @@ HEADERS = {
             'permessage-deflate ;server_max_window_bits="1\\0"',
             "permessage-deflate; server_max_window_bits=10",
         ),
-        # The first offer that is in order is taken
+        # The first valid offer is accepted
         ("permessage-deflate; server_max_window_bits=7, permessage-deflate", "permessage-deflate"),
         (
             "permessage-deflate; server_max_window_bits=9, permessage-deflate",
@@ -76,7 +76,7 @@ HEADERS = {
         ("x-webkit-deflate-frame, permessage-deflate", "permessage-deflate"),
     ],
 )
-def test_offers_that_are_granted(offered: str, answer: str) -> None:
+def test_valid_offer_is_granted(offered: str, answer: str) -> None:
     assert str(accept([offered], LIBERAL)) == answer
 
 
@@ -105,7 +105,7 @@ def test_offers_that_are_granted(offered: str, answer: str) -> None:
         "permessage deflate",
     ],
 )
-def test_offers_that_are_declined(offered: str) -> None:
+def test_invalid_offer_is_declined(offered: str) -> None:
     assert accept([offered], LIBERAL) is None
 
 
@@ -123,11 +123,13 @@ def test_offers_that_are_declined(offered: str) -> None:
         ),
     ],
 )
-def test_a_server_with_wishes_of_its_own(offered: str, answer: NegotiatedParameters) -> None:
+def test_server_settings_limit_the_granted_parameters(
+    offered: str, answer: NegotiatedParameters
+) -> None:
     assert accept([offered], SMALL) == answer
 
 
-def test_offers_may_be_spread_over_header_lines() -> None:
+def test_offers_in_several_header_lines_are_read() -> None:
     assert accept(["mux", "permessage-deflate"], LIBERAL) == NegotiatedParameters()
 
 
@@ -155,7 +157,7 @@ def test_offers_may_be_spread_over_header_lines() -> None:
         ),
     ],
 )
-def test_what_a_client_offers(compression: Compression, offered: str) -> None:
+def test_client_offer_matches_its_settings(compression: Compression, offered: str) -> None:
     assert offer(compression) == offered
 
 
@@ -169,7 +171,7 @@ SETTINGS = st.builds(
 
 
 @given(client=SETTINGS, server=SETTINGS)
-def test_both_ends_come_to_the_same_terms(client: Compression, server: Compression) -> None:
+def test_both_ends_negotiate_the_same_parameters(client: Compression, server: Compression) -> None:
     negotiated = accept([offer(client)], server)
     assert negotiated is not None
     assert confirm([str(negotiated)], client) == negotiated
@@ -221,25 +223,25 @@ def test_both_ends_come_to_the_same_terms(client: Compression, server: Compressi
         ),
     ],
 )
-def test_responses_that_do_not_answer_the_offer(
+def test_response_that_does_not_match_the_offer_is_an_error(
     response: str, compression: Compression, reason: str
 ) -> None:
     with pytest.raises(ValueError, match=reason):
         confirm([response], compression)
 
 
-def test_a_server_may_decline() -> None:
+def test_server_may_decline_the_offer() -> None:
     assert confirm([], LIBERAL) is None
     assert confirm([""], LIBERAL) is None
 
 
 @given(st.lists(st.text(max_size=60), max_size=3))
-def test_no_header_breaks_a_server(values: list[str]) -> None:
+def test_arbitrary_header_never_crashes_a_server(values: list[str]) -> None:
     accept(values, LIBERAL)
 
 
 @given(st.text(alphabet='a=;," \\\t1', max_size=30))
-def test_what_is_parsed_is_made_of_tokens(value: str) -> None:
+def test_parsed_extensions_consist_of_tokens(value: str) -> None:
     try:
         found = parse([value])
     except ValueError:
@@ -259,7 +261,7 @@ def test_what_is_parsed_is_made_of_tokens(value: str) -> None:
         ("threshold", -1),
     ],
 )
-def test_settings_out_of_range(field: str, value: Any) -> None:
+def test_setting_out_of_range_is_an_error(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"{field} cannot be {value}"):
         Compression(**{field: value})
 
@@ -276,7 +278,7 @@ def answer(version: str, offered: str, **others: Any) -> handshake.Accepted:
 
 
 @pytest.mark.parametrize("version", ["13", "8", "7"])
-def test_a_server_answers_an_offer(version: str) -> None:
+def test_server_response_confirms_an_offer(version: str) -> None:
     accepted = answer(version, "permessage-deflate", compression=LIBERAL)
     assert accepted.negotiated == NegotiatedParameters()
     assert b"\r\nSec-WebSocket-Extensions: permessage-deflate\r\n" in accepted.response
@@ -292,13 +294,13 @@ def test_a_server_answers_an_offer(version: str) -> None:
         ("6", "permessage-deflate", {"compression": LIBERAL}),
     ],
 )
-def test_a_server_declines_in_silence(version: str, offered: str, others: Any) -> None:
+def test_server_declines_by_omitting_the_header(version: str, offered: str, others: Any) -> None:
     accepted = answer(version, offered, **others)
     assert accepted.negotiated is None
     assert b"Extensions" not in accepted.response
 
 
-def test_the_headers_of_the_application_stay() -> None:
+def test_application_headers_stay_in_the_response() -> None:
     extra = Headers([("Set-Cookie", "a=1")])
     accepted = answer("13", "permessage-deflate", compression=LIBERAL, extra=extra)
     assert b"\r\nSet-Cookie: a=1\r\n" in accepted.response
@@ -319,7 +321,7 @@ def response_to(client: ClientHandshake, extensions: str) -> bytes:
     ).encode()
 
 
-def test_a_client_offers_and_confirms() -> None:
+def test_client_offers_and_accepts_the_answer() -> None:
     client = new_client(compression=LIBERAL)
     line = b"\r\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
     assert line in client.request
@@ -328,7 +330,7 @@ def test_a_client_offers_and_confirms() -> None:
     assert established.negotiated == NegotiatedParameters(client_no_context_takeover=True)
 
 
-def test_a_client_may_be_declined() -> None:
+def test_client_accepts_that_its_offer_is_declined() -> None:
     client = new_client(compression=LIBERAL)
     established = client.feed(response_to(client, ""))
     assert established is not None
@@ -336,18 +338,18 @@ def test_a_client_may_be_declined() -> None:
 
 
 @pytest.mark.parametrize("compression", [False, LIBERAL])
-def test_a_client_fails_where_it_is_not_answered(compression: Compression | bool) -> None:
+def test_client_fails_on_an_unoffered_extension(compression: Compression | bool) -> None:
     client = new_client(compression=compression)
     with pytest.raises(HandshakeFailed, match="not offered"):
         client.feed(response_to(client, "x-webkit-deflate-frame"))
 
 
 @pytest.mark.parametrize("version", ["hybi-06", "hixie-76"])
-def test_a_client_of_an_older_version_offers_nothing(version: str) -> None:
+def test_client_of_an_older_version_offers_nothing(version: str) -> None:
     assert b"deflate" not in new_client(version, compression=LIBERAL).request
 
 
-def test_a_client_offers_to_do_without_a_flag_that_a_server_may_not_read() -> None:
+def test_client_repeats_its_offer_without_a_flag() -> None:
     client = new_client(compression=Compression())
     second = "permessage-deflate; client_no_context_takeover; client_max_window_bits"
     first = second.replace("; ", "; server_no_context_takeover; ", 1)

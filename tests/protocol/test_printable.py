@@ -1,4 +1,4 @@
-"""A peer's text on its way into logs and `repr`: one printable line of bounded length."""
+"""Text from a peer in logs and `repr`: one printable line of bounded length."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_printable_is_one_bounded_line_for_any_text(text: str) -> None:
     assert len(safe) <= 10 * 100 + 3
 
 
-def test_printable_names_what_it_leaves_out() -> None:
+def test_printable_shortens_long_text_to_200_characters() -> None:
     assert printable("x" * 1_000_000) == "x" * 200 + "..."
 
 

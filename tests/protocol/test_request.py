@@ -10,7 +10,7 @@ import pytest
 from websocket_handler import Headers, Request, is_websocket_request
 
 
-def test_headers_are_found_without_regard_to_case() -> None:
+def test_header_names_are_case_insensitive() -> None:
     headers = Headers([("Host", "a"), ("X-One", "1"), ("x-one", "2")])
     assert headers["host"] == "a"
     assert headers["X-ONE"] == "1, 2"
@@ -34,7 +34,7 @@ def test_headers_are_set_added_and_deleted() -> None:
 
 
 @pytest.mark.parametrize("bad", ["\r", "\n", "\0", "\x0b", "\x7f", "\x1b", "Ā", "a\r\nEvil: 1"])
-def test_nothing_can_be_smuggled_into_a_header(bad: str) -> None:
+def test_header_with_a_line_break_is_an_error(bad: str) -> None:
     headers = Headers()
     for name, value in (("X", bad), (bad, "x"), ("X" + bad, "x")):
         with pytest.raises(ValueError, match="header"):
@@ -45,12 +45,12 @@ def test_nothing_can_be_smuggled_into_a_header(bad: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "a:", "ä"])
-def test_a_header_name_is_a_token(name: str) -> None:
+def test_header_name_must_be_a_token(name: str) -> None:
     with pytest.raises(ValueError, match="invalid header name"):
         Headers().add(name, "x")
 
 
-def test_the_parts_of_a_request() -> None:
+def test_request_parts_are_parsed() -> None:
     request = Request(
         "GET",
         "/a%20b?x=1&x=2&y=",
@@ -63,7 +63,7 @@ def test_the_parts_of_a_request() -> None:
     assert request.tls
 
 
-def test_an_unreadable_cookie_harms_nobody() -> None:
+def test_unreadable_cookie_leaves_the_others_readable() -> None:
     assert Request("GET", "/", Headers([("Cookie", "(=\x00")])).cookies == {}
 
 
@@ -80,7 +80,7 @@ def test_an_unreadable_cookie_harms_nobody() -> None:
         ("HEAD", "websocket", False),
     ],
 )
-def test_what_asks_for_a_websocket(method: str, upgrade: str | None, is_one: bool) -> None:
+def test_websocket_request_is_recognised(method: str, upgrade: str | None, is_one: bool) -> None:
     fields = {"Host": "a"} | ({"Upgrade": upgrade} if upgrade else {})
     text = "".join(f"{name}: {value}\r\n" for name, value in fields.items()) + "\r\n"
     assert is_websocket_request(method, fields) is is_one

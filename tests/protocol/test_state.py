@@ -1,4 +1,4 @@
-"""The life of a connection as a table, and the settings."""
+"""The states of a connection as a table, and the settings."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ ALIVE = (State.CONNECTING, State.OPEN, State.CLOSING)
 
 
 def moves(step: Step) -> dict[State, State]:
-    """Where `step` leads from the states in which it means anything."""
+    """The next state for each state in which `step` is allowed."""
     reached = {state: advance(state, step) for state in State}
     return {state: after for state, after in reached.items() if after is not None}
 
 
-def test_the_loss_of_the_connection_ends_every_life_once() -> None:
+def test_lost_connection_ends_every_state_once() -> None:
     assert moves(Step.LOST) == dict.fromkeys(ALIVE, State.CLOSED)
 
 
-def test_a_connection_opens_once() -> None:
+def test_connection_opens_only_once() -> None:
     assert moves(Step.OPENED) == {State.CONNECTING: State.OPEN}
 
 
-def test_a_close_frame_is_sent_at_most_once() -> None:
+def test_close_frame_is_sent_at_most_once() -> None:
     assert moves(Step.CLOSE_SENT) == dict.fromkeys(ALIVE[:2], State.CLOSING)
 
 
-def test_a_close_frame_ends_what_was_open_whoever_began() -> None:
+def test_close_frame_ends_an_open_connection_from_either_side() -> None:
     assert moves(Step.CLOSE_RECEIVED) == dict.fromkeys(ALIVE[1:], State.CLOSED)
 
 
-def test_the_documented_defaults() -> None:
+def test_default_settings_are_as_documented() -> None:
     assert Settings() == Settings(
         max_message_size=1048576,
         max_fragments=131072,
@@ -71,17 +71,17 @@ def test_the_documented_defaults() -> None:
         {"open_timeout": float("nan")},
     ],
 )
-def test_settings_that_make_no_sense(bad: dict[str, Any]) -> None:
+def test_senseless_setting_is_an_error(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="cannot be"):
         Settings(**bad)
 
 
-def test_one_origin_is_not_a_collection_of_them() -> None:
+def test_single_origin_string_is_an_error() -> None:
     with pytest.raises(TypeError, match="collection"):
         Settings(allowed_origins="https://example.com")
 
 
-def test_settings_do_not_change() -> None:
+def test_changed_setting_is_an_error() -> None:
     with pytest.raises(FrozenInstanceError):
         Settings().max_fragments = 1  # type: ignore[misc]
     assert hash(Settings(allowed_origins=["http://a"])) == hash(

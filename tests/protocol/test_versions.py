@@ -1,4 +1,4 @@
-"""Every version: worked examples byte by byte, round trips, splits, bad input."""
+"""Every version: worked examples byte by byte, round trips, splits, invalid input."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ every_version = pytest.mark.parametrize("spoken", ALL_VERSIONS, ids=str)
 
 
 def data(squeezed: str) -> bytes:
-    """ "04+61*3" is 04 61 61 61."""
+    """ "04+61*3" means 04 61 61 61."""
     start, _, repeated = squeezed.partition("+")
     if not repeated:
         return bytes.fromhex(start)
@@ -70,7 +70,7 @@ def frames_of(example: dict[str, Any], side: str) -> list[bytes]:
 
 
 def reply(encoder: version.Encoder, event: Event) -> bytes:
-    """What an echo server says to an event."""
+    """The bytes that an echo server sends for an event."""
     if isinstance(event, Message):
         return encoder.message(event.data)
     if isinstance(event, Ping):
@@ -84,7 +84,7 @@ def reply(encoder: version.Encoder, event: Event) -> bytes:
 
 
 @example
-def test_a_server_answers_as_in_the_example(
+def test_server_answers_as_in_the_example(
     example: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoken = by_name(example["version"])
@@ -110,7 +110,7 @@ def test_a_server_answers_as_in_the_example(
 
 
 @example
-def test_a_client_speaks_as_in_the_example(
+def test_client_sends_as_in_the_example(
     example: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoken = by_name(example["version"])
@@ -165,7 +165,7 @@ def offered_in(lines: list[str]) -> list[str]:
 
 
 def ways_to_say(spoken: Version, secret: bytes, event: Event, frame: bytes) -> list[bytes]:
-    """What a client with the masking keys of `frame` sends for `event`."""
+    """The bytes that a client with the masking keys of `frame` sends for `event`."""
 
     def encoder() -> Any:
         made: Any = spoken._make_encoder(True, secret)
@@ -214,14 +214,14 @@ def make_pair(spoken: Version) -> tuple[Any, Any, Any, Any]:
 
 
 def text_of(size: int) -> str:
-    """Text of `size` bytes in UTF-8, most of them in characters of several."""
+    """Text with `size` bytes in UTF-8, most of its characters longer than one byte."""
     text = "\u20ac\U0001f600\xe9z" * (size // 10)
     return text + "x" * (size - len(text.encode()))
 
 
 @every_version
 @pytest.mark.parametrize("size", LENGTHS)
-def test_messages_come_through(spoken: Version, size: int) -> None:
+def test_messages_of_every_version_arrive(spoken: Version, size: int) -> None:
     client, from_client, server, from_server = make_pair(spoken)
     messages: list[str | bytes] = [text_of(size)]
     if spoken.name.startswith("hixie"):
@@ -235,7 +235,7 @@ def test_messages_come_through(spoken: Version, size: int) -> None:
 
 
 @every_version
-def test_pings_and_fragments_come_through_or_are_refused(spoken: Version) -> None:
+def test_pings_and_fragments_arrive_or_are_rejected(spoken: Version) -> None:
     client, from_client, server, from_server = make_pair(spoken)
     for encoder, decoder in ((client, from_client), (server, from_server)):
         if spoken.name.startswith("hixie"):
@@ -251,7 +251,7 @@ def test_pings_and_fragments_come_through_or_are_refused(spoken: Version) -> Non
 
 
 @every_version
-def test_the_closing_handshake(spoken: Version) -> None:
+def test_closing_handshake_completes_in_every_version(spoken: Version) -> None:
     client, from_client, server, from_server = make_pair(spoken)
     if not spoken._has_close:
         assert client.close(1000, "") == b""
@@ -268,7 +268,7 @@ def test_the_closing_handshake(spoken: Version) -> None:
 
 
 @pytest.mark.parametrize("name", ["hybi-02", "hybi-03", "hybi-04"])
-def test_closes_that_cross_are_both_answered(name: str) -> None:
+def test_crossing_closes_are_both_answered(name: str) -> None:
     client, from_client, server, from_server = make_pair(by_name(name))
     (from_the_client,) = from_client.feed(client.close())
     (from_the_server,) = from_server.feed(server.close())
@@ -280,7 +280,7 @@ def test_closes_that_cross_are_both_answered(name: str) -> None:
 
 @every_version
 @pytest.mark.parametrize("is_server", [True, False], ids=["server", "client"])
-def test_a_session_may_be_split_anywhere(spoken: Version, is_server: bool) -> None:
+def test_session_cut_anywhere_gives_the_same_events(spoken: Version, is_server: bool) -> None:
     client, from_client, server, from_server = make_pair(spoken)
     encoder = client if is_server else server
     wire = encoder.message("h\xe9llo") + encoder.message("") + encoder.message("x" * 200)
@@ -306,7 +306,7 @@ def test_a_session_may_be_split_anywhere(spoken: Version, is_server: bool) -> No
 @pytest.mark.parametrize(
     "spoken", [one for one in ALL_VERSIONS if one._has_late_handshake], ids=str
 )
-def test_the_third_key_may_be_split_anywhere(spoken: Version) -> None:
+def test_third_key_cut_anywhere_is_read(spoken: Version) -> None:
     wire = b"\x00\r\n\r\n\xff \x00" + spoken._make_encoder(True, b"").message("first")
     whole = spoken._make_decoder(LIMITS, True, b"secret").feed(wire)
     assert [type(event) for event in whole] == [Completed, Message]
@@ -316,7 +316,7 @@ def test_the_third_key_may_be_split_anywhere(spoken: Version) -> None:
 
 
 @given(wire=st.binary(max_size=200), cuts=st.lists(st.integers(0, 200), max_size=5))
-def test_any_bytes_give_the_same_events_however_cut(wire: bytes, cuts: list[int]) -> None:
+def test_arbitrary_bytes_cut_anywhere_give_the_same_events(wire: bytes, cuts: list[int]) -> None:
     for spoken in ALL_VERSIONS:
         whole = make_pair(spoken)[1].feed(wire)
         decoder, events, start = make_pair(spoken)[1], [], 0
@@ -326,7 +326,7 @@ def test_any_bytes_give_the_same_events_however_cut(wire: bytes, cuts: list[int]
         assert events == whole
 
 
-# Bad input
+# Invalid input
 
 
 def violation_of(spoken: Version, wire: bytes) -> Violation:
@@ -352,8 +352,8 @@ EARLY = [by_name(name) for name in ("hybi-01", "hybi-03", "hybi-04", "hybi-05", 
         (b"\x04\x01\xff", "UTF-8"),
     ],
 )
-def test_bad_frames_of_hybi_01_to_06(spoken: Version, frame: bytes, reason: str) -> None:
-    if not spoken._has_late_handshake:  # FIN instead of MORE, and a masking key of the frame's own
+def test_bad_frame_of_hybi_01_to_06_is_rejected(spoken: Version, frame: bytes, reason: str) -> None:
+    if not spoken._has_late_handshake:  # FIN instead of MORE, and a masking key per frame
         frame = bytes((frame[0] ^ 0x80,)) + frame[1:]
         encoder: Any = spoken._make_encoder(True, bytes(range(20)))
         stream = encoder._format.keystream(b"abcd", bytes(range(20))) * 3
@@ -362,19 +362,19 @@ def test_bad_frames_of_hybi_01_to_06(spoken: Version, frame: bytes, reason: str)
 
 
 @pytest.mark.parametrize("spoken", EARLY, ids=str)
-def test_a_control_frame_in_fragments(spoken: Version) -> None:
+def test_fragmented_control_frame_is_rejected(spoken: Version) -> None:
     encoder = spoken._make_encoder(True, bytes(range(20)))
     assert "fragmented" in violation_of(spoken, encoder.frame(Opcode.PING, b"", False)).reason
 
 
 @pytest.mark.parametrize("name", ["hixie-75", "hixie-76"])
 @pytest.mark.parametrize("frame", [b"\x01", b"\x7fx\xff", b"\x80", b"\xff\x80\x80", b"\xfe\x00"])
-def test_hixie_frames_that_are_no_text(name: str, frame: bytes) -> None:
+def test_hixie_frame_that_is_not_text_is_a_violation(name: str, frame: bytes) -> None:
     assert violation_of(by_name(name), frame).reason == "frame of an unknown type"
 
 
 @pytest.mark.parametrize("name", ["hixie-75", "hixie-76"])
-def test_hixie_text_without_an_end_is_bounded(name: str) -> None:
+def test_endless_hixie_text_is_bounded(name: str) -> None:
     decoder = make_pair(by_name(name))[1]
     assert decoder.feed(b"\x00") == []
     for _ in range(32):
@@ -384,11 +384,11 @@ def test_hixie_text_without_an_end_is_bounded(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["hixie-75", "hixie-76"])
-def test_hixie_text_that_is_not_utf_8(name: str) -> None:
+def test_hixie_text_that_is_not_utf_8_is_a_violation(name: str) -> None:
     assert violation_of(by_name(name), b"\x00\xc3\xff").code == 1007
 
 
-def test_ff_00_is_nothing_in_hixie_75_and_the_end_in_hixie_76() -> None:
+def test_ff_00_closes_in_hixie_76_but_not_in_hixie_75() -> None:
     wire = b"\xff\x00\xff\x00\x00x\xff"
     assert make_pair(by_name("hixie-75"))[1].feed(wire) == [Message("x")]
     assert make_pair(by_name("hixie-76"))[1].feed(wire) == [Close(1005, "")]
@@ -404,12 +404,12 @@ def test_ff_00_is_nothing_in_hixie_75_and_the_end_in_hixie_76() -> None:
         ("9" * 5000 + " ", "more than 32 bits"),
     ],
 )
-def test_bad_keys(key: str, reason: str) -> None:
+def test_bad_hixie_76_key_is_an_error(key: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         challenge.key_number(key)
 
 
-def test_new_keys_hide_their_number() -> None:
+def test_new_hixie_76_keys_encode_their_number() -> None:
     for _ in range(300):
         key, number = challenge.new_key()
         assert challenge.key_number(key) == number
@@ -479,7 +479,9 @@ def request_with(*fields: tuple[str, str], without: Iterable[str] = ()) -> Reque
         ),
     ],
 )
-def test_requests_that_are_refused(request_: Request, status: int, reason: str) -> None:
+def test_bad_request_of_any_version_is_rejected(
+    request_: Request, status: int, reason: str
+) -> None:
     outcome = handshake.answer(request_, ALL_VERSIONS)
     assert isinstance(outcome, handshake.Refused)
     assert outcome.status == status
@@ -489,7 +491,7 @@ def test_requests_that_are_refused(request_: Request, status: int, reason: str) 
 @pytest.mark.parametrize(
     ("size", "status"), [("8", 101), ("0", 101), ("7", 400), ("8, 8", 400), ("08", 400)]
 )
-def test_the_third_key_may_be_announced_as_a_body(size: str, status: int) -> None:
+def test_third_key_may_be_announced_as_a_body(size: str, status: int) -> None:
     request = request_with(("Content-Length", size))
     assert handshake.answer(request, ALL_VERSIONS).status == status
     chunked = request_with(("Content-Length", "8"), ("Transfer-Encoding", "chunked"))
@@ -503,7 +505,7 @@ def test_the_third_key_may_be_announced_as_a_body(size: str, status: int) -> Non
     assert handshake.answer(newer, ALL_VERSIONS).status == 400
 
 
-def test_older_versions_must_be_asked_for() -> None:
+def test_older_versions_are_rejected_by_default() -> None:
     assert handshake.answer(request_with(), ALL_VERSIONS).status == 101
     refused = handshake.answer(request_with(), ALL_VERSIONS[:1])
     assert isinstance(refused, handshake.Refused)
@@ -517,9 +519,7 @@ def test_older_versions_must_be_asked_for() -> None:
         (["hixie-75", "hybi-02"], None),
     ],
 )
-def test_a_refusal_lists_the_numbers_there_are_newest_first(
-    names: list[str], numbers: bytes | None
-) -> None:
+def test_rejection_lists_versions_newest_first(names: list[str], numbers: bytes | None) -> None:
     asking = request_with(("Sec-WebSocket-Version", "9"), without=[*HIXIE_76_REQUEST][4:])
     refused = handshake.answer(asking, [by_name(name) for name in names])
     assert isinstance(refused, handshake.Refused)
@@ -532,7 +532,7 @@ def test_a_refusal_lists_the_numbers_there_are_newest_first(
 
 @pytest.mark.parametrize("target", ["http://example.com/", "*", "/a b", "/\r\nX: y", "/\u20ac", ""])
 @pytest.mark.parametrize("family", [2, 6], ids=["hixie-75", "hixie-76"])
-def test_a_location_is_made_of_a_plain_path_only(target: str, family: int) -> None:
+def test_handshake_target_must_be_a_plain_path(target: str, family: int) -> None:
     headers = [("Host", "example.com"), *list(HIXIE_76_REQUEST.items())[:2]]
     headers += list(HIXIE_76_REQUEST.items())[4:family]
     refused = handshake.answer(Request("GET", target, Headers(headers)), ALL_VERSIONS)
@@ -544,20 +544,20 @@ def test_a_location_is_made_of_a_plain_path_only(target: str, family: int) -> No
     ("name", "meant"),
     [("hybi-00", "hixie-76"), ("hybi-08", "hybi-12"), ("hybi-17", "RFC 6455")],
 )
-def test_drafts_that_are_one_on_the_wire(name: str, meant: str) -> None:
+def test_drafts_equal_on_the_wire_share_a_version(name: str, meant: str) -> None:
     assert by_name(name).name == meant
 
 
-def test_a_name_of_no_version() -> None:
+def test_unknown_version_name_is_an_error() -> None:
     with pytest.raises(ValueError, match="unknown version 'hybi-18', expected one of RFC 6455"):
         by_name("hybi-18")
 
 
-# What a client refuses
+# Responses that a client rejects
 
 
 def damaged(name: str, damage: Callable[[list[str]], list[str]]) -> ClientHandshake:
-    """A client that has got the first example's response with something wrong."""
+    """A client that received the first example's response with one error."""
     example = next(one for one in EXAMPLES if one["version"] == name)
     request = parse(example["request"])
     client = ClientHandshake(
@@ -590,14 +590,14 @@ def replacing(old: str, new: str) -> Callable[[list[str]], list[str]]:
         ("RFC 6455", lambda lines: ["SSH-2.0 hello", *lines[1:]], "not HTTP"),
     ],
 )
-def test_responses_that_a_client_refuses(
+def test_wrong_response_fails_the_client_handshake(
     name: str, damage: Callable[[list[str]], list[str]], reason: str
 ) -> None:
     with pytest.raises(HandshakeFailed, match=reason):
         damaged(name, damage)
 
 
-def test_a_client_tells_an_http_refusal_with_its_body() -> None:
+def test_http_rejection_is_reported_with_its_body() -> None:
     client = ClientHandshake(Address.parse("ws://localhost:1/"), ALL_VERSIONS[0])
     with pytest.raises(HandshakeFailed) as caught:
         client.feed(b"HTTP/1.1 401 Unauthorized\r\nX-Why: login\r\n\r\nlog in first")
@@ -609,7 +609,7 @@ def test_a_client_tells_an_http_refusal_with_its_body() -> None:
     )
 
 
-def test_a_client_reads_no_endless_head() -> None:
+def test_endless_response_head_fails_the_handshake() -> None:
     client = ClientHandshake(Address.parse("ws://localhost:1/"), ALL_VERSIONS[0])
     field = b"X: " + b"y" * 1000 + b"\r\n"
     for _ in range(65):
@@ -626,7 +626,7 @@ def test_a_client_reads_no_endless_head() -> None:
         ("ws://[::1]:8080/x", Address(False, "::1", 8080, "/x")),
     ],
 )
-def test_urls(url: str, address: Address) -> None:
+def test_url_is_parsed_to_its_address(url: str, address: Address) -> None:
     assert Address.parse(url) == address
 
 
@@ -642,7 +642,7 @@ def test_urls(url: str, address: Address) -> None:
         "ws://x/ y",
     ],
 )
-def test_urls_that_are_none(url: str) -> None:
+def test_invalid_url_is_an_error(url: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         Address.parse(url)
 

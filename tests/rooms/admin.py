@@ -1,4 +1,4 @@
-"""Does to the history of a room what an administrator or a crash may do to it."""
+"""Changes the history of a room as an administrator or a crash may."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .brokers import BrokerProcess
 
 
 class Admin(ABC):
-    """Of one broker and prefix."""
+    """Administers one broker, with one prefix."""
 
     def __init__(self, broker: BrokerProcess, prefix: str, history: History) -> None:
         self.broker = broker
@@ -29,18 +29,18 @@ class Admin(ABC):
 
     @abstractmethod
     def flush(self) -> None:
-        """Forget everything."""
+        """Delete everything."""
 
     @abstractmethod
     def recreate(self, room: str) -> None:
-        """Begin the room's history anew."""
+        """Start the room's history anew."""
 
     @abstractmethod
     def trim(self, room: str, count: int) -> None:
-        """Keep the last `count` messages of the room."""
+        """Keep only the last `count` messages of the room."""
 
     def crash(self) -> None:
-        """Kill the broker; it comes back without its data."""
+        """Kill the broker and restart it without its data."""
         self.broker.kill()
         for path in self.broker.folder.iterdir():
             if path.is_dir():
@@ -106,7 +106,7 @@ class NatsAdmin(Admin):
             client = await nats.connect(self.broker.url)
             subject = f"{self.prefix}-kept.{room_channel(room)}"
             try:
-                # Without `keep` everything goes: the API takes 0 for no limit.
+                # Without `keep` everything is deleted: the API takes 0 as no limit.
                 options = {"keep": count} if count else {}
                 await client.jsm().purge_stream(self._stream, subject=subject, **options)
             except NotFoundError:

@@ -1,4 +1,4 @@
-"""Real brokers for the tests: redis-server and nats-server, on free ports of 127.0.0.1."""
+"""Real brokers for the tests: redis-server and nats-server on free ports of 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.programs import wait_for
 
 
 class BrokerProcess:
-    """A broker that can be killed, held and started again on the same port and data."""
+    """A broker that can be killed, stopped, and restarted with the same port and data."""
 
     def __init__(self, command: list[str], url: str, port: int, folder: Path) -> None:
         self.url = url
@@ -30,7 +30,7 @@ class BrokerProcess:
         self.start()
 
     def start(self) -> None:
-        """Returns once it listens."""
+        """Start it; returns once it listens."""
         self._process = subprocess.Popen(
             self._command,
             cwd=self.folder,
@@ -58,14 +58,14 @@ class BrokerProcess:
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """SIGKILL; returns once it is gone."""
+        """Send SIGKILL; returns once the process has ended."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Stopped, so that its port takes connections and nobody answers."""
+        """Stop the process inside: its port accepts connections, but nothing answers."""
         self.signal(signal.SIGSTOP)
         wait_for(self._is_stopped, "all threads of the broker to stop")
         try:
@@ -88,13 +88,13 @@ class BrokerProcess:
 
 
 def redis_server(folder: Path, *options: str, user: str = "", tls: bool = False) -> BrokerProcess:
-    """Keeps what it has in an append-only file. `tls`: it speaks nothing else. REDIS_SERVER in
-    the environment is the program of another one, as valkey-server."""
+    """Keeps its data in an append-only file. With `tls` it accepts only TLS. REDIS_SERVER in the
+    environment names another program, such as valkey-server."""
     program = os.environ.get("REDIS_SERVER") or shutil.which("redis-server")
     require(program, "redis-server")
     port = free_port()
     ports = f"--port 0 --tls-port {port}" if tls else f"--port {port}"
-    # With another `appendfsync` Redis may answer up to two seconds before it writes.
+    # With another `appendfsync` Redis may answer up to two seconds before it writes to disk.
     kept = "--appendonly yes --appendfsync always"
     fixed = f"{ports} --bind 127.0.0.1 {kept} --save".split()
     command = [str(program), *fixed, "", "--dir", str(folder), *options]
@@ -108,7 +108,7 @@ def nats_server(
     configuration: str = "",
     jetstream: bool = True,
 ) -> BrokerProcess:
-    """Has JetStream, if it is to. `configuration` is for what no option says."""
+    """Has JetStream if requested. `configuration` is for settings without a command line option."""
     (folder / "nats.conf").write_text(configuration + "\n")
     program = shutil.which("nats-server")
     require(program, "nats-server")
@@ -123,7 +123,7 @@ STARTERS: dict[str, Callable[..., BrokerProcess]] = {"redis": redis_server, "nat
 
 
 class Silent:
-    """Takes connections and says what it is told to, nothing by default."""
+    """Accepts connections and sends the given bytes, none by default."""
 
     def __init__(self, says: bytes = b"") -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))

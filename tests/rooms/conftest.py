@@ -1,4 +1,4 @@
-"""Brokers and buses for the tests of the rooms; an engine and peers as its own tests have them."""
+"""Fixtures for rooms: brokers and buses; an engine and peers as in the engine's tests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def start(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Starts a broker of this kind, for this test alone: options, `user`, `configuration`."""
+    """Starts a broker of this kind for one test: options, `user`, `configuration`."""
     started = []
 
     def start_one(*options: str, **settings: str) -> BrokerProcess:
@@ -43,7 +43,7 @@ def start(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start
 
 @pytest.fixture(scope="session")
 def shared(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
-    """A broker that no test harms."""
+    """A broker for many tests, none of which stops it."""
     broker = STARTERS[kind](tmp_path_factory.mktemp(kind))
     yield broker
     broker.close()
@@ -51,7 +51,7 @@ def shared(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brok
 
 @pytest.fixture
 def connect() -> Iterator[Connect]:
-    """Makes a bus to a broker, with a recorder; waits until it is up."""
+    """Connects a bus with a recorder to a broker; waits until it is up."""
     made: list[Bus] = []
 
     def connect_one(

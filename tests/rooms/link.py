@@ -1,4 +1,4 @@
-"""A TCP connection to a broker that a test can cut, while the broker goes on."""
+"""A TCP connection to a broker that a test can cut while the broker continues."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 
 
 class Link:
-    """Forwards connections to a port of 127.0.0.1; refuses them while it is cut."""
+    """Forwards connections to a port of 127.0.0.1; refuses them while cut."""
 
     def __init__(self, port: int) -> None:
         self._to = port

@@ -1,7 +1,7 @@
-"""A process that publishes to a room and writes down what it hears; for test_outage.py.
+"""A process that publishes to a room and records what it receives; for test_outage.py.
 
-On its standard input it is told to begin; it says on its standard output, in lines of JSON,
-how far it is, and at the end all that it was told.
+It starts on a line on standard input, and writes its progress and finally its records to standard
+output as lines of JSON.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROOM = "the room"
 
 
 class Ears(Recorder):
-    """Writes down when, too."""
+    """Also records the time of each message."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ def main() -> None:
             if len(ears.delivered) > before:
                 before, since = len(ears.delivered), time.monotonic()
             time.sleep(0.01)
-        time.sleep(0.5)  # for what would come twice
+        time.sleep(0.5)  # for messages that would arrive twice
     else:
         stop.wait(60)
     stats = bus.stats()

@@ -1,4 +1,4 @@
-"""What a bus tells, written down."""
+"""A recorder of a bus's callbacks."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ class Recorder:
     def presence_changed(self, room: str) -> None:
         self.presence.append(room)
 
-    # What has been told
+    # The recorded calls
 
     def messages(self, room: str | None = None) -> list[str | bytes]:
         return [what.message for what in self.delivered if room in (None, what.room)]
 
     def wait_for_messages(self, count: int, patience: float = 10.0) -> list[str | bytes]:
-        """The first `count` messages, in order."""
+        """Wait for `count` messages; returns them in order."""
         wait_for(lambda: len(self.delivered) >= count, f"{count} messages", patience)
         return self.messages()[:count]
 
     def wait_for_state(self, state: BusState, patience: float = 10.0) -> str:
-        """The reason it is in this state now."""
+        """Wait for the state; returns its reason."""
         wait_for(
             lambda: self.states and self.states[-1][0] is state, f"{state}: {self.states}", patience
         )
@@ -66,5 +66,5 @@ _names = (f"room-{number}" for number in itertools.count())
 
 
 def new_room() -> str:
-    """A name no test has used."""
+    """A name that no other test has used."""
     return next(_names)

@@ -1,4 +1,4 @@
-"""TLS before a secret is sent, certificates that are checked, passwords that are not shown."""
+"""TLS before secrets are sent, verified certificates, hidden passwords."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HISTORIES = [None, KEPT]
 
 
 class FakeNats:
-    """Answers as a NATS server without TLS would, and keeps everything that clients send."""
+    """Answers like a NATS server without TLS, and keeps all bytes from clients."""
 
     def __init__(self, **info: object) -> None:
         self._info = {"server_id": "x", "version": "2.9.10", "max_payload": 1 << 20, **info}
@@ -84,7 +84,7 @@ def test_nats_url_with_tls_sends_nothing_in_plain_text(
 
 
 def test_servers_that_nats_announces_are_not_used(connect: Connect) -> None:
-    """The first INFO comes before TLS: anybody may have written it."""
+    """The first INFO precedes TLS, so an attacker may have written it."""
     other = FakeNats()
     fake = FakeNats(connect_urls=[f"127.0.0.1:{other.port}"])
     try:
@@ -128,7 +128,7 @@ def test_rediss_to_a_server_without_tls_sends_nothing_in_plain_text(connect: Con
 def tls_server(
     kind: str, folder: Path, certificates: Certificates, *, clients: bool, user: str = ""
 ) -> BrokerProcess:
-    """A broker with TLS; `clients`: it wants their certificates."""
+    """A broker with TLS; with `clients` it requires client certificates."""
     folder.mkdir()
     certificate, key = str(certificates.certificate), str(certificates.key)
     authority = str(certificates.authority)
@@ -151,7 +151,7 @@ def certificates(tmp_path: Path) -> Certificates:
 
 
 @pytest.mark.parametrize("history", HISTORIES, ids=["plain", "history"])
-def test_client_certificate(
+def test_client_certificate_is_presented_to_the_broker(
     kind: str,
     tmp_path: Path,
     certificates: Certificates,
@@ -216,7 +216,7 @@ def test_nats_server_that_only_offers_tls_is_used_with_tls(
 @pytest.mark.parametrize(
     "password", ["plain", "p@ss", "p/ss", "p:ss", "p,ss", "p?ss#x", "p%41ss", "p ss", "pä✓", "[p]"]
 )
-def test_password_with_special_characters(
+def test_password_with_special_characters_is_accepted(
     start: Start, kind: str, connect: Connect, password: str
 ) -> None:
     if kind == "redis":
@@ -229,7 +229,7 @@ def test_password_with_special_characters(
     assert bus.state is BusState.UP
 
 
-def test_nats_token(tmp_path: Path, connect: Connect) -> None:
+def test_nats_token_authenticates_the_bus(tmp_path: Path, connect: Connect) -> None:
     broker = nats_server(tmp_path, configuration='authorization { token: "t/o:k@en" }')
     try:
         bus, _ = connect(broker.url.replace("//", f"//{quote('t/o:k@en', safe='')}@"))
@@ -243,7 +243,7 @@ def test_nats_token(tmp_path: Path, connect: Connect) -> None:
 def test_redis_without_auth_does_not_show_the_password(
     tmp_path: Path, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its error for an unknown command repeats the arguments."""
+    """Redis's error for an unknown command repeats the arguments."""
     broker = redis_server(tmp_path, "--rename-command", "AUTH", "")
     try:
         with caplog.at_level(logging.DEBUG):

@@ -58,7 +58,7 @@ def test_unknown_scheme_is_an_error_without_the_url(url: str) -> None:
     assert "secret" not in str(error.value)
 
 
-def test_empty_url_is_an_error() -> None:
+def test_empty_broker_url_is_an_error() -> None:
     with pytest.raises(ValueError, match="URL of a broker must begin with"):
         Rooms("")
 
@@ -87,7 +87,7 @@ def test_empty_url_is_an_error() -> None:
         ("unix://host/path", "no host"),
     ],
 )
-def test_what_is_not_supported_is_named(url: str, named: str) -> None:
+def test_unsupported_url_part_is_named_in_the_error(url: str, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         parse_broker_url(url)
 
@@ -97,7 +97,7 @@ def test_options_of_another_client_are_ignored() -> None:
     assert (url.database, url.options) == (2, {})
 
 
-def test_every_part_is_found() -> None:
+def test_every_part_of_the_url_is_parsed() -> None:
     url = parse_broker_url("rediss+sentinel://u:p@a,[::1]:7/main/3?ssl_cert_reqs=none")
     assert url.hosts == (Host("a", 26379), Host("::1", 7))
     assert (url.service, url.database, url.is_tls) == ("main", 3, True)
@@ -107,5 +107,5 @@ def test_every_part_is_found() -> None:
     assert parse_broker_url("unix:///a/b?db=4&password=p").password == "p"
 
 
-def test_every_scheme_has_a_broker() -> None:
+def test_every_url_scheme_has_a_broker() -> None:
     assert SCHEMES.keys() == KINDS.keys()

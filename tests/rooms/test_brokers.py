@@ -1,4 +1,4 @@
-"""What is particular about a broker: TLS, sockets, memory, a JetStream that is not there."""
+"""Features of a single broker: TLS, Unix sockets, memory limits, missing JetStream."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEPT = History(length=10_000)
 
 
 class Certificates:
-    """An authority, and a certificate of it for 127.0.0.1, or other names."""
+    """An authority, and its certificate for 127.0.0.1 or other names."""
 
     def __init__(self, folder: Path, *names: str) -> None:
         authority = trustme.CA()
@@ -64,13 +64,13 @@ def tls_broker(kind: str, tmp_path: Path, certificates: Certificates) -> BrokerP
     return broker
 
 
-def test_tls(
+def test_broker_over_tls_delivers_messages(
     tls_broker: BrokerProcess,
     certificates: Certificates,
     connect: Connect,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The authorities are those of OpenSSL, which SSL_CERT_FILE names."""
+    """The authorities are OpenSSL's defaults, which SSL_CERT_FILE overrides."""
     try:
         _, distrustful = connect(tls_broker, "room", wait=False)
         assert "certificate" in distrustful.wait_for_state(BusState.DOWN).lower()
@@ -84,7 +84,7 @@ def test_tls(
         tls_broker.close()
 
 
-def test_a_unix_socket(tmp_path: Path, connect: Connect) -> None:
+def test_redis_over_unix_socket_delivers_messages(tmp_path: Path, connect: Connect) -> None:
     path = tmp_path / "socket"
     broker = redis_server(tmp_path, "--unixsocket", str(path))
     try:
@@ -97,13 +97,13 @@ def test_a_unix_socket(tmp_path: Path, connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("library", ["redis", "nats"])
-def test_a_library_that_is_missing(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_client_library_is_reported(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ImportError, match=rf"websocket-handler\[{library}\]"):
         Bus(f"{library}://localhost", Recorder())
 
 
-def test_jetstream_is_not_there(tmp_path: Path, connect: Connect) -> None:
+def test_missing_jetstream_is_reported(tmp_path: Path, connect: Connect) -> None:
     broker = nats_server(tmp_path, jetstream=False)
     try:
         _, recorder = connect(broker, "room", history=KEPT, wait=False)
@@ -115,8 +115,8 @@ def test_jetstream_is_not_there(tmp_path: Path, connect: Connect) -> None:
         broker.close()
 
 
-def test_redis_is_out_of_memory(tmp_path: Path, connect: Connect) -> None:
-    """What it refuses waits, in order, until it takes it."""
+def test_redis_out_of_memory_delays_messages_in_order(tmp_path: Path, connect: Connect) -> None:
+    """Messages that Redis refuses are queued, in order, until it accepts them."""
     broker = redis_server(tmp_path, "--maxmemory-policy", "noeviction")
     try:
         bus, recorder = connect(broker, "room", history=KEPT)
@@ -137,7 +137,7 @@ def test_redis_is_out_of_memory(tmp_path: Path, connect: Connect) -> None:
         broker.close()
 
 
-def test_redis_forgets_everything(tmp_path: Path, connect: Connect) -> None:
+def test_redis_that_lost_all_data_continues_to_deliver(tmp_path: Path, connect: Connect) -> None:
     broker = redis_server(tmp_path)
     try:
         bus, recorder = connect(broker, "room", history=KEPT)
@@ -158,8 +158,9 @@ def command(broker: BrokerProcess, text: str) -> None:
         assert connection.recv(100).startswith(b"+OK")
 
 
-def test_more_is_missed_than_is_kept(start: Start, kind: str, connect: Connect) -> None:
-    """A process that was away for longer than the history is told so, and gets what there is."""
+def test_gap_longer_than_the_history_is_reported(start: Start, kind: str, connect: Connect) -> None:
+    """A process away for longer than the history lasts gets a loss report and the remaining
+    messages."""
     broker = start()
     history = History(length=100)
     sender, _ = connect(broker, history=history)
@@ -183,7 +184,7 @@ def test_more_is_missed_than_is_kept(start: Start, kind: str, connect: Connect) 
     assert recorder.losses == [("room", missing if kind == "redis" else None)]
 
 
-def test_the_libraries_log_nothing(
+def test_client_libraries_log_nothing(
     start: Start, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = start()

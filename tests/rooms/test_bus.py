@@ -1,4 +1,4 @@
-"""Two processes' ends of the bus, with a real broker between them."""
+"""The buses of two processes, with a real broker between them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def send(bus: Bus, room: str, *messages: str | bytes, key: str | None = None) ->
         bus.publish(bus.prepare(room, message, key))
 
 
-def test_a_message_reaches_the_others(
+def test_message_reaches_the_other_buses(
     shared: BrokerProcess, connect: Connect, history: History | None
 ) -> None:
     room = new_room()
@@ -53,7 +53,7 @@ def test_a_message_reaches_the_others(
     assert all(what.context is None for what in receiver.delivered)
 
 
-def test_only_what_was_joined_arrives(shared: BrokerProcess, connect: Connect) -> None:
+def test_only_messages_of_joined_rooms_arrive(shared: BrokerProcess, connect: Connect) -> None:
     room, other = new_room(), new_room()
     sender, _ = connect(shared)
     receiver, recorder = connect(shared, room)
@@ -71,7 +71,7 @@ def test_only_what_was_joined_arrives(shared: BrokerProcess, connect: Connect) -
     assert recorder.messages(room) == ["for me"]
 
 
-def test_own_messages_come_back_only_with_a_history(
+def test_own_messages_return_only_with_a_history(
     shared: BrokerProcess, connect: Connect, history: History | None
 ) -> None:
     room = new_room()
@@ -89,7 +89,7 @@ def test_own_messages_come_back_only_with_a_history(
 
 
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
-def test_any_text_names_a_room(shared: BrokerProcess, connect: Connect, name: str) -> None:
+def test_any_text_is_a_room_name(shared: BrokerProcess, connect: Connect, name: str) -> None:
     others = [other for other in NAMES if other != name]
     sender, _ = connect(shared, history=HISTORIES[1])
     _, receiver = connect(shared, name, history=HISTORIES[1])
@@ -101,7 +101,9 @@ def test_any_text_names_a_room(shared: BrokerProcess, connect: Connect, name: st
 
 
 @pytest.mark.parametrize("name", ["\ud800", 5, None, b"bytes"])
-def test_what_is_no_text_names_none(shared: BrokerProcess, connect: Connect, name: str) -> None:
+def test_invalid_text_as_room_name_is_an_error(
+    shared: BrokerProcess, connect: Connect, name: str
+) -> None:
     bus, _ = connect(shared)
     with pytest.raises(ValueError, match="a room's name"):
         bus.prepare(name, "x")
@@ -109,7 +111,7 @@ def test_what_is_no_text_names_none(shared: BrokerProcess, connect: Connect, nam
         bus.join(name)
 
 
-def test_text_must_be_text(shared: BrokerProcess, connect: Connect) -> None:
+def test_text_that_is_not_utf_8_is_an_error(shared: BrokerProcess, connect: Connect) -> None:
     bus, _ = connect(shared)
     with pytest.raises(ValueError, match="UTF-8"):
         bus.prepare("room", "\ud800")
@@ -119,7 +121,7 @@ def test_text_must_be_text(shared: BrokerProcess, connect: Connect) -> None:
         bus.prepare("room", "x", "k" * 70_000)
 
 
-def test_order_is_kept_from_many_threads(
+def test_messages_from_many_threads_keep_their_order(
     shared: BrokerProcess, connect: Connect, history: History | None
 ) -> None:
     room = new_room()
@@ -144,7 +146,7 @@ def test_order_is_kept_from_many_threads(
     assert sender.stats().published == 4 * each
 
 
-def test_ten_thousand_rooms(shared: BrokerProcess, connect: Connect) -> None:
+def test_bus_joins_ten_thousand_rooms(shared: BrokerProcess, connect: Connect) -> None:
     rooms = [new_room() for _ in range(10_000)]
     _, recorder = connect(shared, *rooms)
     sender, _ = connect(shared)
@@ -165,7 +167,7 @@ def test_flush_waits_for_the_broker(start: Start, connect: Connect) -> None:
     assert bus.stats().queued == 0
 
 
-def test_close_flushes(start: Start, connect: Connect) -> None:
+def test_close_flushes_queued_messages(start: Start, connect: Connect) -> None:
     broker = start()
     _, receiver = connect(broker, "room")
     bus, recorder = connect(broker, wait=False)
@@ -179,10 +181,12 @@ def test_close_flushes(start: Start, connect: Connect) -> None:
     assert bus.close(1)
 
 
-# The limits
+# Limits
 
 
-def test_over_the_limit_of_the_broker(start: Start, kind: str, connect: Connect) -> None:
+def test_message_over_the_brokers_limit_is_an_error(
+    start: Start, kind: str, connect: Connect
+) -> None:
     if kind == "redis":
         broker = start("--proto-max-bulk-len", "1mb")
     else:
@@ -196,7 +200,9 @@ def test_over_the_limit_of_the_broker(start: Start, kind: str, connect: Connect)
     assert bus.state is BusState.UP
 
 
-def test_the_limit_of_a_broker_not_known_yet(start: Start, kind: str, connect: Connect) -> None:
+def test_message_over_an_unknown_limit_is_dropped_later(
+    start: Start, kind: str, connect: Connect
+) -> None:
     if kind == "redis":
         broker = start("--proto-max-bulk-len", "1mb")
     else:
@@ -214,7 +220,7 @@ def test_the_limit_of_a_broker_not_known_yet(start: Start, kind: str, connect: C
 
 
 @pytest.mark.parametrize("bound", [{"queue_size": 10}, {"queue_bytes": 10 * 22}])
-def test_the_queue_is_bounded(
+def test_queue_while_broker_is_away_is_bounded(
     connect: Connect, start: Start, bound: dict[str, int], history: History | None
 ) -> None:
     broker = start()
@@ -234,7 +240,7 @@ def test_the_queue_is_bounded(
     assert bus.stats().published == 11
 
 
-def test_raising_instead_of_waiting(start: Start, connect: Connect) -> None:
+def test_publish_raises_while_away_if_configured(start: Start, connect: Connect) -> None:
     broker = start()
     bus, recorder = connect(broker, wait=False, on_unavailable="raise")
     send(bus, "room", "while it connects for the first time, it waits")
@@ -249,25 +255,27 @@ def test_raising_instead_of_waiting(start: Start, connect: Connect) -> None:
     assert bus.flush(5)
 
 
-# What is wrong
+# Errors
 
 
 @pytest.mark.parametrize(
     "url", ["", "redis", "http://localhost", "amqp://localhost", "redis:/x", "redis://", "nats://"]
 )
-def test_a_url_of_no_broker(url: str) -> None:
+def test_url_of_another_service_is_an_error(url: str) -> None:
     with pytest.raises(ValueError, match="URL"):
         Bus(url, Recorder())
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:99999", "nats://:secret@[::1"])
-def test_a_url_that_is_none(url: str) -> None:
+def test_malformed_broker_url_is_an_error(url: str) -> None:
     with pytest.raises(ValueError, match="not a valid broker URL") as error:
         Bus(url, Recorder())
     assert "secret" not in str(error.value)
 
 
-def test_nobody_listens(kind: str, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+def test_refused_connection_is_reported_in_the_state(
+    kind: str, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
     with Silent() as silent:
         port = silent.port
     bus, recorder = connect(f"{kind}://user:secret@127.0.0.1:{port}", wait=False)
@@ -278,7 +286,7 @@ def test_nobody_listens(kind: str, connect: Connect, caplog: pytest.LogCaptureFi
     assert "secret" not in caplog.text
 
 
-def test_a_password_that_is_wrong(
+def test_wrong_password_is_reported_in_the_state(
     start: Start, kind: str, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     if kind == "redis":
@@ -305,7 +313,9 @@ def test_a_password_that_is_wrong(
     [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-A\r\n", b"\x00\xff" * 50, b"+OK\r\n"],
     ids=["nothing", "http", "ssh", "bytes", "ok"],
 )
-def test_another_protocol(kind: str, connect: Connect, says: bytes) -> None:
+def test_broker_of_another_protocol_is_reported_in_the_state(
+    kind: str, connect: Connect, says: bytes
+) -> None:
     with Silent(says) as silent:
         bus, recorder = connect(
             f"{kind}://127.0.0.1:{silent.port}", "room", wait=False, connect_timeout=0.5
@@ -339,7 +349,7 @@ def test_malformed_messages_are_ignored(
 
 
 def publish_raw(broker: BrokerProcess, kind: str, channel: str, messages: list[bytes]) -> None:
-    """As somebody else would, by the broker's own protocol."""
+    """Publish as another client would, in the broker's own protocol."""
     with socket.create_connection(("127.0.0.1", broker.port), 5) as connection:
         if kind == "redis":
             for message in messages:

@@ -49,7 +49,7 @@ class Cluster:
         self.url = f"redis+cluster://{','.join(hosts)}"
 
     def rebalance(self) -> None:
-        """Move all slots of the first server to the others, and wait until all know it."""
+        """Move all slots of the first server to the others; wait until every server knows it."""
         program = str(shutil.which("redis-cli"))
         first = f"127.0.0.1:{self.servers[0].port}"
         name = subprocess.run(
@@ -75,7 +75,9 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 @pytest.mark.parametrize("history", HISTORIES, ids=["plain", "history"])
-def test_rooms_on_all_servers(cluster: Cluster, connect: Connect, history: History | None) -> None:
+def test_cluster_delivers_rooms_of_all_servers(
+    cluster: Cluster, connect: Connect, history: History | None
+) -> None:
     sender, _ = connect(cluster.url, history=history)
     _, receiver = connect(cluster.url, *NAMES, history=history)
     for name in NAMES:
@@ -94,7 +96,7 @@ def test_rooms_on_all_servers(cluster: Cluster, connect: Connect, history: Histo
     assert all("cmdstat_spublish" in text for text in servers)
 
 
-def test_history_and_presence(cluster: Cluster, connect: Connect) -> None:
+def test_cluster_keeps_history_and_presence(cluster: Cluster, connect: Connect) -> None:
     first, ears = connect(cluster.url, "a", "b", "c", history=HISTORIES[1])
     second, others = connect(cluster.url, "a", "b", "c", history=HISTORIES[1])
     for room in "abc":
@@ -109,7 +111,7 @@ def test_history_and_presence(cluster: Cluster, connect: Connect) -> None:
     assert len({(what.room, what.offset) for what in ears.delivered}) == 9
 
 
-def test_one_server_is_killed(cluster: Cluster, connect: Connect) -> None:
+def test_cluster_survives_one_killed_server(cluster: Cluster, connect: Connect) -> None:
     rooms = [f"room {number}" for number in range(30)]  # on all servers
     sender, _ = connect(cluster.url, history=HISTORIES[1])
     _, receiver = connect(cluster.url, *rooms, history=HISTORIES[1])
@@ -131,7 +133,7 @@ def test_one_server_is_killed(cluster: Cluster, connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("history", HISTORIES, ids=["plain", "history"])
-def test_slot_that_moves_to_another_server(
+def test_slot_moved_to_another_server_is_followed(
     cluster: Cluster, connect: Connect, history: History | None
 ) -> None:
     sender, _ = connect(cluster.url, history=history)
@@ -154,12 +156,12 @@ def test_slot_that_moves_to_another_server(
 
 
 def has_moved(bus: Bus) -> bool:
-    """Whether it is connected to the servers as they are after `rebalance`."""
+    """Returns whether the bus is connected to the servers as they are after `rebalance`."""
     broker = bus._worker.broker
     return isinstance(broker, RedisClusterBroker) and len(broker._pairs) == 2
 
 
-def test_a_server_that_is_no_cluster(tmp_path: Path, connect: Connect) -> None:
+def test_server_without_cluster_mode_is_reported(tmp_path: Path, connect: Connect) -> None:
     server = redis_server(tmp_path)
     try:
         _, recorder = connect(f"redis+cluster://127.0.0.1:{server.port}", wait=False)
@@ -168,7 +170,7 @@ def test_a_server_that_is_no_cluster(tmp_path: Path, connect: Connect) -> None:
         server.close()
 
 
-def test_several_hosts_are_a_clusters() -> None:
+def test_url_with_several_hosts_is_a_cluster() -> None:
     with pytest.raises(ValueError, match="one host"):
         Bus("redis://a:1,b:2", Recorder())
     Bus("redis+cluster://a:1,b:2", Recorder())

@@ -1,4 +1,4 @@
-"""Envelopes, names and sequences: pure, against what they promise."""
+"""Envelopes, names and sequences, without a broker."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]))
     st.booleans(),
     st.sampled_from([kind for kind in Kind if kind is not Kind.NEWER]),
 )
-def test_what_was_sealed_is_found(
+def test_sealed_envelope_opens_to_the_same_message(
     message: str | bytes, key: str | None, number: int, starts: bool, kind: Kind
 ) -> None:
     opened = open_envelope(seal(kind, NODE, number, starts, encode_content(message, key)))
@@ -34,7 +34,7 @@ def test_what_was_sealed_is_found(
     assert type(opened.message) is type(message)
 
 
-def test_newer_version_of_a_message_is_counted_but_not_read() -> None:
+def test_newer_message_version_is_counted_but_not_read() -> None:
     data = seal(Kind.MESSAGE, NODE, 7, True, encode_content("text", "key"))
     newer = b"\x02" + data[1:21] + b"in another format"
     assert open_envelope(newer) == (Kind.NEWER, NODE, 7, True, "", None)
@@ -45,7 +45,7 @@ def test_newer_version_of_a_message_is_counted_but_not_read() -> None:
 
 @settings(deadline=None)
 @given(st.binary())
-def test_arbitrary_bytes_are_refused_in_order(data: bytes) -> None:
+def test_arbitrary_bytes_are_rejected_with_an_error(data: bytes) -> None:
     for candidate in (data, b"\x01" + data, b"\x01\x00\x01" + data):
         with contextlib.suppress(ValueError):
             open_envelope(candidate)
@@ -53,7 +53,7 @@ def test_arbitrary_bytes_are_refused_in_order(data: bytes) -> None:
 
 @settings(deadline=None)
 @given(TEXT)
-def test_names_are_one_token(room: str) -> None:
+def test_encoded_name_is_one_token(room: str) -> None:
     channel = room_channel(room)
     assert re.fullmatch(r"room\.[A-Za-z0-9_%~-]+", channel)
     assert len(channel) <= LONGEST + 10
@@ -61,22 +61,22 @@ def test_names_are_one_token(room: str) -> None:
 
 @settings(deadline=None)
 @given(TEXT, TEXT)
-def test_names_differ(one: str, other: str) -> None:
+def test_different_names_are_encoded_differently(one: str, other: str) -> None:
     assert (room_channel(one) == room_channel(other)) == (one == other)
 
 
-def test_long_names_differ() -> None:
+def test_different_long_names_are_encoded_differently() -> None:
     names = ["x" * 1000, "x" * 1001, "é" * 500, "é" * 501, "x" * 199, "x" * 200, "x" * 201]
     assert len({room_channel(name) for name in names}) == len(names)
 
 
-def test_plain_names_are_readable() -> None:
+def test_plain_names_stay_readable() -> None:
     assert room_channel("lobby-1_a") == "room.lobby-1_a"
     assert room_channel("a.b") == "room.a%2Eb"
 
 
 @pytest.mark.parametrize("prefix", ["", "a b", "a.b", "a*", "{a}", "é"])
-def test_prefixes(prefix: str) -> None:
+def test_invalid_prefix_is_an_error(prefix: str) -> None:
     with pytest.raises(ValueError, match="prefix"):
         BusSettings(prefix=prefix)
 
@@ -92,12 +92,12 @@ def test_prefixes(prefix: str) -> None:
         {"presence_ttl": -1},
     ],
 )
-def test_settings(wrong: dict[str, object]) -> None:
+def test_invalid_bus_setting_is_an_error(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         BusSettings(**wrong)  # type: ignore[arg-type]
 
 
-def test_a_gap_is_counted_once() -> None:
+def test_gap_is_counted_once() -> None:
     sequences = Sequences()
     assert sequences.arrived(NODE, 5) == (0, False)
     assert sequences.arrived(NODE, 6) == (0, False)
@@ -106,7 +106,7 @@ def test_a_gap_is_counted_once() -> None:
     assert sequences.arrived(b"another!", 1) == (0, False)
 
 
-def test_what_comes_again_is_known() -> None:
+def test_repeated_number_is_known() -> None:
     sequences = Sequences()
     for number in (1, 2, 5):
         assert not sequences.is_known(NODE, number)
@@ -116,7 +116,7 @@ def test_what_comes_again_is_known() -> None:
         assert sequences.arrived(NODE, number) is None
 
 
-def test_what_comes_late_is_taken_once() -> None:
+def test_late_number_is_accepted_once() -> None:
     sequences = Sequences()
     sequences.arrived(NODE, 1)
     assert sequences.arrived(NODE, 4) == (2, True)
@@ -126,7 +126,7 @@ def test_what_comes_late_is_taken_once() -> None:
     assert sequences.arrived(NODE, 2) is None
 
 
-def test_a_gap_after_a_reconnect_is_no_news() -> None:
+def test_gap_after_a_reconnect_is_not_reported_as_new() -> None:
     sequences = Sequences()
     sequences.arrived(NODE, 1)
     sequences.reconnected()
@@ -134,14 +134,14 @@ def test_a_gap_after_a_reconnect_is_no_news() -> None:
     assert sequences.arrived(NODE, 7) == (1, True)
 
 
-def test_numbers_that_begin_anew() -> None:
+def test_restarted_numbers_are_not_a_gap() -> None:
     sequences = Sequences()
     sequences.arrived(NODE, 1)
     assert sequences.arrived(NODE, 100, starts=True) == (0, False)
     assert sequences.arrived(NODE, 50) is None
 
 
-def test_memory_is_bounded() -> None:
+def test_memory_of_sequences_is_bounded() -> None:
     sequences = Sequences()
     for number in range(3 * MOST_NODES):
         sequences.arrived(number.to_bytes(8, "big"), 1)

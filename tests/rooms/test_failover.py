@@ -1,4 +1,4 @@
-"""A Redis with a replica that becomes the primary, found by real Sentinels or by an address."""
+"""A Redis with a replica that becomes the primary, located by real Sentinels or by an address."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PASSWORD = "p/ss"
 
 
 def ask(port: int, *words: str, password: str = "") -> str:
-    """The answer of a server to one command."""
+    """Returns a server's answer to one command."""
     program = shutil.which("redis-cli")
     require(program, "redis-cli")
     credentials = ["--no-auth-warning", "-a", password] if password else []
@@ -37,14 +37,14 @@ def ask(port: int, *words: str, password: str = "") -> str:
 
 
 def promote(new: BrokerProcess, old: BrokerProcess) -> None:
-    """`new` becomes the primary, and `old` its replica; connections stay open."""
+    """Make `new` the primary and `old` its replica; connections stay open."""
     assert ask(new.port, "REPLICAOF", "NO", "ONE") == "OK"
     assert ask(old.port, "REPLICAOF", "127.0.0.1", str(new.port)) == "OK"
 
 
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[tuple[BrokerProcess, BrokerProcess]]:
-    """A primary, and a replica of it that has caught up."""
+    """A primary, and its synchronised replica."""
     started = []
     for name in ("primary", "replica"):
         (tmp_path / name).mkdir()
@@ -59,7 +59,7 @@ def servers(tmp_path: Path) -> Iterator[tuple[BrokerProcess, BrokerProcess]]:
 
 
 class Address:
-    """Leads new connections to the server that is the primary; those that exist stay."""
+    """Forwards new connections to the current primary; existing ones stay."""
 
     def __init__(self, target: int) -> None:
         self.target = target
@@ -121,7 +121,7 @@ def test_replica_is_not_taken_for_a_broker(
 
 
 class Sentinels:
-    """Two of them, which watch a primary."""
+    """Two Sentinels that watch a primary."""
 
     def __init__(self, folder: Path, primary: BrokerProcess, password: str = "") -> None:
         program = os.environ.get("REDIS_SERVER") or shutil.which("redis-server")
@@ -191,7 +191,7 @@ def test_sentinels_lead_to_the_new_primary(
         sentinels.close()
 
 
-def test_sentinel_that_does_not_know_the_service(
+def test_sentinel_without_the_service_is_reported(
     servers: tuple[BrokerProcess, BrokerProcess], tmp_path: Path, connect: Connect
 ) -> None:
     sentinels = Sentinels(tmp_path, servers[0])

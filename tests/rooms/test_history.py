@@ -1,4 +1,4 @@
-"""The history of rooms: nothing lost, nothing doubled, and clients that come back."""
+"""The history of rooms: no message lost or duplicated, and clients that return."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ KEPT = History(length=10_000)
 
 
 class Replay:
-    """What a replay gives a member, in order, and what was delivered before it was admitted. It
-    takes `at_once` messages, and more when `resume` is called."""
+    """The messages that a replay gives a member, in order, and those delivered before it was
+    admitted. It takes `at_once` messages, and more after each `resume`."""
 
     has_left = False
 
@@ -109,7 +109,7 @@ def test_all_processes_see_one_order(shared: BrokerProcess, connect: Connect) ->
     assert len({tuple(offsets(recorder)) for _, recorder in ends}) == 1
 
 
-def test_coming_back(shared: BrokerProcess, connect: Connect) -> None:
+def test_returning_client_gets_missed_messages(shared: BrokerProcess, connect: Connect) -> None:
     room = new_room()
     bus, recorder = connect(shared, room, history=KEPT)
     send(bus, room, *map(str, range(1200)))  # more than a page
@@ -124,7 +124,9 @@ def test_coming_back(shared: BrokerProcess, connect: Connect) -> None:
     assert recorder.losses == []
 
 
-def test_coming_back_while_others_send(shared: BrokerProcess, connect: Connect) -> None:
+def test_returning_client_gets_messages_sent_meanwhile(
+    shared: BrokerProcess, connect: Connect
+) -> None:
     room = new_room()
     sender, _ = connect(shared, history=KEPT)
     bus, recorder = connect(shared, room, history=KEPT)
@@ -154,7 +156,7 @@ def test_coming_back_while_others_send(shared: BrokerProcess, connect: Connect) 
         assert replay.messages() + everything[replay.delivered_before :] == everything[50:]
 
 
-def test_another_process_takes_over(shared: BrokerProcess, connect: Connect) -> None:
+def test_returning_client_may_use_another_process(shared: BrokerProcess, connect: Connect) -> None:
     room = new_room()
     first, recorder = connect(shared, room, history=KEPT)
     send(first, room, "a", "b", "c")
@@ -167,7 +169,7 @@ def test_another_process_takes_over(shared: BrokerProcess, connect: Connect) -> 
     assert others.delivered == []
 
 
-def test_a_replay_waits_for_the_room_to_be_there(shared: BrokerProcess, connect: Connect) -> None:
+def test_replay_waits_until_the_room_is_joined(shared: BrokerProcess, connect: Connect) -> None:
     room = new_room()
     first, recorder = connect(shared, room, history=KEPT)
     send(first, room, "a", "b")
@@ -177,7 +179,9 @@ def test_a_replay_waits_for_the_room_to_be_there(shared: BrokerProcess, connect:
     assert replay.messages() == ["b"]
 
 
-def test_an_empty_room(shared: BrokerProcess, connect: Connect, kind: str) -> None:
+def test_replay_of_an_empty_room_gives_nothing(
+    shared: BrokerProcess, connect: Connect, kind: str
+) -> None:
     room = new_room()
     bus, recorder = connect(shared, room, history=KEPT)
     nothing = "0-0" if kind == "redis" else "0"
@@ -189,7 +193,9 @@ def test_an_empty_room(shared: BrokerProcess, connect: Connect, kind: str) -> No
     assert recorder.losses == []
 
 
-def test_an_offset_that_is_too_old(shared: BrokerProcess, connect: Connect, kind: str) -> None:
+def test_offset_older_than_the_history_is_a_loss(
+    shared: BrokerProcess, connect: Connect, kind: str
+) -> None:
     room = new_room()
     bus, recorder = connect(shared, room, history=History(length=50), prefix=f"short-{kind}")
     send(bus, room, *map(str, range(1000)))
@@ -205,7 +211,7 @@ def test_an_offset_that_is_too_old(shared: BrokerProcess, connect: Connect, kind
     assert recorder.losses == []
 
 
-def test_messages_grow_too_old(shared: BrokerProcess, connect: Connect, kind: str) -> None:
+def test_expired_messages_are_a_loss(shared: BrokerProcess, connect: Connect, kind: str) -> None:
     room = new_room()
     history = History(length=None, age=1.0)
     bus, recorder = connect(shared, room, history=history, prefix=f"brief-{kind}")
@@ -231,7 +237,7 @@ def test_messages_grow_too_old(shared: BrokerProcess, connect: Connect, kind: st
     "since",
     ["", "x", "-1", "1-", "-", "1.5", "1-2-3", "٣", "9" * 30, "1-" + "9" * 30, "$", "1 OR 1"],
 )
-def test_a_bad_offset(shared: BrokerProcess, connect: Connect, since: str) -> None:
+def test_malformed_offset_is_an_error(shared: BrokerProcess, connect: Connect, since: str) -> None:
     bus, recorder = connect(shared, new_room(), history=KEPT)
     (room,) = bus._joined
     replay = Replay(bus, recorder, room, since).wait()
@@ -239,7 +245,7 @@ def test_a_bad_offset(shared: BrokerProcess, connect: Connect, since: str) -> No
     assert bus.state is BusState.UP
 
 
-def test_what_cannot_be_replayed(start: Start, connect: Connect, kind: str) -> None:
+def test_impossible_replay_is_an_error_or_a_loss(start: Start, connect: Connect, kind: str) -> None:
     broker = start()
     since = "1-1" if kind == "redis" else "1"
     plain, recorder = connect(broker, "room")
@@ -255,8 +261,10 @@ def test_what_cannot_be_replayed(start: Start, connect: Connect, kind: str) -> N
     assert isinstance(Replay(bus, recorder, "room", since).wait().error, BusUnavailable)
 
 
-def test_while_the_broker_is_away(start: Start, connect: Connect) -> None:
-    """Local delivery goes on at once, without an offset; and only once."""
+def test_broker_away_local_delivery_continues_without_offsets(
+    start: Start, connect: Connect
+) -> None:
+    """Local delivery continues at once, without an offset, and only once."""
     broker = start()
     sender, here = connect(broker, "room", history=KEPT)
     _, there = connect(broker, "room", history=KEPT)
@@ -288,8 +296,8 @@ def break_connection(bus: Bus) -> None:
     bus._thread.post(bus._worker.broker.fail, "the test says so")
 
 
-def test_a_process_that_was_away_catches_up(start: Start, connect: Connect) -> None:
-    """Only its own connection is lost: the others go on meanwhile."""
+def test_process_that_was_away_catches_up(start: Start, connect: Connect) -> None:
+    """Only its own connection is lost: other processes continue meanwhile."""
     broker = start()
     rooms = ["room", *(f"quiet {number}" for number in range(50))]
     history = History(length=1_000_000)
@@ -321,8 +329,10 @@ def test_a_process_that_was_away_catches_up(start: Start, connect: Connect) -> N
     assert recorder.messages() == [str(number) for number in range(total)]
 
 
-def test_appending_again_stores_once(shared: BrokerProcess, connect: Connect) -> None:
-    """As after a reply that was lost."""
+def test_append_repeated_after_a_lost_reply_stores_once(
+    shared: BrokerProcess, connect: Connect
+) -> None:
+    """The broker's reply to the first append was lost."""
     room = new_room()
     bus, recorder = connect(shared, room, history=KEPT)
     thread, broker = bus._thread, bus._worker.broker
@@ -349,7 +359,7 @@ def message(node: bytes, number: int) -> bytes:
     return seal(Kind.MESSAGE, node, number, number == 1, encode_content(str(number), None))
 
 
-def test_those_without_a_history_hear_those_with_one(
+def test_buses_with_and_without_history_receive_each_other(
     shared: BrokerProcess, connect: Connect
 ) -> None:
     room = new_room()
@@ -362,7 +372,7 @@ def test_those_without_a_history_hear_those_with_one(
     assert kept_ears.delivered[1].offset is None
 
 
-def test_a_history_without_bounds() -> None:
+def test_history_without_bounds_is_an_error() -> None:
     with pytest.raises(ValueError, match="without bound"):
         History(length=None)
     with pytest.raises(ValueError, match="length"):
@@ -371,9 +381,7 @@ def test_a_history_without_bounds() -> None:
         History(age=-1)
 
 
-def test_what_is_sent_right_after_a_join_comes_back(
-    shared: BrokerProcess, connect: Connect
-) -> None:
+def test_messages_sent_right_after_join_return(shared: BrokerProcess, connect: Connect) -> None:
     bus, recorder = connect(shared, history=KEPT)
     rooms = [new_room() for _ in range(500)]
     for room in rooms:
@@ -384,8 +392,10 @@ def test_what_is_sent_right_after_a_join_comes_back(
     assert all(what.context == what.room for what in recorder.delivered)
 
 
-def test_a_room_that_is_left_and_joined_again(shared: BrokerProcess, connect: Connect) -> None:
-    """Whatever the order in which that is noticed, live delivery goes on."""
+def test_room_left_and_rejoined_keeps_live_delivery(
+    shared: BrokerProcess, connect: Connect
+) -> None:
+    """Live delivery continues in whichever order the bus notices the changes."""
     bus, recorder = connect(shared, history=KEPT)
     room = new_room()
     for number in range(200):
@@ -401,10 +411,10 @@ def test_a_room_that_is_left_and_joined_again(shared: BrokerProcess, connect: Co
     assert len(set(recorder.messages())) == len(recorder.messages())
 
 
-def test_a_server_that_lost_the_end_of_the_history_counts_from_there(
+def test_server_that_lost_the_end_of_its_history_continues_from_there(
     start: Start, connect: Connect, kind: str
 ) -> None:
-    """As a Redis that is killed before it has written its append-only file."""
+    """As with a Redis that is killed before it has written its append-only file."""
     if kind != "redis":
         pytest.skip("NATS numbers all messages of its stream")
     broker = start()

@@ -1,5 +1,5 @@
-"""Whatever happens to the broker and its history, a process receives every message once and in
-order, or is told of a loss in that place; and so is a client that comes back.
+"""For any fault of the broker and its history, a process receives every message once and in order,
+or a loss report in its place; so does a client that returns.
 
 A hypothesis state machine over real brokers: some hundred steps here, thousands in `make soak`.
 """
@@ -39,13 +39,13 @@ EXAMPLES, STEPS = (150, 40) if FULL else (25, 16)
 
 ROOM = "room"
 LOST = object()
-"""Stands in a log for a loss of unknown size; an int for one of known size."""
+"""Represents a loss of unknown size in a log; an int is a loss of known size."""
 
 _prefixes = (f"property-{os.getpid()}-{number}" for number in itertools.count())
 
 
 class Log(Recorder):
-    """Messages and losses, in the order they were told."""
+    """The messages and losses, in the order of their callbacks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Log(Recorder):
 
 
 class LoggedReplay(Replay):
-    """The same of one member that comes back."""
+    """The messages and losses of one member that returns."""
 
     def __init__(self, *arguments: Any) -> None:
         self.entries: list[Any] = []
@@ -82,8 +82,8 @@ class LoggedReplay(Replay):
 
 
 def check(entries: list[Any], published: list[str], owed: set[str]) -> None:
-    """`published` are the messages of one process, in order; those that are `owed` are among
-    `entries`, or a loss is in their place that is large enough."""
+    """`published` are the messages of one process, in order; those in `owed` must be among
+    `entries`, or a large enough loss must be in their place."""
     mine = [entry for entry in entries if isinstance(entry, str) and entry in set(published)]
     assert len(set(mine)) == len(mine), f"twice: {entries}"
     order = {message: place for place, message in enumerate(published)}
@@ -101,7 +101,7 @@ def check(entries: list[Any], published: list[str], owed: set[str]) -> None:
 def holes(
     published: list[str], owed: set[str], arrived: set[str]
 ) -> list[tuple[list[str], str | None, str | None]]:
-    """What is missing, with the message that arrived before it and the one after it."""
+    """Returns the missing messages, with the arrived ones before and after each."""
     found: list[tuple[list[str], str | None, str | None]] = []
     missing: list[str] = []
     before: str | None = None
@@ -118,8 +118,8 @@ def holes(
 
 
 class Machine(RuleBasedStateMachine):
-    """`near` publishes over a connection of its own; `far` is in the room, over a link that is
-    cut now and then, and publishes too."""
+    """`near` publishes over its own connection; `far` is in the room over a link that is cut now
+    and then, and publishes too."""
 
     broker: BrokerProcess
     kind: str
@@ -165,7 +165,7 @@ class Machine(RuleBasedStateMachine):
             self.admin.flush()
         self.link.close()
 
-    # What happens
+    # Actions
 
     @rule(count=st.integers(1, 9))
     def publish(self, count: int) -> None:
@@ -180,7 +180,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.is_in)
     @rule(count=st.integers(1, 3))
     def publish_from_far(self, count: int) -> None:
-        """While it is cut, they wait for the broker, and are delivered here at once."""
+        """While the link is cut, they are queued for the broker, and are delivered here at once."""
         messages = [f"far {next(self.numbers)}" for _ in range(count)]
         self.owed.update(messages)
         self.by_far += messages
@@ -211,12 +211,12 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.is_in)
     @rule()
     def leave(self) -> None:
-        """What has not come yet is not owed any more."""
+        """Messages that have not arrived yet are not owed any more."""
         self.far.leave(ROOM)
         self.is_in = False
         self.owed.clear()
 
-    # What happens to the history
+    # Changes of the history
 
     @rule()
     def flush(self) -> None:
@@ -247,7 +247,7 @@ class Machine(RuleBasedStateMachine):
         after=st.integers(0, 9),
     )
     def outage(self, before: int, disturbance: str, after: int) -> None:
-        """What is most likely to be overlooked, in one step."""
+        """The combination most likely to be overlooked, in one step."""
         if not self.is_cut:
             self.cut()
         if before:
@@ -260,11 +260,11 @@ class Machine(RuleBasedStateMachine):
             self.publish(after)
         self.restore()
 
-    # What must be so
+    # Invariants
 
     @rule(back=st.integers(0, 30))
     def come_back(self, back: int) -> None:
-        """A client names an offset that it was given once."""
+        """A client passes an offset that it received once."""
         self.settle()
         known = [text for text in self.log.offsets if text in self.by_near]
         last = known[-1 - min(back, len(known) - 1)]
@@ -277,7 +277,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def settle(self) -> None:
-        """Everything has come, or is lost, once a message that follows it has come."""
+        """Every message has arrived or is reported lost once a later message has arrived."""
         if self.is_cut:
             self.restore()
         if not self.is_in:
@@ -308,7 +308,7 @@ class Machine(RuleBasedStateMachine):
 
 
 def last_of(published: list[str], arrived: set[Any]) -> int:
-    """How many were published up to the last one that has arrived."""
+    """Returns the number of messages published up to the last one that arrived."""
     return max((place for place, text in enumerate(published) if text in arrived), default=0)
 
 
@@ -321,7 +321,7 @@ def test_every_message_arrives_once_or_a_loss_is_reported(start: Start, kind: st
         max_examples=EXAMPLES,
         stateful_step_count=STEPS,
         deadline=None,
-        phases=[Phase.generate],  # to make an example smaller takes minutes with real brokers
+        phases=[Phase.generate],  # shrinking an example takes minutes with real brokers
         suppress_health_check=list(HealthCheck),
         database=None,
         print_blob=False,

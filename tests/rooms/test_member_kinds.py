@@ -39,7 +39,7 @@ def server_context(certificates: Certificates) -> ssl.SSLContext:
 
 
 def http_server(join_room: Join, context: ssl.SSLContext | None) -> ThreadingHTTPServer:
-    """Takes every version of the protocol; with TLS in the native engine, if there is one."""
+    """Accepts every protocol version; with TLS in the native engine, if there is one."""
 
     class Handler(BaseHTTPRequestHandler):
         websocket: WebSocket | None
@@ -50,7 +50,7 @@ def http_server(join_room: Join, context: ssl.SSLContext | None) -> ThreadingHTT
             join_room(self.websocket)
 
         def log_message(self, *_: object) -> None:
-            """No noise."""
+            """Logs nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     if context is not None:
@@ -61,7 +61,7 @@ def http_server(join_room: Join, context: ssl.SSLContext | None) -> ThreadingHTT
 
 
 class AiohttpServer:
-    """In an event loop of its own; with TLS the bytes come from a transport of asyncio."""
+    """In its own event loop; with TLS the bytes come from an asyncio transport."""
 
     def __init__(self, join_room: Join, context: ssl.SSLContext) -> None:
         self._loop = asyncio.new_event_loop()

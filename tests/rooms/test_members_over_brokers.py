@@ -1,4 +1,4 @@
-"""Members of rooms over a broker: those that come back, leave, or are there while it is away."""
+"""Members of rooms over a broker: members that return, leave, or stay during an outage."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ POLICIES = [
 
 
 class Reader:
-    """Reads all the time; messages are JSON: what was sent and its offset."""
+    """Reads all the time; messages are JSON with the sent text and its offset."""
 
     def __init__(self, peer: Peer) -> None:
         self.messages: list[str] = []
@@ -72,7 +72,7 @@ class Reader:
 
 
 def member(engine: Engine) -> tuple[WebSocket, Peer]:
-    """With a small socket buffer, so that what its peer has not read counts early."""
+    """With a small socket buffer, so that unread data counts early."""
     websocket = make_websocket(engine)
     opened = threading.Event()
     websocket.on("open", opened.set)
@@ -87,7 +87,7 @@ def member(engine: Engine) -> tuple[WebSocket, Peer]:
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: str(policy.when_full))
-def test_since_with_megabytes_to_catch_up_reaches_the_present(
+def test_since_with_megabytes_of_history_catches_up(
     engine: Engine,
     shared: BrokerProcess,
     make: Make,
@@ -131,7 +131,7 @@ def drain(peer: Peer) -> None:
         pass
 
 
-def test_a_replay_waits_for_a_peer_that_does_not_read(
+def test_replay_waits_for_a_peer_that_does_not_read(
     engine: Engine, shared: BrokerProcess, make: Make, request: pytest.FixtureRequest
 ) -> None:
     rooms = make(shared, history=History(length=1000), add_offset=add_offset)
@@ -150,12 +150,12 @@ def test_a_replay_waits_for_a_peer_that_does_not_read(
     room.send("meanwhile")
     keeper_reader.wait_for(201)
     assert late not in room
-    assert late.buffered_amount < 1 << 18  # nor is the rest kept for it
+    assert late.buffered_amount < 1 << 18  # nor are the remaining ones queued for it
     assert Reader(late_peer).wait_for(200) == [*texts[1:], "meanwhile"]
     wait_for(lambda: late in room, "it to be admitted")
 
 
-def test_a_replay_goes_on_after_a_reconnect(
+def test_replay_continues_after_a_reconnect(
     engine: Engine, shared: BrokerProcess, make: Make, request: pytest.FixtureRequest
 ) -> None:
     rooms = make(shared, history=History(length=1000), add_offset=add_offset)
@@ -179,7 +179,7 @@ def test_a_replay_goes_on_after_a_reconnect(
     wait_for(lambda: late in room, "it to be admitted")
 
 
-def test_since_that_is_not_kept_any_more_is_a_loss_of_that_member_alone(
+def test_expired_since_is_a_loss_of_that_member_only(
     engine: Engine, shared: BrokerProcess, make: Make, kind: str, request: pytest.FixtureRequest
 ) -> None:
     rooms = make(
@@ -212,7 +212,7 @@ def test_since_that_is_not_kept_any_more_is_a_loss_of_that_member_alone(
     assert one in room
 
 
-def test_a_history_that_was_lost_is_reported_to_rooms_and_to_those_who_come_back(
+def test_lost_history_is_reported_to_rooms_and_returning_members(
     engine: Engine, start: Start, make: Make, kind: str
 ) -> None:
     broker = start()
@@ -241,7 +241,7 @@ def test_a_history_that_was_lost_is_reported_to_rooms_and_to_those_who_come_back
     assert lost == [("a", None)]
 
 
-def test_a_member_that_leaves_and_comes_back_receives_nothing_twice(
+def test_member_that_rejoins_receives_nothing_twice(
     engine: Engine, start: Start, make: Make
 ) -> None:
     broker = start()
@@ -263,7 +263,7 @@ def test_a_member_that_leaves_and_comes_back_receives_nothing_twice(
 
 
 @pytest.mark.parametrize("order", ["sent before it leaves", "sent while nobody is there"])
-def test_exclude_holds_for_a_member_that_leaves_and_comes_back(
+def test_exclude_holds_for_a_member_that_rejoins(
     engine: Engine, start: Start, make: Make, order: str
 ) -> None:
     broker = start()
@@ -292,7 +292,7 @@ def test_exclude_holds_for_a_member_that_leaves_and_comes_back(
 
 
 @pytest.mark.parametrize("history", [None, History()], ids=["plain", "history"])
-def test_members_here_receive_what_bus_unavailable_is_raised_for(
+def test_local_members_receive_although_bus_unavailable_is_raised(
     engine: Engine, start: Start, make: Make, history: History | None
 ) -> None:
     broker = start()
@@ -322,7 +322,7 @@ def test_members_here_receive_what_bus_unavailable_is_raised_for(
     assert readers[fills].wait_for(6) == list("012345")
 
 
-def test_what_is_sent_just_before_close_reaches_members_here(
+def test_message_just_before_close_reaches_local_members(
     engine: Engine, shared: BrokerProcess, make: Make, request: pytest.FixtureRequest
 ) -> None:
     for number in range(20):
@@ -336,7 +336,7 @@ def test_what_is_sent_just_before_close_reaches_members_here(
 
 
 @pytest.mark.parametrize("history", [None, History()], ids=["plain", "history"])
-def test_what_is_sent_after_add_arrives_although_the_last_member_has_just_left(
+def test_message_after_add_arrives_although_last_member_just_left(
     engine: Engine,
     shared: BrokerProcess,
     make: Make,
@@ -357,12 +357,14 @@ def test_what_is_sent_after_add_arrives_although_the_last_member_has_just_left(
         assert peer.read() == Message(str(number))
 
 
-def test_ready_waits_until_others_are_received(engine: Engine, start: Start, make: Make) -> None:
+def test_ready_waits_until_other_processes_are_received(
+    engine: Engine, start: Start, make: Make
+) -> None:
     broker = start()
     here, there = make(broker), make(broker)
     for number in range(50):
         room = here[f"room {number}"]
-        assert not room.ready(0.01)  # nobody is there
+        assert not room.ready(0.01)  # no other process is there
         _, peer = join(engine, room)
         assert room.ready(10) if number % 2 else asyncio.run(room.aready())
         there[room.name].send("now")
@@ -377,7 +379,7 @@ def test_ready_waits_until_others_are_received(engine: Engine, start: Start, mak
     assert not asyncio.run(room.aready())
 
 
-def test_ready_without_a_broker() -> None:
+def test_ready_without_a_broker_returns_at_once() -> None:
     room = Rooms()["a"]
     assert room.ready()
     assert asyncio.run(room.aready())

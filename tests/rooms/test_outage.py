@@ -1,5 +1,5 @@
-"""The broker dies under load, and comes back: three processes, none of which may notice more
-than it has to. ROOMS_OUTAGE_MESSAGES=100000 is the full scale (`make outage`)."""
+"""The broker dies under load and returns: the effects on three processes are limited to those
+documented. ROOMS_OUTAGE_MESSAGES=100000 is the full scale (`make outage`)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PROCESSES = 3
 
 
 class Member:
-    """One running member.py."""
+    """A running member.py."""
 
     def __init__(self, url: str, name: str, *options: str) -> None:
         self.name = name
@@ -50,7 +50,7 @@ class Member:
         return json.loads(line)
 
     def tell(self) -> None:
-        """Begin, or end."""
+        """Tell it to begin, or to end."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -92,7 +92,7 @@ def restart(broker: BrokerProcess, away: float = 0.3) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_with_a_history_nothing_is_lost_or_doubled(start: Start) -> None:
+def test_outage_with_history_loses_and_duplicates_nothing(start: Start) -> None:
     broker = start()
     each = MESSAGES // PROCESSES
     options = ("--history", str(MESSAGES * 2), "--messages", str(each), "--until")
@@ -112,7 +112,7 @@ def test_with_a_history_nothing_is_lost_or_doubled(start: Start) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_without_a_history_loss_is_reported_and_all_flows_again(start: Start) -> None:
+def test_outage_without_history_reports_the_loss_and_recovers(start: Start) -> None:
     broker = start()
     with members(broker.url, "--messages", "1000000", "--pause", "0.005") as started:
         started[0].read_until_sent(500)
@@ -141,7 +141,7 @@ def test_without_a_history_loss_is_reported_and_all_flows_again(start: Start) ->
 
 
 def check_losses(result: Any, others: set[str]) -> None:
-    """What is missing between the first and the last that came is known."""
+    """The missing messages between the first and the last received one are reported."""
     missing = 0
     for name in others:
         numbers = {
@@ -151,7 +151,7 @@ def check_losses(result: Any, others: set[str]) -> None:
     assert int(result["stats"]["lost"]) == missing
 
 
-def test_a_silent_broker_is_noticed(start: Start, connect: Connect) -> None:
+def test_silent_broker_is_noticed(start: Start, connect: Connect) -> None:
     broker = start()
     bus, recorder = connect(
         broker, "room", heartbeat_interval=0.2, silence_timeout=0.6, connect_timeout=0.5
@@ -169,21 +169,20 @@ def test_a_silent_broker_is_noticed(start: Start, connect: Connect) -> None:
     assert bus.flush(5)
     send(bus, "room", "after")
     wait_for(lambda: "after" in receiver.messages(), "the message after it")
-    # Whoever is back first: what was sent before the other one was is not heard, but reported.
+    # If the sender reconnects first, the receiver misses the messages sent before it is back; the
+    # loss is reported.
     assert receiver.messages() in (["waits", "after"], ["after"])
     assert set(receiver.losses) == {("room", None)}
 
 
-def test_a_quiet_broker_is_not_taken_for_silent(start: Start, connect: Connect) -> None:
+def test_quiet_broker_is_not_taken_for_silent(start: Start, connect: Connect) -> None:
     bus, recorder = connect(start(), "room", heartbeat_interval=0.5, silence_timeout=3.0)
     time.sleep(4.0)
     assert [state for state, _ in recorder.states] == [BusState.UP]
     assert bus.stats().connects == 1
 
 
-def test_what_a_broker_has_before_it_is_killed_is_not_sent_twice(
-    start: Start, connect: Connect
-) -> None:
+def test_message_stored_before_a_kill_is_not_sent_twice(start: Start, connect: Connect) -> None:
     """Its answers were lost: it was stopped before it could send them."""
     broker = start()
     bus, _ = connect(broker, heartbeat_interval=0.2, silence_timeout=0.6, connect_timeout=0.5)
@@ -201,7 +200,7 @@ def test_what_a_broker_has_before_it_is_killed_is_not_sent_twice(
     assert receiver.losses == []
 
 
-def test_a_broker_that_ends_properly(start: Start, connect: Connect) -> None:
+def test_broker_shutdown_is_survived(start: Start, connect: Connect) -> None:
     broker = start()
     bus, recorder = connect(broker, "room")
     broker.signal(signal.SIGTERM)

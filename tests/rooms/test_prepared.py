@@ -1,4 +1,4 @@
-"""A message for many connections: one frame for each wire format, and contexts that hold."""
+"""A message for many connections: one frame per wire format, and valid compression contexts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORGETTING = Compression(threshold=1000)
 
 
 def everyone(*members: object, message: str | bytes) -> PreparedMessage:
-    """Send to all, whoever has the codec."""
+    """Send to every member, whichever codec it uses."""
     prepared = PreparedMessage(message)
     count, others = fan_out(members, prepared)
     for other in others:
@@ -44,9 +44,7 @@ def test_every_member_gets_the_same_frame(engine: Engine, message: str | bytes) 
 
 
 @pytest.mark.parametrize("size", [10, 2000, 100_000])
-def test_a_message_is_compressed_once_for_all_with_the_same_settings(
-    engine: Engine, size: int
-) -> None:
+def test_message_is_compressed_once_for_equal_settings(engine: Engine, size: int) -> None:
     message = (WORDS * 40)[:size]
     choices = [KEEPING, FORGETTING, FORGETTING, Compression(threshold=1000, level=9)]
     pairs = [compressed.connect(engine, compression) for compression in choices]
@@ -59,14 +57,14 @@ def test_a_message_is_compressed_once_for_all_with_the_same_settings(
     assert all(len(prepared.frames[way]) < size / 2 for way in ways)
 
 
-def test_an_empty_message_is_never_compressed(engine: Engine) -> None:
+def test_empty_message_is_never_compressed(engine: Engine) -> None:
     websocket, peer = compressed.connect(engine, Compression(threshold=0))
     prepared = everyone(websocket, message="")
     assert peer.read() == Message("")
     assert set(prepared.frames.values()) == {b"\x81\x00"}
 
 
-def test_what_does_not_shrink_is_sent_as_it_is(engine: Engine) -> None:
+def test_incompressible_message_is_sent_to_all_uncompressed(engine: Engine) -> None:
     noise = random.Random(1).randbytes(5000)
     websocket, peer = compressed.connect(engine, FORGETTING)
     everyone(websocket, message=noise)
@@ -74,8 +72,9 @@ def test_what_does_not_shrink_is_sent_as_it_is(engine: Engine) -> None:
     assert websocket.traffic.bytes_sent > 5000
 
 
-def test_messages_for_many_and_for_one_in_the_same_context(engine: Engine) -> None:
-    """What many get refers to nothing, and what follows must not refer to before it."""
+def test_prepared_and_single_messages_share_one_context(engine: Engine) -> None:
+    """A shared message uses no compression context, and later ones must not refer to data before
+    it."""
     one, its_peer = compressed.connect(engine, KEEPING)
     other, other_peer = compressed.connect(engine, KEEPING)
     other.send(WORDS + "only the other has this in its context")
@@ -92,14 +91,14 @@ def test_messages_for_many_and_for_one_in_the_same_context(engine: Engine) -> No
     assert other_peer.read_many(6)[1:] == [Message(text) for text in expected if "both" in text]
 
 
-def test_a_client_masks_each_frame_anew(engine: Engine) -> None:
+def test_client_masks_each_prepared_frame_anew(engine: Engine) -> None:
     clients = [client_role(engine) for _ in range(2)]
     prepared = everyone(*(websocket for websocket, _ in clients), message="masked")
     assert [peer.read() for _, peer in clients] == [Message("masked")] * 2
     assert not prepared.frames
 
 
-def test_who_is_behind_or_in_the_middle_of_a_message_is_left_to_others(engine: Engine) -> None:
+def test_slow_or_fragmenting_members_fall_back_to_python_path(engine: Engine) -> None:
     websocket = make_websocket(engine, high_water=1000)
     peer = connect(websocket)
     prepared = PreparedMessage("whole")
@@ -118,7 +117,7 @@ def test_who_is_behind_or_in_the_middle_of_a_message_is_left_to_others(engine: E
     assert not websocket._send_prepared(prepared)
 
 
-def test_the_excluded_are_left_out(engine: Engine) -> None:
+def test_excluded_members_get_nothing(engine: Engine) -> None:
     websockets = tuple(make_websocket(engine) for _ in range(3))
     for websocket in websockets:
         connect(websocket)
@@ -128,6 +127,6 @@ def test_the_excluded_are_left_out(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("message", [None, 1, ["a"], {"a": 1}])
-def test_only_whole_messages(message: object) -> None:
+def test_prepared_message_must_be_text_or_bytes(message: object) -> None:
     with pytest.raises(TypeError, match="a message is a str or bytes-like"):
         PreparedMessage(message)  # type: ignore[arg-type]

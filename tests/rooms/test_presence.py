@@ -1,4 +1,4 @@
-"""Who is in a room: the pure part with a clock of its own, and processes with real brokers."""
+"""Presence: the logic with its own clock, and processes with real brokers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def tell(ears: Presence, node: bytes, announcements: list[Announcement]) -> list
     return [ears.hear(node, decode_announcement(one.encode())) for one in announcements]
 
 
-def test_changes_are_told_once(presence: Presence, clock: Clock) -> None:
+def test_changes_are_announced_once(presence: Presence, clock: Clock) -> None:
     teller = Presence(30, clock)
     first = teller.announce("room", {"ann": 1, "bob": 2})
     assert [(one.base, one.who) for one in first] == [(None, {"ann": 1, "bob": 2})]
@@ -61,7 +61,7 @@ def test_changes_are_told_once(presence: Presence, clock: Clock) -> None:
     assert presence.present("room") == {"bob": 1, "cid": 1}
 
 
-def test_processes_add_up(presence: Presence, clock: Clock) -> None:
+def test_presence_of_processes_is_summed(presence: Presence, clock: Clock) -> None:
     tell(presence, A, Presence(30, clock).announce("room", {"ann": 1, "bob": 2}))
     tell(presence, B, Presence(30, clock).announce("room", {"bob": 3}))
     assert presence.present("room") == {"ann": 1, "bob": 5}
@@ -71,7 +71,7 @@ def test_processes_add_up(presence: Presence, clock: Clock) -> None:
     assert presence.hear_goodbye(A) == set()
 
 
-def test_who_missed_something_asks(presence: Presence, clock: Clock) -> None:
+def test_process_that_missed_an_announcement_asks(presence: Presence, clock: Clock) -> None:
     teller = Presence(30, clock)
     teller.announce("room", {"ann": 1})
     late = teller.announce("room", {"ann": 1, "bob": 1})
@@ -86,7 +86,7 @@ def test_who_missed_something_asks(presence: Presence, clock: Clock) -> None:
     assert tell(presence, A, teller.announce("room", {"cid": 2})) == [(True, False)]
 
 
-def test_an_old_announcement_is_none(presence: Presence, clock: Clock) -> None:
+def test_old_announcement_is_ignored(presence: Presence, clock: Clock) -> None:
     teller = Presence(30, clock)
     first = teller.announce("room", {"ann": 1})
     whole = teller.whole("room")
@@ -96,7 +96,7 @@ def test_an_old_announcement_is_none(presence: Presence, clock: Clock) -> None:
     assert presence.present("room") == {}
 
 
-def test_a_room_that_is_left_and_joined_again(presence: Presence, clock: Clock) -> None:
+def test_presence_of_a_room_left_and_rejoined_is_current(presence: Presence, clock: Clock) -> None:
     teller = Presence(30, clock)
     tell(presence, A, teller.announce("room", {"ann": 1}))
     tell(presence, A, teller.announce("room", {"ann": 1, "bob": 1}))
@@ -108,7 +108,7 @@ def test_a_room_that_is_left_and_joined_again(presence: Presence, clock: Clock) 
     assert presence.present("room") == {"cid": 1}
 
 
-def test_the_silent_are_given_up(presence: Presence, clock: Clock) -> None:
+def test_silent_processes_are_removed(presence: Presence, clock: Clock) -> None:
     tell(presence, A, Presence(30, clock).announce("room", {"ann": 1}))
     tell(presence, B, Presence(30, clock).announce("room", {"bob": 1}))
     clock.now += 20
@@ -123,7 +123,7 @@ def test_the_silent_are_given_up(presence: Presence, clock: Clock) -> None:
     assert presence.present("room") == {}
 
 
-def test_thousands_are_told_in_pieces(presence: Presence, clock: Clock) -> None:
+def test_thousands_of_identities_are_announced_in_pieces(presence: Presence, clock: Clock) -> None:
     teller = Presence(30, clock)
     everyone = {f"somebody with a long name {number}": 1 for number in range(10_000)}
     announcements = teller.announce("room", everyone)
@@ -145,8 +145,8 @@ def crowd(count: int) -> dict[str, int]:
     return {f"somebody with a long name {number}": 1 for number in range(count)}
 
 
-def test_a_view_changes_when_it_is_whole(presence: Presence, clock: Clock) -> None:
-    """Also where it is told again, and where many come or go at once."""
+def test_view_changes_only_when_complete(presence: Presence, clock: Clock) -> None:
+    """Also if it is announced again, and if many join or leave at once."""
     teller = Presence(30, clock)
     everyone = crowd(5000)
     fewer = dict(list(everyone.items())[:10])
@@ -168,14 +168,14 @@ def test_a_view_changes_when_it_is_whole(presence: Presence, clock: Clock) -> No
 
 
 @pytest.mark.parametrize("size", range(5))
-def test_a_last_piece_is_never_full(presence: Presence, clock: Clock, size: int) -> None:
-    """Nothing would tell then that it is the last."""
+def test_last_piece_is_never_full(presence: Presence, clock: Clock, size: int) -> None:
+    """Otherwise nothing would mark it as the last one."""
     everyone = {str(number) * 600: 1 for number in range(10, 10 + 12 * size)}
     tell(presence, A, Presence(30, clock).announce("room", everyone))
     assert presence.present("room") == everyone
 
 
-def test_a_change_that_overtakes_pieces_waits_for_them(presence: Presence, clock: Clock) -> None:
+def test_change_that_overtakes_pieces_waits_for_them(presence: Presence, clock: Clock) -> None:
     teller = Presence(30, clock)
     everyone = crowd(5000)
     whole = teller.announce("room", everyone)
@@ -188,9 +188,7 @@ def test_a_change_that_overtakes_pieces_waits_for_them(presence: Presence, clock
     assert presence.present("room") == {**everyone, "late": 1}
 
 
-def test_a_piece_that_is_missing_leaves_the_view_as_it_was(
-    presence: Presence, clock: Clock
-) -> None:
+def test_missing_piece_leaves_the_view_unchanged(presence: Presence, clock: Clock) -> None:
     teller = Presence(30, clock)
     tell(presence, A, teller.announce("room", {"ann": 1}))
     everyone = {"ann": 1, **crowd(5000)}
@@ -212,12 +210,12 @@ def test_a_piece_that_is_missing_leaves_the_view_as_it_was(
         *('["r", 1, null, {"a": "1"}]', '["r", true, null, {}]', "[" * 100_000),
     ],
 )
-def test_what_is_no_announcement(text: str) -> None:
+def test_malformed_announcement_is_ignored(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         decode_announcement(text)
 
 
-def test_identities_are_text() -> None:
+def test_identity_must_be_text_of_bounded_size() -> None:
     check_identities({"ann": 1, "": 0})
     for wrong in ({5: 1}, {"x" * 1025: 1}, {"ann": -1}):
         with pytest.raises(ValueError, match=r"identity|connections"):
@@ -231,7 +229,7 @@ def present(bus: Bus, room: str, who: dict[str, int], patience: float = 10.0) ->
     wait_for(lambda: bus.present(room) == who, f"{who}", patience)
 
 
-def test_everyone_knows_everyone(shared: BrokerProcess, connect: Connect) -> None:
+def test_processes_see_each_others_presence(shared: BrokerProcess, connect: Connect) -> None:
     room = new_room()
     first, ears = connect(shared, room)
     second, _ = connect(shared, room)
@@ -239,7 +237,7 @@ def test_everyone_knows_everyone(shared: BrokerProcess, connect: Connect) -> Non
     second.announce(room, {"ann": 1, "bob": 1})
     present(first, room, {"ann": 1, "bob": 1})
     present(second, room, {"ann": 1})
-    third, _ = connect(shared, room)  # it asks
+    third, _ = connect(shared, room)  # it asks for the presence
     present(third, room, {"ann": 2, "bob": 1})
     assert ears.presence == [room]
     second.announce(room, {"bob": 2})
@@ -250,7 +248,7 @@ def test_everyone_knows_everyone(shared: BrokerProcess, connect: Connect) -> Non
     present(third, room, {})
 
 
-def test_a_killed_process_is_gone_after_a_while(shared: BrokerProcess, connect: Connect) -> None:
+def test_killed_process_is_absent_after_the_ttl(shared: BrokerProcess, connect: Connect) -> None:
     room = new_room()
     bus, _ = connect(shared, room, presence_ttl=1.5, heartbeat_interval=0.2, silence_timeout=1.0)
     program = f"""
@@ -276,7 +274,7 @@ time.sleep(60)
         present(bus, room, {})
 
 
-def test_the_living_stay(shared: BrokerProcess, connect: Connect) -> None:
+def test_living_processes_stay_present(shared: BrokerProcess, connect: Connect) -> None:
     room = new_room()
     settings = {"presence_ttl": 1.0, "heartbeat_interval": 0.1, "silence_timeout": 5.0}
     first, ears = connect(shared, room, **settings)
@@ -288,7 +286,7 @@ def test_the_living_stay(shared: BrokerProcess, connect: Connect) -> None:
     assert ears.presence == [room]
 
 
-def test_presence_outlives_the_broker(start: Start, connect: Connect) -> None:
+def test_presence_survives_a_broker_outage(start: Start, connect: Connect) -> None:
     broker = start()
     first, ears = connect(broker, "room")
     second, _ = connect(broker, "room")
@@ -303,7 +301,7 @@ def test_presence_outlives_the_broker(start: Start, connect: Connect) -> None:
     assert ears.presence == ["room", "room"]
 
 
-def test_many_present_stay_when_their_process_reconnects(
+def test_many_identities_stay_when_their_process_reconnects(
     shared: BrokerProcess, connect: Connect
 ) -> None:
     room = new_room()
@@ -321,7 +319,9 @@ def test_many_present_stay_when_their_process_reconnects(
     assert others.presence == []
 
 
-def test_presence_changed_may_fail(shared: BrokerProcess, connect: Connect) -> None:
+def test_raising_presence_listener_leaves_the_bus_up(
+    shared: BrokerProcess, connect: Connect
+) -> None:
     room = new_room()
     first, ears = connect(shared, room)
     second, _ = connect(shared, room)
@@ -345,7 +345,7 @@ def test_presence_changed_may_fail(shared: BrokerProcess, connect: Connect) -> N
     third.close(5)
 
 
-def test_an_identity_that_is_none(shared: BrokerProcess, connect: Connect) -> None:
+def test_too_long_identity_is_an_error(shared: BrokerProcess, connect: Connect) -> None:
     bus, _ = connect(shared, "room")
     with pytest.raises(ValueError, match="identity"):
         bus.announce("room", {"x" * 2000: 1})

@@ -1,4 +1,4 @@
-"""Processes of every kind: those that only publish, forked ones, those of gevent."""
+"""Processes of every kind: publishing only, forked, with gevent."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PURE_WARNING = re.compile("engine of websocket_handler|pure-Python engine")
 
 
 def run(program: str, broker: BrokerProcess | str, room: str, **limits: float) -> str:
-    """What it says; its end must be a proper one."""
+    """Returns the output; the process must exit without an error."""
     url = broker if isinstance(broker, str) else broker.url
     done = subprocess.run(
         [sys.executable, "-c", f"{program}", url, room],
@@ -53,10 +53,10 @@ def run(program: str, broker: BrokerProcess | str, room: str, **limits: float) -
 
 
 @pytest.mark.parametrize("history", [None, History(length=10_000)], ids=["plain", "history"])
-def test_a_process_that_only_publishes(
+def test_process_that_only_publishes_delivers_before_exit(
     shared: BrokerProcess, connect: Connect, history: History | None
 ) -> None:
-    """What it has sent arrives although it ends at once."""
+    """Its message arrives although it exits at once."""
     room = new_room()
     _, receiver = connect(shared, room, history=history)
     run(
@@ -72,7 +72,7 @@ send(Bus(url, recorder, history={history!r}), *map(str, range(5000)))
     assert receiver.losses == []
 
 
-def test_its_end_does_not_wait_for_ever() -> None:
+def test_process_exit_has_a_time_limit() -> None:
     with Silent() as silent:
         began = time.monotonic()
         said = run(
@@ -88,11 +88,11 @@ send(Bus(url, recorder, settings=BusSettings(exit_timeout=0.5)), "x")
         assert "1 messages were not delivered to the broker before exit" in said
 
 
-def test_a_process_that_uses_nothing_ends_at_once(shared: BrokerProcess) -> None:
+def test_process_with_an_unused_bus_exits_at_once(shared: BrokerProcess) -> None:
     run(PREPARE + "bus = Bus(sys.argv[1], recorder)", shared, "room")
 
 
-def test_a_forked_child_begins_anew(shared: BrokerProcess, connect: Connect) -> None:
+def test_forked_child_opens_its_own_connection(shared: BrokerProcess, connect: Connect) -> None:
     room = new_room()
     other, receiver = connect(shared, room)
     said = run(
@@ -135,8 +135,8 @@ print(sorted(recorder.messages()))
     assert other.stats().duplicates == 0
 
 
-def test_a_child_that_stays_does_not_hold_the_connection(start: Start, kind: str) -> None:
-    """The broker sees its client go when the parent goes, whatever children are left."""
+def test_forked_child_does_not_keep_the_brokers_connection(start: Start, kind: str) -> None:
+    """The broker sees its client disconnect when the parent exits, even if children remain."""
     broker = start()
     program = (
         PREPARE
@@ -167,13 +167,13 @@ time.sleep(60)
 
 
 def connections_to(broker: BrokerProcess) -> int:
-    """Established connections at the broker's port, as the kernel has them."""
+    """The established connections at the broker's port, as the kernel lists them."""
     port = f":{broker.port:04X}"
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(row[1].endswith(port) and row[3] == "01" for row in rows)
 
 
-def test_a_bus_that_was_closed_is_not_opened_by_a_fork(shared: BrokerProcess) -> None:
+def test_closed_bus_is_not_reopened_by_a_fork(shared: BrokerProcess) -> None:
     bus = Bus(shared.url, Recorder())
     send(bus, "room", "x")
     assert bus.close(10)
@@ -227,7 +227,9 @@ assert bus.close(5)
 
 
 @pytest.mark.parametrize("history", [None, History(length=10_000)], ids=["plain", "history"])
-def test_greenlets(start: Start, connect: Connect, history: History | None) -> None:
+def test_greenlets_run_while_the_bus_works(
+    start: Start, connect: Connect, history: History | None
+) -> None:
     pytest.importorskip("gevent")
     broker = start()
     url = broker.url.replace("127.0.0.1", "localhost")
@@ -309,13 +311,13 @@ os._exit(0)
 
 @pytest.mark.parametrize("pure", [False, True], ids=["native", "pure"])
 @pytest.mark.parametrize("history", [None, History(length=1000)], ids=["plain", "history"])
-def test_greenlets_and_the_bus_share_rooms(
+def test_greenlets_and_bus_share_rooms_without_deadlock(
     shared: BrokerProcess,
     history: History | None,
     pure: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Neither waits for ever for what the other has."""
+    """Neither waits for ever for a lock that the other holds."""
     pytest.importorskip("gevent")
     monkeypatch.setenv("HISTORY", repr(history))
     monkeypatch.setenv("COUNT", "150" if pure else "500")

@@ -1,4 +1,4 @@
-"""What the broker refuses is reported, and ends nothing else."""
+"""Refusals of the broker are reported, and end nothing else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .test_history import Replay
 
 HISTORIES = [None, History(length=10_000)]
 LARGE = 3 << 20
-"""Bytes; over the limit that a test gives to Redis."""
+"""In bytes; over the limit that a test sets in Redis."""
 
 
 @pytest.fixture(params=HISTORIES, ids=["plain", "history"])
@@ -32,7 +32,7 @@ def history(request: pytest.FixtureRequest) -> History | None:
 
 
 def redis_user(broker: BrokerProcess, *rules: str) -> str:
-    """The URL of a user that may do everything but what the rules say."""
+    """The URL of a user with all permissions, except as `rules` restrict them."""
     with socket.create_connection(("127.0.0.1", broker.port), 5) as connection:
         words = ["ACL", "SETUSER", "app", "reset", "on", ">pw", "~*", "&*", "+@all", *rules]
         connection.sendall(" ".join(words).encode() + b"\r\n")
@@ -55,8 +55,8 @@ authorization {
 
 
 def limited(start: Start, kind: str, denied: str, room: str) -> tuple[str, str]:
-    """URLs of a broker: for a user who may do everything, and for one who must not `publish`
-    to a room, or `subscribe` to it."""
+    """URLs of a broker: for an unrestricted user, and for one that must not `publish` to a room or
+    `subscribe` to it."""
     channel = room_channel(room)
     if kind == "nats":
         subjects = [f'"websocket-handler{middle}.{channel}"' for middle in ("", ":kept")]
@@ -92,10 +92,10 @@ def test_refused_messages_do_not_stop_the_others(
     assert receiver.losses == []
 
 
-def test_nats_tells_rooms_apart_that_differ_in_case(
+def test_nats_distinguishes_rooms_that_differ_in_case(
     tmp_path_factory: pytest.TempPathFactory, connect: Connect, history: History | None
 ) -> None:
-    """Its client makes the text of errors lower case."""
+    """The nats client converts the text of errors to lower case."""
     folder = tmp_path_factory.mktemp("nats")
     brokers: list[BrokerProcess] = []
 
@@ -149,7 +149,7 @@ def test_room_that_may_not_be_received_does_not_stop_the_others(
     if history is not None:
         replay = Replay(bus, recorder, "private", "0-1" if kind == "redis" else "1").wait()
         assert replay.error is not None
-    if kind == "nats":  # what it may send reaches the others, and its own members
+    if kind == "nats":  # messages it may send reach other processes and its own members
         send(bus, "private", "sent")
         assert bus.flush(10)
         if history is not None:
@@ -157,7 +157,7 @@ def test_room_that_may_not_be_received_does_not_stop_the_others(
     assert bus.stats().attempts == 1
 
 
-def test_process_that_may_use_its_rooms_only(
+def test_process_restricted_to_its_rooms_stays_connected(
     start: Start, kind: str, connect: Connect, history: History | None
 ) -> None:
     """Its heartbeat is refused, which is not silence."""
@@ -182,7 +182,7 @@ def test_process_that_may_use_its_rooms_only(
     assert [state for state, _ in recorder.states] == [BusState.UP]
 
 
-def test_redis_keys_that_may_not_be_used(
+def test_refused_redis_keys_are_reported(
     tmp_path_factory: pytest.TempPathFactory, connect: Connect
 ) -> None:
     broker = redis_server(tmp_path_factory.mktemp("redis"))
@@ -255,7 +255,7 @@ def test_room_that_is_refused_after_it_was_left_is_not_counted_twice(
     assert counts == [1]
 
 
-def test_replay_that_is_refused_ends_no_session(
+def test_refused_replay_ends_no_session(
     tmp_path_factory: pytest.TempPathFactory, connect: Connect
 ) -> None:
     broker = redis_server(tmp_path_factory.mktemp("redis"))
@@ -275,7 +275,7 @@ def test_replay_that_is_refused_ends_no_session(
 def test_user_that_may_only_read_a_room_receives_it(
     tmp_path_factory: pytest.TempPathFactory, connect: Connect
 ) -> None:
-    """It cannot begin the history of a room that has none."""
+    """It cannot create the history of a room that has none."""
     broker = redis_server(tmp_path_factory.mktemp("redis"))
     try:
         url = redis_user(broker, "resetkeys", "%R~*")
@@ -291,7 +291,7 @@ def test_user_that_may_only_read_a_room_receives_it(
 
 
 @pytest.mark.parametrize("name", ["PUBLISH", "SUBSCRIBE"])
-def test_redis_without_a_command(
+def test_redis_without_a_needed_command_is_reported(
     tmp_path_factory: pytest.TempPathFactory,
     connect: Connect,
     name: str,
@@ -319,7 +319,7 @@ def test_redis_without_a_command(
         broker.close()
 
 
-def test_message_over_a_limit_that_redis_does_not_tell(
+def test_message_over_an_unknown_redis_limit_is_reported(
     tmp_path_factory: pytest.TempPathFactory, connect: Connect, history: History | None
 ) -> None:
     broker = redis_server(
@@ -340,7 +340,7 @@ def test_message_over_a_limit_that_redis_does_not_tell(
         broker.close()
 
 
-def test_largest_message_with_the_longest_name(
+def test_largest_message_with_the_longest_name_is_accepted(
     start: Start, connect: Connect, history: History | None
 ) -> None:
     """The headers of a stored message count in NATS."""
@@ -351,7 +351,7 @@ def test_largest_message_with_the_longest_name(
     assert (bus.stats().attempts, bus.stats().refused) == (1, 0)
 
 
-def test_message_over_the_limit_of_a_stream(
+def test_message_over_a_stream_limit_is_reported(
     tmp_path_factory: pytest.TempPathFactory, connect: Connect
 ) -> None:
     broker = nats_server(tmp_path_factory.mktemp("nats"))
@@ -377,10 +377,10 @@ def test_message_over_the_limit_of_a_stream(
         broker.close()
 
 
-def test_message_of_before_the_join_ends_no_session(
+def test_message_from_before_the_join_ends_no_session(
     shared: BrokerProcess, kind: str, connect: Connect
 ) -> None:
-    """One that comes after the last offset of the room was read."""
+    """One that arrives after the last offset of the room was read."""
     kept = HISTORIES[1]
     sender, _ = connect(shared, history=kept)
     send(sender, "late", "1", "2", "3")
@@ -401,7 +401,7 @@ def test_message_of_before_the_join_ends_no_session(
 
 
 def publish_stored(broker: BrokerProcess, subject: str, sequence: int, data: bytes) -> None:
-    """As JetStream republishes a message."""
+    """Publish as JetStream republishes a message."""
     headers = f"NATS/1.0\r\nNats-Sequence: {sequence}\r\nNats-Last-Sequence: {sequence - 1}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", broker.port), 5) as connection:
         command = f"HPUB {subject} {len(headers)} {len(headers) + len(data)}\r\n{headers}"
@@ -433,7 +433,7 @@ def test_message_of_a_newer_version_is_reported(
     assert caplog.text.count("newer version") == 1
 
 
-def test_message_of_a_newer_version_is_reported_to_a_member_that_comes_back(
+def test_message_of_a_newer_version_is_reported_to_a_returning_member(
     shared: BrokerProcess, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sender, _ = connect(shared, history=HISTORIES[1])
@@ -461,7 +461,7 @@ def test_prefixes_do_not_collide(shared: BrokerProcess, connect: Connect) -> Non
         assert one.delivered == []
 
 
-def test_redis_databases_are_apart(
+def test_redis_databases_do_not_share_rooms(
     tmp_path_factory: pytest.TempPathFactory, connect: Connect, history: History | None
 ) -> None:
     broker = redis_server(tmp_path_factory.mktemp("redis"))

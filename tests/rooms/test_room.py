@@ -35,7 +35,7 @@ from ..support.programs import wait_for
 
 
 def join(engine: Engine, *rooms: Room) -> tuple[WebSocket, Peer]:
-    """A member of these rooms from its beginning."""
+    """A member of these rooms from the start."""
     websocket = make_websocket(engine)
 
     @websocket.on("open")
@@ -46,7 +46,7 @@ def join(engine: Engine, *rooms: Room) -> tuple[WebSocket, Peer]:
     return websocket, connect(websocket)
 
 
-def test_everyone_gets_it_but_the_excluded(engine: Engine) -> None:
+def test_every_member_receives_but_the_excluded(engine: Engine) -> None:
     lobby = Rooms()["lobby"]
     members = [join(engine, lobby) for _ in range(4)]
     websockets = [websocket for websocket, _ in members]
@@ -60,7 +60,7 @@ def test_everyone_gets_it_but_the_excluded(engine: Engine) -> None:
             assert peer.read() == Message(message)
 
 
-def test_members(engine: Engine) -> None:
+def test_members_lists_each_websocket_once(engine: Engine) -> None:
     rooms = Rooms()
     lobby = rooms["lobby"]
     assert (len(lobby), list(lobby), list(rooms)) == (0, [], [])
@@ -81,7 +81,7 @@ def test_members(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("who_ends", ["peer closes", "peer drops", "close", "abort"])
-def test_a_member_leaves_by_itself(engine: Engine, who_ends: str) -> None:
+def test_closed_member_is_removed(engine: Engine, who_ends: str) -> None:
     rooms = Rooms()
     websocket, peer = join(engine, rooms["a"], rooms["b"])
     seen: list[Any] = []
@@ -100,7 +100,7 @@ def test_a_member_leaves_by_itself(engine: Engine, who_ends: str) -> None:
     assert rooms["a"].send("x") == Delivery()
 
 
-def test_a_room_is_gone_with_its_last_member(engine: Engine) -> None:
+def test_room_is_removed_with_its_last_member(engine: Engine) -> None:
     rooms = Rooms()
     websocket, _ = join(engine, rooms["lobby"])
     gone = weakref.ref(rooms["lobby"])
@@ -112,7 +112,7 @@ def test_a_room_is_gone_with_its_last_member(engine: Engine) -> None:
     assert gone() is None
 
 
-def test_who_cannot_be_added(engine: Engine) -> None:
+def test_websocket_that_is_not_connected_cannot_be_added(engine: Engine) -> None:
     lobby = Rooms()["lobby"]
     websocket = make_websocket(engine)
     with pytest.raises(WebSocketError, match=r"connect\(\) has not been called"):
@@ -129,7 +129,7 @@ def test_who_cannot_be_added(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("who", ["x" * 1025, 1])
-def test_an_identity_is_text_of_bounded_size(engine: Engine, who: Any) -> None:
+def test_identity_is_text_of_bounded_size(engine: Engine, who: Any) -> None:
     websocket, _ = join(engine)
     lobby = Rooms()["lobby"]
     with pytest.raises(ValueError, match="an identity must be text of at most 1024 characters"):
@@ -137,7 +137,7 @@ def test_an_identity_is_text_of_bounded_size(engine: Engine, who: Any) -> None:
     assert websocket not in lobby
 
 
-def test_before_the_hand_over_messages_wait(engine: Engine) -> None:
+def test_messages_before_the_handover_are_delivered_after_it(engine: Engine) -> None:
     lobby = Rooms()["lobby"]
     websocket = make_websocket(engine)
     websocket.connect()
@@ -153,20 +153,20 @@ def test_before_the_hand_over_messages_wait(engine: Engine) -> None:
 @pytest.mark.parametrize(
     "name", ["", " ", "a.b.*.>", "\n\x00", "\xe9\u20ac\U0001f600", "x" * 10_000]
 )
-def test_any_text_is_a_name(engine: Engine, name: str) -> None:
+def test_any_text_is_a_name_of_a_local_room(engine: Engine, name: str) -> None:
     rooms = Rooms()
     _, peer = join(engine, rooms[name])
     assert rooms[name].send("x") == Delivery(sent=1)
     assert peer.read() == Message("x")
 
 
-def test_a_name_is_text() -> None:
+def test_room_name_must_be_text() -> None:
     with pytest.raises(TypeError, match="a room's name must be a str"):
         Rooms()[1]  # type: ignore[index]
 
 
 def fill(websocket: WebSocket) -> int:
-    """Send until the peer, which does not read, is behind; how many messages it took."""
+    """Send until the buffers of the unreading peer are full; returns the number of messages."""
     count = 0
     while True:
         while websocket._send_prepared(PreparedMessage(f"{count:06}" + "x" * 10_000)):
@@ -180,7 +180,7 @@ def fill(websocket: WebSocket) -> int:
 
 
 @pytest.mark.parametrize("when_full", ["drop_oldest", "drop_newest", "latest"])
-def test_a_slow_member_misses_messages_and_nobody_else_does(engine: Engine, when_full: Any) -> None:
+def test_slow_member_misses_messages_and_others_do_not(engine: Engine, when_full: Any) -> None:
     lobby = Rooms(slow_consumers=SlowConsumers(when_full, max_backlog=10_000))["lobby"]
     slow, slow_peer = join(engine, lobby)
     _, quick_peer = join(engine, lobby)
@@ -208,7 +208,7 @@ def test_a_slow_member_misses_messages_and_nobody_else_does(engine: Engine, when
     assert delivery.dropped == 100 - len(rest)
 
 
-def test_a_slow_member_is_closed(engine: Engine) -> None:
+def test_slow_member_is_closed_by_policy(engine: Engine) -> None:
     rooms = Rooms(
         slow_consumers=lambda name: SlowConsumers(max_backlog=len(name) * 1000, close_code=4001)
     )
@@ -227,7 +227,7 @@ def test_a_slow_member_is_closed(engine: Engine) -> None:
     assert slow_peer.read() == Close(4001, "slow consumer")
 
 
-def test_what_waits_for_a_member_goes_with_it(engine: Engine) -> None:
+def test_backlog_of_a_member_goes_with_it(engine: Engine) -> None:
     lobby = Rooms()["lobby"]
     slow, _ = join(engine, lobby)
     fill(slow)
@@ -237,7 +237,7 @@ def test_what_waits_for_a_member_goes_with_it(engine: Engine) -> None:
     assert not lobby._slow
 
 
-def test_threads_that_send_join_and_leave(engine: Engine) -> None:
+def test_threads_send_join_and_leave_without_loss(engine: Engine) -> None:
     lobby = Rooms()["lobby"]
     stay = [join(engine, lobby) for _ in range(5)]
     stop = threading.Event()
@@ -273,7 +273,7 @@ def test_threads_that_send_join_and_leave(engine: Engine) -> None:
     wait_for(lambda: len(lobby) == 5, "the others to be gone")
 
 
-def test_members_of_every_version() -> None:
+def test_members_of_every_version_receive() -> None:
     lobby = Rooms()["lobby"]
 
     class Handler(BaseHTTPRequestHandler):
@@ -285,7 +285,7 @@ def test_members_of_every_version() -> None:
             lobby.add(self.websocket)
 
         def log_message(self, *_: object) -> None:
-            """No noise."""
+            """Logs nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     configure_server(server, versions=ALL_VERSIONS)
@@ -307,10 +307,10 @@ def test_members_of_every_version() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_forked_child_has_empty_rooms(engine: Engine) -> None:
+def test_forked_child_has_empty_rooms(engine: Engine) -> None:
     lobby = Rooms()["lobby"]
     _, peer = join(engine, lobby)
-    with lobby._lock:  # as if another thread were in it
+    with lobby._lock:  # as if another thread held it
         child = os.fork()
         if child == 0:
             os._exit(0 if lobby.send("from the child") == Delivery() and not len(lobby) else 1)
@@ -319,7 +319,7 @@ def test_a_forked_child_has_empty_rooms(engine: Engine) -> None:
     assert peer.read() == Message("from the parent")
 
 
-def test_a_policy_may_look_at_the_rooms() -> None:
+def test_policy_may_use_the_rooms() -> None:
     made: list[Rooms] = []
 
     def policy(name: str) -> SlowConsumers:
@@ -336,7 +336,7 @@ def test_a_policy_may_look_at_the_rooms() -> None:
     assert done == ["drop_newest"]
 
 
-def test_a_name_that_utf_8_cannot_write_makes_no_member(engine: Engine) -> None:
+def test_name_that_is_not_utf_8_adds_no_member(engine: Engine) -> None:
     rooms = Rooms()
     websocket, _ = join(engine)
     with pytest.raises(ValueError, match="UTF-8"):
@@ -344,7 +344,7 @@ def test_a_name_that_utf_8_cannot_write_makes_no_member(engine: Engine) -> None:
     assert list(rooms) == []
 
 
-def test_an_add_that_raises_makes_no_member(engine: Engine) -> None:
+def test_add_that_raises_adds_no_member(engine: Engine) -> None:
     lobby = Rooms()["lobby"]
     websocket, _ = join(engine)
     is_failing = True
@@ -365,8 +365,8 @@ def test_an_add_that_raises_makes_no_member(engine: Engine) -> None:
     assert lobby.presence() == {"alice": 1}
 
 
-def test_the_cost_of_slow_members_is_linear(engine: Engine) -> None:
-    """Sixteen times as many may not cost 256 times as much."""
+def test_cost_of_slow_members_is_linear(engine: Engine) -> None:
+    """Sixteen times as many members may not cost 256 times as much."""
 
     def cost(count: int) -> float:
         lobby = Rooms(slow_consumers=SlowConsumers("drop_newest", max_backlog=0))["lobby"]

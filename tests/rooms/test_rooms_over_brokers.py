@@ -1,4 +1,4 @@
-"""Rooms of several processes, which here are several `Rooms` in one: each has a bus of its own."""
+"""Rooms of several processes; here several `Rooms` in one process, each with its own bus."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PATIENT = {"heartbeat_interval": 0.5, "silence_timeout": 5.0}
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Makes `Rooms` over a broker, closed with the test."""
+    """Creates `Rooms` over a broker, closed after the test."""
     made: list[Rooms] = []
 
     def make_one(broker: BrokerProcess, **options: Any) -> Rooms:
@@ -49,7 +49,7 @@ def make() -> Iterator[Make]:
 
 
 def hears(*rooms: Rooms, count: int = 1) -> None:
-    """Wait until each has joined so many rooms."""
+    """Wait until each has joined that many rooms."""
     for one in rooms:
         wait_for(lambda one=one: heard(one) == count, "the bus to have joined")  # type: ignore[misc]
 
@@ -60,7 +60,7 @@ def heard(rooms: Rooms) -> int:
     return bus.rooms if bus.state is BusState.UP else -1
 
 
-def test_a_message_reaches_the_members_of_all_processes(
+def test_message_reaches_the_members_of_all_processes(
     engine: Engine, shared: BrokerProcess, make: Make, request: pytest.FixtureRequest
 ) -> None:
     name = request.node.name + " *.> \u20ac"
@@ -83,7 +83,7 @@ def test_a_message_reaches_the_members_of_all_processes(
     ]
 
 
-def test_a_room_without_members_hears_nothing(
+def test_room_without_members_receives_nothing(
     engine: Engine, shared: BrokerProcess, make: Make, request: pytest.FixtureRequest
 ) -> None:
     rooms = make(shared)
@@ -97,7 +97,7 @@ def test_a_room_without_members_hears_nothing(
     assert peer.read() == Message("again")
 
 
-def test_who_is_present(
+def test_presence_lists_members_of_all_processes(
     engine: Engine, shared: BrokerProcess, make: Make, request: pytest.FixtureRequest
 ) -> None:
     name = request.node.name
@@ -158,7 +158,7 @@ def test_members_catch_up_from_the_history(
     assert read(its_peer)[0] == "now"
 
 
-def test_an_offset_that_means_nothing(
+def test_malformed_since_closes_the_member(
     engine: Engine, shared: BrokerProcess, make: Make, request: pytest.FixtureRequest
 ) -> None:
     rooms = make(shared, history=History())
@@ -168,7 +168,7 @@ def test_an_offset_that_means_nothing(
     assert websocket not in rooms[request.node.name]
 
 
-def test_who_leaves_before_it_is_admitted(
+def test_member_that_leaves_before_admission_gets_nothing(
     engine: Engine, shared: BrokerProcess, make: Make, request: pytest.FixtureRequest
 ) -> None:
     rooms = make(shared, history=History())
@@ -181,7 +181,7 @@ def test_who_leaves_before_it_is_admitted(
     assert len(room) == 0
 
 
-def test_while_the_broker_is_away(engine: Engine, start: Start, make: Make) -> None:
+def test_broker_away_members_here_still_receive(engine: Engine, start: Start, make: Make) -> None:
     broker = start()
     queues, raises = make(broker), make(broker, bus_settings={"on_unavailable": "raise"})
     states: list[BusState] = []
@@ -202,11 +202,13 @@ def test_while_the_broker_is_away(engine: Engine, start: Start, make: Make) -> N
     raises["a"].send("again")
     assert peer.read() == Message("again")
     while (event := other_peer.read()) != Message("again"):
-        assert event == Message("waits")  # if it was back before the other was
+        assert event == Message("waits")  # if it was back before the other one
     assert states[-2:] == [BusState.DOWN, BusState.UP]
 
 
-def test_what_a_history_needs(engine: Engine, shared: BrokerProcess) -> None:
+def test_history_without_its_requirements_is_an_error(
+    engine: Engine, shared: BrokerProcess
+) -> None:
     with pytest.raises(ValueError, match="a history needs a broker"):
         Rooms(history=History())
     with pytest.raises(ValueError, match="without a history messages have no offset"):
@@ -222,7 +224,7 @@ def test_what_a_history_needs(engine: Engine, shared: BrokerProcess) -> None:
 
 
 @pytest.mark.parametrize("event", ["bus", "lost", "presence"])
-def test_events_by_name(event: str) -> None:
+def test_listener_of_unknown_event_is_an_error(event: str) -> None:
     rooms = Rooms()
 
     @rooms.on(event)

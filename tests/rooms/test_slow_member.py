@@ -1,4 +1,4 @@
-"""What is kept for a member that is behind, and what is dropped."""
+"""The backlog of a slow member: kept and dropped messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from websocket_handler.protocol.prepared import PreparedMessage
 from websocket_handler.rooms.slow_consumers import WhenFull
 from websocket_handler.rooms.slow_member import MESSAGE_OVERHEAD, SlowMember
 
-FOUR = 4 * (1 + MESSAGE_OVERHEAD)  # room for four messages of one byte
+FOUR = 4 * (1 + MESSAGE_OVERHEAD)  # space for four messages of one byte
 
 
 def keep(member: SlowMember, message: str, key: str | None = None) -> Delivery | None:
@@ -19,7 +19,7 @@ def keep(member: SlowMember, message: str, key: str | None = None) -> Delivery |
 
 
 def left(member: SlowMember) -> str:
-    """All that is kept, in order."""
+    """Returns all kept messages, in order."""
     found = ""
     while (message := member.first) is not None:
         found += str(message.data)
@@ -31,7 +31,9 @@ def left(member: SlowMember) -> str:
     ("when_full", "kept", "dropped"),
     [("drop_oldest", "cdef", 2), ("drop_newest", "abcd", 2), ("latest", "cdef", 2)],
 )
-def test_policies(when_full: WhenFull, kept: str, dropped: int) -> None:
+def test_policy_decides_which_messages_are_kept(
+    when_full: WhenFull, kept: str, dropped: int
+) -> None:
     member = SlowMember(SlowConsumers(when_full, FOUR))
     deliveries = [keep(member, letter) for letter in "abcdef"]
     total = Delivery()
@@ -43,7 +45,7 @@ def test_policies(when_full: WhenFull, kept: str, dropped: int) -> None:
     assert left(member) == kept
 
 
-def test_close_keeps_what_there_is_place_for() -> None:
+def test_close_policy_keeps_messages_that_fit() -> None:
     member = SlowMember(SlowConsumers("close", FOUR))
     assert [keep(member, letter) for letter in "abcd"] == [Delivery(queued=1)] * 4
     assert keep(member, "e") is None
@@ -51,7 +53,7 @@ def test_close_keeps_what_there_is_place_for() -> None:
     assert keep(member, "f") == Delivery(queued=1)
 
 
-def test_latest_by_key() -> None:
+def test_latest_policy_replaces_by_key() -> None:
     member = SlowMember(SlowConsumers("latest", FOUR))
     for message, key in [("a", "x"), ("b", "y"), ("c", "x"), ("d", "z"), ("e", "y")]:
         assert keep(member, message, key) is not None
@@ -62,7 +64,7 @@ def test_latest_by_key() -> None:
     assert left(member) == "cdef"
 
 
-def test_latest_without_a_key_replaces_nothing() -> None:
+def test_latest_policy_without_key_replaces_nothing() -> None:
     member = SlowMember(SlowConsumers("latest", FOUR))
     for message, key in [("a", None), ("b", "x"), ("c", None), ("d", "x")]:
         assert keep(member, message, key) is not None
@@ -84,6 +86,6 @@ def test_message_larger_than_the_backlog_drops_only_itself(when_full: WhenFull) 
 @pytest.mark.parametrize(
     "settings", [{"when_full": "block"}, {"max_backlog": -1}, {"close_code": 1006}]
 )
-def test_bad_policies(settings: dict[str, Any]) -> None:
+def test_invalid_policy_is_an_error(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"block|max_backlog|1006"):
         SlowConsumers(**settings)

@@ -1,1 +1,1 @@
-"""Programs, clients and connections that several folders of tests use."""
+"""Programs, clients and connections that several test folders use."""

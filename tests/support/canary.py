@@ -1,4 +1,4 @@
-"""A well-behaved connection that keeps echoing while others do what they should not."""
+"""A well-behaved connection that keeps echoing while others misbehave."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Canary:
         self.round_trips: list[float] = []
         self._stop = threading.Event()
         self._client = RawClient(program.address).open()
-        self._thread = threading.Thread(target=self._sing)
+        self._thread = threading.Thread(target=self._echo)
         self._thread.start()
 
-    def _sing(self) -> None:
+    def _echo(self) -> None:
         try:
             while not self._stop.wait(0.002):
                 begun = time.monotonic()
@@ -41,21 +41,21 @@ class Canary:
 
 
 @contextlib.contextmanager
-def singing(program: Program) -> Iterator[Canary]:
-    """Fails if the canary does, or if descriptors or threads are left over."""
+def healthy_connection(program: Program) -> Iterator[Canary]:
+    """A canary during the block. Fails if the canary fails, or if descriptors or threads leak."""
     wait_for(lambda: "process_request" not in str(program.get("/threads")[:-1]), "a quiet start")
     descriptors, threads = program.descriptors(), threads_but_the_engine_s(program)
-    bird = Canary(program)
-    yield bird
-    wait_for(lambda: len(bird.round_trips) > 3 or bird.failure, "the canary to sing")
-    bird.end()
-    assert bird.failure is None
-    assert max(bird.round_trips) < 5
+    canary = Canary(program)
+    yield canary
+    wait_for(lambda: len(canary.round_trips) > 3 or canary.failure, "the canary to echo")
+    canary.end()
+    assert canary.failure is None
+    assert max(canary.round_trips) < 5
     wait_for(lambda: program.descriptors() <= descriptors, "descriptors to be given back")
     wait_for(lambda: threads_but_the_engine_s(program) <= threads, "threads to end")
 
 
 def threads_but_the_engine_s(program: Program) -> int:
-    """How many there are. The engine keeps some for listeners that take long."""
+    """The number of threads besides the engine's, which stay for listeners that block."""
     names: list[str] = program.get("/threads")
     return len([name for name in names if not name.startswith("websocket-engine")])

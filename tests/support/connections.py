@@ -1,4 +1,4 @@
-"""A WebSocket on one end of a socket pair, a bare socket on the other."""
+"""A WebSocket on one end of a socket pair, a plain socket on the other."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def make_websocket(engine: Engine, **settings: Any) -> WebSocket:
 
 
 class Peer:
-    """The other end: sends bytes, and reads events until one of a kind has come."""
+    """The other end: sends bytes, and reads events until one of a type has arrived."""
 
     all: ClassVar[list[Peer]] = []
 
@@ -56,7 +56,7 @@ class Peer:
         return self._events.pop(0)
 
     def read_to_end_or_close(self) -> list[Event]:
-        """What comes until a close frame, or until the connection ends, however."""
+        """Returns the events until a close frame or any end of the connection."""
         with contextlib.suppress(ConnectionResetError):
             while not any(isinstance(event, Close) for event in self._events):
                 data = self.sock.recv(1 << 16)
@@ -72,8 +72,8 @@ class Peer:
 
 
 def connect(websocket: WebSocket, early: bytes = b"", is_aborted: bool = False) -> Peer:
-    """`websocket` connected over a socket pair; returns its peer, after the 101. If it
-    `is_aborted` meanwhile, that may not come."""
+    """Connect `websocket` over a socket pair; returns its peer, after the 101. If it `is_aborted`
+    meanwhile, the 101 may be missing."""
     ours, theirs = socket.socketpair()
     websocket.connect()
     websocket._take_over(ours, early)
@@ -85,7 +85,7 @@ def connect(websocket: WebSocket, early: bytes = b"", is_aborted: bool = False) 
 
 
 def client_role(engine: Engine) -> tuple[WebSocket, Peer]:
-    """A WebSocket that masks what it sends, as the client does."""
+    """A WebSocket that masks its frames, as a client does."""
     ours, theirs = socket.socketpair()
     websocket = make_websocket(engine)
     opened = threading.Event()

@@ -12,16 +12,16 @@ MARK = "WEBSOCKET_HANDLER_TESTS"
 
 
 def mark_children() -> None:
-    """Have every process that is started from now on carry this process's ID."""
+    """Mark every process started from now on with this process's ID."""
     os.environ[MARK] = str(os.getpid())
 
 
 def marked_processes() -> dict[int, str]:
-    """The command line of every running process that carries the mark, by process ID."""
+    """Returns the command line of every running process that has the mark, by process ID."""
     mark = f"{MARK}={os.getpid()}\0".encode()
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile, or belongs to another user
+        with contextlib.suppress(OSError):  # ended meanwhile, or belongs to another user
             command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             is_ours = mark in (process / "environ").read_bytes() + b"\0"
             if is_ours and command and "resource_tracker" not in command:

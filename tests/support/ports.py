@@ -1,4 +1,4 @@
-"""Ports for servers that cannot be told to choose one."""
+"""Ports for servers that cannot choose a free port themselves."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import random
 import socket
 
 CHOICE = range(15_000, 30_000)
-"""None of those that the system gives to connections, which one could lose to."""
+"""Outside of the range from which the system assigns ports to connections."""
 
 
 def free_port() -> int:
-    """One that nobody listens on; at random, because tests run at the same time."""
+    """A port on which nothing listens; random, because tests run in parallel."""
     while True:
         port = random.choice(CHOICE)
         with socket.socket() as probe:

@@ -1,6 +1,6 @@
-"""Real processes for the tests: started, looked into from outside, and ended.
+"""Real processes for the tests: started, observed from outside, and ended.
 
-A program writes a ready line that names its port; everything it says goes to one log.
+A program writes a ready line that names its port; all its output goes to one log.
 """
 
 from __future__ import annotations
@@ -23,32 +23,36 @@ from urllib.request import urlopen
 from websocket_handler import IS_NATIVE
 
 PATIENCE = 10.0
-"""Seconds after which a condition that should hold at once is taken never to come."""
+"""Seconds after which a condition that should hold at once is considered failed."""
 
 CPU_CLOCK = 2
-"""The kernel's number for a process's clock that counts in nanoseconds (CPUCLOCK_SCHED)."""
+"""The kernel's number for a process clock in nanoseconds (CPUCLOCK_SCHED)."""
 
 Found = TypeVar("Found")
 
 
-class Row(NamedTuple):
-    """One row of the matrix: which engine, living where."""
+class EngineSetup(NamedTuple):
+    """One combination of the matrix: which engine, and where it runs."""
 
     name: str
     home: str
     pure: bool
 
 
-ROWS = [
-    *(Row(f"native-{home}", home, False) for home in ("thread", "asyncio", "uvloop") if IS_NATIVE),
-    *(Row(f"pure-{home}", home, True) for home in ("thread", "asyncio")),
+ENGINES = [
+    *(
+        EngineSetup(f"native-{home}", home, False)
+        for home in ("thread", "asyncio", "uvloop")
+        if IS_NATIVE
+    ),
+    *(EngineSetup(f"pure-{home}", home, True) for home in ("thread", "asyncio")),
 ]
 
 
 def wait_for(
     look: Callable[[], Found | None], what: str, patience: float = PATIENCE, pause: float = 0.01
 ) -> Found:
-    """Look again and again until there is something (true) to see, and return that."""
+    """Evaluate `look` repeatedly until its result is true; returns the result."""
     end = time.monotonic() + patience
     while True:
         found = look()
@@ -70,10 +74,10 @@ class Program:
         descriptors: int = 4096,
         python: str = sys.executable,
     ) -> None:
-        """`ready` is a pattern for the log, whose first group is the port."""
+        """`ready` is a pattern for the log; its first group is the port."""
 
         def prepare() -> None:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored in jobs in the background
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # background jobs ignore it
             _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(descriptors, most), most))
 
@@ -112,21 +116,21 @@ class Program:
         return f"{scheme}://127.0.0.1:{self.port}{target}"
 
     def get(self, target: str) -> Any:
-        """Ask the program something by HTTP; the answer is JSON."""
+        """Make an HTTP request to the program; the response is JSON."""
         with urlopen(self.url(target, "http"), timeout=PATIENCE) as response:
             return json.load(response)
 
     def log(self) -> str:
-        """All it has said so far."""
+        """Returns all output so far."""
         size = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
 
     def wait_for_log(self, text: str, seen: int = 0) -> str:
-        """What the log says after its first `seen` characters, once it contains `text`."""
+        """Returns the log after its first `seen` characters, once that part contains `text`."""
         wait_for(lambda: text in self.log()[seen:], f"{text!r} in the log:\n{self.log()[seen:]}")
         return self.log()[seen:]
 
-    # What it costs, as the kernel sees it
+    # Resource use, as the kernel reports it
 
     def threads(self) -> int:
         status = self._proc("status").read_text()
@@ -140,17 +144,17 @@ class Program:
         return int(self._proc("statm").read_text().split()[1]) * resource.getpagesize()
 
     def cpu_seconds(self) -> float:
-        """Of all its threads, also those that have ended."""
-        clock = ~self.pid << 3 | CPU_CLOCK  # as clock_getcpuclockid(3) makes it on Linux
+        """The processor time of all its threads, including ended ones."""
+        clock = ~self.pid << 3 | CPU_CLOCK  # computed as clock_getcpuclockid(3) does on Linux
         return time.clock_gettime(clock)
 
     def _proc(self, name: str) -> Path:
         return Path("/proc", str(self.pid), name)
 
-    # The end
+    # Ending the program
 
     def end(self, by: signal.Signals = signal.SIGINT, patience: float = PATIENCE) -> int:
-        """Ask it to end, and return its exit code."""
+        """Ask it to end; returns its exit code."""
         self.end_soon(by)
         return self.wait(patience)
 
@@ -165,12 +169,12 @@ class Program:
             raise AssertionError(f"the program did not end:\n{self.log()}") from None
 
     def kill(self) -> None:
-        """Have it gone, however; does nothing if it is."""
+        """End it by any means; does nothing if it has ended."""
         self._process.kill()
         self._process.wait()
 
     def close(self) -> None:
-        """Kill it with all processes of its group, and drop its log."""
+        """Kill all processes of its group, and close its log."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.kill()
@@ -178,7 +182,7 @@ class Program:
 
 
 class Journal:
-    """The events of one WebSocket, as the echo program has noted them."""
+    """The events of one WebSocket, as the echo program has recorded them."""
 
     def __init__(self, program: Program) -> None:
         self._program = program
@@ -189,7 +193,7 @@ class Journal:
         return events
 
     def wait_for(self, *event: object) -> list[list[object]]:
-        """The whole journal, once there is an entry that begins like this."""
+        """Returns the whole journal once an entry begins like this."""
         size = len(event)
         wait_for(
             lambda: list(event) in [entry[:size] for entry in self.read()],
@@ -207,15 +211,15 @@ def running(program: Program) -> Iterator[Program]:
 
 
 def echo_program(
-    row: Row, *arguments: str, descriptors: int = 4096
+    engine_setup: EngineSetup, *arguments: str, descriptors: int = 4096
 ) -> contextlib.AbstractContextManager[Program]:
-    """tests/end_to_end/echo_program.py with the engine and the home of `row`."""
-    command = ["-m", "tests.end_to_end.echo_program", "--home", row.home, *arguments]
-    return running(Program(command, r"ready on port (\d+)", row.pure, descriptors))
+    """tests/end_to_end/echo_program.py with the given engine, in the given place."""
+    command = ["-m", "tests.end_to_end.echo_program", "--home", engine_setup.home, *arguments]
+    return running(Program(command, r"ready on port (\d+)", engine_setup.pure, descriptors))
 
 
 def demo(*arguments: str, descriptors: int = 4096) -> contextlib.AbstractContextManager[Program]:
-    """The demo, on a port of its own choice; with the engine that this process has."""
+    """The demo on a port of its own choice, with the engine of this process."""
     command = ["-m", "websocket_handler", "--port", "0", *arguments]
     ready = r"http://localhost:(\d+)/echotest\.html is ready"
     return running(Program(command, ready, not IS_NATIVE, descriptors))

@@ -1,5 +1,5 @@
-"""HTTP and WebSockets by hand: a client that can be as wrong as a test wants it to be,
-and that is strict about what it gets."""
+"""HTTP and WebSockets by hand: a client that can send any invalid bytes, and strictly checks the
+responses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Response(NamedTuple):
     headers: dict[str, list[str]]
 
     def header(self, name: str) -> str:
-        """The only header of that name."""
+        """Returns the only header of that name."""
         (value,) = self.headers[name]
         return value
 
@@ -57,7 +57,7 @@ def close(code: int | None = None, reason: str = "") -> Frame:
 
 
 def masked(*frames: Frame) -> bytes:
-    """The frames as a client must send them."""
+    """The frames, masked as a client must send them."""
     return b"".join(write_frame(*frame, os.urandom(4)) for frame in frames)
 
 
@@ -68,7 +68,7 @@ def request(
     method: str = "GET",
     version: str = "HTTP/1.1",
 ) -> bytes:
-    """The head of an HTTP request. A header that is None is left out."""
+    """The head of an HTTP request. Headers with the value None are omitted."""
     fields: dict[str, str | None] = {"Host": "127.0.0.1", **(headers or {})}
     lines = [f"{name}: {value}" for name, value in fields.items() if value is not None]
     return "\r\n".join([f"{method} {target} {version}", *lines, "", ""]).encode("latin-1")
@@ -112,7 +112,7 @@ class RawClient:
     # HTTP
 
     def handshake(self, target: str, headers: Mapping[str, str | None] | None = None) -> bytes:
-        """The head of a sound handshake, but for `headers`."""
+        """The head of a valid handshake, changed by `headers`."""
         sound: dict[str, str | None] = {
             "Upgrade": "websocket",
             "Connection": "Upgrade",
@@ -127,7 +127,7 @@ class RawClient:
         headers: Mapping[str, str | None] | None = None,
         early: bytes = b"",
     ) -> Self:
-        """Open a WebSocket; `early` leaves together with the request."""
+        """Open a WebSocket; `early` is sent together with the request."""
         self.sock.sendall(self.handshake(target, headers) + early)
         self.expect_opened()
         return self
@@ -141,7 +141,7 @@ class RawClient:
         return response
 
     def get(self, target: str, headers: Mapping[str, str | None] | None = None) -> Response:
-        """Make an ordinary request; its body is still to be read."""
+        """Make an ordinary request; the body of the response is still unread."""
         self.sock.sendall(request(target, headers))
         return self.read_response()
 
@@ -166,7 +166,7 @@ class RawClient:
         self.sock.sendall(masked(*frames))
 
     def read_frame(self) -> Frame:
-        """The next frame, which must be one that a server may send."""
+        """Returns the next frame; fails if a server may not send it."""
         start = FrameStart.read(*self.read(2))
         assert not start.reserved_bits
         assert start.opcode in list(Opcode)
@@ -190,7 +190,7 @@ class RawClient:
         self.expect(*frames)
 
     def expect_close(self, code: int | None, reason: str | None = None) -> None:
-        """The next frame is a close frame with that code (and, unless None, that reason)."""
+        """The next frame must be a close frame with that code (and that reason, unless None)."""
         opcode, payload, _ = self.read_frame()
         assert opcode == Opcode.CLOSE, _short(Frame(opcode, payload))
         assert (int.from_bytes(payload[:2], "big") if payload else None) == code, payload
@@ -198,7 +198,7 @@ class RawClient:
             assert payload[2:].decode() == reason
 
     def expect_closed(self, code: int | None, reason: str | None = None) -> None:
-        """The server closes with that code and, once answered, ends the connection."""
+        """Check that the server closes with that code and, once answered, ends the connection."""
         self.expect_close(code, reason)
         self.send(close(code))
         self.expect_end()
@@ -225,12 +225,12 @@ class RawClient:
         return found
 
     def expect_end(self) -> None:
-        """The server has nothing more to say, and says so with FIN, not with a reset."""
+        """Check that the server sends nothing more, and ends with FIN instead of a reset."""
         rest = self.read_to_end()
         assert rest == b"", rest[:200]
 
     def reset(self) -> None:
-        """Vanish with RST."""
+        """Disconnect with RST."""
         linger = struct.pack("ii", 1, 0)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.sock.close()

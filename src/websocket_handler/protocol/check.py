@@ -2,7 +2,7 @@
 
 Each check returns a `Violation` (the close code and the reason with which to fail the connection)
 or None. engine/core/decoder.c has the same rules in the same order with the same reasons;
-tests/protocol/test_codec_twins.py compares the two.
+tests/protocol/test_codec_parity.py compares the two.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The same application, written for several frameworks, for real ASGI servers to run."""
+"""The same application in several frameworks, run by real ASGI servers."""

@@ -1,5 +1,5 @@
 """An ASGI application without a framework: `websocket` routes, ordinary routes that find a
-WebSocket in their scope (below /asked), and all the misuses."""
+WebSocket in their scope (below /asked), and every misuse."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def denied_bit_by_bit(_: Scope, receive: Receive, send: Send) -> None:
 
 
 async def flood(_: Scope, receive: Receive, send: Send) -> None:
-    """Sends until the peer goes away, which it learns by an error."""
+    """Sends until the peer has disconnected, which raises an error."""
     await receive()
     await send({"type": "websocket.accept"})
     sent = 0
@@ -120,7 +120,7 @@ async def flood(_: Scope, receive: Receive, send: Send) -> None:
 
 
 async def deaf(_: Scope, receive: Receive, send: Send) -> None:
-    """Takes no message for a while, then all."""
+    """Receives no message for a while, then all."""
     await receive()
     await send({"type": "websocket.accept"})
     await asyncio.sleep(1)
@@ -158,7 +158,7 @@ async def send_before(_: Scope, receive: Receive, send: Send) -> None:
 
 
 async def wait(_: Scope, receive: Receive, send: Send) -> None:
-    """Waits for a message before it accepts, as a consumer may that accepts later."""
+    """Waits for a message before it accepts, like a consumer that accepts late."""
     await receive()
     JOURNAL.append(["waiting"])
     event = await receive()

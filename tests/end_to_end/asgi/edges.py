@@ -1,5 +1,5 @@
-"""An ASGI application with a route for each edge of the protocol. `/journal?of=NAME` has what the
-route NAME has seen, in words that do not depend on the server's implementation."""
+"""An ASGI application with a route for each edge case of the protocol. `/journal?of=NAME` returns
+the events that the route NAME has seen, in words independent of the server's implementation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Send = Callable[[Event], Awaitable[None]]
 
 JOURNALS: dict[str, list[Any]] = {}
 ARRIVED = asyncio.Semaphore(0)
-"""Released by a request for `/arrived`, which the client makes when it has sent a message."""
+"""Released by a request for `/arrived`, which the client makes after it has sent a message."""
 
 ACCEPT = {"type": "websocket.accept"}
 HELLO = {"type": "websocket.send", "text": "hello"}
@@ -33,7 +33,7 @@ class Edge:
         self.journal.append(entry)
 
     async def receive(self, timeout: float = 10) -> None:
-        """Note the next message, or that none comes."""
+        """Record the next message, or that none arrives."""
         try:
             event = await asyncio.wait_for(self._receive(), timeout)
         except asyncio.TimeoutError:
@@ -44,7 +44,7 @@ class Edge:
         self.note([event["type"], event.get("code"), event.get("reason") or "", shown])
 
     async def send(self, *events: object) -> None:
-        """Send; note what kind of error comes of it."""
+        """Send a message; record the kind of error that it raises."""
         for event in events:
             try:
                 await self._send(event)  # type: ignore[arg-type]
@@ -56,7 +56,7 @@ class Edge:
                 self.note("another error")
 
     async def wait_for_end(self) -> None:
-        """Until the peer has gone; the server is not asked, so that nothing is received."""
+        """Send until the peer has disconnected, so that nothing is received from the server."""
         for _ in range(500):
             try:
                 await self._send(HELLO)
@@ -145,7 +145,7 @@ SENT: dict[str, list[object]] = {
     "respond-bad-header": [start(400, (b"x-a", b"1\r\nx-b: 2"))],
     "body-first": [body(b"no"), CLOSE],
 }
-"""Routes that send these one after the other, and then receive once."""
+"""Routes that send these messages in turn and then receive once."""
 
 
 async def peer_closes(edge: Edge) -> None:
@@ -197,7 +197,7 @@ async def cancelled_while_another_receives(edge: Edge) -> None:
 
 
 async def close_before_receiving(edge: Edge) -> None:
-    """A message has come, and the application has closed without having received it."""
+    """A message has arrived, and the application has closed without receiving it."""
     await edge.send(ACCEPT)
     await asyncio.wait_for(ARRIVED.acquire(), 10)
     await edge.send(CLOSE)

@@ -1,4 +1,4 @@
-"""What uvicorn and gunicorn are given, with another setting."""
+"""Classes for uvicorn and gunicorn that allow every version."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""WebSocket routes as Starlette, FastAPI and Channels have them, one for each of their behaviours.
+"""WebSocket routes of Starlette, FastAPI and Channels, one per behaviour.
 
-`/journal?NAME` has what the route NAME has noted. Routes below /channels are consumers.
+`/journal?NAME` returns the notes of the route NAME. Routes below /channels are consumers.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def note(name: str, *entry: object) -> None:
 
 
 def route(function: Route) -> Route:
-    """A route that notes how it ends."""
+    """A route that records how it ends."""
     name = function.__name__
 
     async def noted(websocket: WebSocket) -> None:

@@ -1,4 +1,4 @@
-"""Applications whose listeners raise, for servers whose log is looked at."""
+"""Applications whose listeners raise, for tests of the server's log."""
 
 from __future__ import annotations
 

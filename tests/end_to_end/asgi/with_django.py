@@ -1,4 +1,4 @@
-"""The application in Django, over ASGI: a consumer of Channels, and ordinary views."""
+"""The application in Django over ASGI: a Channels consumer and ordinary views."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from .. import misuse
 
 JOURNAL: list[list[object]] = []
 
-# Routes for WebSockets, as FastAPI has them
+# WebSocket routes in FastAPI's style
 
 app = FastAPI()
 
@@ -79,7 +79,7 @@ async def login(request: Request) -> Any:
 
 @ordinary.get("/echo")
 def answer(request: Request) -> Any:
-    """Not even `async`: FastAPI calls it in a thread."""
+    """Not `async`: FastAPI calls it in a thread."""
     ws: OurWebSocket | None = request.scope["websocket"]
     if ws is None:
         return Response("We only speak WebSockets here\n", 426)

@@ -52,7 +52,7 @@ class Misused(RequestHandler):
 
 
 class Later(RequestHandler):
-    """Connects after a while, in a coroutine."""
+    """Connects in a coroutine, after a delay."""
 
     async def get(self) -> None:
         await asyncio.sleep(0.01)

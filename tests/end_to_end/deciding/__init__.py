@@ -1,1 +1,1 @@
-"""The same application in every family of servers: its response decides about the WebSocket."""
+"""The same application on every kind of server: its response decides about the WebSocket."""

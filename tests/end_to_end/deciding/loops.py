@@ -1,4 +1,4 @@
-"""Those that serve in an event loop: an ASGI application, and aiohttp or Tornado when run."""
+"""Servers in an event loop: an ASGI application, and aiohttp or Tornado if run as a program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What its handlers do, whatever the server."""
+"""The handlers of the application, independent of the server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from websocket_handler import Engine, WebSocket
 
 JOURNAL: list[list[object]] = []
 AFTER = "/works-on"
-"""The path of the handler that works on after its response, until the client has spoken."""
+"""The path of a handler that continues after its response until the client has sent a message."""
 
 
 class Response(NamedTuple):
@@ -19,13 +19,13 @@ class Response(NamedTuple):
 
 
 def page(engine: Engine) -> Response:
-    """The response to an ordinary request: what has been seen."""
+    """The response to an ordinary request: the journal."""
     body = json.dumps({"open": engine.stats().open, "journal": JOURNAL}).encode()
     return Response(200, [("Content-Length", str(len(body)))], body)
 
 
 def respond(ws: WebSocket, path: str) -> Response:
-    """The response of the handler of `path`, but for `/late`, which has to wait first."""
+    """The response of the handler of `path`, except for `/late`, which has to wait first."""
     ws.on("close", lambda code, _: JOURNAL.append(["close", path, code]))
     ws.on("message", ws.send)
     if path == "/forgets":

@@ -1,4 +1,4 @@
-"""Those that serve in threads: a WSGI application, and a handler of http.server when run."""
+"""Servers with threads: a WSGI application, and a handler of http.server if run as a program."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def respond_in_thread(ws: WebSocket | None, path: str) -> Response:
 
 
 class Result:
-    """Works on in its `close()`, as teardown functions do, or fails there."""
+    """Continues in its `close()`, as teardown functions do, or fails there."""
 
     def __init__(self, path: str, body: bytes) -> None:
         self._path = path

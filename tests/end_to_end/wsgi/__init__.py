@@ -1,1 +1,1 @@
-"""The same application, written for several frameworks, for real WSGI servers to run."""
+"""The same application in several frameworks, run by real WSGI servers."""

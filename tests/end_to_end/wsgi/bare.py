@@ -1,4 +1,4 @@
-"""A WSGI application without a framework, and with all the misuses."""
+"""A WSGI application without a framework, with every misuse."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def answer(start_response: Any, status: str, body: bytes) -> list[bytes]:
 
 
 def echo_at_rest(ws: WebSocket, message: str | bytes) -> None:
-    """Once the main thread waits for requests: a signal is swallowed by a handler, if that is what
-    it interrupts, or finds it with a lock in hand."""
-    is_in_main_thread = threading.get_native_id() == os.getpid()  # as a greenlet may be
+    """Echo once the main thread waits for requests: a signal that interrupts a handler may be
+    swallowed, or the handler may hold a lock."""
+    is_in_main_thread = threading.get_native_id() == os.getpid()  # possible for a greenlet
     while not is_in_main_thread and not is_at_rest(threading.main_thread()):
         time.sleep(0.001)
     ws.send(message)
@@ -110,11 +110,11 @@ class Closing:
 app = WSGIMiddleware(application, versions=ALL_VERSIONS)
 
 
-# Middleware around it, and within
+# Middleware outside and inside of WSGIMiddleware
 
 
 class Counting:
-    """Has the server's `start_response` in an attribute."""
+    """Keeps the server's `start_response` in an attribute."""
 
     def __init__(self, start_response: Any) -> None:
         self._wrapped = start_response
@@ -137,7 +137,7 @@ def with_a_header(start_response: Any) -> Any:
 
 
 def buffering(application: Any) -> Any:
-    """Responds when all of the response is there."""
+    """Responds when the whole response is available."""
 
     def buffer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         started: list[tuple[Any, ...]] = []
@@ -159,7 +159,7 @@ buffered_within = WSGIMiddleware(buffering(application), versions=ALL_VERSIONS)
 
 
 def buffered_around(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    """As `buffering`, but the server's `start_response` can be found behind this one's."""
+    """Like `buffering`, but the server's `start_response` can be reached through this one."""
     started: list[tuple[Any, ...]] = []
 
     def start(*arguments: Any) -> None:
@@ -172,7 +172,7 @@ def buffered_around(environ: dict[str, Any], start_response: Any) -> Iterable[by
 
 
 def hidden(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    """Nothing of the server is left to be found behind `start_response`."""
+    """Nothing of the server can be reached through `start_response`."""
     started: list[tuple[Any, ...]] = []
     result = app(environ, lambda *arguments: started.append(arguments))
     for arguments in started:

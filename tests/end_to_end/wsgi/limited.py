@@ -1,4 +1,4 @@
-"""An application that takes one WebSocket from each address."""
+"""An application that accepts one WebSocket per client address."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Serves a WSGI application with a server from PyPI or the standard library, on a free port:
-serve.py SERVER MODULE:NAME [CERTIFICATE]. (gunicorn has a command of its own.)"""
+"""Serves a WSGI application with a server from PyPI or the standard library on a free port:
+serve.py SERVER MODULE:NAME [CERTIFICATE]. (gunicorn has its own command.)"""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def with_cheroot(app: Any, certificate: str) -> None:
     serving = threading.Thread(target=server.serve, daemon=True)
     serving.start()
     try:
-        serving.join()  # a signal in the middle of its queue would leave a worker asleep for ever
+        serving.join()  # a signal while it uses its queue would block a worker for ever
     finally:
         server.stop()
 
@@ -69,7 +69,7 @@ def with_bottle(app: Any, _: str) -> None:
 
 
 def with_runserver(_: Any, __: str) -> None:
-    """Django's, with an application that is not Django's."""
+    """Django's server with an application that is not Django's."""
     from django.conf import settings
     from django.core.management import execute_from_command_line
 

@@ -1,5 +1,5 @@
-"""A Flask application of which one route is ours, and others belong to another library, which looks
-for the upgrade in the environment as flask-sock does."""
+"""A Flask application with one route of this library and others of another library, which looks for
+the upgrade in the environment as flask-sock does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ flask_app = Flask(__name__)
 @flask_app.route("/theirs", websocket=True)
 @flask_app.route("/both", websocket=True)
 def theirs() -> Any:
-    """Their handshake is not ours to judge: any response shows that the route was found."""
+    """The other library decides about its handshake: any response proves the route was found."""
     return f"theirs: {request.environ['HTTP_UPGRADE']}", 418
 
 

@@ -1,6 +1,5 @@
 """Applications with listeners that use a database: `django_app` and `django_asgi` with Django's
-ORM, `flask_app` with SQLAlchemy. The folder of PostgreSQL's socket is in
-the environment."""
+ORM, `flask_app` with SQLAlchemy. The environment names the folder of PostgreSQL's socket."""
 
 from __future__ import annotations
 
@@ -45,7 +44,7 @@ django.setup()
 
 
 def query(command: str) -> str:
-    """Run the SQL that a message consists of; "slow" waits meanwhile."""
+    """Execute the SQL of a message; "slow" waits meanwhile."""
     if command == "slow":
         time.sleep(0.2)
         command = "select 42"

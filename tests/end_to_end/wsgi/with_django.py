@@ -1,4 +1,4 @@
-"""The application in Django: `application` for servers, and a manage.py when run."""
+"""The application in Django: `application` for servers; run as a program it is a manage.py."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Hypothesis: compressed messages survive any cut, and both codecs say the same of the same
-bytes, good and bad."""
+"""Hypothesis: compressed messages survive any cut, and both codecs return the same events for the
+same bytes, valid or not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from websocket_handler.protocol.deflate import TAIL
 from websocket_handler.protocol.frame import RSV1, Opcode, write_frame
 
 from .frames import INFLATING, Codec, Limits
-from .test_codec_twins import CUTS, KEYS, cut, garbage
+from .test_codec_parity import CUTS, KEYS, cut, garbage
 
 NewDecoder = Callable[[Any, bool, int, bool], Codec]
 FLUSHES = [zlib.Z_SYNC_FLUSH, zlib.Z_FULL_FLUSH]
@@ -33,8 +33,8 @@ def new_stream(draw: Any) -> Any:
 
 @st.composite
 def streams(draw: Any) -> tuple[list[Event], bytes, bool]:
-    """Messages as another implementation might compress them, and their bytes in fragments;
-    last, whether the context was kept."""
+    """Messages as another implementation might compress them, and their bytes in fragments; the
+    last element is whether the context was kept."""
     takeover = draw(st.booleans())
     events: list[Event] = []
     wire = bytearray()
@@ -49,7 +49,7 @@ def streams(draw: Any) -> tuple[list[Event], bytes, bool]:
             payload += stream.compress(piece)
             if draw(st.booleans()):
                 payload += stream.flush(draw(st.sampled_from(FLUSHES)))
-        if draw(st.integers(0, 4)) == 0:  # a last block, after which nothing is remembered
+        if draw(st.integers(0, 4)) == 0:  # a final block, after which the context is lost
             payload += stream.flush(zlib.Z_FINISH) + draw(st.sampled_from([b"", b"\x00"]))
             stream = new_stream(draw)
         else:
@@ -60,7 +60,7 @@ def streams(draw: Any) -> tuple[list[Event], bytes, bool]:
 
 
 def send(draw: Any, wire: bytearray, data: bytes, payload: bytes) -> list[Event]:
-    """Append a message in fragments, or its plain twin, with pings between."""
+    """Append a message in fragments, compressed or plain, with pings between them."""
     opcode, events = Opcode.BINARY | RSV1, []
     try:
         message = Message(data.decode())
@@ -102,7 +102,7 @@ def damaged(draw: Any) -> bytes:
 
 @st.composite
 def garbage_deflated(draw: Any) -> bytes:
-    """Sound frames around any payload."""
+    """Valid frames around any payload."""
     wire = b""
     for _ in range(draw(st.integers(1, 5))):
         payload = draw(st.binary(max_size=30)) + draw(st.sampled_from([b"", b"\x00", TAIL]))
@@ -123,7 +123,7 @@ def garbage_deflated(draw: Any) -> bytes:
     ),
     takeover=st.booleans(),
 )
-def test_both_codecs_say_the_same_of_the_same_compressed_bytes(
+def test_both_codecs_return_the_same_events_for_compressed_bytes(
     data: bytes, cuts: list[int], limits: Limits, takeover: bool
 ) -> None:
     python, native = (INFLATING[name](limits, True, 15, takeover) for name in ("python", "native"))
@@ -135,7 +135,9 @@ def test_both_codecs_say_the_same_of_the_same_compressed_bytes(
 @pytest.mark.parametrize("new", INFLATING.values(), ids=INFLATING)
 @settings(max_examples=300, deadline=None)
 @given(data=damaged() | garbage_deflated(), window_bits=st.integers(8, 15))
-def test_no_bytes_crash_or_hang_a_codec(new: NewDecoder, data: bytes, window_bits: int) -> None:
+def test_arbitrary_compressed_bytes_never_crash_or_hang_a_codec(
+    new: NewDecoder, data: bytes, window_bits: int
+) -> None:
     decoder = new(Limits(), True, window_bits, True)
     events = [*decoder.feed(data), *decoder.feed(b"")]
     endings = [i for i, event in enumerate(events) if isinstance(event, Violation | Close)]

@@ -1,5 +1,5 @@
 """Hypothesis: messages survive any fragmentation and any cut, no bytes crash a codec, and the
-Python and the native codec say the same of the same bytes."""
+Python and the native codec return the same events for the same bytes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from .frames import DECODERS, Codec, Limits
 
 SIZES = st.sampled_from([0, 1, 2, 125, 126, 127, 4000, 65535, 65536])
 KEYS = st.binary(min_size=4, max_size=4)
-twins = settings(max_examples=300, deadline=None)
+parity = settings(max_examples=300, deadline=None)
 
 
 @st.composite
 def messages(draw: Any) -> tuple[list[Event], bytes, bool]:
-    """Events a peer means to cause, and their bytes in fragments; last, whether it masks."""
+    """The events a peer intends, and their bytes in fragments; the last element is whether it
+    masks."""
     masked = draw(st.booleans())
     events: list[Event] = []
     wire = b""
@@ -57,7 +58,7 @@ def messages(draw: Any) -> tuple[list[Event], bytes, bool]:
 
 @st.composite
 def garbage(draw: Any) -> bytes:
-    """Frames with something wrong with them, or no frames at all."""
+    """Invalid frames, or bytes that are no frames."""
     wire = bytearray()
     for _ in range(draw(st.integers(1, 6))):
         opcode = draw(st.sampled_from([0, 1, 2, 8, 9, 10]) | st.integers(0, 15))
@@ -78,7 +79,7 @@ CUTS = st.lists(st.integers(0, 1 << 18), max_size=6)
 
 
 @pytest.mark.parametrize("new", DECODERS.values(), ids=DECODERS)
-@twins
+@parity
 @given(stream=messages(), cuts=CUTS)
 def test_messages_survive_any_fragmentation_and_any_cut(
     new: Callable[[Any, bool], Codec], stream: tuple[list[Event], bytes, bool], cuts: list[int]
@@ -89,9 +90,9 @@ def test_messages_survive_any_fragmentation_and_any_cut(
 
 
 @pytest.mark.parametrize("new", DECODERS.values(), ids=DECODERS)
-@twins
+@parity
 @given(data=st.binary(max_size=300) | garbage(), masked=st.booleans())
-def test_no_bytes_crash_or_hang_a_codec(
+def test_arbitrary_bytes_never_crash_or_hang_a_codec(
     new: Callable[[Any, bool], Codec], data: bytes, masked: bool
 ) -> None:
     decoder = new(Limits(), masked)
@@ -114,7 +115,7 @@ def test_no_bytes_crash_or_hang_a_codec(
     ),
     straight=st.lists(st.integers(0, 1 << 17), max_size=3),
 )
-def test_both_codecs_say_the_same_of_the_same_bytes(
+def test_both_codecs_return_the_same_events_for_the_same_bytes(
     data: bytes, cuts: list[int], masked: bool, limits: Limits, straight: list[int]
 ) -> None:
     from websocket_handler.engine.codec import Decoder
@@ -123,15 +124,15 @@ def test_both_codecs_say_the_same_of_the_same_bytes(
     for number, part in enumerate(cut(data, cuts)):
         expected = python.feed(part)
         events: list[Event] = []
-        if number < len(straight):  # some of it straight into the message, as large reads go
+        if number < len(straight):  # some bytes go directly into the message, as large reads do
             taken, events = native.receive_into(part[: straight[number]])
             part = part[taken:]
         assert [*events, *native.feed(part)] == expected
 
 
-@twins
+@parity
 @given(payload=st.binary(max_size=60))
-def test_text_is_refused_exactly_where_python_refuses_it(payload: bytes) -> None:
+def test_invalid_utf_8_is_rejected_where_python_rejects_it(payload: bytes) -> None:
     frame = write_frame(Opcode.TEXT, payload, key=b"abcd")
     for new in DECODERS.values():
         (event,) = new(Limits(), True).feed(frame)

@@ -1,4 +1,4 @@
-"""Closing everybody: at once, or spread over a while."""
+"""Closing every connection: at once, or spread over time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .test_stats import echoing, frame
 
 
 class Client(threading.Thread):
-    """Answers the close frame, and notes when it came."""
+    """Answers the close frame, and records its arrival time."""
 
     def __init__(self, peer: Peer) -> None:
         super().__init__(daemon=True)
@@ -35,7 +35,7 @@ class Client(threading.Thread):
         self.peer.sock.close()
 
 
-def test_drained_over_a_window(engine: Engine) -> None:
+def test_drain_over_a_window_spreads_the_closes(engine: Engine) -> None:
     clients = [Client(echoing(engine)[1]) for _ in range(40)]
     for client in clients:
         client.start()
@@ -50,7 +50,7 @@ def test_drained_over_a_window(engine: Engine) -> None:
     assert sum(time < 1.0 for time in times) < 35  # not all at once
 
 
-def test_nobody_comes_in_while_draining(engine: Engine) -> None:
+def test_handshake_after_drain_is_rejected(engine: Engine) -> None:
     client = Client(echoing(engine)[1])
     client.start()
     assert engine.close_all(window=0.1)
@@ -60,7 +60,7 @@ def test_nobody_comes_in_while_draining(engine: Engine) -> None:
     assert late._outcome.status == 503
 
 
-def test_what_was_sent_before_arrives(engine: Engine) -> None:
+def test_messages_sent_before_drain_are_delivered(engine: Engine) -> None:
     websocket, peer = echoing(engine)
     client = Client(peer)
     websocket.send(b"x" * 50_000)
@@ -70,17 +70,17 @@ def test_what_was_sent_before_arrives(engine: Engine) -> None:
     assert client.before == [Message(b"x" * 50_000)]
 
 
-def test_peers_that_do_not_answer_are_waited_for_no_longer_than_said(engine: Engine) -> None:
+def test_drain_waits_for_silent_peers_no_longer_than_its_timeout(engine: Engine) -> None:
     _, peer = echoing(engine)
     assert not engine.close_all(window=0.05, timeout=0.1)
     assert peer.read() == Close(1012, "")
 
 
-def test_an_engine_with_nobody(engine: Engine) -> None:
+def test_drain_of_an_empty_engine_returns_at_once(engine: Engine) -> None:
     assert engine.close_all(window=10)
 
 
-def test_in_the_engines_own_thread_it_would_wait_for_itself(engine: Engine) -> None:
+def test_drain_in_the_engines_own_thread_is_an_error(engine: Engine) -> None:
     websocket = make_websocket(engine)
     raised: list[Exception] = []
     done = threading.Event()
@@ -100,7 +100,7 @@ def test_in_the_engines_own_thread_it_would_wait_for_itself(engine: Engine) -> N
 
 
 @pytest.mark.parametrize("code", [1005, 999])
-def test_codes_that_may_not_be_sent(engine: Engine, code: int) -> None:
+def test_drain_with_invalid_close_code_is_an_error(engine: Engine, code: int) -> None:
     echoing(engine)
     with pytest.raises(ValueError, match=str(code)):
         engine.close_all(window=0.05, code=code)
