@@ -136,7 +136,7 @@ def lost(room: Room, count: int | None) -> None:
 
 @rooms.on("missed")
 def missed(room: Room, member: WebSocket, count: int | None) -> None:
-    """What came after its `since` is not kept any more."""
+    """The messages after its `since` are no longer kept."""
     with contextlib.suppress(ConnectionClosed):
         member.send(json.dumps({"type": "lost"}))
 

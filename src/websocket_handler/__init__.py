@@ -16,6 +16,7 @@ class Handler(BaseHTTPRequestHandler):
 """
 
 import logging
+from importlib.metadata import version as _version
 
 from .client import aconnect, connect
 from .engine import IS_NATIVE, Engine, default_engine
@@ -87,6 +88,7 @@ __all__ = [
     "WSGIMiddleware",
     "WebSocket",
     "WebSocketError",
+    "__version__",
     "aconnect",
     "configure_server",
     "connect",
@@ -97,3 +99,5 @@ __all__ = [
 _logger = logging.getLogger(__name__)
 _logger.addFilter(SafeRecords())
 _logger.addHandler(ServerLog())
+
+__version__ = _version("websocket-handler")

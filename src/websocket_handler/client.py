@@ -11,9 +11,9 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .engine import IS_NATIVE, Engine
 from .errors import WebSocketError
@@ -89,7 +89,7 @@ def _shake_hands_blocking(plan: _Plan, ssl_context: ssl.SSLContext | None) -> We
         raise
 
 
-async def aconnect(
+def aconnect(
     url: str,
     *,
     version: Version | str = DEFAULT_VERSIONS[0],
@@ -100,16 +100,44 @@ async def aconnect(
     engine: Engine | None = None,
     settings: Settings | None = None,
     **options: Unpack[SettingsOptions],
-) -> WebSocket:
-    """Open a WebSocket to `url`; for coroutines. Takes the arguments of `connect()`, returns a
-    WebSocket and raises the same errors."""
+) -> Connecting:
+    """Open a WebSocket to `url` in a coroutine: `ws = await aconnect(…)`, or `async with
+    aconnect(…) as ws:`, which closes it at the end.
+
+    Takes the arguments of `connect()` and raises the same errors: `ValueError` and `TypeError`
+    at once, the others when it is awaited.
+    """
     plan = _Plan(
         url, version, subprotocols, headers, origin, engine, with_options(settings, options)
     )
-    try:
-        return await asyncio.wait_for(_shake_hands(plan, ssl_context), plan.settings.open_timeout)
-    except asyncio.TimeoutError:
-        raise TimeoutError("the server did not complete the handshake in time") from None
+    return Connecting(plan, ssl_context)
+
+
+class Connecting:
+    """A handshake that has not begun: await it, or enter it with `async with`."""
+
+    def __init__(self, plan: _Plan, ssl_context: ssl.SSLContext | None) -> None:
+        self._plan = plan
+        self._ssl_context = ssl_context
+        self._websocket: WebSocket | None = None
+
+    def __await__(self) -> Generator[Any, None, WebSocket]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> WebSocket:
+        self._websocket = await self._open()
+        return self._websocket
+
+    async def __aexit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        assert self._websocket is not None
+        await self._websocket.__aexit__(kind, *details)
+
+    async def _open(self) -> WebSocket:
+        timeout = self._plan.settings.open_timeout
+        try:
+            return await asyncio.wait_for(_shake_hands(self._plan, self._ssl_context), timeout)
+        except asyncio.TimeoutError:
+            raise TimeoutError("the server did not complete the handshake in time") from None
 
 
 async def _shake_hands(plan: _Plan, ssl_context: ssl.SSLContext | None) -> WebSocket:

@@ -221,6 +221,16 @@ class WebSocket(SendingConnection):
         return self._state
 
     @property
+    def close_code(self) -> int | None:
+        """The close code once the connection is closed (RFC 6455 section 7.1.5), else None."""
+        return self._close.code if self._state is State.CLOSED else None
+
+    @property
+    def close_reason(self) -> str | None:
+        """The reason of the close once the connection is closed, else None."""
+        return self._close.reason if self._state is State.CLOSED else None
+
+    @property
     def latency(self) -> float | None:
         """Seconds from the last answered ping to its pong; None before the first pong.
 
@@ -543,22 +553,29 @@ class WebSocket(SendingConnection):
     def __enter__(self) -> WebSocket:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Close with 1000 and wait until the connection is closed."""
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close with 1000, or with 1011 after an exception, and wait for the end."""
+        self._close_after(kind)
         self.wait_closed()
 
     async def __aenter__(self) -> WebSocket:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        """Close with 1000 and wait until the connection is closed; `abort()` if cancelled."""
-        self.close()
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close with 1000, or with 1011 after an exception, and wait for the end; `abort()` if
+        cancelled."""
+        self._close_after(kind)
         try:
             await self.await_closed()
         except asyncio.CancelledError:
             self.abort()
             raise
+
+    def _close_after(self, kind: type[BaseException] | None) -> None:
+        if kind is None or issubclass(kind, ConnectionClosed):
+            self.close()
+        else:
+            self.close(CloseCode.INTERNAL_ERROR)
 
     # For the client, and for integrations of servers
 

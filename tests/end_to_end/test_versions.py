@@ -125,7 +125,7 @@ def test_client_handshake_has_a_time_limit() -> None:
         with pytest.raises(TimeoutError):
             connect(url, open_timeout=0.1)
         with pytest.raises(TimeoutError):
-            asyncio.run(aconnect(url, open_timeout=0.1))
+            asyncio.run(asyncio.wait_for(aconnect(url, open_timeout=0.1), None))
 
 
 # hixie-76 by hand

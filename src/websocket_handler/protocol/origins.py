@@ -63,7 +63,7 @@ class Pattern(NamedTuple):
 
 
 class Allowed(NamedTuple):
-    """What `allowed_origins` allows."""
+    """The origins that `allowed_origins` allows."""
 
     is_any: bool
     is_null: bool

@@ -175,7 +175,7 @@ def offer(compression: Compression) -> str:
 
 
 def offers(compression: Compression) -> list[Compression]:
-    """What a client offers, in its order of preference.
+    """Return a client's offers, in its order of preference.
 
     The last offer does without `server_no_context_takeover`: Tornado's server drops parameters
     that have no value, so it can agree to that one only.
@@ -197,7 +197,7 @@ def confirm_offers(
 
 
 def confirm(values: Iterable[str], compression: Compression) -> NegotiatedParameters | None:
-    """What the server's response makes of our offer; None if it declined.
+    """Return the parameters that the server's response agrees to; None if it declined.
 
     Raises `ValueError` if the response does not match the offer; the client must then fail the
     connection (RFC 6455 section 9.1, RFC 7692 section 7.1).
