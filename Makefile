@@ -6,7 +6,7 @@ STRESS_SECONDS ?= 600
 BIN = $(VENV)/bin
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/connection/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo cluster-demo test test-all outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-guard soak scorecard fuzz stress bench-deflaters dist wheel prose-check clean
+.PHONY: demo cluster-demo test test-all outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-guard soak scorecard fuzz stress bench-deflaters dist wheel matrix prose-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
@@ -99,6 +99,10 @@ soak: $(VENV)/.test-ready
 # Run them at the scale of the tests, unless ATTACKS=full, and write docs/scorecard.md.
 scorecard: $(VENV)/.test-ready benchmarks/build/load
 	$(BIN)/python -m tests.attacks.scorecard
+
+# The same situations on every server, with the table in docs/matrix.md.
+matrix: $(VENV)/.test-ready
+	$(BIN)/python -m tests.matrix.table
 
 dist: $(VENV)/.test-ready
 	$(BIN)/python -m build

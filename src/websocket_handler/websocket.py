@@ -31,6 +31,7 @@ from .connection.listeners import (
 from .connection.sending import SendingConnection, tell
 from .connection.surroundings import Surroundings
 from .engine import Engine, default_engine
+from .engine.running_loop import is_in_event_loop
 from .engine.stats import NOT_SERVED, NoThread
 from .engine.tcp_keep_alive import keep_alive
 from .engine.tls import Socket, close_socket
@@ -441,7 +442,7 @@ class WebSocket(SendingConnection):
         listener, if coroutines receive the messages, or if it is called in the engine's thread or
         in the thread of a running event loop.
         """
-        if asyncio._get_running_loop() is not None:
+        if is_in_event_loop():
             raise WebSocketError(
                 "receive() would block the event loop of this thread: await areceive() instead"
             )

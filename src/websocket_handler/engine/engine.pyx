@@ -10,7 +10,6 @@ blocks the engine's thread, the watcher thread takes over (`watch_for_blocking`)
 """
 
 import logging
-from asyncio import _get_running_loop
 from collections import deque
 from os import strerror
 from socket import AF_UNIX, IPPROTO_TCP, TCP_NODELAY
@@ -25,6 +24,7 @@ from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, itimerspec, nanosleep, timespec
 from posix.unistd cimport close, read, write
 
+from .running_loop import is_in_event_loop
 from .stats import Ledger
 from .linux cimport *
 from .tls import TlsConnection, is_tls
@@ -307,7 +307,7 @@ cdef class EpollEngine:
 
     def may_wait(self):
         """Whether the calling thread may block: not the engine's, nor one with a running loop."""
-        return not self.is_own_thread() and _get_running_loop() is None
+        return not self.is_own_thread() and not is_in_event_loop()
 
     def adopt_thread(self):
         """Make the calling thread the engine's."""

@@ -26,6 +26,7 @@ from ..settings import Settings
 from .empty_context import in_empty_context
 from .forks import engines
 from .native_locks import native_lock
+from .running_loop import is_in_event_loop
 from .shutdown import ClosesAll
 from .stats import Ledger, NoThread, Stats, Traffic
 
@@ -103,7 +104,7 @@ class Engine(ClosesAll):
 
     def may_wait(self) -> bool:
         """Whether the calling thread may block: not one with a running event loop."""
-        return asyncio._get_running_loop() is None
+        return not is_in_event_loop()
 
     def is_own_thread(self) -> bool:
         """Whether the calling thread is that of the event loop."""

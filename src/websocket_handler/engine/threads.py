@@ -11,7 +11,6 @@ import importlib
 import logging
 import os
 import socket
-import sys
 import threading
 import time
 import weakref
@@ -24,6 +23,7 @@ from .channel import Channel
 from .empty_context import in_empty_context
 from .engine import EpollEngine
 from .forks import engines
+from .running_loop import is_gevent
 from .shutdown import ClosesAll, close_connections
 from .stats import NoThread
 from .transport import TransportConnection
@@ -375,12 +375,6 @@ async def _until_loop_ends(engine: weakref.ref[Engine]) -> AsyncGenerator[None, 
         living = engine()
         if living is not None:
             await living._end_with_loop()
-
-
-def is_gevent() -> bool:
-    """Whether gevent has patched `threading`: threads are greenlets."""
-    monkey = sys.modules.get("gevent.monkey")
-    return monkey is not None and bool(monkey.is_module_patched("threading"))
 
 
 def _call_in(loop: asyncio.AbstractEventLoop, call: object, argument: object) -> None:

@@ -26,7 +26,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import ssl
 import threading
 from typing import Protocol
 
@@ -122,6 +121,14 @@ def transplant(sock: socket.socket, engine: Engine) -> socket.socket:
     return own
 
 
+def ended_connection() -> socket.socket:
+    """Return a socket whose peer has closed, in place of a connection that the server has closed
+    because the client left."""
+    own, peer = socket.socketpair()
+    peer.close()
+    return own
+
+
 def duplicate(sock: socket.socket) -> socket.socket:
     """Return the same connection on another descriptor. `sock` may be any socket-like object."""
     return socket.socket(sock.family, sock.type, sock.proto, fileno=os.dup(sock.fileno()))
@@ -133,6 +140,6 @@ def read_early_bytes(reader: Reader) -> bytes:
     If the buffer is empty, one read fills it, so its size limits the result. The engine reads all
     later bytes, under its own limits. The socket of `reader` must be non-blocking.
     """
-    with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+    with contextlib.suppress(OSError):  # SSLWantReadError, or a reset, which the engine finds again
         return reader.read1(len(waiting)) if (waiting := reader.peek()) else b""
     return b""

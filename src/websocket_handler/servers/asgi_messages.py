@@ -46,6 +46,9 @@ OF_THE_HANDSHAKE = (
 
 UNLIMITED = Settings(max_message_size=(1 << 62) - 1, max_fragments=(1 << 62) - 1)
 HIGH_WATER = 1 << 16
+MAX_DENIAL_PART_BYTES = 1 << 20
+"""Of a response in place of the WebSocket, this much is sent in one message: granian takes no
+second one."""
 
 
 async def run_over_asgi_messages(
@@ -140,10 +143,17 @@ class MessageTransport(asyncio.Transport):
 
     async def deny(self, message: Event) -> None:
         """Send a response that rejects the WebSocket, or 403 if the server supports no other."""
-        if self._can_deny:
-            await self._send(message)
-        elif message["type"] == "websocket.http.response.start":
-            await self._send({"type": "websocket.close"})
+        if not self._can_deny:
+            if message["type"] == "websocket.http.response.start":
+                await self._send({"type": "websocket.close"})
+            return
+        if message["type"] == "websocket.http.response.body":
+            self._denial_body += message.get("body", b"")
+            if message.get("more_body", False) and len(self._denial_body) < MAX_DENIAL_PART_BYTES:
+                return
+            message = {**message, "body": bytes(self._denial_body)}
+            self._denial_body.clear()
+        await self._send(message)
 
     async def carry(self) -> None:
         """Carry messages in both directions until either side ends or fails."""
@@ -323,7 +333,10 @@ class MessageTransport(asyncio.Transport):
         self._something_to_send.set()
 
     def abort(self) -> None:
-        self._outgoing.clear()
+        """Drop what is left, but for a whole response in place of the WebSocket: the server ends
+        the connection after that."""
+        if not (self._is_denied and self._is_closing):
+            self._outgoing.clear()
         self.close()
 
 

@@ -138,5 +138,5 @@ def http_scope(scope: Scope) -> Scope:
         **{name: value for name, value in scope.items() if name not in without},
         "type": "http",
         "method": "GET",
-        "scheme": {"ws": "http", "wss": "https"}.get(scope.get("scheme", "ws"), "http"),
+        "scheme": "https" if scope.get("scheme") in ("wss", "https") else "http",
     }

@@ -25,7 +25,7 @@ from .. import engine
 from ..engine import IS_NATIVE, loop_engine
 from ..errors import WebSocketError
 from ..handover.inert_socket import InertTlsSocket
-from ..handover.socket import duplicate
+from ..handover.socket import duplicate, ended_connection
 from ..handover.transport import LoopHandover
 from ..protocol.close_codes import CloseCode
 from ..protocol.request import Forwarded, Headers, Request, address_of, is_websocket_request
@@ -105,25 +105,33 @@ class TornadoHandover(LoopHandover):
     def _take(self) -> Stream:
         request: Any = self._handler.request
         stream = request.connection.stream
-        if stream is None or stream.closed():
-            raise WebSocketError("the client has disconnected")
+        if stream is None:
+            raise WebSocketError("the connection was detached from Tornado already")
+        if stream.closed():  # the client has left: `close` is emitted with 1006
+            self._take_response()
+            return ended_connection()
         sock: socket.socket = stream.socket
         is_tls = isinstance(sock, ssl.SSLSocket)
         if is_tls and not IS_NATIVE:
             raise WebSocketError("taking over a TLS socket needs the native engine")
         own = sock if is_tls else duplicate(sock)
-        vars(self._connection).pop("write_headers", None)
         request.connection.detach()
-        request.connection = ResponseConnection(self._handler, self)
+        self._take_response()
         self._early = bytes(stream._read_buffer[: stream._read_buffer_size])
         stream.io_loop.remove_handler(sock)
         if is_tls:
             sock.__class__ = InertTlsSocket
         stream.close()
+        return own
+
+    def _take_response(self) -> None:
+        """Have the handler's response come here, or its being cancelled."""
+        vars(self._connection).pop("write_headers", None)
+        request: Any = self._handler.request
+        request.connection = ResponseConnection(self._handler, self)
         task = asyncio.current_task()
         if task is not None:
             task.add_done_callback(self._handler_ended)
-        return own
 
     def _handler_ended(self, task: asyncio.Task[Any]) -> None:
         """Abort if the handler was cancelled, because Tornado sends no response then."""

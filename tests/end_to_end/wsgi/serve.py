@@ -43,7 +43,14 @@ def with_cheroot(app: Any, certificate: str) -> None:
 def with_waitress(app: Any, _: str) -> None:
     from waitress.server import create_server
 
-    server = create_server(app, host="127.0.0.1", port=0, threads=4)
+    server = create_server(
+        app,
+        host="127.0.0.1",
+        port=0,
+        threads=4,
+        trusted_proxy="127.0.0.1",
+        trusted_proxy_headers={"x-forwarded-for", "x-forwarded-proto"},
+    )
     announce(server.effective_port)
     server.run()
 

@@ -1,0 +1,200 @@
+"""The Python in README.md and docs/, as it stands there."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import contextlib
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import websocket_handler
+from websocket_handler import Engine, Room, Rooms, Settings, WebSocket
+
+from ..conftest import ROOT
+from ..support.ports import free_port
+from ..support.programs import Program, running, wait_for
+from ..support.raw_client import RawClient, binary, text
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCED = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+class Snippet(NamedTuple):
+    """A fenced block of Python."""
+
+    document: str
+    line: int
+    source: str
+
+
+def snippets() -> Iterator[Snippet]:
+    for document in DOCUMENTS:
+        prose = document.read_text()
+        for found in FENCED.finditer(prose):
+            line = prose.count("\n", 0, found.start()) + 2
+            yield Snippet(document.name, line, found[1])
+
+
+SNIPPETS = list(snippets())
+every_snippet = pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda one: f"{one[0]}:{one[1]}")
+
+
+# Names
+
+
+OURS: dict[str, Any] = {
+    "ws": WebSocket,
+    "rooms": Rooms,
+    "engine": Engine,
+    "websocket_handler": websocket_handler,
+}
+"""The objects that the documentation calls so."""
+
+THEIRS = {"BaseHTTPRequestHandler", "RequestHandler", "WebSocketProtocol", "LATEST"}
+"""Names with a capital that fragments use without an import, and that are not exported."""
+
+SETTINGS = {field.name for field in fields(Settings)}
+
+
+def parse(snippet: Snippet) -> ast.Module:
+    """Return the tree of a snippet, which may `await` outside of a function."""
+    flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    tree = compile(snippet.source, f"{snippet.document}:{snippet.line}", "exec", flags)
+    assert isinstance(tree, ast.Module)
+    return tree
+
+
+def object_of(node: ast.expr) -> Any:
+    """The object of ours that an expression stands for, None for any other."""
+    if isinstance(node, ast.Name):
+        exported = node.id in websocket_handler.__all__
+        return OURS.get(node.id) or (getattr(websocket_handler, node.id) if exported else None)
+    if isinstance(node, ast.Subscript) and object_of(node.value) is Rooms:
+        return Room
+    if isinstance(node, ast.Attribute) and (owner := object_of(node.value)) is not None:
+        return getattr(owner, node.attr, None)
+    return None
+
+
+@every_snippet
+def test_snippet_compiles(snippet: Snippet) -> None:
+    parse(snippet)
+
+
+@every_snippet
+def test_snippet_imports_names_that_exist(snippet: Snippet) -> None:
+    for node in ast.walk(parse(snippet)):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("websocket_handler"):
+            module = importlib.import_module(str(node.module))
+            assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+
+
+@every_snippet
+def test_snippet_uses_attributes_that_exist(snippet: Snippet) -> None:
+    for node in ast.walk(parse(snippet)):
+        if isinstance(node, ast.Attribute) and (owner := object_of(node.value)) is not None:
+            assert hasattr(owner, node.attr), ast.unparse(node)
+
+
+@every_snippet
+def test_snippet_passes_keywords_that_exist(snippet: Snippet) -> None:
+    for node in ast.walk(parse(snippet)):
+        if isinstance(node, ast.Call) and (called := object_of(node.func)) is not None:
+            passed = {keyword.arg for keyword in node.keywords}
+            parameters = inspect.signature(called).parameters
+            takes_settings = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+            known = set(parameters) | (SETTINGS if takes_settings else set())
+            assert passed <= known, ast.unparse(node)
+
+
+@every_snippet
+def test_snippet_uses_classes_that_exist(snippet: Snippet) -> None:
+    tree = parse(snippet)
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    defined = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            defined |= {alias.asname or alias.name for alias in node.names}
+    known = {*defined, *dir(builtins), *websocket_handler.__all__, *THEIRS}
+    used = {node.id for node in names if node.id[0].isupper()}
+    assert used <= known, used - known
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_document_names_attributes_that_exist(document: Path) -> None:
+    for name in re.findall(r"\bws\.([a-z_]+)", document.read_text()):
+        assert hasattr(WebSocket, name), name
+
+
+# Programs
+
+
+class Served(NamedTuple):
+    """A snippet that run_snippet.py serves: that of `document` which contains `mark`."""
+
+    framework: str
+    document: str
+    mark: str
+    path: str = "/echo"
+
+
+PROGRAMS = [
+    Served("http_server", "README.md", "serve_forever", "/"),
+    Served("flask", "README.md", "from flask"),
+    Served("django", "README.md", "from django"),
+    Served("fastapi", "README.md", "from fastapi"),
+    Served("aiohttp", "README.md", "from aiohttp"),
+    Served("aiohttp", "servers.md", "from aiohttp"),
+    Served("tornado", "servers.md", "from tornado"),
+]
+COOKIE = re.compile(r"cookie <(.*)> on port")
+
+
+@pytest.fixture(params=PROGRAMS, ids=lambda one: f"{one.document}-{one.framework}")
+def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Served, Program]]:
+    one: Served = request.param
+    (source,) = [
+        snippet.source
+        for snippet in SNIPPETS
+        if snippet.document == one.document and one.mark in snippet.source
+    ]
+    file = tmp_path / "snippet.py"
+    file.write_text(source)
+    module = "tests.end_to_end.run_snippet"
+    command = ["-m", module, one.framework, str(file), str(free_port())]
+    with running(Program(command, r"on port (\d+)")) as program:
+        wait_for(lambda: is_serving(program), "the snippet to serve")
+        yield one, program
+
+
+def is_serving(program: Program) -> bool:
+    with contextlib.suppress(OSError), RawClient(program.address):
+        return True
+    return False
+
+
+def test_program_echoes_and_tells_a_plain_get_to_upgrade(served: tuple[Served, Program]) -> None:
+    one, program = served
+    found = COOKIE.search(program.log())
+    cookie = found[1] if found else ""
+    with RawClient(program.address) as client:
+        client.open(one.path, {"Cookie": cookie} if cookie else None)
+        client.echo(text("héllo"), binary(b"\x00\xff"))
+    with RawClient(program.address) as client:
+        assert client.get(one.path).status == 426
+    if cookie:
+        with RawClient(program.address) as client:
+            client.sock.sendall(client.handshake(one.path))
+            status = client.read_response().status
+            assert status == (101 if one.document == "servers.md" else 401)
+    assert "Traceback" not in program.log(), program.log()

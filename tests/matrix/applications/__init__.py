@@ -1,0 +1,1 @@
+"""One small application per framework, all with the routes of routes.py."""
