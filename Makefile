@@ -35,6 +35,8 @@ lint: $(VENV)/.test-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	scripts/verify-types $(BIN)/python
+	scripts/prose-check
 
 format: $(VENV)/.test-ready
 	$(BIN)/ruff check --fix .

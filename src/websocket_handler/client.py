@@ -240,14 +240,14 @@ class _Plan:
         engine: Engine | None,
         settings: Settings,
     ) -> None:
-        self.address = Address.parse(url)
+        self.address: Address = Address.parse(url)
         if self.address.secure and not IS_NATIVE:
             raise WebSocketError("wss: needs the native engine; the pure-Python engine has no TLS")
         self.settings = settings
         self._version = by_name(version) if isinstance(version, str) else version
         self._fields = list(headers.items() if isinstance(headers, Mapping) else headers)
         self._engine = engine
-        self.handshake = ClientHandshake(
+        self.handshake: ClientHandshake = ClientHandshake(
             self.address,
             self._version,
             subprotocols,

@@ -65,7 +65,7 @@ class HandshakeFailed(WebSocketError):
         super().__init__(reason, status)
         self.reason = reason
         self.status = status
-        self.headers = headers or []
+        self.headers: list[tuple[str, str]] = headers or []
         self.body = body
 
     def __str__(self) -> str:

@@ -9,7 +9,7 @@ from collections import Counter
 
 from .protocol.printable import printable
 
-logger = logging.getLogger("websocket_handler")
+logger: logging.Logger = logging.getLogger("websocket_handler")
 
 INTERVAL_S = 60.0
 """Seconds. Each kind of refusal is logged once per interval, and its count afterwards."""

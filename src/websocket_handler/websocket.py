@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from .handover.base import Handover
     from .settings import SettingsOptions
 
-logger = logging.getLogger("websocket_handler")
+logger: logging.Logger = logging.getLogger("websocket_handler")
 
 # The parameters of a listener depend on its event; a decorator returns it with its own type.
 MessageListener = TypeVar("MessageListener", bound=Callable[[Any], object])
@@ -75,9 +75,9 @@ class Handling:
     def __init__(self, engine: Engine | None, handover: Handover | None) -> None:
         self._engine = engine
         self._process = os.getpid()
-        self.handover = handover
-        self.response = b""  # the HTTP response, which is sent before any frame
-        self.response_headers = Headers()
+        self.handover: Handover | None = handover
+        self.response: bytes = b""  # the HTTP response, which is sent before any frame
+        self.response_headers: Headers = Headers()
         self.look: Callable[[], Forwarded] | None = None
 
     @property

@@ -94,6 +94,8 @@ class Connection(Client):
 class NatsBroker(Broker):
     """One NATS server, or a cluster, of which one server suffices."""
 
+    limit: int
+
     _client: Connection | None = None
     _noticing: asyncio.Task[None] | None = None
     _acknowledged: dict[str, tuple[asyncio.Future[str | None], str]]

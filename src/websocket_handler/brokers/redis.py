@@ -135,8 +135,8 @@ class Pair:
     """Two connections to one server."""
 
     def __init__(self, make: Callable[[], AbstractConnection], broker: RedisBroker) -> None:
-        self.commands = make()
-        self.subscriber = make()
+        self.commands: Any = make()
+        self.subscriber: Any = make()
         self._broker = broker
         self._unconfirmed: deque[Unconfirmed] = deque()
         self._reader: asyncio.Task[None] | None = None
@@ -144,7 +144,7 @@ class Pair:
 
     async def connect(self) -> None:
         for connection in (self.commands, self.subscriber):
-            await connection.connect()  # type: ignore[no-untyped-call]
+            await connection.connect()
         await self.call(["PING"])
         self._reader = asyncio.create_task(self._read())
 
@@ -266,6 +266,8 @@ class Unconfirmed:
 
 class RedisBroker(Broker):
     """One Redis server. Base class of the brokers for Redis Cluster and Redis Sentinel."""
+
+    limit: int
 
     publish_command = b"PUBLISH"
     subscribe_command = b"SUBSCRIBE"
@@ -590,7 +592,7 @@ def _address(url: BrokerURL) -> dict[str, Any]:
     }
 
 
-PASSING_ERRORS = (
+PASSING_ERRORS: tuple[type[Exception], ...] = (
     AskError,  # and MovedError
     ClusterDownError,
     NoScriptError,

@@ -48,7 +48,7 @@ class RedisClusterBroker(RedisBroker):
         for seed in map(self.url.at, self.url.hosts):
             pair = Pair(self._pool(seed).make_connection, self)
             try:
-                await pair.commands.connect()  # type: ignore[no-untyped-call]
+                await pair.commands.connect()
                 ranges = await pair.call([b"CLUSTER", b"SLOTS"])
             except ResponseError as error:
                 text = self.explain(error)

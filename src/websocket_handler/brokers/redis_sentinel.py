@@ -49,7 +49,7 @@ class RedisSentinelBroker(RedisBroker):
     async def _ask_as(self, sentinel: BrokerURL) -> Host:
         pair = Pair(self._pool(replace(sentinel, database=0)).make_connection, self)
         try:
-            await pair.commands.connect()  # type: ignore[no-untyped-call]
+            await pair.commands.connect()
             name = self.url.service
             answer = await pair.call([b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", name])
         except ResponseError as error:

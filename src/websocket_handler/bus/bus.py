@@ -27,7 +27,7 @@ from .settings import BusSettings, BusState, BusStats, History
 from .thread import BusThread, wait_until
 from .worker import BusWorker
 
-logger = logging.getLogger("websocket_handler")
+logger: logging.Logger = logging.getLogger("websocket_handler")
 
 
 class Bus:

@@ -52,20 +52,20 @@ class Outgoing:
     def __init__(
         self, prepared: Prepared, number: int, data: bytes, context: object, is_local: bool
     ) -> None:
-        self.is_local = is_local
+        self.is_local: bool = is_local
         """This process has members in the room."""
-        self.prepared = prepared
-        self.number = number
-        self.data = data
-        self.context = context
-        self.is_early = False
+        self.prepared: Prepared = prepared
+        self.number: int = number
+        self.data: bytes = data
+        self.context: object = context
+        self.is_early: bool = False
         """It was delivered in this process while the broker was unreachable."""
-        self.is_back = False
+        self.is_back: bool = False
         """The broker has sent it back, so it has been stored."""
-        self.is_acknowledged = False
-        self.is_refused = False
+        self.is_acknowledged: bool = False
+        self.is_refused: bool = False
         """The broker refused it."""
-        self.breaks = 0
+        self.breaks: int = 0
         """How many times the connection was lost while it was being sent."""
 
 
@@ -82,7 +82,7 @@ class Outbox:
         self._forgotten = 0
         self._accepted = 0
         self._finished = 0
-        self.size = 0
+        self.size: int = 0
         """The size of the queued messages in bytes."""
         self.own: dict[str, dict[int, Outgoing]] = {}
         """With a history: room -> number -> a message that the broker has not sent back."""

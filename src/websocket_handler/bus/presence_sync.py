@@ -21,7 +21,7 @@ class PresenceSync:
     def __init__(self, endpoint: BusWorker) -> None:
         self._worker = endpoint
         self._ttl = endpoint.settings.presence_ttl
-        self.known = Presence(self._ttl, time.monotonic)
+        self.known: Presence = Presence(self._ttl, time.monotonic)
         self._told_alive = time.monotonic()
 
     def announce(self, room: Subscription, who: Mapping[str, int]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .worker import BusWorker
 
-logger = logging.getLogger("websocket_handler")
+logger: logging.Logger = logging.getLogger("websocket_handler")
 
 MAX_LOGGED = 100
 """The maximum number of log records about refusals, one for each channel and direction."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .history import HistoryReader
     from .worker import BusWorker
 
-logger = logging.getLogger("websocket_handler")
+logger: logging.Logger = logging.getLogger("websocket_handler")
 
 FIRST_PAGE, LARGEST_PAGE, PAGE_BYTES = 50, 1000, 1 << 18
 """Messages read at a time, and bytes per page: few messages at first, more while they are small and

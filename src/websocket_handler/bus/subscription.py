@@ -35,12 +35,12 @@ class Subscription:
     )
 
     def __init__(self, name: str) -> None:
-        self.name = name
-        self.channel = room_channel(name)
-        self.sequences = Sequences()
-        self.is_ready = False
+        self.name: str = name
+        self.channel: str = room_channel(name)
+        self.sequences: Sequences = Sequences()
+        self.is_ready: bool = False
         """Whether it is subscribed to and, with a history, `cursor` is set."""
-        self.has_been_ready = False
+        self.has_been_ready: bool = False
         self.cursor: Offset = ()
         """The offset of the last message of the history that was delivered here."""
         self.began: Offset = ()
@@ -49,7 +49,7 @@ class Subscription:
         """The process and number of the message at the cursor, if it was delivered here."""
         self.seen: Offset = ()
         """The offset of the last message received, which may still have to be read."""
-        self.is_catching_up = False
+        self.is_catching_up: bool = False
         self.held: deque[tuple[Envelope, Offset, Offset]] = deque(maxlen=MOST_HELD)
         """Messages received while catching up, without a gap: envelope, offset, offset of the
         previous one."""

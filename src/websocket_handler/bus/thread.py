@@ -54,7 +54,7 @@ class BusThread:
         self._selector: BaseSelector = original("selectors", "DefaultSelector")()
         self.loop: asyncio.AbstractEventLoop = asyncio.SelectorEventLoop(self._selector)
         self.loop.set_default_executor(_Inline(1))
-        self.has_ended = False
+        self.has_ended: bool = False
         self._ident: int | None = None
 
     def start(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -28,7 +28,7 @@ from .refusals import RefusalLog
 from .settings import BusSettings, BusState, Counters, History
 from .subscription import Subscription
 
-logger = logging.getLogger("websocket_handler")
+logger: logging.Logger = logging.getLogger("websocket_handler")
 
 BATCH, BATCH_BYTES = 1000, 1 << 20
 """Messages, and their bytes, that are sent to the broker before its answers are awaited."""
@@ -88,15 +88,15 @@ class BusWorker:
         self.history = history
         self.settings = settings
         self._wanted = wanted
-        self.counters = Counters()
-        self.state = BusState.CONNECTING
+        self.counters: Counters = Counters()
+        self.state: BusState = BusState.CONNECTING
         self.limit: int | None = None
-        self.ready_rooms = 0
+        self.ready_rooms: int = 0
         self.joined: dict[str, Subscription] = {}
         self.broker: Broker | None = None
-        self.refusals = RefusalLog(self)
-        self.presence = PresenceSync(self)
-        self.recall = HistoryReader(self)
+        self.refusals: RefusalLog = RefusalLog(self)
+        self.presence: PresenceSync = PresenceSync(self)
+        self.recall: HistoryReader = HistoryReader(self)
         self._broker_class = broker_class
         self._by_channel: dict[str, Subscription] = {}
         self._subscribed: dict[str, str] = {}  # room -> channel, in this session
@@ -116,7 +116,7 @@ class BusWorker:
         self._reason = ""
         self._random = random.Random()  # noqa: S311
         self._deaf_since = 0.0
-        self.was_away = 0.0
+        self.was_away: float = 0.0
         """Seconds during which this process received nothing before this session."""
 
     # Posted by the bus

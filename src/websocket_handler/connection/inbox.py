@@ -67,7 +67,7 @@ class _Inbox:
         self._high_water = high_water
         self._came = 0
         self._taken = 0
-        self.is_full = False
+        self.is_full: bool = False
 
     def amount(self) -> int:
         """Return the bytes of the queued messages, with `MESSAGE_OVERHEAD` for each."""

@@ -40,7 +40,7 @@ from .inbox import Backlog, LoopInbox, ThreadInbox
 from .liveness import MIN_RATE, AwaitedPong
 from .surroundings import Surroundings
 
-logger = logging.getLogger("websocket_handler")
+logger: logging.Logger = logging.getLogger("websocket_handler")
 
 CLOCK_STEP = 0.001
 """Seconds: resolution of the clock with which an engine records received data."""
@@ -68,11 +68,11 @@ class Codec:
     __slots__ = ("decoder", "encoder", "pending_output", "sending")
 
     def __init__(self, decoder: Decoder, encoder: Encoder, holds_output: bool) -> None:
-        self.decoder = decoder
-        self.encoder = encoder
-        self.sending = native_rlock()
+        self.decoder: Decoder = decoder
+        self.encoder: Encoder = encoder
+        self.sending: Any = native_rlock()
         """A lock, held from the last check of the connection's state until a frame is written."""
-        self.pending_output = bytearray() if holds_output else None
+        self.pending_output: bytearray | None = bytearray() if holds_output else None
         """Frames sent before the handshake is complete, in versions that complete it after the
         response; None otherwise."""
 

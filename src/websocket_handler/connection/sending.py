@@ -25,7 +25,7 @@ from ..protocol.state import State
 from .lifecycle import Codec, Connection
 from .listeners import EVENT_OVERHEAD
 
-logger = logging.getLogger("websocket_handler")
+logger: logging.Logger = logging.getLogger("websocket_handler")
 
 
 class SendingConnection(Connection):

@@ -36,7 +36,7 @@ cdef enum:
     QUIET_TICKS = 5           # ticks without an iteration before the watcher sleeps
 
 
-logger = logging.getLogger("websocket_handler")
+logger: logging.Logger = logging.getLogger("websocket_handler")
 
 
 cdef uint64_t monotonic_ms() noexcept nogil:
@@ -266,6 +266,10 @@ cdef class EpollEngine:
             quiet = quiet + 1 if self.turns == turns else 0
             turns, served = self.turns, self.served
         self.watcher_sleeps = True
+        nanosleep(&tick, NULL)  # an iteration that has just begun may not have seen it
+        if self.turns != turns or self.stopping:
+            self.watcher_sleeps = False
+            return False
         read(self.watcher_event.fd, &count, sizeof(count))
         return False
 
@@ -278,13 +282,14 @@ cdef class EpollEngine:
         tick.tv_nsec = WATCH_TICK_NS
         with nogil:  # the engine's thread may only be waiting for the GIL
             nanosleep(&tick, NULL)
+        context = ListenerContext()  # before the check: an allocation may run other threads
         if not self.serving or self.served != self.stuck_at or self.stopping:
             return False
         buffer = <uint8_t *>malloc(RECEIVE_SIZE)
         if buffer is NULL:
             return False
         self.receive_buffer = buffer  # the blocked thread still uses the old buffer
-        self.listener_context = ListenerContext()  # the old one is entered in the blocked thread
+        self.listener_context = context  # the old one is entered in the blocked thread
         self.turns += 1
         self.listener_takeovers += 1
         self.serving = False

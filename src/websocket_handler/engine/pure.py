@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 else:
     Events = object  # `Connection`, which derives from the channel, has them
 
-logger = logging.getLogger("websocket_handler")
+logger: logging.Logger = logging.getLogger("websocket_handler")
 
 TLS_BUFFER = 1 << 18
 """Maximum number of bytes that asyncio's TLS buffers."""
@@ -75,7 +75,7 @@ class Engine(ClosesAll):
         self._tasks: set[asyncio.Task[Any]] = set()
         self._owner: int | None = None
         self._closed = False
-        self.ledger = Ledger()
+        self.ledger: Ledger = Ledger()
         engines.add(self)
         if loop is not None:
             loop.call_soon_threadsafe(self.adopt_thread)

@@ -113,7 +113,7 @@ class Ledger:
         self._past = Traffic()
         self._round_trips = [0] * (len(ROUND_TRIP_BOUNDS) + 1)
         self._round_trip_total = 0.0
-        self.refusals = RefusalLog()
+        self.refusals: RefusalLog = RefusalLog()
         """The log of refused handshakes."""
         self.is_draining = False
         """Whether every new handshake is refused because the engine is closing."""

@@ -28,7 +28,7 @@ from .shutdown import ClosesAll, close_connections
 from .stats import NoThread
 from .transport import TransportConnection
 
-logger = logging.getLogger("websocket_handler")
+logger: logging.Logger = logging.getLogger("websocket_handler")
 
 STANDBY_RETRY_S = 1.0
 """Seconds until the engine tries again to start a thread that could not be started."""

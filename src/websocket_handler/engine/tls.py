@@ -49,7 +49,7 @@ class TlsConnection:
     def __init__(self, sock: SSLSocket) -> None:
         self._sock = take_from_gevent(sock) if is_of_gevent(sock) else sock
         SSLSocket.setblocking(self._sock, False)
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
         """To be held for every call: an OpenSSL object may be used by one thread at a time."""
 
     def fileno(self) -> int:

@@ -30,7 +30,7 @@ class TransportConnection(asyncio.Protocol):
     is_pollable = False
     descriptor = 1 << 30
     """A placeholder: no process has so many descriptors, so it never names another one."""
-    lock = contextlib.nullcontext()
+    lock: contextlib.nullcontext[None] = contextlib.nullcontext()
     """No lock is needed: only the loop's thread uses the transport."""
 
     def __init__(self, channel: Channel, transport: asyncio.Transport) -> None:

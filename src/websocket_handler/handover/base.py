@@ -14,7 +14,7 @@ from ..protocol.handshake import Accepted
 from ..protocol.state import State
 from ..websocket import Stream, WebSocket, close_stream
 
-logger = logging.getLogger("websocket_handler")
+logger: logging.Logger = logging.getLogger("websocket_handler")
 
 Fields = Iterable[tuple[str, str]]
 
@@ -62,7 +62,7 @@ class Handover:
         self.engine = engine
         self.server = server
         self.on_decided = on_decided
-        self.status = 0
+        self.status: int = 0
         """The status of the response to the handshake: 0 until it is sent, and if the server
         sends it."""
         self._early = early

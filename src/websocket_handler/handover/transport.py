@@ -159,7 +159,7 @@ class ServerConnections:
     def __init__(self, engine: Engine, code: int) -> None:
         self._engine = engine
         self._code = code
-        self.is_closing = False
+        self.is_closing: bool = False
         self.undecided: set[Undecided] = set()
 
     def track(self, websocket: WebSocket) -> None:

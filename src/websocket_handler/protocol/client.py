@@ -138,7 +138,7 @@ class ClientHandshake:
         self._searched = 0  # bytes of it in which the end of the head does not begin
         self._head: tuple[int, Headers] | None = None
         self._body_size = 0  # bytes to wait for after the head
-        self.request = self._client_request.request
+        self.request: bytes = self._client_request.request
 
     def feed(self, data: bytes) -> Established | None:
         """Process bytes from the server; return the result once the response is complete.

@@ -18,6 +18,7 @@ class PreparedMessage:
     __slots__ = ("data", "frames", "size")
 
     def __init__(self, data: str | bytes | bytearray | memoryview) -> None:
+        self.size: int
         if isinstance(data, str):
             self.size = len(data.encode())
         elif isinstance(data, bytes | bytearray | memoryview):

@@ -31,7 +31,7 @@ from .slow_member import SlowMember
 if TYPE_CHECKING:
     from .rooms import Rooms
 
-logger = logging.getLogger("websocket_handler")
+logger: logging.Logger = logging.getLogger("websocket_handler")
 
 
 class Room:

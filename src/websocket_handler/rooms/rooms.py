@@ -23,7 +23,7 @@ from .delivery import Delivery
 from .room import Room, try_to_send
 from .slow_consumers import SlowConsumers
 
-logger = logging.getLogger("websocket_handler")
+logger: logging.Logger = logging.getLogger("websocket_handler")
 
 Listener = TypeVar("Listener", bound=Callable[..., object])
 WithOffset = Callable[[str | bytes, str], str | bytes]

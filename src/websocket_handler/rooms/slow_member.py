@@ -19,7 +19,7 @@ class SlowMember:
         self._policy = policy
         self._waiting: OrderedDict[object, PreparedMessage] = OrderedDict()
         self._size = 0
-        self.dropped = 0
+        self.dropped: int = 0
         """Messages dropped since this member became slow."""
 
     def __len__(self) -> int:

@@ -25,7 +25,7 @@ from ..websocket import WebSocket
 from .lookup import ASGI_KEY
 from .peer_watch import PeerWatch
 
-logger = logging.getLogger("websocket_handler")
+logger: logging.Logger = logging.getLogger("websocket_handler")
 
 KEY = ASGI_KEY
 """The key of the `WebSocket` in the scope."""

@@ -31,7 +31,7 @@ from ..websocket import WebSocket
 from .asgi import KEY, Application, Event, Receive, Scope, Send, disconnect, request_of
 from .forwarded import in_scope
 
-logger = logging.getLogger("websocket_handler")
+logger: logging.Logger = logging.getLogger("websocket_handler")
 
 ASGI = replace(rfc6455.VERSION, name="ASGI", _has_pings=False)
 """The version between the engine and a `MessageTransport`: RFC 6455 without pings."""

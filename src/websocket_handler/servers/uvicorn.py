@@ -34,7 +34,7 @@ from ..websocket import WebSocket
 from .asgi import ASGISession, Scope, request_of
 from .forwarded import in_scope
 
-logger = logging.getLogger("uvicorn.error")
+logger: logging.Logger = logging.getLogger("uvicorn.error")
 
 
 class WebSocketProtocol(asyncio.Protocol):
