@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -341,7 +342,7 @@ def test_mixing_listeners_and_receive_is_an_error(engine: Engine) -> None:
     peer = connect(receiving)
     peer.sock.sendall(text("x"))
     assert receiving.receive() == "x"
-    with pytest.raises(WebSocketError, match="no listener"):
+    with pytest.raises(WebSocketError, match="cannot add a message listener"):
         receiving.on("message", print)
     with pytest.raises(WebSocketError, match="not both"):
         asyncio.run(receiving.areceive())
@@ -480,5 +481,5 @@ def test_receive_in_the_engines_own_thread_is_an_error(engine: Engine) -> None:
 
     peer = connect(websocket)
     assert done.wait(10)
-    assert "receive() would stop" in str(refused[0])
+    assert re.match(r"receive\(\) (in the engine.s own thread|would block)", str(refused[0]))
     peer.sock.close()
