@@ -73,6 +73,7 @@ class Engine(ClosesAll):
         self._early_calls: list[Callable[[], object]] = []  # posted before there was a loop
         self._channels: set[Channel] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._sinks: set[asyncio.Transport] = set()
         self._owner: int | None = None
         self._closed = False
         self.ledger: Ledger = Ledger()
@@ -178,7 +179,7 @@ class Engine(ClosesAll):
         """Take over a socket and discard its input until the peer closes it."""
         self._start()
         sock.setblocking(False)
-        self._connect(asyncio.Protocol, socket.socket(fileno=sock.detach()))
+        self._connect(lambda: _Sink(self._sinks), socket.socket(fileno=sock.detach()))
 
     def channels(self) -> list[Any]:
         """Return every attached channel."""
@@ -203,6 +204,8 @@ class Engine(ClosesAll):
         """Drop every connection. In the engine's thread only."""
         for channel in self.channels():
             channel._drop("the engine was closed")
+        for sink in tuple(self._sinks):
+            sink.abort()
 
     def forget_after_fork(self) -> None:
         """In a forked child: forget the parent's connections, without calls or messages.
@@ -210,10 +213,10 @@ class Engine(ClosesAll):
         An engine with a thread, or in a loop that has not run yet, starts again when it is needed.
         A loop that has run belongs to the parent: its engine is stopped here.
         """
-        _of_the_parent.append((self._loop, self._tasks, self._channels))
+        _of_the_parent.append((self._loop, self._tasks, self._channels, self._sinks))
         for channel in self._channels:
             channel._abandon()
-        self._channels, self._tasks = set(), set()
+        self._channels, self._tasks, self._sinks = set(), set(), set()
         if self._is_guest:
             self._closed = self._closed or self._owner is not None
         elif self._loop is not None:
@@ -656,3 +659,21 @@ class _Carrier(asyncio.Protocol):
         reason = getattr(error, "strerror", None) or str(error or "the connection was dropped")
         channel._connection_lost(reason)
         channel._released()
+
+
+class _Sink(asyncio.Protocol):
+    """Discards the input of a connection that the engine does not serve, until its end."""
+
+    _transport: asyncio.Transport
+
+    def __init__(self, sinks: set[asyncio.Transport]) -> None:
+        self._sinks = sinks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._sinks.add(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        del error
+        self._sinks.discard(self._transport)
