@@ -143,7 +143,7 @@ def test_middleware_that_hides_the_server_gets_500(server: str) -> None:  # noqa
         with pytest.raises(HandshakeFailed) as caught:
             connect(program.url("/echo"))
         assert caught.value.status == 500
-        program.wait_for_log("other middleware around WSGIMiddleware hides it")
+        program.wait_for_log("middleware around WSGIMiddleware hides it")
         with RawClient(program.address) as client:
             assert client.get("/plain").status == 200
 
