@@ -165,7 +165,7 @@ def test_server_without_cluster_mode_is_reported(tmp_path: Path, connect: Connec
     server = redis_server(tmp_path)
     try:
         _, recorder = connect(f"redis+cluster://127.0.0.1:{server.port}", wait=False)
-        assert "not a server of a cluster" in recorder.wait_for_state(BusState.DOWN)
+        assert "not a server of a Redis cluster" in recorder.wait_for_state(BusState.DOWN)
     finally:
         server.close()
 
