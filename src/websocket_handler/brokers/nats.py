@@ -144,7 +144,7 @@ class NatsBroker(Broker):
     async def _on_error(self, error: Exception) -> None:
         violation = VIOLATION.search(str(error).lower())
         if violation and self._asking_count and self._is_of_room(violation[2]):
-            self._has_refused(violation[1], violation[2])
+            self._record_refusal(violation[1], violation[2])
             return
         self._first_error = self._first_error or error
         if violation or isinstance(error, OSError):
@@ -154,8 +154,8 @@ class NatsBroker(Broker):
         begins = (self._subject(""), self._kept_subject(""))
         return subject.startswith(tuple(begin.lower() for begin in begins))
 
-    def _has_refused(self, what: str, subject: str) -> None:
-        self._refused.add((what, subject))
+    def _record_refusal(self, operation: str, subject: str) -> None:
+        self._refused.add((operation, subject))
         for future, kept in self._acknowledged.values():
             if kept.lower() == subject and not future.done():
                 future.set_result("permission denied")

@@ -55,9 +55,9 @@ class HistoryReader:
             if not room.has_been_ready:
                 room.cursor = room.began = tip.offset
                 continue
-            report_loss = self._find_place(broker, room, tip)
-            if report_loss or tip.offset > room.cursor:
-                await self.catch_up(broker, room, tip.offset, report_loss)
+            loss_is_reported = self._find_place(broker, room, tip)
+            if loss_is_reported or tip.offset > room.cursor:
+                await self.catch_up(broker, room, tip.offset, loss_is_reported)
 
     def go_on(self, room: Subscription) -> None:
         """Continue after the room became ready: messages may have been received before that."""
@@ -185,19 +185,19 @@ class HistoryReader:
     async def _resume(self, broker: Broker, room: Subscription) -> None:
         (tip,) = await broker.tips([room.channel])
         if self.is_followed(room):
-            report_loss = self._find_place(broker, room, tip)
+            loss_is_reported = self._find_place(broker, room, tip)
             self._go_on_with_held(room)
-            await self.catch_up(broker, room, tip.offset, report_loss)
+            await self.catch_up(broker, room, tip.offset, loss_is_reported)
 
     def is_followed(self, room: Subscription) -> bool:
         return self._worker.joined.get(room.name) is room
 
     async def catch_up(
-        self, broker: Broker, room: Subscription, tip: Offset, report_loss: bool = False
+        self, broker: Broker, room: Subscription, tip: Offset, loss_is_reported: bool = False
     ) -> None:
         """Deliver the stored messages after the cursor, up to `tip`.
 
-        `report_loss`: a loss before them has been reported.
+        `loss_is_reported`: a loss before them has been reported.
         """
         count = FIRST_PAGE
         while room.cursor < tip:
@@ -205,13 +205,13 @@ class HistoryReader:
             self._worker.touch()
             if not self.is_followed(room):
                 return
-            report_loss = self._deliver_page(room, page) or report_loss
+            loss_is_reported = self._deliver_page(room, page) or loss_is_reported
             if len(page.entries) < count and room.cursor < tip:
                 self._report_loss(room, broker.count_between(room.cursor, tip))
-                room.cursor, room.identity, report_loss = tip, None, True
+                room.cursor, room.identity, loss_is_reported = tip, None, True
             self._go_on_with_held(room)
             count = page.next_count(count, LARGEST_PAGE, PAGE_BYTES)
-        if report_loss:
+        if loss_is_reported:
             self._give_up(room)
 
     def _deliver_page(self, room: Subscription, page: Page) -> bool:

@@ -74,9 +74,9 @@ class Replay:
         broker = self._worker.broker
         assert broker is not None
         task = self._history_reader.start(self._run(broker, room))
-        task.add_done_callback(partial(self._has_run, broker, room))
+        task.add_done_callback(partial(self._on_done, broker, room))
 
-    def _has_run(self, broker: Broker, room: Subscription, task: asyncio.Task[None]) -> None:
+    def _on_done(self, broker: Broker, room: Subscription, task: asyncio.Task[None]) -> None:
         """Handle the end of the task. If the session has ended, the replay continues in the next
         one."""
         error = None if task.cancelled() else task.exception()

@@ -292,7 +292,7 @@ async def needs_token(token: str | None = None, session: Annotated[str | None, C
     return session or token
 
 
-async def is_a_teapot() -> None:
+async def reject_with_418() -> None:
     raise HTTPException(418, "a teapot")
 
 
@@ -303,7 +303,7 @@ async def depends(websocket: WebSocket, token: Annotated[str, Depends(needs_toke
     await websocket.close()
 
 
-@app.websocket("/depends_http", dependencies=[Depends(is_a_teapot)])
+@app.websocket("/depends_http", dependencies=[Depends(reject_with_418)])
 async def depends_http(websocket: WebSocket) -> None:
     await websocket.accept()
 
