@@ -675,7 +675,7 @@ class WebSocket(SendingConnection):
                     engine.ledger.count_accepted()
             self._attach(engine, connected, early)
         except BaseException as error:
-            self._cannot_be_served(engine, connected, error)
+            self._fail_attach(engine, connected, error)
 
     def _attach(self, engine: Engine, connected: Stream, early: bytes) -> None:
         if not self._version._has_pings:
@@ -685,7 +685,7 @@ class WebSocket(SendingConnection):
         else:
             engine.attach_transport(self, connected, early)
 
-    def _cannot_be_served(self, engine: Engine, connected: Stream, error: BaseException) -> None:
+    def _fail_attach(self, engine: Engine, connected: Stream, error: BaseException) -> None:
         """The engine was stopped, or cannot start a thread: send 503 to the client and close."""
         if isinstance(self._outcome, handshake.Accepted):
             engine.ledger.count_refused(NOT_SERVED[0])

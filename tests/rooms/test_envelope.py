@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from websocket_handler.bus.envelope import Kind, encode_content, open_envelope, seal
-from websocket_handler.bus.names import LONGEST, room_channel
-from websocket_handler.bus.sequences import MOST_NODES, Sequences
+from websocket_handler.bus.envelope import EnvelopeKind, encode_content, open_envelope, seal
+from websocket_handler.bus.names import MAX_NAME_LENGTH, room_channel
+from websocket_handler.bus.sequences import MAX_NODES, Sequences
 from websocket_handler.bus.settings import BusSettings
 
 NODE = b"12345678"
@@ -24,10 +24,10 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]))
     st.one_of(st.none(), TEXT),
     st.integers(0, (1 << 64) - 1),
     st.booleans(),
-    st.sampled_from([kind for kind in Kind if kind is not Kind.NEWER]),
+    st.sampled_from([kind for kind in EnvelopeKind if kind is not EnvelopeKind.NEWER]),
 )
 def test_sealed_envelope_opens_to_the_same_message(
-    message: str | bytes, key: str | None, number: int, starts: bool, kind: Kind
+    message: str | bytes, key: str | None, number: int, starts: bool, kind: EnvelopeKind
 ) -> None:
     opened = open_envelope(seal(kind, NODE, number, starts, encode_content(message, key)))
     assert opened == (kind, NODE, number, starts, message, key)
@@ -35,10 +35,14 @@ def test_sealed_envelope_opens_to_the_same_message(
 
 
 def test_newer_message_version_is_counted_but_not_read() -> None:
-    data = seal(Kind.MESSAGE, NODE, 7, True, encode_content("text", "key"))
+    data = seal(EnvelopeKind.MESSAGE, NODE, 7, True, encode_content("text", "key"))
     newer = b"\x02" + data[1:21] + b"in another format"
-    assert open_envelope(newer) == (Kind.NEWER, NODE, 7, True, "", None)
-    for version, kind in [(0, Kind.MESSAGE), (2, Kind.PRESENT), (1, Kind.NEWER)]:
+    assert open_envelope(newer) == (EnvelopeKind.NEWER, NODE, 7, True, "", None)
+    for version, kind in [
+        (0, EnvelopeKind.MESSAGE),
+        (2, EnvelopeKind.PRESENT),
+        (1, EnvelopeKind.NEWER),
+    ]:
         with pytest.raises(ValueError, match="version"):
             open_envelope(bytes([version, kind]) + data[2:])
 
@@ -56,7 +60,7 @@ def test_arbitrary_bytes_are_rejected_with_an_error(data: bytes) -> None:
 def test_encoded_name_is_one_token(room: str) -> None:
     channel = room_channel(room)
     assert re.fullmatch(r"room\.[A-Za-z0-9_%~-]+", channel)
-    assert len(channel) <= LONGEST + 10
+    assert len(channel) <= MAX_NAME_LENGTH + 10
 
 
 @settings(deadline=None)
@@ -143,9 +147,9 @@ def test_restarted_numbers_are_not_a_gap() -> None:
 
 def test_memory_of_sequences_is_bounded() -> None:
     sequences = Sequences()
-    for number in range(3 * MOST_NODES):
+    for number in range(3 * MAX_NODES):
         sequences.arrived(number.to_bytes(8, "big"), 1)
     sequences.arrived(NODE, 1)
     assert sequences.arrived(NODE, 1 << 60) == ((1 << 60) - 2, True)
-    assert len(sequences._nodes) <= MOST_NODES
+    assert len(sequences._nodes) <= MAX_NODES
     assert len(sequences._nodes[NODE].missing) <= 1024

@@ -12,7 +12,7 @@ import redis
 from tests.support.programs import wait_for
 from websocket_handler.brokers.broker import Entry
 from websocket_handler.bus.bus import Bus
-from websocket_handler.bus.envelope import Kind, encode_content, seal
+from websocket_handler.bus.envelope import EnvelopeKind, encode_content, seal
 from websocket_handler.bus.names import room_channel
 from websocket_handler.bus.settings import BusState, History
 from websocket_handler.errors import BusUnavailable
@@ -46,13 +46,13 @@ class Replay:
         self._done = threading.Event()
         bus.replay(room, since, self)
 
-    def give(self, message: str | bytes, offset: str) -> bool:
+    def try_send(self, message: str | bytes, offset: str) -> bool:
         if len(self.given) >= self._allowed:
             return False
         self.given.append((message, offset))
         return True
 
-    def when_ready(self, call: Callable[[], object]) -> None:
+    def call_when_ready(self, call: Callable[[], object]) -> None:
         self._waiting = call
 
     @property
@@ -65,14 +65,14 @@ class Replay:
         self._allowed = len(self.given) + self._at_once
         call()
 
-    def missed(self, count: int | None) -> None:
+    def on_missed(self, count: int | None) -> None:
         self.losses.append(count)
 
-    def admit(self) -> None:
+    def on_caught_up(self) -> None:
         self.delivered_before = len(self._recorder.delivered)
         self._done.set()
 
-    def failed(self, error: Exception) -> None:
+    def on_error(self, error: Exception) -> None:
         self.error = error
         self._done.set()
 
@@ -356,7 +356,7 @@ def test_append_repeated_after_a_lost_reply_stores_once(
 
 
 def message(node: bytes, number: int) -> bytes:
-    return seal(Kind.MESSAGE, node, number, number == 1, encode_content(str(number), None))
+    return seal(EnvelopeKind.MESSAGE, node, number, number == 1, encode_content(str(number), None))
 
 
 def test_buses_with_and_without_history_receive_each_other(

@@ -72,12 +72,12 @@ class LoggedReplay(Replay):
         self.entries: list[Any] = []
         super().__init__(*arguments)
 
-    def give(self, message: str | bytes, offset: str) -> bool:
+    def try_send(self, message: str | bytes, offset: str) -> bool:
         self.entries.append(str(message))
-        return super().give(message, offset)
+        return super().try_send(message, offset)
 
-    def missed(self, count: int | None) -> None:
-        super().missed(count)
+    def on_missed(self, count: int | None) -> None:
+        super().on_missed(count)
         self.entries.append(LOST if count is None else count)
 
 

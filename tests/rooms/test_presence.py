@@ -45,16 +45,16 @@ def presence(clock: Clock) -> Presence:
 
 
 def tell(ears: Presence, node: bytes, announcements: list[Announcement]) -> list[tuple[bool, bool]]:
-    return [ears.hear(node, decode_announcement(one.encode())) for one in announcements]
+    return [ears.apply(node, decode_announcement(one.encode())) for one in announcements]
 
 
 def test_changes_are_announced_once(presence: Presence, clock: Clock) -> None:
     teller = Presence(30, clock)
     first = teller.announce("room", {"ann": 1, "bob": 2})
-    assert [(one.base, one.who) for one in first] == [(None, {"ann": 1, "bob": 2})]
+    assert [(one.base, one.identities) for one in first] == [(None, {"ann": 1, "bob": 2})]
     assert teller.announce("room", {"ann": 1, "bob": 2}) == []
     second = teller.announce("room", {"bob": 1, "cid": 1})
-    assert [one.who for one in second] == [{"bob": 1, "cid": 1, "ann": 0}]
+    assert [one.identities for one in second] == [{"bob": 1, "cid": 1, "ann": 0}]
     assert tell(presence, A, first + second) == [(True, False), (True, False)]
     assert presence.present("room") == {"bob": 1, "cid": 1}
     assert tell(presence, A, first + second) == [(False, False), (False, False)]
@@ -66,9 +66,9 @@ def test_presence_of_processes_is_summed(presence: Presence, clock: Clock) -> No
     tell(presence, B, Presence(30, clock).announce("room", {"bob": 3}))
     assert presence.present("room") == {"ann": 1, "bob": 5}
     assert presence.present("another") == {}
-    assert presence.hear_goodbye(A) == {"room"}
+    assert presence.remove_process(A) == {"room"}
     assert presence.present("room") == {"bob": 3}
-    assert presence.hear_goodbye(A) == set()
+    assert presence.remove_process(A) == set()
 
 
 def test_process_that_missed_an_announcement_asks(presence: Presence, clock: Clock) -> None:
@@ -112,8 +112,8 @@ def test_silent_processes_are_removed(presence: Presence, clock: Clock) -> None:
     tell(presence, A, Presence(30, clock).announce("room", {"ann": 1}))
     tell(presence, B, Presence(30, clock).announce("room", {"bob": 1}))
     clock.now += 20
-    presence.hear_alive(A)
-    presence.hear_alive(b"stranger")
+    presence.mark_alive(A)
+    presence.mark_alive(b"stranger")
     assert presence.expire() == set()
     clock.now += 11
     assert presence.expire() == {"room"}

@@ -242,13 +242,13 @@ def test_room_that_is_refused_after_it_was_left_is_not_counted_twice(
     shared: BrokerProcess, connect: Connect
 ) -> None:
     bus, _ = connect(shared, "left", "stays")
-    endpoint = bus._worker
+    worker = bus._worker
     counts: list[int] = []
 
     def leave_and_refuse() -> None:
-        endpoint.leave("left")
-        endpoint.refuse_room(endpoint.joined["left"], "no permission")
-        counts.append(endpoint.ready_rooms)
+        worker.leave("left")
+        worker.refuse_room(worker.joined["left"], "no permission")
+        counts.append(worker.ready_rooms)
 
     assert bus._post(leave_and_refuse)
     wait_for(lambda: counts, "the bus's thread")
@@ -508,7 +508,9 @@ def test_options_of_redis_py_do_not_break_the_bus(
         assert parse_broker_url(url).options == {}
         bus, recorder = connect(url, "room", heartbeat_interval=2.0, silence_timeout=5.0)
         sender, _ = connect(url)
-        wait_for(lambda: bus._worker._loop.time() - bus._worker._heard > 0.5, "silence_timeout")
+        wait_for(
+            lambda: bus._worker._loop.time() - bus._worker._received_at > 0.5, "silence_timeout"
+        )
         send(sender, "room", "x")
         assert recorder.wait_for_messages(1) == ["x"]
         assert bus.stats().attempts == 1

@@ -177,7 +177,7 @@ def test_member_that_leaves_before_admission_gets_nothing(
     room.add(websocket, since="0-1" if shared.url.startswith("redis") else "1")
     websocket.abort()
     assert websocket.wait_closed(10)
-    wait_for(lambda: not room.is_needed, "it to be forgotten")
+    wait_for(lambda: not room._is_needed, "it to be forgotten")
     assert len(room) == 0
 
 
@@ -218,7 +218,7 @@ def test_history_without_its_requirements_is_an_error(
     lobby = Rooms()["lobby"]
     with pytest.raises(WebSocketError, match="since needs a history"):
         lobby.add(websocket, since="1-1")
-    assert not lobby.is_needed
+    assert not lobby._is_needed
     lobby.add(websocket)
     assert websocket in lobby
 

@@ -9,9 +9,9 @@ import pytest
 from websocket_handler import Delivery, SlowConsumers
 from websocket_handler.protocol.prepared import PreparedMessage
 from websocket_handler.rooms.slow_consumers import WhenFull
-from websocket_handler.rooms.slow_member import MESSAGE_OVERHEAD, SlowMember
+from websocket_handler.rooms.slow_member import MESSAGE_OVERHEAD_BYTES, SlowMember
 
-FOUR = 4 * (1 + MESSAGE_OVERHEAD)  # space for four messages of one byte
+FOUR = 4 * (1 + MESSAGE_OVERHEAD_BYTES)  # space for four messages of one byte
 
 
 def keep(member: SlowMember, message: str, key: str | None = None) -> Delivery | None:

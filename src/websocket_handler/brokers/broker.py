@@ -66,15 +66,15 @@ class Page(NamedTuple):
     """The number of messages between the requested start and the first entry that are no longer
     stored; None if unknown."""
 
-    def next_count(self, count: int, largest: int, most_bytes: int) -> int:
+    def next_count(self, count: int, max_count: int, max_bytes: int) -> int:
         """Return how many messages to request next, after a page for which `count` were requested.
 
-        Aims at pages of about `most_bytes`, with at most `largest` messages.
+        Aims at pages of about `max_bytes`, with at most `max_count` messages.
         """
         size = sum(len(data) for _, data in self.entries)
-        if size > most_bytes:
+        if size > max_bytes:
             return max(1, count // 2)
-        return min(2 * count, largest) if 2 * size <= most_bytes else count
+        return min(2 * count, max_count) if 2 * size <= max_bytes else count
 
 
 class Broker(ABC):
@@ -169,7 +169,7 @@ class Broker(ABC):
         """Disconnect. Raises nothing."""
 
 
-class Kind(NamedTuple):
+class BrokerKind(NamedTuple):
     """The module and class for a scheme, and the library that it needs."""
 
     module: str
@@ -179,10 +179,10 @@ class Kind(NamedTuple):
     assumed_limit: int
 
 
-REDIS = Kind("redis", "RedisBroker", "redis", "redis", 1 << 24)
+REDIS = BrokerKind("redis", "RedisBroker", "redis", "redis", 1 << 24)
 REDIS_CLUSTER = REDIS._replace(module="redis_cluster", name="RedisClusterBroker")
 REDIS_SENTINEL = REDIS._replace(module="redis_sentinel", name="RedisSentinelBroker")
-NATS = Kind("nats", "NatsBroker", "nats", "nats", 1 << 20)
+NATS = BrokerKind("nats", "NatsBroker", "nats", "nats", 1 << 20)
 
 KINDS = {
     "redis": REDIS,
@@ -198,7 +198,7 @@ KINDS = {
 }
 
 
-def broker_class(kind: Kind) -> type[Broker]:
+def broker_class(kind: BrokerKind) -> type[Broker]:
     """Return the class for a kind of broker.
 
     Raises `ImportError`, which names the extra to install, if the broker's library is missing.

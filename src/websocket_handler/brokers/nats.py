@@ -34,30 +34,30 @@ from nats.js.api import (
 from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
 from ..bus.envelope import open_envelope
-from ..bus.settings import IDLE_EXPIRY, History
+from ..bus.settings import IDLE_EXPIRY_S, History
 from .broker import Broker, BrokerError, Entry, Offset, Page, Refusals, Tip
 from .broker_url import BrokerURL, tls_context
 
-HEADERS = 300
+MAX_HEADER_BYTES = 300
 """Bytes reserved for the headers of a stored message; the longest headers have 270."""
 
 VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
 """nats-py converts the text of an error to lower case, including the subject."""
 
-TOO_LARGE_FOR_STREAM = 10054
+TOO_LARGE_ERROR_CODE = 10054
 
-DUPLICATES = 600.0
+DUPLICATE_WINDOW_S = 600.0
 """Seconds for which JetStream detects duplicates. A later retry stores a message twice; this
 process still skips it if it has received the message before."""
 
-FEWER = 1
+FETCH_EXPIRES_S = 1
 """Seconds to wait for messages that may have expired since they were counted."""
 
-AT_ONCE = 200
+MAX_CONCURRENT_REQUESTS = 200
 """The maximum number of concurrent requests."""
 
 
-class Connection(Client):
+class NatsConnection(Client):
     """A client that uses TLS if the URL requires it, even if the server does not, and that connects
     only to the servers of the URL."""
 
@@ -96,10 +96,10 @@ class NatsBroker(Broker):
 
     limit: int
 
-    _client: Connection | None = None
-    _noticing: asyncio.Task[None] | None = None
+    _client: NatsConnection | None = None
+    _watch_task: asyncio.Task[None] | None = None
     _acknowledged: dict[str, tuple[asyncio.Future[str | None], str]]
-    _made = 0
+    _created_ms = 0
     """The creation time of the stream. A stream with another one is another history."""
 
     # The connection
@@ -112,11 +112,11 @@ class NatsBroker(Broker):
         self._stream = f"{prefix}-rooms"
         self._first_error: Exception | None = None
         self._refused: set[tuple[str, str]] = set()
-        self._asking_count = 0
+        self._collecting_count = 0
         user, password, token = credentials(self.url)
         with self.errors():
             try:
-                self._client = Connection(self.url.is_tls)
+                self._client = NatsConnection(self.url.is_tls)
                 await self._client.connect(
                     [f"nats://{host}" for host in self.url.hosts],
                     user=user,
@@ -133,17 +133,17 @@ class NatsBroker(Broker):
                 )
             except (NatsError, OSError, asyncio.TimeoutError) as error:
                 raise BrokerError(self.explain(self._first_error or error)) from error
-            self._noticing = asyncio.create_task(self._notice())
+            self._watch_task = asyncio.create_task(self._watch_connection())
             self.limit = self._client.max_payload
             if self.history is not None:
-                self.limit -= HEADERS
+                self.limit -= MAX_HEADER_BYTES
                 self._inbox = self._client.new_inbox()
                 await self._client.subscribe(f"{self._inbox}.*", cb=self._on_acknowledgement)
-                await self._have_stream()
+                await self._ensure_stream()
 
     async def _on_error(self, error: Exception) -> None:
         violation = VIOLATION.search(str(error).lower())
-        if violation and self._asking_count and self._is_of_room(violation[2]):
+        if violation and self._collecting_count and self._is_of_room(violation[2]):
             self._record_refusal(violation[1], violation[2])
             return
         self._first_error = self._first_error or error
@@ -151,7 +151,7 @@ class NatsBroker(Broker):
             self.fail(self.explain(error))
 
     def _is_of_room(self, subject: str) -> bool:
-        begins = (self._subject(""), self._kept_subject(""))
+        begins = (self._subject(""), self._stored_subject(""))
         return subject.startswith(tuple(begin.lower() for begin in begins))
 
     def _record_refusal(self, operation: str, subject: str) -> None:
@@ -161,17 +161,17 @@ class NatsBroker(Broker):
                 future.set_result("permission denied")
 
     @contextlib.contextmanager
-    def _asking(self) -> Iterator[set[tuple[str, str]]]:
+    def _collecting_refusals(self) -> Iterator[set[tuple[str, str]]]:
         """Collect the server's refusals during the block: ("publish" or "subscription",
         subject)."""
         self._refused.clear()
-        self._asking_count += 1
+        self._collecting_count += 1
         try:
             yield self._refused
         finally:
-            self._asking_count -= 1
+            self._collecting_count -= 1
 
-    async def _notice(self) -> None:
+    async def _watch_connection(self) -> None:
         """Detect the end of the connection, even if nats-py fails before it calls `closed_cb`."""
         while not self.client.is_closed:
             await asyncio.sleep(0.1)
@@ -183,8 +183,8 @@ class NatsBroker(Broker):
         self.fail(self.explain(error) if error is not None else "the broker has disconnected")
 
     async def close(self) -> None:
-        if self._noticing is not None:
-            self._noticing.cancel()
+        if self._watch_task is not None:
+            self._watch_task.cancel()
         if self._client is not None:
             await self._client.close()
         for future, _ in self._acknowledged.values():
@@ -209,7 +209,7 @@ class NatsBroker(Broker):
         return text
 
     @property
-    def client(self) -> Connection:
+    def client(self) -> NatsConnection:
         assert self._client is not None
         return self._client
 
@@ -218,11 +218,11 @@ class NatsBroker(Broker):
     def _subject(self, channel: str) -> str:
         return f"{self.settings.prefix}.{channel}"
 
-    def _kept_subject(self, channel: str) -> str:
-        return f"{kept_prefix(self.settings.prefix)}.{channel}"
+    def _stored_subject(self, channel: str) -> str:
+        return f"{stored_prefix(self.settings.prefix)}.{channel}"
 
     async def subscribe(self, channels: Sequence[str]) -> dict[str, str]:
-        with self.errors(), self._asking() as refused:
+        with self.errors(), self._collecting_refusals() as refused:
             await self._subscribe(channels)
             suspected = [
                 channel
@@ -230,7 +230,7 @@ class NatsBroker(Broker):
                 if ("subscription", self._subject(channel).lower()) in refused
             ]
             if len(suspected) > 1:
-                suspected = [one for one in suspected if await self._is_refused_alone(one)]
+                suspected = [one for one in suspected if not await self._subscribe_alone(one)]
             for channel in suspected:
                 await self._subscriptions.pop(channel).unsubscribe()
         return dict.fromkeys(suspected, "no permission to subscribe")
@@ -244,13 +244,15 @@ class NatsBroker(Broker):
             )
         await self._flush()
 
-    async def _is_refused_alone(self, channel: str) -> bool:
-        """Whether the server refuses this channel, not another one whose name differs in case
-        only."""
+    async def _subscribe_alone(self, channel: str) -> bool:
+        """Subscribe again, to one channel. Returns False if the server refuses it.
+
+        The refusal may have been about another channel whose name differs in case only.
+        """
         await self._subscriptions.pop(channel).unsubscribe()
         self._refused.clear()
         await self._subscribe([channel])
-        return bool(self._refused)
+        return not self._refused
 
     async def _flush(self) -> None:
         """Wait until the server has read everything that was sent."""
@@ -270,8 +272,8 @@ class NatsBroker(Broker):
             headers = message.headers
             if headers and self.history is not None:
                 with contextlib.suppress(KeyError, ValueError):
-                    offset = self._made, int(headers["Nats-Sequence"])
-                    previous = self._made, int(headers["Nats-Last-Sequence"])
+                    offset = self._created_ms, int(headers["Nats-Sequence"])
+                    previous = self._created_ms, int(headers["Nats-Last-Sequence"])
             try:
                 receive(channel, message.data, offset, previous)
             except Exception as error:
@@ -281,7 +283,7 @@ class NatsBroker(Broker):
         return listen
 
     async def publish(self, messages: Sequence[tuple[str, bytes]]) -> Refusals:
-        with self.errors(), self._asking() as refused:
+        with self.errors(), self._collecting_refusals() as refused:
             await self._publish(messages)
             suspected = [
                 index
@@ -290,7 +292,7 @@ class NatsBroker(Broker):
             ]
             if len({messages[index][0] for index in suspected}) > 1:
                 suspected = [
-                    index for index in suspected if await self._is_refused_again(messages[index])
+                    index for index in suspected if not await self._publish_alone(messages[index])
                 ]
         return dict.fromkeys(suspected, "no permission to publish")
 
@@ -299,18 +301,19 @@ class NatsBroker(Broker):
             await self.client.publish(self._subject(channel), data)
         await self._flush()
 
-    async def _is_refused_again(self, message: tuple[str, bytes]) -> bool:
-        """Whether the server refuses this message, not one to a channel that differs in case only.
+    async def _publish_alone(self, message: tuple[str, bytes]) -> bool:
+        """Publish one message again. Returns False if the server refuses it.
 
-        A process that has received the message already skips the copy.
+        The refusal may have been about a message to a channel whose name differs in case only. A
+        process that has received the message already skips the copy.
         """
         self._refused.clear()
         await self._publish([message])
-        return bool(self._refused)
+        return not self._refused
 
     # The history
 
-    async def _have_stream(self) -> None:
+    async def _ensure_stream(self) -> None:
         assert self.history is not None
         prefix = self.settings.prefix
         config = stream_config(self._stream, prefix, self.history)
@@ -323,10 +326,10 @@ class NatsBroker(Broker):
             if error.err_code != 10058:  # the name is in use with other settings
                 raise
             info = await manager.update_stream(config)
-        self._made = _milliseconds(info)
+        self._created_ms = _milliseconds(info)
 
     async def append(self, entries: Sequence[Entry]) -> Refusals:
-        with self.errors(), self._asking():
+        with self.errors(), self._collecting_refusals():
             refused = await self._append(entries)
             suspected = {entries[index].channel for index in refused}
             if len({channel.lower() for channel in suspected}) < len(suspected):
@@ -344,7 +347,7 @@ class NatsBroker(Broker):
             for channel, node, number, data in entries:
                 token = str(next(self._tokens))
                 waiting[token] = loop.create_future()
-                subject = self._kept_subject(channel)
+                subject = self._stored_subject(channel)
                 self._acknowledged[token] = waiting[token], subject
                 await self.client.publish(
                     subject,
@@ -377,7 +380,7 @@ class NatsBroker(Broker):
             error = {"description": "a malformed answer"}
         if not error:
             future.set_result(None)
-        elif error.get("err_code") == TOO_LARGE_FOR_STREAM:
+        elif error.get("err_code") == TOO_LARGE_ERROR_CODE:
             future.set_result(str(error.get("description")))
         else:
             text = f"the broker's JetStream refuses: {error.get('description')}"
@@ -387,21 +390,21 @@ class NatsBroker(Broker):
         found: list[Tip] = []
         with self.errors():
             try:
-                self._made = _milliseconds(await self.client.jsm().stream_info(self._stream))
+                self._created_ms = _milliseconds(await self.client.jsm().stream_info(self._stream))
             except NotFoundError:
-                await self._have_stream()
-            for begin in range(0, len(channels), AT_ONCE):
-                some = channels[begin : begin + AT_ONCE]
+                await self._ensure_stream()
+            for begin in range(0, len(channels), MAX_CONCURRENT_REQUESTS):
+                some = channels[begin : begin + MAX_CONCURRENT_REQUESTS]
                 found += await asyncio.gather(*map(self._tip, some))
         return found
 
     async def _tip(self, channel: str) -> Tip:
-        subject = self._kept_subject(channel)
+        subject = self._stored_subject(channel)
         try:
             message = await self.client.jsm().get_msg(self._stream, subject=subject, direct=True)
         except NotFoundError:
-            return Tip((self._made, 0), None)
-        return Tip((self._made, message.seq or 0), message.data)
+            return Tip((self._created_ms, 0), None)
+        return Tip((self._created_ms, message.seq or 0), message.data)
 
     async def read(
         self, channel: str, after: Offset, count: int, identity: tuple[bytes, int] | None
@@ -417,7 +420,7 @@ class NatsBroker(Broker):
             deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
             opt_start_seq=begin,
             ack_policy=AckPolicy.NONE,
-            filter_subject=self._kept_subject(channel),
+            filter_subject=self._stored_subject(channel),
             inactive_threshold=30,
             mem_storage=True,
         )
@@ -439,14 +442,14 @@ class NatsBroker(Broker):
                 count_is_reached = True  # or there are fewer messages now
             else:
                 about = message.metadata
-                entries.append(((self._made, about.sequence.stream), message.data))
+                entries.append(((self._created_ms, about.sequence.stream), message.data))
                 count_is_reached = len(entries) == count or not about.num_pending
             if count_is_reached and not done.done():
                 done.set_result(None)
 
         inbox = self.client.new_inbox()
         subscription = await self.client.subscribe(inbox, cb=take)
-        ask = {"batch": count, "no_wait": True, "expires": FEWER * 10**9}
+        ask = {"batch": count, "no_wait": True, "expires": FETCH_EXPIRES_S * 10**9}
         request = json.dumps(ask).encode()
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{consumer}"
         try:
@@ -470,11 +473,11 @@ class NatsBroker(Broker):
         if after and after[1]:
             with contextlib.suppress(NotFoundError):
                 found = await self.client.jsm().get_msg(self._stream, seq=after[1], direct=True)
-                is_here = found.subject == self._kept_subject(channel)
-                return 0 if is_here and _is(found.data, identity) else None
+                is_here = found.subject == self._stored_subject(channel)
+                return 0 if is_here and _matches(found.data, identity) else None
             return None
         length, age = self.history.length, self.history.age
-        is_young = time.time() - self._made / 1000 < IDLE_EXPIRY
+        is_young = time.time() - self._created_ms / 1000 < IDLE_EXPIRY_S
         is_whole = age is None and is_young and length is not None and count < length
         return 0 if is_whole else None
 
@@ -482,29 +485,29 @@ class NatsBroker(Broker):
         return one[:1] == other[:1]
 
     def beginning(self, offset: Offset) -> Offset:
-        return (offset[0] if offset else self._made), 0
+        return (offset[0] if offset else self._created_ms), 0
 
     def parse_offset(self, text: str) -> Offset:
         """Parse "time-number", or "number" alone for the current stream."""
         made, _, number = text.rpartition("-")
         if not re.fullmatch(r"([0-9]{1,20}-)?[0-9]{1,20}", text) or int(number) >= 1 << 64:
             raise ValueError(f"not an offset of a room's history: {text!r}")
-        return (int(made) if made else self._made), int(number)
+        return (int(made) if made else self._created_ms), int(number)
 
 
 def stream_config(name: str, prefix: str, history: History) -> StreamConfig:
     """Return the settings of the stream for all rooms that share a prefix."""
-    age = history.age or float(IDLE_EXPIRY)
+    age = history.age or float(IDLE_EXPIRY_S)
     return StreamConfig(
         name=name,
-        subjects=[f"{kept_prefix(prefix)}.>"],
+        subjects=[f"{stored_prefix(prefix)}.>"],
         storage=StorageType.FILE,
         max_msgs_per_subject=history.length if history.length is not None else -1,
         max_age=age,
-        duplicate_window=min(DUPLICATES, age),
+        duplicate_window=min(DUPLICATE_WINDOW_S, age),
         discard=DiscardPolicy.OLD,
         allow_direct=True,
-        republish=RePublish(src=f"{kept_prefix(prefix)}.>", dest=f"{prefix}.>"),
+        republish=RePublish(src=f"{stored_prefix(prefix)}.>", dest=f"{prefix}.>"),
     )
 
 
@@ -513,7 +516,7 @@ def _milliseconds(info: StreamInfo) -> int:
     return int(info.created.timestamp() * 1000) if info.created else 0
 
 
-def _is(data: bytes | None, identity: tuple[bytes, int] | None) -> bool:
+def _matches(data: bytes | None, identity: tuple[bytes, int] | None) -> bool:
     """Whether a stored message has this identity, or the identity is unknown."""
     if identity is None:
         return True
@@ -524,7 +527,7 @@ def _is(data: bytes | None, identity: tuple[bytes, int] | None) -> bool:
     return (envelope.node, envelope.number) == identity
 
 
-def kept_prefix(prefix: str) -> str:
+def stored_prefix(prefix: str) -> str:
     """Return the beginning of the subjects of stored messages. No other prefix can equal it."""
     return f"{prefix}:kept"
 

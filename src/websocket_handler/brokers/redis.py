@@ -43,15 +43,15 @@ from redis.exceptions import (
     ConnectionError as RedisConnectionError,
 )
 
-from ..bus.settings import IDLE_EXPIRY
+from ..bus.settings import IDLE_EXPIRY_S
 from .broker import Broker, BrokerError, ChannelsRefused, Entry, Offset, Page, Refusals, Tip
 from .broker_url import BrokerURL, checks_certificate, checks_host_name
 
-REMEMBERED = 24 * 60 * 60
+NUMBER_EXPIRY_S = 24 * 60 * 60
 """Seconds for which the last number of a process is stored: a later retry stores a message
 twice."""
 
-LARGEST = 1 << 24
+MAX_MESSAGE_BYTES = 1 << 24
 """The maximum size of a message in bytes.
 
 A larger message, or one over half of the output buffer limit for subscribers, might make Redis
@@ -112,8 +112,8 @@ end
 if stored > 0 then
     redis.call('SET', KEYS[3], string.format('%.0f', last), 'EX', ARGV[5])
     if ARGV[3] == '' then
-        redis.call('EXPIRE', KEYS[1], IDLE_EXPIRY)
-        redis.call('SET', KEYS[2], tip, 'EX', 2 * IDLE_EXPIRY)
+        redis.call('EXPIRE', KEYS[1], IDLE_EXPIRY_S)
+        redis.call('SET', KEYS[2], tip, 'EX', 2 * IDLE_EXPIRY_S)
     else
         local age = tonumber(ARGV[3])
         redis.call('XTRIM', KEYS[1], 'MINID', '~', string.format('%.0f', time - age))
@@ -122,23 +122,23 @@ if stored > 0 then
     end
 end
 return refused or stored
-""".replace("IDLE_EXPIRY", str(IDLE_EXPIRY))
+""".replace("IDLE_EXPIRY_S", str(IDLE_EXPIRY_S))
 )
 # KEYS: stream, tip, last number of the process, channel. ARGV: the number that must already be
 # stored, length, age in ms, publish command, seconds; then pairs of number and envelope.
 
-MOST_TOGETHER = 100
+MAX_ENTRIES_PER_CALL = 100
 """Messages that one call of the script stores; Redis serves no other client meanwhile."""
 
 
-class Pair:
+class ConnectionPair:
     """Two connections to one server."""
 
     def __init__(self, make: Callable[[], AbstractConnection], broker: RedisBroker) -> None:
         self.commands: Any = make()
         self.subscriber: Any = make()
         self._broker = broker
-        self._unconfirmed: deque[Unconfirmed] = deque()
+        self._pending: deque[PendingSubscription] = deque()
         self._reader: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
 
@@ -187,8 +187,8 @@ class Pair:
 
         Returns when all are answered: the channels that were refused, with the errors.
         """
-        waiting = [Unconfirmed(command.lower(), group) for group in groups]
-        self._unconfirmed.extend(waiting)
+        waiting = [PendingSubscription(command.lower(), group) for group in groups]
+        self._pending.extend(waiting)
         commands = [(command, *group) for group in groups]
         await self._send(self.subscriber, self.subscriber.pack_commands(commands))
         await asyncio.wait([one.answered for one in waiting])
@@ -207,44 +207,44 @@ class Pair:
     async def _read(self) -> None:
         """Receive until the connection fails. Yields to other tasks every 256 messages."""
         read = self.subscriber.read_response
-        turns = 0
+        count = 0
         try:
             while True:
                 try:
                     kind, channel, data = await read()
                 except ResponseError as error:
-                    self._refused(error)
+                    self._on_refusal(error)
                     continue
                 if kind in (b"message", b"smessage"):
                     self._broker.received(channel, data)
                 else:
-                    self._confirmed(kind, channel)
-                turns = (turns + 1) % 256
-                if not turns:
+                    self._on_confirmation(kind, channel)
+                count = (count + 1) % 256
+                if not count:
                     await asyncio.sleep(0)
         except Exception as error:
             self._broker.fail(self._broker.explain(error))
-            for one in self._unconfirmed:
+            for one in self._pending:
                 one.answered.set_exception(RedisConnectionError("the connection has been lost"))
                 one.answered.exception()
-            self._unconfirmed.clear()
+            self._pending.clear()
 
-    def _refused(self, error: ResponseError) -> None:
+    def _on_refusal(self, error: ResponseError) -> None:
         """Process an error: the answer to the first unanswered command."""
-        if not self._unconfirmed:
+        if not self._pending:
             raise error
-        self._unconfirmed.popleft().answered.set_exception(error)
+        self._pending.popleft().answered.set_exception(error)
 
-    def _confirmed(self, kind: bytes, channel: bytes) -> None:
-        first = self._unconfirmed[0] if self._unconfirmed else None
-        if first is None or not first.confirms(kind, channel):
+    def _on_confirmation(self, kind: bytes, channel: bytes) -> None:
+        first = self._pending[0] if self._pending else None
+        if first is None or not first.record(kind, channel):
             # the slot has moved to another server of the cluster
             self._broker.fail(f"the broker ended a subscription to {channel!r}")
         elif first.answered.done():
-            self._unconfirmed.popleft()
+            self._pending.popleft()
 
 
-class Unconfirmed:
+class PendingSubscription:
     """A command of a subscriber that has not been answered for all its channels."""
 
     __slots__ = ("_channels", "_kind", "answered")
@@ -254,7 +254,7 @@ class Unconfirmed:
         self._channels = set(channels)
         self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def confirms(self, kind: bytes, channel: bytes) -> bool:
+    def record(self, kind: bytes, channel: bytes) -> bool:
         """Record an answer. Returns whether it belongs to this command."""
         if kind != self._kind or channel not in self._channels:
             return False
@@ -274,18 +274,18 @@ class RedisBroker(Broker):
     unsubscribe_command = b"UNSUBSCRIBE"
 
     _script = _tip_script = b""
-    _pair: Pair | None = None
+    _pair: ConnectionPair | None = None
 
     # Overridden for a cluster
 
     async def _connect_pairs(self) -> None:
-        self._pair = Pair(self._pool(self.url).make_connection, self)
+        self._pair = ConnectionPair(self._pool(self.url).make_connection, self)
         await self._pair.connect()
 
-    def pairs(self) -> Iterable[Pair]:
+    def pairs(self) -> Iterable[ConnectionPair]:
         return [] if self._pair is None else [self._pair]
 
-    def pair_of(self, name: bytes) -> Pair:  # noqa: ARG002
+    def pair_of(self, name: bytes) -> ConnectionPair:  # noqa: ARG002
         """Return the connections to the server of a key or channel."""
         assert self._pair is not None
         return self._pair
@@ -314,7 +314,7 @@ class RedisBroker(Broker):
     async def connect(self) -> None:
         with self.errors():
             await self._connect_pairs()
-            self.limit = LARGEST
+            self.limit = MAX_MESSAGE_BYTES
             for pair in self.pairs():
                 await self._check_pair(pair)
                 self.limit = min(self.limit, await self._limit_of(pair))
@@ -322,10 +322,10 @@ class RedisBroker(Broker):
                     self._script = await pair.call(["SCRIPT", "LOAD", APPEND])
                     self._tip_script = await pair.call(["SCRIPT", "LOAD", TIP])
 
-    async def _limit_of(self, pair: Pair) -> int:
+    async def _limit_of(self, pair: ConnectionPair) -> int:
         """Return the maximum size of a message, if this user may read the server's
         configuration."""
-        limit = LARGEST
+        limit = MAX_MESSAGE_BYTES
         with contextlib.suppress(ResponseError, NoPermissionError):
             _, bulk = await pair.call(["CONFIG", "GET", "proto-max-bulk-len"])
             limit = min(limit, int(bulk) - 1024)
@@ -340,7 +340,7 @@ class RedisBroker(Broker):
             for pair in self.pairs():
                 await self._check_pair(pair)
 
-    async def _check_pair(self, pair: Pair) -> None:
+    async def _check_pair(self, pair: ConnectionPair) -> None:
         """Raise `BrokerError` if the server is a replica.
 
         A primary that becomes a replica keeps its connections, but messages published to it do not
@@ -405,13 +405,15 @@ class RedisBroker(Broker):
         self.receive(channel, envelope, *offsets)
 
     async def subscribe(self, channels: Sequence[str]) -> dict[str, str]:
-        return await self._on_each(self.subscribe_command, channels)
+        return await self._change_subscriptions(self.subscribe_command, channels)
 
     async def unsubscribe(self, channels: Sequence[str]) -> None:
-        await self._on_each(self.unsubscribe_command, channels)
+        await self._change_subscriptions(self.unsubscribe_command, channels)
 
-    async def _on_each(self, command: bytes, channels: Sequence[str]) -> dict[str, str]:
-        of_pair: dict[Pair, list[bytes]] = {}
+    async def _change_subscriptions(
+        self, command: bytes, channels: Sequence[str]
+    ) -> dict[str, str]:
+        of_pair: dict[ConnectionPair, list[bytes]] = {}
         for channel in channels:
             name = self.name(channel)
             of_pair.setdefault(self.pair_of(name), []).append(name)
@@ -445,7 +447,7 @@ class RedisBroker(Broker):
 
         Refusals are among the replies. Raises `BrokerError` for any other error.
         """
-        of_pair: dict[Pair, list[int]] = {}
+        of_pair: dict[ConnectionPair, list[int]] = {}
         for index, (name, _) in enumerate(commands):
             of_pair.setdefault(self.pair_of(name), []).append(index)
         replies: list[Any] = [None] * len(commands)
@@ -489,12 +491,12 @@ class RedisBroker(Broker):
             # Everything before this batch is stored. If one call is refused, the calls after it
             # must not store anything.
             required = 0
-            for begin in range(0, len(some), MOST_TOGETHER):
-                indices.append(some[begin : begin + MOST_TOGETHER])
+            for begin in range(0, len(some), MAX_ENTRIES_PER_CALL):
+                indices.append(some[begin : begin + MAX_ENTRIES_PER_CALL])
                 piece = [entries[index] for index in indices[-1]]
                 pairs = [value for entry in piece for value in (entry.number, entry.data)]
                 call = (b"EVALSHA", self._script, 4, stream, tip, last, name, required, *limits)
-                commands.append((name, (*call, self.publish_command, REMEMBERED, *pairs)))
+                commands.append((name, (*call, self.publish_command, NUMBER_EXPIRY_S, *pairs)))
                 required = piece[-1].number
         refusals = self._refusals(await self._run(commands))
         return {index: why for call, why in refusals.items() for index in indices[call]}
@@ -502,7 +504,7 @@ class RedisBroker(Broker):
     async def tips(self, channels: Sequence[str]) -> list[Tip]:
         names = [self._keys(channel) for channel in channels]
         tips = await self._run([(name, (b"GET", tip)) for name, _, tip in names])
-        self._require(channels, tips)
+        self._raise_refusals(channels, tips)
         unknown = [index for index, tip in enumerate(tips) if tip is None]
         begun = await self._begin_histories([names[index] for index in unknown])
         for index, tip in zip(unknown, begun, strict=True):
@@ -514,7 +516,7 @@ class RedisBroker(Broker):
 
         A user without write permission cannot begin a history, and gets "0-0".
         """
-        arguments = (b"", b"", b"", b"", REMEMBERED)
+        arguments = (b"", b"", b"", b"", NUMBER_EXPIRY_S)
         tips = await self._run(
             [
                 (name, (b"EVALSHA", self._tip_script, 2, stream, tip, *arguments))
@@ -523,7 +525,7 @@ class RedisBroker(Broker):
         )
         return [b"0-0" if isinstance(tip, ResponseError) else tip for tip in tips]
 
-    def _require(self, channels: Sequence[str], replies: Sequence[Any]) -> None:
+    def _raise_refusals(self, channels: Sequence[str], replies: Sequence[Any]) -> None:
         refusals = self._refusals(replies)
         if refusals:
             raise ChannelsRefused({channels[index]: why for index, why in refusals.items()})
@@ -551,7 +553,7 @@ class RedisBroker(Broker):
         name, stream, _ = self._keys(channel)
         begin = b"(%b" % self.format_offset(after).encode() if after else b"-"
         replies = await self._run([(name, (b"XRANGE", stream, begin, b"+", b"COUNT", count))])
-        self._require([channel], replies)
+        self._raise_refusals([channel], replies)
         (found,) = replies
         entries = [(self.parse_offset(id_.decode()), fields[1]) for id_, fields in found]
         if not entries:
@@ -592,7 +594,7 @@ def _address(url: BrokerURL) -> dict[str, Any]:
     }
 
 
-PASSING_ERRORS: tuple[type[Exception], ...] = (
+TEMPORARY_ERRORS: tuple[type[Exception], ...] = (
     AskError,  # and MovedError
     ClusterDownError,
     NoScriptError,
@@ -601,7 +603,7 @@ PASSING_ERRORS: tuple[type[Exception], ...] = (
     TryAgainError,
 )
 
-PASSING_CODES = re.compile(
+TEMPORARY_CODES = re.compile(
     r"\b(OOM|READONLY|MISCONF|NOREPLICAS|LOADING|BUSY|MASTERDOWN|CLUSTERDOWN|NOAUTH|NOSCRIPT"
     r"|EXECABORT|OUT OF ORDER)\b"
 )
@@ -615,4 +617,4 @@ def is_refusal(error: ResponseError) -> bool:
     text = str(error)
     if isinstance(error, NoPermissionError) or text.startswith("unknown command"):
         return True
-    return not isinstance(error, PASSING_ERRORS) and not PASSING_CODES.search(text)
+    return not isinstance(error, TEMPORARY_ERRORS) and not TEMPORARY_CODES.search(text)

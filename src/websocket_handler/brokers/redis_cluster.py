@@ -14,7 +14,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from .broker import BrokerError
 from .broker_url import BrokerURL, Host
-from .redis import Pair, RedisBroker
+from .redis import ConnectionPair, RedisBroker
 
 SLOTS = 16384
 
@@ -27,16 +27,16 @@ class RedisClusterBroker(RedisBroker):
     subscribe_command = b"SSUBSCRIBE"
     unsubscribe_command = b"SUNSUBSCRIBE"
 
-    _pairs: Sequence[Pair] = ()
+    _pairs: Sequence[ConnectionPair] = ()
 
     async def _connect_pairs(self) -> None:
-        self._of_slot: list[Pair | None] = [None] * SLOTS
-        pairs: dict[Host, Pair] = {}
+        self._of_slot: list[ConnectionPair | None] = [None] * SLOTS
+        pairs: dict[Host, ConnectionPair] = {}
         seed, ranges = await self._ask()
         for first, last, (name, port, *_), *_ in ranges:
             host = self._host(seed, name.decode() if name else "", port)
             if host not in pairs:
-                pairs[host] = Pair(self._pool(self.url.at(host)).make_connection, self)
+                pairs[host] = ConnectionPair(self._pool(self.url.at(host)).make_connection, self)
                 self._pairs = list(pairs.values())
                 await pairs[host].connect()
             for slot in range(first, last + 1):
@@ -46,7 +46,7 @@ class RedisClusterBroker(RedisBroker):
         """Return the first server that answers, and the slots of every server."""
         reason: Exception = BrokerError("no server")
         for seed in map(self.url.at, self.url.hosts):
-            pair = Pair(self._pool(seed).make_connection, self)
+            pair = ConnectionPair(self._pool(seed).make_connection, self)
             try:
                 await pair.commands.connect()
                 ranges = await pair.call([b"CLUSTER", b"SLOTS"])
@@ -68,10 +68,10 @@ class RedisClusterBroker(RedisBroker):
         """Return the address of a server. If the cluster does not know its host, use the seed's."""
         return Host(name if name not in ("", "?") else seed.hosts[0].name, port)
 
-    def pairs(self) -> Iterable[Pair]:
+    def pairs(self) -> Iterable[ConnectionPair]:
         return self._pairs
 
-    def pair_of(self, name: bytes) -> Pair:
+    def pair_of(self, name: bytes) -> ConnectionPair:
         pair = self._of_slot[key_slot(name)]
         if pair is None:
             raise BrokerError(f"no server of the cluster has the slot of {name!r}")

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from .broker import BrokerError
 from .broker_url import BrokerURL, Host
-from .redis import Pair, RedisBroker
+from .redis import ConnectionPair, RedisBroker
 
 
 class RedisSentinelBroker(RedisBroker):
@@ -24,7 +24,7 @@ class RedisSentinelBroker(RedisBroker):
 
     async def _connect_pairs(self) -> None:
         primary = self.url.at(await self._primary())
-        self._pair = Pair(self._pool(primary).make_connection, self)
+        self._pair = ConnectionPair(self._pool(primary).make_connection, self)
         await self._pair.connect()
 
     async def _primary(self) -> Host:
@@ -47,7 +47,7 @@ class RedisSentinelBroker(RedisBroker):
             return await self._ask_as(replace(sentinel, user=None, password=None))
 
     async def _ask_as(self, sentinel: BrokerURL) -> Host:
-        pair = Pair(self._pool(replace(sentinel, database=0)).make_connection, self)
+        pair = ConnectionPair(self._pool(replace(sentinel, database=0)).make_connection, self)
         try:
             await pair.commands.connect()
             name = self.url.service

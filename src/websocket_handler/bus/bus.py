@@ -22,7 +22,7 @@ from .listener import BusListener
 from .names import room_channel
 from .outbox import Outbox, Prepared
 from .presence import check_identities
-from .replayed import Replayed
+from .replay_target import ReplayTarget
 from .settings import BusSettings, BusState, BusStats, History
 from .thread import BusThread, wait_until
 from .worker import BusWorker
@@ -118,23 +118,23 @@ class Bus:
         """
         if self._is_closed:
             raise BusUnavailable("the bus is closed")
-        endpoint = self._worker
-        if self._settings.on_unavailable == "raise" and endpoint.state is BusState.DOWN:
+        worker = self._worker
+        if self._settings.on_unavailable == "raise" and worker.state is BusState.DOWN:
             raise BusUnavailable("the broker is unreachable")
-        comes_back = self._history is not None
-        is_local = comes_back and prepared.room in self._joined
-        item, is_first = self._outbox.put(prepared, context, is_local, comes_back)
+        expects_echo = self._history is not None
+        is_local = expects_echo and prepared.room in self._joined
+        item, is_first = self._outbox.put(prepared, context, is_local, expects_echo)
         if is_first or self._thread is None:
-            self._post(endpoint.wake)
-        if is_local and endpoint.state is BusState.DOWN:
-            self._post(endpoint.deliver_early, item)
+            self._post(worker.wake)
+        if is_local and worker.state is BusState.DOWN:
+            self._post(worker.deliver_early, item)
 
     def deliver_here(self, prepared: Prepared, context: object = None) -> None:
         """Deliver a message that `publish` rejected in this process only, after the messages that
         it accepted."""
-        what = prepared.room, prepared.message, prepared.key, None, context
-        if self._is_closed or not self._post(self._worker.call, self._rooms.deliver, *what):
-            self._rooms.deliver(*what)
+        arguments = prepared.room, prepared.message, prepared.key, None, context
+        if self._is_closed or not self._post(self._worker.call, self._rooms.deliver, *arguments):
+            self._rooms.deliver(*arguments)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until the broker has every message published so far. Returns whether it does.
@@ -200,13 +200,13 @@ class Bus:
     def _has_ended(self) -> bool:
         return self._thread is not None and self._thread.has_ended
 
-    def announce(self, room: str, who: Mapping[str, int]) -> None:
+    def announce(self, room: str, identities: Mapping[str, int]) -> None:
         """Announce the members of a joined room in this process: identity -> number of connections.
 
         Raises `ValueError` if an identity has more than 1,024 characters.
         """
-        check_identities(who)
-        self._post(self._worker.announce, room, dict(who))
+        check_identities(identities)
+        self._post(self._worker.announce, room, dict(identities))
 
     def call_later(self, delay: float, call: Callable[[], object]) -> None:
         """Make `call` in the bus's thread after `delay` seconds."""
@@ -217,18 +217,18 @@ class Bus:
         connections."""
         return self._worker.presence.known.present(room)
 
-    def replay(self, room: str, since: str, member: Replayed) -> None:
+    def replay(self, room: str, since: str, member: ReplayTarget) -> None:
         """Replay the messages of a joined room after the offset `since`. Needs a history.
 
-        In the bus's thread, calls `member.give` for each message up to the last one that was
-        delivered in this process, and then `member.admit`. The next `deliver` follows without a
-        gap. Calls `member.failed(error)` instead of `member.admit` with a `ValueError` if `since`
-        is not a valid offset or the room is not joined, or with `BusUnavailable` if the broker is
-        unreachable.
+        In the bus's thread, calls `member.try_send` for each message up to the last one that was
+        delivered in this process, and then `member.on_caught_up`. The next `deliver` follows
+        without a gap. On a failure, calls `member.on_error` instead of `member.on_caught_up`: with
+        a `ValueError` if `since` is not a valid offset or the room is not joined, with
+        `BusUnavailable` if the broker is unreachable.
         """
         if self._history is None:
             raise ValueError("there is no history to replay")
-        self._post(self._worker.recall.replay, room, since, member)
+        self._post(self._worker.history_reader.replay, room, since, member)
 
     # Closing
 

@@ -20,10 +20,10 @@ HEAD = struct.Struct(">BBB8sQH")  # version, kind, flags, node, number, length o
 
 TEXT, HAS_KEY, STARTS = 1, 2, 4
 
-LONGEST_KEY = (1 << 16) - 1
+MAX_KEY_BYTES = (1 << 16) - 1
 
 
-class Kind(IntEnum):
+class EnvelopeKind(IntEnum):
     """The kind of an envelope."""
 
     MESSAGE = 0
@@ -33,13 +33,14 @@ class Kind(IntEnum):
     ASK = 3
     """Asks for the members of a room."""
     ALIVE = 4
-    GOODBYE = 5
+    EXIT = 5
+    """The sender leaves the bus; its identities are no longer present."""
     NEWER = 255
     """Never sent; stands for a message in a version that this process cannot read."""
 
 
 class Envelope(NamedTuple):
-    kind: Kind
+    kind: EnvelopeKind
     node: bytes
     """The sending process: eight random bytes."""
     number: int
@@ -68,13 +69,13 @@ def encode_content(message: str | bytes, key: str | None) -> tuple[int, bytes, b
             payload = bytes(message)
     except UnicodeEncodeError as error:
         raise ValueError(f"the text cannot be encoded as UTF-8: {error}") from None
-    if len(encoded_key) > LONGEST_KEY:
-        raise ValueError(f"a key has at most {LONGEST_KEY} bytes, not {len(encoded_key)}")
+    if len(encoded_key) > MAX_KEY_BYTES:
+        raise ValueError(f"a key has at most {MAX_KEY_BYTES} bytes, not {len(encoded_key)}")
     return flags, encoded_key, payload
 
 
 def seal(
-    kind: Kind, node: bytes, number: int, starts: bool, content: tuple[int, bytes, bytes]
+    kind: EnvelopeKind, node: bytes, number: int, starts: bool, content: tuple[int, bytes, bytes]
 ) -> bytes:
     """Return the bytes of an envelope with the content that `encode_content` returned."""
     flags, key, payload = content
@@ -89,9 +90,9 @@ def open_envelope(data: bytes) -> Envelope:
         version, kind, flags, node, number, length = HEAD.unpack_from(data)
     except struct.error:
         raise ValueError("too short for an envelope") from None
-    if version > VERSION and kind == Kind.MESSAGE:
-        return Envelope(Kind.NEWER, node, number, bool(flags & STARTS), "", None)
-    if not 1 <= version <= VERSION or kind == Kind.NEWER:
+    if version > VERSION and kind == EnvelopeKind.MESSAGE:
+        return Envelope(EnvelopeKind.NEWER, node, number, bool(flags & STARTS), "", None)
+    if not 1 <= version <= VERSION or kind == EnvelopeKind.NEWER:
         raise ValueError(f"an envelope of unknown version {version} or kind {kind}")
     if flags & ~(TEXT | HAS_KEY | STARTS) or (length and not flags & HAS_KEY):
         raise ValueError("an envelope with invalid flags")
@@ -101,4 +102,4 @@ def open_envelope(data: bytes) -> Envelope:
     key = data[HEAD.size : payload_begin].decode() if flags & HAS_KEY else None
     payload = data[payload_begin:]
     message = payload.decode() if flags & TEXT else payload
-    return Envelope(Kind(kind), node, number, bool(flags & STARTS), message, key)
+    return Envelope(EnvelopeKind(kind), node, number, bool(flags & STARTS), message, key)

@@ -16,26 +16,26 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from ..brokers.broker import Broker, BrokerError, ChannelsRefused, Offset, Page, Tip
-from .envelope import Envelope, Kind
+from .envelope import Envelope, EnvelopeKind
 from .replay import Replay
-from .replayed import Replayed
+from .replay_target import ReplayTarget
 from .subscription import Subscription
 
 if TYPE_CHECKING:
     from .worker import BusWorker
 
-FIRST_PAGE, LARGEST_PAGE, PAGE_BYTES = 50, 4000, 1 << 20
+FIRST_PAGE, MAX_PAGE, MAX_PAGE_BYTES = 50, 4000, 1 << 20
 """Messages read at a time, and bytes per page: few messages at first, more while they are small."""
 
-ATTEMPTS, BETWEEN_ATTEMPTS = 20, 0.05
+MAX_ATTEMPTS, RETRY_INTERVAL_S = 20, 0.05
 """Attempts, and seconds between them, to read a message that the broker has published."""
 
 
 class HistoryReader:
     """Sets cursors, detects gaps and catches up. Runs in the bus's thread."""
 
-    def __init__(self, endpoint: BusWorker) -> None:
-        self._worker = endpoint
+    def __init__(self, worker: BusWorker) -> None:
+        self._worker = worker
         self.tasks: set[asyncio.Task[None]] = set()
         """Cancelled at the end of the session."""
 
@@ -43,25 +43,25 @@ class HistoryReader:
         self,
         broker: Broker,
         rooms: list[Subscription],
-        soon: Callable[[Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]],
+        with_timeout: Callable[[Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]],
     ) -> None:
         """Set the cursors of subscribed rooms.
 
         A room that was just joined starts at the end of its history. A room that was followed in an
         earlier session catches up.
         """
-        tips: list[Tip] = await soon(broker.tips([room.channel for room in rooms]))
+        tips: list[Tip] = await with_timeout(broker.tips([room.channel for room in rooms]))
         for room, tip in zip(rooms, tips, strict=True):
             if not room.has_been_ready:
                 room.cursor = room.began = tip.offset
                 continue
-            loss_is_reported = self._find_place(broker, room, tip)
+            loss_is_reported = self._align(broker, room, tip)
             if loss_is_reported or tip.offset > room.cursor:
                 await self.catch_up(broker, room, tip.offset, loss_is_reported)
 
-    def go_on(self, room: Subscription) -> None:
+    def on_room_ready(self, room: Subscription) -> None:
         """Continue after the room became ready: messages may have been received before that."""
-        self._go_on_with_held(room)
+        self._deliver_held(room)
         if room.seen > room.cursor:
             self._start_resuming(self._broker, room)
 
@@ -92,7 +92,7 @@ class HistoryReader:
 
     # Detecting another history
 
-    def _find_place(self, broker: Broker, room: Subscription, tip: Tip) -> bool:
+    def _align(self, broker: Broker, room: Subscription, tip: Tip) -> bool:
         """Set the cursor to the position from which the room continues in the broker's history.
 
         Returns whether messages were lost; the loss has been reported then.
@@ -101,7 +101,7 @@ class HistoryReader:
         if is_same and tip.offset < room.cursor and broker.is_beginning(tip.offset):
             if self._may_have_expired():  # and nothing else has happened
                 return False
-        elif is_same and tip.offset >= room.cursor and not self._is_another(room, tip):
+        elif is_same and tip.offset >= room.cursor and not self._is_replaced(room, tip):
             return False
         # All messages of another history are new. If the broker has lost the end of this history,
         # other messages may be stored in its place; those already delivered here are recognized by
@@ -119,9 +119,9 @@ class HistoryReader:
         published and expired."""
         history = self._worker.history
         assert history is not None
-        return history.age is not None and self._worker.was_away <= history.age
+        return history.age is not None and self._worker.downtime_s <= history.age
 
-    def _is_another(self, room: Subscription, tip: Tip) -> bool:
+    def _is_replaced(self, room: Subscription, tip: Tip) -> bool:
         """Whether the message at the cursor is not the one that was delivered here."""
         if tip.offset != room.cursor or tip.data is None or room.identity is None:
             return False
@@ -142,7 +142,7 @@ class HistoryReader:
         room.held.append((envelope, offset, previous))
         room.seen = max(room.seen, offset)
 
-    def _go_on_with_held(self, room: Subscription) -> None:
+    def _deliver_held(self, room: Subscription) -> None:
         """Deliver the held messages that directly follow the cursor."""
         while room.held and room.held[0][1] <= room.cursor:
             room.held.popleft()
@@ -157,9 +157,9 @@ class HistoryReader:
 
     def _start_resuming(self, broker: Broker, room: Subscription) -> None:
         room.is_catching_up = True  # set now, so that the next message does not start it again
-        self.start(self._resume_or_break(broker, room))
+        self.start(self._resume_or_fail(broker, room))
 
-    async def _resume_or_break(self, broker: Broker, room: Subscription) -> None:
+    async def _resume_or_fail(self, broker: Broker, room: Subscription) -> None:
         try:
             await self.resume(broker, room)
         except ChannelsRefused as error:
@@ -171,22 +171,22 @@ class HistoryReader:
         """Find the end of a room's history, and deliver the messages after the cursor."""
         room.is_catching_up = True
         try:
-            for _ in range(ATTEMPTS):
+            for _ in range(MAX_ATTEMPTS):
                 await self._resume(broker, room)
                 if room.seen <= room.cursor or not self.is_followed(room):
                     return
-                await asyncio.sleep(BETWEEN_ATTEMPTS)
+                await asyncio.sleep(RETRY_INTERVAL_S)
             self._report_loss(room, None)  # the broker no longer has the received message
             room.cursor, room.identity = room.seen, None
-            self._give_up(room)
+            self._deliver_lost(room)
         finally:
             room.is_catching_up = False
 
     async def _resume(self, broker: Broker, room: Subscription) -> None:
         (tip,) = await broker.tips([room.channel])
         if self.is_followed(room):
-            loss_is_reported = self._find_place(broker, room, tip)
-            self._go_on_with_held(room)
+            loss_is_reported = self._align(broker, room, tip)
+            self._deliver_held(room)
             await self.catch_up(broker, room, tip.offset, loss_is_reported)
 
     def is_followed(self, room: Subscription) -> bool:
@@ -209,10 +209,10 @@ class HistoryReader:
             if len(page.entries) < count and room.cursor < tip:
                 self._report_loss(room, broker.count_between(room.cursor, tip))
                 room.cursor, room.identity, loss_is_reported = tip, None, True
-            self._go_on_with_held(room)
-            count = page.next_count(count, LARGEST_PAGE, PAGE_BYTES)
+            self._deliver_held(room)
+            count = page.next_count(count, MAX_PAGE, MAX_PAGE_BYTES)
         if loss_is_reported:
-            self._give_up(room)
+            self._deliver_lost(room)
 
     def _deliver_page(self, room: Subscription, page: Page) -> bool:
         """Deliver the messages of a page. Returns whether messages before it were lost."""
@@ -222,28 +222,31 @@ class HistoryReader:
             if offset > room.cursor:
                 room.cursor, room.identity = offset, None
                 envelope = self._worker.open(room.channel, data)
-                if envelope is not None and envelope.kind in (Kind.MESSAGE, Kind.NEWER):
+                if envelope is not None and envelope.kind in (
+                    EnvelopeKind.MESSAGE,
+                    EnvelopeKind.NEWER,
+                ):
                     self._deliver(room, envelope, offset)
         return page.missing != 0
 
-    def _give_up(self, room: Subscription) -> None:
+    def _deliver_lost(self, room: Subscription) -> None:
         """Deliver own messages here that may have been lost with the history.
 
         If the broker does send them back, they are not delivered again.
         """
-        endpoint = self._worker
-        for item in endpoint.outbox.not_back(room.name, acknowledged=True):
-            endpoint.deliver_alone(item)
+        worker = self._worker
+        for item in worker.outbox.pending_echoes(room.name, acknowledged=True):
+            worker.deliver_alone(item)
 
     # Replaying
 
-    def replay(self, name: str, since: str, member: Replayed) -> None:
+    def replay(self, name: str, since: str, member: ReplayTarget) -> None:
         """See `Bus.replay`."""
         Replay(self._worker, self, name, since, member).begin()
 
-    def start(self, what: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine until it ends or the session does."""
-        task = asyncio.ensure_future(what)
+        task = asyncio.ensure_future(coroutine)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         return task

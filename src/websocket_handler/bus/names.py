@@ -11,10 +11,10 @@ import hashlib
 import re
 from urllib.parse import quote
 
-LONGEST = 200
+MAX_NAME_LENGTH = 200
 """The maximum length of an encoded name; a longer one is shortened and ends in a hash."""
 
-EVERYONE = "nodes"
+ALL_PROCESSES = "nodes"
 """The channel to which every process subscribes."""
 
 
@@ -37,9 +37,9 @@ def room_channel(room: str) -> str:
         encoded = quote(room, safe="").replace(".", "%2E").replace("~", "%7E")
     except UnicodeEncodeError as error:
         raise ValueError(f"a room's name cannot be encoded as UTF-8: {error}") from None
-    if len(encoded) > LONGEST:
+    if len(encoded) > MAX_NAME_LENGTH:
         digest = hashlib.sha256(room.encode()).hexdigest()
-        encoded = f"{encoded[: LONGEST - 70].rpartition('%')[0] or encoded[:100]}~{digest}"
+        encoded = f"{encoded[: MAX_NAME_LENGTH - 70].rpartition('%')[0] or encoded[:100]}~{digest}"
     return f"room.{encoded or '~'}"
 
 

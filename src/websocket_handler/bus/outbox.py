@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from ..engine.native_locks import native_lock
 from ..errors import BusUnavailable
-from .envelope import HEAD, Kind, seal
+from .envelope import HEAD, EnvelopeKind, seal
 from .thread import wait_until
 
-MOST_ROOMS = 100_000
+MAX_REMEMBERED_ROOMS = 100_000
 """The maximum number of rooms whose last message number is remembered.
 
 A room that was forgotten continues above the highest number of all forgotten rooms.
@@ -41,8 +41,8 @@ class Outgoing:
         "context",
         "data",
         "is_acknowledged",
-        "is_back",
         "is_early",
+        "is_echoed",
         "is_local",
         "is_refused",
         "number",
@@ -60,7 +60,7 @@ class Outgoing:
         self.context: object = context
         self.is_early: bool = False
         """It was delivered in this process while the broker was unreachable."""
-        self.is_back: bool = False
+        self.is_echoed: bool = False
         """The broker has sent it back, so it has been stored."""
         self.is_acknowledged: bool = False
         self.is_refused: bool = False
@@ -72,10 +72,10 @@ class Outgoing:
 class Outbox:
     """A first-in, first-out queue."""
 
-    def __init__(self, node: bytes, most: int, most_bytes: int) -> None:
+    def __init__(self, node: bytes, max_messages: int, max_bytes: int) -> None:
         self._node = node
-        self._most = most
-        self._most_bytes = most_bytes
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
         self._lock = native_lock()
         self._waiting: deque[Outgoing] = deque()
         self._numbers: OrderedDict[str, int] = OrderedDict()
@@ -91,16 +91,16 @@ class Outbox:
         return len(self._waiting)
 
     def put(
-        self, prepared: Prepared, context: object, is_local: bool, comes_back: bool
+        self, prepared: Prepared, context: object, is_local: bool, expects_echo: bool
     ) -> tuple[Outgoing, bool]:
         """Add a message. Returns it, and whether it is the only one in the queue.
 
-        `is_local`: this process has members in the room. `comes_back`: the broker will send it
+        `is_local`: this process has members in the room. `expects_echo`: the broker will send it
         back, because there is a history. Raises `BusUnavailable` if the queue is full.
         """
         size = prepared.size
         with self._lock:
-            if len(self._waiting) >= self._most or self.size + size > self._most_bytes:
+            if len(self._waiting) >= self._max_messages or self.size + size > self._max_bytes:
                 raise BusUnavailable(
                     f"{len(self._waiting)} messages ({self.size} bytes) wait for the broker "
                     f"already; the limits are queue_size and queue_bytes"
@@ -108,11 +108,11 @@ class Outbox:
             last = self._numbers.pop(prepared.room, None)
             number = (self._forgotten if last is None else last) + 1
             self._numbers[prepared.room] = number
-            if len(self._numbers) > MOST_ROOMS:
+            if len(self._numbers) > MAX_REMEMBERED_ROOMS:
                 self._forgotten = max(self._forgotten, self._numbers.popitem(last=False)[1])
-            data = seal(Kind.MESSAGE, self._node, number, last is None, prepared.content)
+            data = seal(EnvelopeKind.MESSAGE, self._node, number, last is None, prepared.content)
             item = Outgoing(prepared, number, data, context, is_local)
-            if comes_back:
+            if expects_echo:
                 self.own.setdefault(prepared.room, {})[number] = item
             self._waiting.append(item)
             self._accepted += 1
@@ -141,7 +141,7 @@ class Outbox:
 
     # Messages that the broker sends back, with a history
 
-    def back(self, room: str, number: int) -> Outgoing | None:
+    def acknowledge_echo(self, room: str, number: int) -> Outgoing | None:
         """Record that a message of this process has been received. Returns it, None if it is
         unknown."""
         with self._lock:
@@ -150,10 +150,10 @@ class Outbox:
             if not items:
                 self.own.pop(room, None)
             if item is not None:
-                item.is_back = True
+                item.is_echoed = True
             return item
 
-    def overtaken(self, room: str, number: int) -> list[Outgoing]:
+    def remove_overtaken(self, room: str, number: int) -> list[Outgoing]:
         """Remove and return the messages before one of this process that has been received.
 
         The history is ordered: the broker will not send them back any more.
@@ -163,7 +163,7 @@ class Outbox:
             older = list(takewhile(lambda one: one < number, items))
             return [items.pop(one) for one in older]
 
-    def not_back(self, room: str | None = None, acknowledged: bool = False) -> list[Outgoing]:
+    def pending_echoes(self, room: str | None = None, acknowledged: bool = False) -> list[Outgoing]:
         """Return the messages that have not been sent back, of one room or of all.
 
         `acknowledged`: only those that the broker has confirmed.

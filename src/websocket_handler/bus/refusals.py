@@ -17,8 +17,8 @@ MAX_LOGGED = 100
 class RefusalLog:
     """Runs in the bus's thread."""
 
-    def __init__(self, endpoint: BusWorker) -> None:
-        self._worker = endpoint
+    def __init__(self, worker: BusWorker) -> None:
+        self._worker = worker
         self._logged: set[tuple[str, str]] = set()
 
     def message(self, room: str, reason: str) -> None:
@@ -32,8 +32,8 @@ class RefusalLog:
 
     def _report(self, action: str, room: str, reason: str) -> None:
         self.log(action, room, reason)
-        endpoint = self._worker
-        endpoint.call(endpoint.rooms.refused, room, action, reason)
+        worker = self._worker
+        worker.call(worker.rooms.refused, room, action, reason)
 
     def log(self, action: str, name: str, reason: str) -> None:
         """Log a refusal, once for each action and name."""

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from ..brokers.broker import Broker, BrokerError, ChannelsRefused, Offset, Page
 from ..errors import BusUnavailable
-from .envelope import Kind
-from .replayed import Replayed
+from .envelope import EnvelopeKind
+from .replay_target import ReplayTarget
 from .settings import BusState
 from .subscription import Subscription
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 logger: logging.Logger = logging.getLogger("websocket_handler")
 
-FIRST_PAGE, LARGEST_PAGE, PAGE_BYTES = 50, 1000, 1 << 18
+FIRST_PAGE, MAX_PAGE, MAX_PAGE_BYTES = 50, 1000, 1 << 18
 """Messages read at a time, and bytes per page: few messages at first, more while they are small and
 the member takes them."""
 
-AWAY = "the history is unavailable: the broker is unreachable"
+UNAVAILABLE = "the history is unavailable: the broker is unreachable"
 
 
 def offset_text(offset: Offset) -> str:
@@ -41,10 +41,15 @@ class Replay:
     """Replays messages to one member. Runs in the bus's thread."""
 
     def __init__(
-        self, endpoint: BusWorker, recall: HistoryReader, name: str, since: str, member: Replayed
+        self,
+        worker: BusWorker,
+        history_reader: HistoryReader,
+        name: str,
+        since: str,
+        member: ReplayTarget,
     ) -> None:
-        self._worker = endpoint
-        self._history_reader = recall
+        self._worker = worker
+        self._history_reader = history_reader
         self._name = name
         self._since = since
         self._member = member
@@ -59,16 +64,16 @@ class Replay:
         elif room.is_ready:
             self._start(room)
         elif state in (BusState.DOWN, BusState.CLOSED):
-            self._fail(BusUnavailable(AWAY))
+            self._fail(BusUnavailable(UNAVAILABLE))
         else:
-            room.when_ready.append(self._go_on)
+            room.when_ready.append(self._on_ready)
 
-    def _go_on(self, is_ready: bool) -> None:
+    def _on_ready(self, is_ready: bool) -> None:
         room = self._worker.joined.get(self._name)
         if is_ready and room is not None:
             self._start(room)
         else:
-            self._fail(BusUnavailable(AWAY))
+            self._fail(BusUnavailable(UNAVAILABLE))
 
     def _start(self, room: Subscription) -> None:
         broker = self._worker.broker
@@ -90,22 +95,22 @@ class Replay:
             self._fail(error)  # type: ignore[arg-type]
             return
         if task.cancelled() or error is not None:
-            room.when_subscribed.append(self._go_on)
+            room.when_subscribed.append(self._on_ready)
 
     def _fail(self, error: Exception) -> None:
-        self._worker.call(self._member.failed, error)
+        self._worker.call(self._member.on_error, error)
 
     async def _run(self, broker: Broker, room: Subscription) -> None:
         try:
-            position = await self._find_place(broker, room, broker.parse_offset(self._since))
+            position = await self._align(broker, room, broker.parse_offset(self._since))
             await self._read_on(broker, room, position)
         except ValueError as error:
             self._fail(error)
         else:
             if not self._member.has_left:
-                self._worker.call(self._member.admit)
+                self._worker.call(self._member.on_caught_up)
 
-    async def _find_place(self, broker: Broker, room: Subscription, position: Offset) -> Offset:
+    async def _align(self, broker: Broker, room: Subscription, position: Offset) -> Offset:
         """Return the offset after which to read.
 
         `position` may be in this history, in another one, or beyond the cursor of this process.
@@ -135,7 +140,7 @@ class Replay:
             self._worker.touch()
             if page.missing not in (0, self._missing) and self._missing is not None:
                 self._report_missing(page.missing)
-            taken = self._give_page(room, page)
+            taken = self._replay_page(room, page)
             if taken:
                 position, self._missing = page.entries[taken - 1][0], 0
                 self._since = offset_text(position)
@@ -143,7 +148,7 @@ class Replay:
                 if taken < count and position < wanted:
                     self._report_missing(broker.count_between(position, wanted))
                     position = wanted
-                count = page.next_count(count, LARGEST_PAGE, PAGE_BYTES)
+                count = page.next_count(count, MAX_PAGE, MAX_PAGE_BYTES)
             elif page.entries[taken][0] > room.cursor:
                 return
             else:
@@ -151,22 +156,22 @@ class Replay:
                 await self._until_ready()
                 count = max(1, min(2 * taken, count))
 
-    def _give_page(self, room: Subscription, page: Page) -> int:
+    def _replay_page(self, room: Subscription, page: Page) -> int:
         """Replay the messages of a page up to the cursor, while the member is ready. Returns how
         many."""
         for index, (offset, data) in enumerate(page.entries):
-            if offset > room.cursor or not self._give(room, offset, data):
+            if offset > room.cursor or not self._replay_entry(room, offset, data):
                 return index
         return len(page.entries)
 
-    def _give(self, room: Subscription, offset: Offset, data: bytes) -> bool:
+    def _replay_entry(self, room: Subscription, offset: Offset, data: bytes) -> bool:
         envelope = self._worker.open(room.channel, data)
-        if envelope is not None and envelope.kind is Kind.NEWER:
-            self._worker.call(self._member.missed, 1)
-        if envelope is None or envelope.kind is not Kind.MESSAGE:
+        if envelope is not None and envelope.kind is EnvelopeKind.NEWER:
+            self._worker.call(self._member.on_missed, 1)
+        if envelope is None or envelope.kind is not EnvelopeKind.MESSAGE:
             return True
         try:
-            return self._member.give(envelope.message, offset_text(offset))
+            return self._member.try_send(envelope.message, offset_text(offset))
         except Exception:
             logger.exception("could not replay a message of room %r", room.name)
             return True
@@ -174,7 +179,7 @@ class Replay:
     def _report_missing(self, missing: int | None) -> None:
         before, self._missing = self._missing, missing
         count = None if missing is None or before is None else missing - before
-        self._worker.call(self._member.missed, count)
+        self._worker.call(self._member.on_missed, count)
 
     async def _until_ready(self) -> None:
         loop = asyncio.get_running_loop()
@@ -184,5 +189,5 @@ class Replay:
             with contextlib.suppress(RuntimeError):  # the event loop is closed
                 loop.call_soon_threadsafe(ready.set)
 
-        self._member.when_ready(wake)
+        self._member.call_when_ready(wake)
         await ready.wait()

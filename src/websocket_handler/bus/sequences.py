@@ -5,20 +5,20 @@ No I/O: the caller passes numbers in and gets the result.
 
 from __future__ import annotations
 
-MOST_NODES = 1024
+MAX_NODES = 1024
 """The maximum number of processes remembered for a room; beyond it the oldest one is forgotten."""
 
-MOST_MISSING = 1024
+MAX_MISSING = 1024
 """The maximum number of missing messages of a process that are still accepted late."""
 
 
 class _Node:
-    __slots__ = ("forgiven", "last", "missing")
+    __slots__ = ("gap_is_reported", "last", "missing")
 
     def __init__(self, last: int) -> None:
         self.last = last
         self.missing: set[int] = set()
-        self.forgiven = False
+        self.gap_is_reported = False
 
 
 class Sequences:
@@ -37,7 +37,7 @@ class Sequences:
         """
         known = self._nodes.get(node)
         if known is None:
-            if len(self._nodes) >= MOST_NODES:
+            if len(self._nodes) >= MAX_NODES:
                 del self._nodes[next(iter(self._nodes))]
             self._nodes[node] = _Node(number)
             return 0, False
@@ -48,12 +48,12 @@ class Sequences:
             return 0, False
         gap = 0 if starts else number - known.last - 1
         if gap:
-            first = max(known.last + 1, number - MOST_MISSING)
+            first = max(known.last + 1, number - MAX_MISSING)
             known.missing.update(range(first, number))
-            while len(known.missing) > MOST_MISSING:
+            while len(known.missing) > MAX_MISSING:
                 known.missing.remove(min(known.missing))
         known.last = number
-        is_news, known.forgiven = not known.forgiven, False
+        is_news, known.gap_is_reported = not known.gap_is_reported, False
         return gap, bool(gap) and is_news
 
     def is_known(self, node: bytes, number: int) -> bool:
@@ -64,4 +64,4 @@ class Sequences:
     def reconnected(self) -> None:
         """Do not report the next gap of each process: a loss of unknown size has been reported."""
         for node in self._nodes.values():
-            node.forgiven = True
+            node.gap_is_reported = True

@@ -10,7 +10,7 @@ from .names import check_prefix
 
 MIB = 1 << 20
 
-IDLE_EXPIRY = 30 * 24 * 60 * 60
+IDLE_EXPIRY_S = 30 * 24 * 60 * 60
 """Without an `age`, seconds after which Redis drops the history of a room that receives no
 messages, and JetStream drops each message."""
 

@@ -11,7 +11,8 @@ from .envelope import Envelope
 from .names import room_channel
 from .sequences import Sequences
 
-MOST_HELD = 1000
+MAX_HELD_MESSAGES = 1000
+"""The maximum number of messages kept for a room while it catches up."""
 
 
 class Subscription:
@@ -50,7 +51,7 @@ class Subscription:
         self.seen: Offset = ()
         """The offset of the last message received, which may still have to be read."""
         self.is_catching_up: bool = False
-        self.held: deque[tuple[Envelope, Offset, Offset]] = deque(maxlen=MOST_HELD)
+        self.held: deque[tuple[Envelope, Offset, Offset]] = deque(maxlen=MAX_HELD_MESSAGES)
         """Messages received while catching up, without a gap: envelope, offset, offset of the
         previous one."""
         self.when_ready: list[Callable[[bool], object]] = []
@@ -60,14 +61,14 @@ class Subscription:
         self.leaving: asyncio.TimerHandle | None = None
         """The timer that ends the subscription, set when the last member has left."""
 
-    def tell_ready(self, is_ready: bool) -> None:
+    def notify_ready(self, is_ready: bool) -> None:
         waiting, self.when_ready = self.when_ready, []
         for call in waiting:
             call(is_ready)
         if is_ready:
-            self.tell_subscribed(True)
+            self.notify_subscribed(True)
 
-    def tell_subscribed(self, is_subscribed: bool) -> None:
+    def notify_subscribed(self, is_subscribed: bool) -> None:
         waiting, self.when_subscribed = self.when_subscribed, []
         for call in waiting:
             call(is_subscribed)

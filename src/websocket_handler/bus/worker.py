@@ -18,10 +18,10 @@ from typing import Any
 
 from ..brokers.broker import Broker, BrokerError, ChannelsRefused, Entry, Offset, Refusals
 from ..brokers.broker_url import BrokerURL
-from .envelope import Envelope, Kind, encode_content, open_envelope, seal
+from .envelope import Envelope, EnvelopeKind, encode_content, open_envelope, seal
 from .history import HistoryReader
 from .listener import BusListener
-from .names import EVERYONE, node_channel
+from .names import ALL_PROCESSES, node_channel
 from .outbox import Outbox, Outgoing
 from .presence_sync import PresenceSync
 from .refusals import RefusalLog
@@ -30,24 +30,25 @@ from .subscription import Subscription
 
 logger: logging.Logger = logging.getLogger("websocket_handler")
 
-BATCH, BATCH_BYTES = 1000, 1 << 20
-"""Messages, and their bytes, that are sent to the broker before its answers are awaited."""
+MAX_BATCH, MAX_BATCH_BYTES = 1000, 1 << 20
+"""The maximum numbers of messages and bytes that are sent to the broker before its answers are
+awaited."""
 
 MAX_BREAKS = 3
 """A message larger than a batch is given up after the connection was lost this many times while it
 was being sent."""
 
-CHANNELS = 1000
-"""Channels in one subscribe command."""
+MAX_CHANNELS = 1000
+"""The maximum number of channels in one subscribe command."""
 
-LINGER = 1.0
+LINGER_S = 1.0
 """Seconds for which a room stays subscribed after its last member has left."""
 
-MAX_LINGERING = 1000
-"""The maximum number of such rooms."""
+MAX_LINGERING_ROOMS = 1000
+"""The maximum number of rooms that stay subscribed without members."""
 
 
-async def end(tasks: set[asyncio.Task[None]]) -> None:
+async def cancel_all(tasks: set[asyncio.Task[None]]) -> None:
     """Cancel tasks until they have ended; nats-py sometimes swallows a cancellation."""
     while tasks:
         for task in tasks:
@@ -58,9 +59,9 @@ async def end(tasks: set[asyncio.Task[None]]) -> None:
                 task.exception()
 
 
-def retrieved(what: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    """Return a task whose exception asyncio does not log if its awaiter is cancelled."""
-    task = asyncio.ensure_future(what)
+def without_log(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """Run a coroutine in a task. asyncio does not log its exception if its awaiter is cancelled."""
+    task = asyncio.ensure_future(coroutine)
     task.add_done_callback(lambda task: task.cancelled() or task.exception())
     return task
 
@@ -96,7 +97,7 @@ class BusWorker:
         self.broker: Broker | None = None
         self.refusals: RefusalLog = RefusalLog(self)
         self.presence: PresenceSync = PresenceSync(self)
-        self.recall: HistoryReader = HistoryReader(self)
+        self.history_reader: HistoryReader = HistoryReader(self)
         self._broker_class = broker_class
         self._by_channel: dict[str, Subscription] = {}
         self._subscribed: dict[str, str] = {}  # room -> channel, in this session
@@ -106,17 +107,17 @@ class BusWorker:
         self._refused_rooms: set[str] = set()  # the broker refused the subscription
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
-        self._heard = 0.0
+        self._received_at = 0.0
         self._sending_since: float | None = None
         self._must_check = False
         self._receives_heartbeat = True
         """Whether the broker lets this process subscribe to its own channel."""
-        self._has_met_newer = False
+        self._newer_version_logged = False
         self._largest = sys.maxsize
         self._reason = ""
         self._random = random.Random()  # noqa: S311
-        self._deaf_since = 0.0
-        self.was_away: float = 0.0
+        self._disconnected_at = 0.0
+        self.downtime_s: float = 0.0
         """Seconds during which this process received nothing before this session."""
 
     # Posted by the bus
@@ -127,15 +128,15 @@ class BusWorker:
 
     def deliver_early(self, item: Outgoing) -> None:
         """Deliver a message of this process here while the broker cannot send it back."""
-        if self.state is not BusState.UP and not item.is_back:
+        if self.state is not BusState.UP and not item.is_echoed:
             self.deliver_alone(item)
 
     def deliver_alone(self, item: Outgoing) -> None:
         """Deliver a message of this process here, once, although it may not be in the history."""
         if item.is_local and not item.is_early:
             item.is_early = True
-            what = item.prepared
-            self.call(self.rooms.deliver, what.room, what.message, what.key, None, item.context)
+            sent = item.prepared
+            self.call(self.rooms.deliver, sent.room, sent.message, sent.key, None, item.context)
 
     def join(self, name: str) -> None:
         room = self.joined.get(name)
@@ -150,7 +151,7 @@ class BusWorker:
             self.ready_rooms += room.is_ready
 
     def leave(self, name: str) -> None:
-        """End the subscription of a room without members, after `LINGER` seconds.
+        """End the subscription of a room without members, after `LINGER_S` seconds.
 
         A member that is added again within that time misses nothing.
         """
@@ -159,11 +160,11 @@ class BusWorker:
             return
         self.ready_rooms -= room.is_ready
         self.presence.left(room)
-        room.tell_ready(False)
-        room.tell_subscribed(False)
-        room.leaving = asyncio.get_running_loop().call_later(LINGER, self._end_subscription, name)
+        room.notify_ready(False)
+        room.notify_subscribed(False)
+        room.leaving = asyncio.get_running_loop().call_later(LINGER_S, self._end_subscription, name)
         self._leaving[name] = None
-        if len(self._leaving) > MAX_LINGERING:
+        if len(self._leaving) > MAX_LINGERING_ROOMS:
             self._end_subscription(next(iter(self._leaving)))
 
     def _end_subscription(self, name: str) -> None:
@@ -190,31 +191,31 @@ class BusWorker:
         else:
             room.when_subscribed.append(call)
 
-    def announce(self, name: str, who: Mapping[str, int]) -> None:
+    def announce(self, name: str, identities: Mapping[str, int]) -> None:
         if name in self.joined:
-            self.presence.announce(self.joined[name], who)
+            self.presence.announce(self.joined[name], identities)
 
-    def call_later(self, delay: float, what: Callable[[], object]) -> None:
-        asyncio.get_running_loop().call_later(delay, self.call, what)
+    def call_later(self, delay: float, function: Callable[[], object]) -> None:
+        asyncio.get_running_loop().call_later(delay, self.call, function)
 
     def close(self) -> None:
         self._closing.set()
 
     # Called by the parts of the worker
 
-    def tell(self, channel: str, kind: Kind, content: str) -> None:
+    def send_control(self, channel: str, kind: EnvelopeKind, content: str) -> None:
         """Send a control message to other processes, if the broker is connected."""
         if self.state is BusState.UP:
             data = seal(kind, self.node, 0, True, encode_content(content, None))
             self._control.append((channel, data))
             self._wake.set()
 
-    def call(self, what: Callable[..., object], *arguments: Any) -> None:
+    def call(self, function: Callable[..., object], *arguments: Any) -> None:
         """Call a function of the application, and log its exception."""
         try:
-            what(*arguments)
+            function(*arguments)
         except Exception:
-            logger.exception("the rooms' %s() raised", getattr(what, "__name__", what))
+            logger.exception("the rooms' %s() raised", getattr(function, "__name__", function))
 
     def report_loss(self, room: Subscription, count: int | None, is_news: bool = True) -> None:
         self.counters.lost += count or 0
@@ -226,9 +227,9 @@ class BusWorker:
         arrived = room.sequences.arrived(envelope.node, envelope.number, envelope.starts)
         context = None
         if envelope.node == self.node:
-            for lost in self.outbox.overtaken(room.name, envelope.number):
+            for lost in self.outbox.remove_overtaken(room.name, envelope.number):
                 self.deliver_alone(lost)
-            item = self.outbox.back(room.name, envelope.number)
+            item = self.outbox.acknowledge_echo(room.name, envelope.number)
             self.counters.echoed += 1
             if item is not None:
                 if item.is_early:
@@ -244,7 +245,7 @@ class BusWorker:
             return
         if envelope.node != self.node:
             self.counters.received += 1
-        if envelope.kind is Kind.NEWER:
+        if envelope.kind is EnvelopeKind.NEWER:
             self._cannot_read(room)
             return
         text = None if offset is None else "-".join(map(str, offset))
@@ -252,8 +253,8 @@ class BusWorker:
 
     def _cannot_read(self, room: Subscription) -> None:
         """Report a message of a process with a newer version of this library."""
-        if not self._has_met_newer:
-            self._has_met_newer = True
+        if not self._newer_version_logged:
+            self._newer_version_logged = True
             logger.warning(
                 "a process with a newer version of this library sends messages that this process "
                 "cannot read: they are reported as lost"
@@ -262,7 +263,7 @@ class BusWorker:
 
     def touch(self) -> None:
         """Record that the broker has just answered or sent something."""
-        self._heard = self._loop.time()
+        self._received_at = self._loop.time()
 
     def open(self, channel: str, data: bytes) -> Envelope | None:
         """Parse an envelope. Returns None if it is malformed; the first one is logged."""
@@ -286,7 +287,7 @@ class BusWorker:
         attempt = 0
         while not self._closing.is_set():
             began = self._loop.time()
-            reason = await self._one_session()
+            reason = await self._run_session()
             if self._closing.is_set():
                 break
             if self.state is BusState.UP and self._loop.time() - began > self.settings.backoff_max:
@@ -299,12 +300,12 @@ class BusWorker:
                 await asyncio.wait_for(self._closing.wait(), pause)
         self._set_state(BusState.CLOSED, "")
         for room in self.joined.values():
-            room.tell_ready(False)
-            room.tell_subscribed(False)
-        for item in self.outbox.not_back():
+            room.notify_ready(False)
+            room.notify_subscribed(False)
+        for item in self.outbox.pending_echoes():
             self.deliver_early(item)
 
-    async def _one_session(self) -> str:
+    async def _run_session(self) -> str:
         """Run one session. Returns the reason for its end."""
         self.counters.attempts += 1
         self.broker = broker = self._broker_class(
@@ -338,12 +339,12 @@ class BusWorker:
     async def _connect(self, broker: Broker) -> None:
         timeout = self.settings.connect_timeout
         try:
-            await asyncio.wait_for(retrieved(broker.connect()), timeout)
+            await asyncio.wait_for(without_log(broker.connect()), timeout)
             broker.limit = self.limit = min(broker.limit, self._largest)
-            self.was_away = self._loop.time() - self._deaf_since
+            self.downtime_s = self._loop.time() - self._disconnected_at
             self.touch()
-            channels = [node_channel(self.node), EVERYONE]
-            refused = await asyncio.wait_for(retrieved(broker.subscribe(channels)), timeout)
+            channels = [node_channel(self.node), ALL_PROCESSES]
+            refused = await asyncio.wait_for(without_log(broker.subscribe(channels)), timeout)
         except (asyncio.TimeoutError, TimeoutError):
             raise BrokerError(f"the broker has not answered within {timeout} s") from None
         self._receives_heartbeat = node_channel(self.node) not in refused
@@ -361,7 +362,7 @@ class BusWorker:
         try:
             await asyncio.wait([broker.broken, *tasks], return_when=asyncio.FIRST_COMPLETED)
             if self._closing.is_set() and self.state is BusState.UP:
-                self.presence.say_goodbye()
+                self.presence.announce_exit()
                 await asyncio.wait_for(broker.publish(self._control), 1)
             for future in (broker.broken, *tasks):
                 if future.done():
@@ -369,25 +370,25 @@ class BusWorker:
         except (asyncio.TimeoutError, TimeoutError):
             pass
         finally:
-            await end({*tasks, *self.recall.tasks})
+            await cancel_all({*tasks, *self.history_reader.tasks})
 
     async def _wait_for_close(self) -> None:
         await self._closing.wait()
 
     def _mark_up(self) -> None:
         self.counters.connects += 1
-        self.was_away = 0.0
+        self.downtime_s = 0.0
         self._set_state(BusState.UP, "")
         self.presence.begin()
 
     def _mark_down(self, reason: str) -> None:
         if self.state is BusState.UP:
-            self._deaf_since = self._heard
+            self._disconnected_at = self._received_at
         self._set_state(BusState.DOWN, reason)
         for room in self.joined.values():
-            room.tell_ready(False)
+            room.notify_ready(False)
         if self.history is not None:
-            for item in self.outbox.not_back():
+            for item in self.outbox.pending_echoes():
                 self.deliver_early(item)
 
     def _set_state(self, state: BusState, reason: str) -> None:
@@ -406,12 +407,12 @@ class BusWorker:
     async def _pump(self, broker: Broker) -> None:
         """Connect; then subscribe and publish whenever necessary."""
         await self._connect(broker)
-        await self._follow(broker)
+        await self._sync_subscriptions(broker)
         self._mark_up()
         while True:
             self._wake.clear()
             if self._changed:
-                await self._follow(broker)
+                await self._sync_subscriptions(broker)
             if self._must_check or self._control or len(self.outbox):
                 self._sending_since = self._loop.time()
                 if self._must_check:
@@ -439,9 +440,9 @@ class BusWorker:
             await asyncio.sleep(pause)
             now = self._loop.time()
             if now - before > pause + settings.silence_timeout / 2:
-                self._heard = now  # this process did not run in the meantime
+                self._received_at = now  # this process did not run in the meantime
             before = now
-            since = min(self._heard, self._sending_since or now)
+            since = min(self._received_at, self._sending_since or now)
             if now - since > settings.silence_timeout:
                 raise BrokerError(
                     f"nothing received from the broker for {settings.silence_timeout} s"
@@ -450,46 +451,48 @@ class BusWorker:
                 beats = now
                 self._must_check = True
                 self._changed |= self._refused_rooms  # they may be allowed by now
-                self.tell(node_channel(self.node), Kind.HEARTBEAT, "")
+                self.send_control(node_channel(self.node), EnvelopeKind.HEARTBEAT, "")
             self.presence.tick()
 
     def _change(self, name: str) -> None:
         self._changed.add(name)
         self._wake.set()
 
-    async def _follow(self, broker: Broker) -> None:
+    async def _sync_subscriptions(self, broker: Broker) -> None:
         """Subscribe to rooms that were joined, unsubscribe from rooms that were left."""
         changed, self._changed = self._changed, set()
         left = [name for name in changed if name in self._subscribed and name not in self.joined]
         new = [self.joined[name] for name in changed if name in self.joined]
         new = [room for room in new if not room.is_ready]
-        for begin in range(0, len(new), CHANNELS):
-            some = new[begin : begin + CHANNELS]
+        for begin in range(0, len(new), MAX_CHANNELS):
+            some = new[begin : begin + MAX_CHANNELS]
             channels = {
                 room.name: room.channel for room in some if room.name not in self._subscribed
             }
-            refused = await self._soon(broker.subscribe(list(channels.values())))
+            refused = await self._with_timeout(broker.subscribe(list(channels.values())))
             self._subscribed.update(channels)
             for room in some:
                 if room.channel in refused:
                     del self._subscribed[room.name]
                     self.refuse_room(room, refused[room.channel])
             permitted = [room for room in some if room.channel not in refused]
-            await self._have_ready(broker, [room for room in permitted if self._is_here(room)])
+            await self._make_ready(broker, [room for room in permitted if self._is_joined(room)])
         if left:
-            await self._soon(broker.unsubscribe([self._subscribed.pop(name) for name in left]))
+            await self._with_timeout(
+                broker.unsubscribe([self._subscribed.pop(name) for name in left])
+            )
 
-    def _is_here(self, room: Subscription) -> bool:
+    def _is_joined(self, room: Subscription) -> bool:
         return self.joined.get(room.name) is room
 
     def refuse_room(self, room: Subscription, reason: str) -> None:
         """The broker refuses to let this process receive messages of the room."""
-        if not self._is_here(room):
+        if not self._is_joined(room):
             return
         self.ready_rooms -= room.is_ready and room.leaving is None
         room.is_ready = False
-        room.tell_ready(False)
-        room.tell_subscribed(False)
+        room.notify_ready(False)
+        room.notify_subscribed(False)
         if room.name not in self._refused_rooms:
             self._refused_rooms.add(room.name)
             self.refusals.room(room.name, reason)
@@ -498,7 +501,7 @@ class BusWorker:
         """With a history: set the rooms' cursors. Returns the rooms whose history may be read."""
         while rooms:
             try:
-                await self.recall.find_cursors(broker, rooms, self._soon)
+                await self.history_reader.find_cursors(broker, rooms, self._with_timeout)
             except ChannelsRefused as error:
                 for room in rooms:
                     if room.channel in error.reasons:
@@ -508,11 +511,11 @@ class BusWorker:
                 break
         return rooms
 
-    async def _have_ready(self, broker: Broker, rooms: list[Subscription]) -> None:
+    async def _make_ready(self, broker: Broker, rooms: list[Subscription]) -> None:
         if self.history is not None:
             rooms = await self._find_cursors(broker, rooms)
         for room in rooms:
-            if not self._is_here(room):
+            if not self._is_joined(room):
                 continue
             room.is_ready = True
             self.ready_rooms += room.leaving is None
@@ -520,15 +523,15 @@ class BusWorker:
             if room.has_been_ready and self.history is None:
                 self.report_loss(room, None)
             elif self.history is not None:
-                self.recall.go_on(room)
+                self.history_reader.on_room_ready(room)
             room.has_been_ready = True
-            room.tell_ready(True)
+            room.notify_ready(True)
             self.presence.ask(room)
 
-    async def _soon(self, what: Coroutine[Any, Any, Any]) -> Any:
+    async def _with_timeout(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Await an answer of the broker. Raises `BrokerError` after `silence_timeout` seconds."""
         try:
-            return await asyncio.wait_for(retrieved(what), self.settings.silence_timeout)
+            return await asyncio.wait_for(without_log(coroutine), self.settings.silence_timeout)
         except (asyncio.TimeoutError, TimeoutError):
             raise BrokerError(
                 f"the broker has not answered within {self.settings.silence_timeout} s"
@@ -537,13 +540,13 @@ class BusWorker:
     async def _publish(self, broker: Broker) -> None:
         """Publish one batch."""
         control, self._control = self._control, []
-        batch = self.outbox.head(BATCH, BATCH_BYTES)
+        batch = self.outbox.head(MAX_BATCH, MAX_BATCH_BYTES)
         local = {item.prepared.room for item in batch if item.is_local}
         if local:
             await asyncio.sleep(0)  # `join` and `leave` were posted before the messages were queued
-            while not all(map(self._can_hear, local)):
-                await self._follow(broker)
-        wanted = [item for item in batch if not item.is_back and not item.is_refused]
+            while not all(map(self._can_receive, local)):
+                await self._sync_subscriptions(broker)
+        wanted = [item for item in batch if not item.is_echoed and not item.is_refused]
         for item in [item for item in wanted if len(item.data) > broker.limit]:
             wanted.remove(item)
             self._refuse(
@@ -552,7 +555,7 @@ class BusWorker:
         try:
             refused = await self._send(broker, control, wanted)
         except BrokerError:
-            self._suspect(wanted)
+            self._count_break(wanted)
             raise
         if refused or self._refused_rooms:
             for index, item in enumerate(wanted):
@@ -573,10 +576,10 @@ class BusWorker:
         messages = [(item.prepared.channel, item.data) for item in wanted]
         if self.history is None:
             refused = await broker.publish([*control, *messages])
-            self._control_refused(control, refused)
+            self._log_refused_control(control, refused)
             return {index - len(control): why for index, why in refused.items()}
         if control:
-            self._control_refused(control, await broker.publish(control))
+            self._log_refused_control(control, await broker.publish(control))
         if not wanted:
             return {}
         return await broker.append(
@@ -586,19 +589,19 @@ class BusWorker:
             ]
         )
 
-    def _control_refused(self, control: list[tuple[str, bytes]], refused: Refusals) -> None:
+    def _log_refused_control(self, control: list[tuple[str, bytes]], refused: Refusals) -> None:
         for index, why in refused.items():
             if index < len(control):
                 self.touch()  # a refused heartbeat does not come back
                 self.refusals.log("send to", control[index][0], why)
 
-    def _suspect(self, wanted: list[Outgoing]) -> None:
+    def _count_break(self, wanted: list[Outgoing]) -> None:
         """The connection was lost. A large message, which is sent alone, may be the cause.
 
         Redis closes the connection of a client whose message exceeds its limit, and may not let
         this user read the limit.
         """
-        if len(wanted) == 1 and len(wanted[0].data) > BATCH_BYTES:
+        if len(wanted) == 1 and len(wanted[0].data) > MAX_BATCH_BYTES:
             item = wanted[0]
             item.breaks += 1
             if item.breaks == MAX_BREAKS:
@@ -606,7 +609,7 @@ class BusWorker:
                 self._largest = min(self._largest, size - 1)
                 self._refuse(item, f"its {size} bytes ended the connection {MAX_BREAKS} times")
 
-    def _can_hear(self, name: str) -> bool:
+    def _can_receive(self, name: str) -> bool:
         """Whether a message published to the room now will be sent back, if it is to be."""
         room = self.joined.get(name)
         return room is None or room.is_ready or name in self._refused_rooms
@@ -620,7 +623,7 @@ class BusWorker:
     def _deliver_here(self, item: Outgoing) -> None:
         """Deliver a message here that the broker will not send back; if it does, skip it."""
         name = item.prepared.room
-        if self.outbox.back(name, item.number) is None:
+        if self.outbox.acknowledge_echo(name, item.number) is None:
             return
         if name in self.joined:
             self.joined[name].sequences.arrived(self.node, item.number)
@@ -638,13 +641,13 @@ class BusWorker:
         envelope = self.open(channel, data)
         if envelope is None:
             return
-        if envelope.kind not in (Kind.MESSAGE, Kind.NEWER):
+        if envelope.kind not in (EnvelopeKind.MESSAGE, EnvelopeKind.NEWER):
             if envelope.node != self.node:
-                self.presence.heard(room, envelope)
+                self.presence.received(room, envelope)
         elif room is None:
             return
         elif offset is not None and previous is not None and self.history is not None:
-            self.recall.received(room, envelope, offset, previous)
+            self.history_reader.received(room, envelope, offset, previous)
         elif envelope.node == self.node:
             self.counters.echoed += 1  # delivered when it was sent
         else:

@@ -6,7 +6,7 @@ import re
 
 from .base import Handover
 
-MAX_HEAD = 1 << 16
+MAX_HEAD_BYTES = 1 << 16
 """Size limit of a response head, in bytes. A longer one is discarded as invalid."""
 
 STATUS_LINE = re.compile(r"HTTP/[0-9.]+ ([0-9]{3})(?: (.*))?")
@@ -31,7 +31,7 @@ class RawResponse:
             return
         self._head += data
         head, end, body = self._head.partition(b"\r\n\r\n")
-        if end or len(self._head) > MAX_HEAD:
+        if end or len(self._head) > MAX_HEAD_BYTES:
             self._has_head = True
             self._head = bytearray()
         if end:

@@ -31,7 +31,7 @@ WireFormat: TypeAlias = tuple[int, int, int]
 PLAIN: WireFormat = (0, 0, 0)
 """Not compressed."""
 
-PIECE = 1024
+PIECE_BYTES = 1024
 """Bytes that are inflated at a time. zlib copies the bytes after the end of a stream, so larger
 pieces would let a peer cause large copies."""
 
@@ -52,8 +52,8 @@ class Inflater:
         compressed data.
         """
         output = bytearray()
-        for start in range(0, len(part), PIECE):
-            piece = part[start : start + PIECE]
+        for start in range(0, len(part), PIECE_BYTES):
+            piece = part[start : start + PIECE_BYTES]
             while piece:
                 stream = self._stream = self._stream or zlib.decompressobj(-self._window_bits)
                 self._begun = True

@@ -12,12 +12,12 @@ from .room import Room
 if TYPE_CHECKING:
     from .rooms import Rooms
 
-UNTIL_TAKEN_OVER = 0.01
+HANDOVER_POLL_S = 0.01
 """Seconds between attempts to send on a connection that its server has not handed over yet."""
 
 
 class CatchingUp:
-    """Implements `Replayed` for one member.
+    """Implements `ReplayTarget` for one member.
 
     The replay runs as fast as the peer reads, regardless of the room's policy for slow consumers.
     """
@@ -29,23 +29,23 @@ class CatchingUp:
 
     @property
     def has_left(self) -> bool:
-        return not self._room.is_catching_up(self._websocket)
+        return not self._room._is_catching_up(self._websocket)
 
-    def give(self, message: str | bytes, offset: str) -> bool:
+    def try_send(self, message: str | bytes, offset: str) -> bool:
         return self._rooms._catch_up(self._websocket, message, offset)
 
-    def when_ready(self, call: Callable[[], object]) -> None:
+    def call_when_ready(self, call: Callable[[], object]) -> None:
         websocket = self._websocket
         if websocket._taken_over and websocket._engine is not None:
             websocket._engine.post(partial(websocket._on_drained, call))
         else:
-            self._rooms._call_later(UNTIL_TAKEN_OVER, call)
+            self._rooms._call_later(HANDOVER_POLL_S, call)
 
-    def missed(self, count: int | None) -> None:
+    def on_missed(self, count: int | None) -> None:
         self._rooms._emit("missed", self._room, self._websocket, count)
 
-    def admit(self) -> None:
-        self._room.admit(self._websocket)
+    def on_caught_up(self) -> None:
+        self._room._admit(self._websocket)
 
-    def failed(self, error: Exception) -> None:
-        self._room.turn_away(self._websocket, error)
+    def on_error(self, error: Exception) -> None:
+        self._room._reject_member(self._websocket, error)

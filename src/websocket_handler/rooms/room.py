@@ -46,13 +46,13 @@ class Room:
         self.name = name
         self._policy = policy
         self._rooms = rooms
-        self.begin_anew()
+        self._reset()
 
-    def begin_anew(self) -> None:
+    def _reset(self) -> None:
         """Reset the room to no members, as in a forked child."""
         self._lock = native_lock()  # guards the fields below
         self._members: dict[WebSocket, str | None] = {}  # and their identities
-        self._everyone: tuple[WebSocket, ...] | None = ()  # cached; None: outdated
+        self._cached_members: tuple[WebSocket, ...] | None = ()  # cached; None: outdated
         self._slow: dict[WebSocket, SlowMember] = {}
         self._joining: dict[WebSocket, str | None] = {}  # catching up, not members yet
         self._identities: Counter[str] = Counter()
@@ -73,12 +73,12 @@ class Room:
     def members(self) -> tuple[WebSocket, ...]:
         """The members in this process, in the order in which they were added."""
         with self._lock:
-            if self._everyone is None:
-                self._everyone = tuple(self._members)
-            return self._everyone
+            if self._cached_members is None:
+                self._cached_members = tuple(self._members)
+            return self._cached_members
 
     @property
-    def is_needed(self) -> bool:
+    def _is_needed(self) -> bool:
         """Whether this process has members, or WebSockets that are catching up, in this room."""
         return bool(self._members or self._joining)
 
@@ -94,7 +94,7 @@ class Room:
         Other processes announce theirs over the broker, with a short delay. They are known only
         while this process has members in the room.
         """
-        return Counter(self.identities) + Counter(self._rooms._present_elsewhere(self))
+        return Counter(self.identities) + Counter(self._rooms._remote_presence(self))
 
     def add(
         self, websocket: WebSocket, identity: str | None = None, *, since: str | None = None
@@ -118,13 +118,13 @@ class Room:
         if since is not None:
             self._rooms._check_history()
         with self._lock:
-            if websocket.state is State.CLOSED or self._knows(websocket):
+            if websocket.state is State.CLOSED or self._includes(websocket):
                 return
             self._joining[websocket] = identity
         try:
             websocket._in_engine(partial(websocket._add_membership, self._leave))
             if since is None:
-                self.admit(websocket)
+                self._admit(websocket)
             else:
                 self._rooms._replay(self, websocket, since)
         except BaseException:  # leave no half-added member
@@ -146,7 +146,7 @@ class Room:
 
     def discard(self, websocket: WebSocket) -> None:
         """Remove a WebSocket. Does nothing if it is not in the room."""
-        if self._knows(websocket):
+        if self._includes(websocket):
             websocket._in_engine(partial(websocket._remove_membership, self._leave))
             self._leave(websocket)
 
@@ -177,7 +177,7 @@ class Room:
             excluded = (exclude,) if isinstance(exclude, WebSocket) else frozenset(exclude)
         return self._rooms._send(self, PreparedMessage(message), key, excluded)
 
-    def deliver(
+    def _deliver(
         self, message: PreparedMessage, key: str | None, excluded: Collection[WebSocket] = ()
     ) -> Delivery:
         """Send to the members in this process. Called by `Rooms`."""
@@ -187,10 +187,10 @@ class Room:
         delivery = Delivery(sent)
         for member in (*others, *slow):
             if member not in excluded:
-                delivery += self.deliver_to(member, message, key)
+                delivery += self._deliver_to(member, message, key)
         return delivery
 
-    def deliver_to(self, member: WebSocket, message: PreparedMessage, key: str | None) -> Delivery:
+    def _deliver_to(self, member: WebSocket, message: PreparedMessage, key: str | None) -> Delivery:
         """Send to one member that may be slow, or whose codec runs in Python."""
         with self._lock:
             slow = self._slow.get(member)
@@ -200,7 +200,7 @@ class Room:
             if sent is not None:
                 return sent
             with self._lock:
-                if not self._knows(member):
+                if not self._includes(member):
                     return Delivery()
                 slow = self._slow.get(member)
                 begins = slow is None
@@ -208,7 +208,7 @@ class Room:
                     slow = self._slow[member] = SlowMember(self._policy)
                 delivery = slow.keep(message, key)
             if begins:
-                self._await_reading(member)
+                self._resume_when_drained(member)
         return delivery or self._drop_slow_member(member, slow)
 
     def _drop_slow_member(self, member: WebSocket, slow: SlowMember) -> Delivery:
@@ -217,7 +217,7 @@ class Room:
         member.close(self._policy.close_code, "slow consumer")
         return Delivery(dropped=len(slow) + 1)
 
-    def _await_reading(self, member: WebSocket) -> None:
+    def _resume_when_drained(self, member: WebSocket) -> None:
         """Call `_resume_member` when the member's send buffer has drained.
 
         The call is posted, never made here: the two functions would otherwise recurse without end.
@@ -243,19 +243,19 @@ class Room:
                 break
             delivery = try_to_send(member, message)
             if delivery is None:
-                self._await_reading(member)
+                self._resume_when_drained(member)
                 return
             with self._lock:
-                slow.settle(message, delivery.dropped)
+                slow.finish_first(message, delivery.dropped)
         if slow.dropped:
             logger.info("%r: missed %d messages of room %r", member, slow.dropped, self.name)
 
     # Adding and removing members
 
-    def _knows(self, websocket: Connection) -> bool:
+    def _includes(self, websocket: Connection) -> bool:
         return websocket in self._members or websocket in self._joining
 
-    def admit(self, websocket: WebSocket) -> None:
+    def _admit(self, websocket: WebSocket) -> None:
         """Make a WebSocket that was catching up a member. Called by `Rooms`.
 
         Does nothing if the WebSocket has left in the meantime.
@@ -266,14 +266,14 @@ class Room:
             identity = self._members[websocket] = self._joining.pop(websocket)
             if identity is not None:
                 self._identities[identity] += 1
-            self._everyone = None
+            self._cached_members = None
         self._rooms._members_changed(self, identity)
 
-    def is_catching_up(self, websocket: WebSocket) -> bool:
+    def _is_catching_up(self, websocket: WebSocket) -> bool:
         """Whether the WebSocket is still receiving messages of the history. Called by `Rooms`."""
         return websocket in self._joining
 
-    def turn_away(self, websocket: WebSocket, error: Exception) -> None:
+    def _reject_member(self, websocket: WebSocket, error: Exception) -> None:
         """Remove and close a WebSocket that cannot catch up. Called by `Rooms`."""
         logger.info("%r: cannot catch up in room %r: %s", websocket, self.name, error)
         self.discard(websocket)
@@ -285,7 +285,7 @@ class Room:
     def _leave(self, websocket: Connection) -> None:
         assert isinstance(websocket, WebSocket)
         with self._lock:
-            if not self._knows(websocket):
+            if not self._includes(websocket):
                 return
             self._joining.pop(websocket, None)
             identity = self._members.pop(websocket, None)
@@ -294,7 +294,7 @@ class Room:
                 if not self._identities[identity]:
                     del self._identities[identity]
             self._slow.pop(websocket, None)
-            self._everyone = None
+            self._cached_members = None
         self._rooms._members_changed(self, identity)
 
 

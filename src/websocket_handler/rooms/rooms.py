@@ -28,9 +28,9 @@ logger: logging.Logger = logging.getLogger("websocket_handler")
 Listener = TypeVar("Listener", bound=Callable[..., object])
 WithOffset = Callable[[str | bytes, str], str | bytes]
 
-CLOSED_WHEN_FULL = SlowConsumers()
+DEFAULT_SLOW_CONSUMERS = SlowConsumers()
 DEFAULT_BUS_SETTINGS = BusSettings()
-ANNOUNCE_AFTER = 0.02
+ANNOUNCE_DELAY_S = 0.02
 """Seconds during which presence changes are collected before they are announced."""
 
 EVENTS = ("bus", "lost", "missed", "presence", "refused")
@@ -63,7 +63,7 @@ class Rooms:
         self,
         url: str | None = None,
         *,
-        slow_consumers: SlowConsumers | Callable[[str], SlowConsumers] = CLOSED_WHEN_FULL,
+        slow_consumers: SlowConsumers | Callable[[str], SlowConsumers] = DEFAULT_SLOW_CONSUMERS,
         history: History | None = None,
         add_offset: WithOffset | None = None,
         bus_settings: BusSettings = DEFAULT_BUS_SETTINGS,
@@ -92,7 +92,7 @@ class Rooms:
         self._rooms: WeakValueDictionary[str, Room] = WeakValueDictionary()
         self._delivered = Delivery()
         self._listeners: list[tuple[str, Callable[..., object]]] = []
-        self._joining = native_lock()  # keeps the calls to the bus in order
+        self._bus_lock = native_lock()  # keeps the calls to the bus in order
         self._joined: set[str] = set()
         self._to_announce: set[str] = set()
         self._history = history
@@ -102,7 +102,7 @@ class Rooms:
             if url is not None
             else None
         )
-        _of_this_process.add(self)
+        _all_rooms.add(self)
 
     def __getitem__(self, name: str) -> Room:
         """Return the room of that name.
@@ -216,7 +216,7 @@ class Rooms:
         key: str | None,
         excluded: Collection[WebSocket],
     ) -> Delivery:
-        delivery = room.deliver(message, key, excluded)
+        delivery = room._deliver(message, key, excluded)
         self._count(delivery)
         return delivery
 
@@ -226,21 +226,21 @@ class Rooms:
 
     def _members_changed(self, room: Room, identity: str | None) -> None:
         """Report to the bus that a member with this `identity` was added or removed."""
-        self._tell_bus(room, announce=identity is not None)
+        self._update_bus(room, announce=identity is not None)
         if identity is not None:
             self._emit("presence", room)
 
-    def _tell_bus(self, room: Room, announce: bool = False) -> None:
+    def _update_bus(self, room: Room, announce: bool = False) -> None:
         if self._bus is None:
             return
-        with self._joining:
-            if room.is_needed:
+        with self._bus_lock:
+            if room._is_needed:
                 if room.name not in self._joined:
                     self._bus.join(room.name)
                     self._joined.add(room.name)
                 if announce and room.name not in self._to_announce:
                     self._to_announce.add(room.name)
-                    self._bus.call_later(ANNOUNCE_AFTER, partial(self._announce, room))
+                    self._bus.call_later(ANNOUNCE_DELAY_S, partial(self._announce, room))
             elif room.name in self._joined:
                 self._joined.discard(room.name)
                 self._bus.leave(room.name)
@@ -248,12 +248,12 @@ class Rooms:
     def _announce(self, room: Room) -> None:
         """Announce the identities in the room, once for all changes since the last announcement."""
         assert self._bus is not None
-        with self._joining:
+        with self._bus_lock:
             self._to_announce.discard(room.name)
             if room.name in self._joined:
                 self._bus.announce(room.name, room.identities)
 
-    def _present_elsewhere(self, room: Room) -> dict[str, int]:
+    def _remote_presence(self, room: Room) -> dict[str, int]:
         return self._bus.present(room.name) if self._bus is not None else {}
 
     def _check_history(self) -> None:
@@ -263,7 +263,7 @@ class Rooms:
     def _replay(self, room: Room, websocket: WebSocket, since: str) -> None:
         """Replay the messages after `since` to a WebSocket, then make it a member."""
         assert self._bus is not None
-        self._tell_bus(room)
+        self._update_bus(room)
         self._bus.replay(room.name, since, CatchingUp(self, room, websocket))
 
     def _catch_up(self, member: WebSocket, message: str | bytes, offset: str) -> bool:
@@ -301,13 +301,13 @@ class Rooms:
                 except Exception:
                     logger.exception("a listener of the rooms event %r raised", event)
 
-    def _begin_anew(self) -> None:
+    def _reset(self) -> None:
         """Forget the members in a forked child: the connections belong to its parent."""
-        self._lock, self._joining = native_lock(), native_lock()
+        self._lock, self._bus_lock = native_lock(), native_lock()
         self._joined.clear()
         self._to_announce.clear()
         for room in list(self._rooms.values()):
-            room.begin_anew()
+            room._reset()
 
 
 class _Receiver:
@@ -342,12 +342,12 @@ class _Receiver:
         self._rooms._emit("presence", self._rooms[room])
 
 
-_of_this_process: WeakSet[Rooms] = WeakSet()
+_all_rooms: WeakSet[Rooms] = WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    for rooms in list(_of_this_process):
-        rooms._begin_anew()
+    for rooms in list(_all_rooms):
+        rooms._reset()
 
 
 if hasattr(os, "register_at_fork"):

@@ -8,7 +8,7 @@ from ..protocol.prepared import PreparedMessage
 from .delivery import Delivery
 from .slow_consumers import SlowConsumers
 
-MESSAGE_OVERHEAD = 64
+MESSAGE_OVERHEAD_BYTES = 64
 """Bytes added to the size of each queued message, to bound the number of empty messages."""
 
 
@@ -32,7 +32,7 @@ class SlowMember:
     def remove_first(self) -> None:
         self._size -= _cost(self._waiting.popitem(last=False)[1])
 
-    def settle(self, message: PreparedMessage, dropped: int) -> None:
+    def finish_first(self, message: PreparedMessage, dropped: int) -> None:
         """Remove `message`, the first one, after an attempt to send it.
 
         `dropped` is 1 if the message could not be sent, 0 if it was sent.
@@ -73,4 +73,4 @@ class SlowMember:
 
 
 def _cost(message: PreparedMessage) -> int:
-    return message.size + MESSAGE_OVERHEAD
+    return message.size + MESSAGE_OVERHEAD_BYTES

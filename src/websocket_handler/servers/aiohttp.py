@@ -65,7 +65,7 @@ class AiohttpHandover(TransportHandover):
         transport = request.transport
         if transport is None:
             raise WebSocketError("the client has disconnected")
-        super().__init__(transport, server=Sockets.of(request))
+        super().__init__(transport, server=AiohttpConnections.of(request))
         self._server_protocol: Any = request.protocol
         self._server_protocol.close()  # aiohttp reads no further request
         writer: Any = request._payload_writer
@@ -99,13 +99,13 @@ class AiohttpHandover(TransportHandover):
             self.abort()
 
 
-class Sockets(ServerConnections):
+class AiohttpConnections(ServerConnections):
     """Acts as one of aiohttp's connections, so that its shutdown closes all WebSockets."""
 
-    _known: ClassVar[WeakKeyDictionary[web.Server, Sockets]] = WeakKeyDictionary()
+    _known: ClassVar[WeakKeyDictionary[web.Server, AiohttpConnections]] = WeakKeyDictionary()
 
     @classmethod
-    def of(cls, request: web.BaseRequest) -> Sockets:
+    def of(cls, request: web.BaseRequest) -> AiohttpConnections:
         """Return the object of the request's server. The first request creates it."""
         server = request.protocol._manager
         assert server is not None

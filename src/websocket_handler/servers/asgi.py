@@ -75,7 +75,7 @@ class ASGISession:
         self._unread: LoopInbox | None = None  # set after the application has closed
         self._is_receiving = False
         self._may_receive: asyncio.Event | None = None  # set if several coroutines receive
-        self._go_on_with: Callable[[Event], object] = self._decide
+        self._handle_event: Callable[[Event], object] = self._decide
 
     async def run(self, application: Application, scope: Scope) -> None:
         """Run the application, then close or reject a WebSocket that it has left open."""
@@ -100,7 +100,7 @@ class ASGISession:
     async def receive(self) -> Event:
         """Return the next message for the application."""
         if self._messages is None or self._is_receiving:
-            return await self._receive_otherwise()
+            return await self._receive_slow_path()
         websocket = self._websocket
         self._is_receiving = True
         try:
@@ -113,7 +113,7 @@ class ASGISession:
                 self._may_receive.set()
         return received(message)
 
-    async def _receive_otherwise(self) -> Event:
+    async def _receive_slow_path(self) -> Event:
         """Receive before the WebSocket is accepted, after it is closed, or while another
         coroutine receives."""
         if not self._connect_received:
@@ -134,8 +134,8 @@ class ASGISession:
     async def _wait_for_decision(self) -> None:
         """Wait until the application decides, the client disconnects, or the server shuts down."""
         if self._server.is_closing:
-            self._give_up(HTTPStatus.SERVICE_UNAVAILABLE)
-        watch = PeerWatch(self._handover.transport, lambda: self._give_up(CLIENT_LEFT))
+            self._end_undecided(HTTPStatus.SERVICE_UNAVAILABLE)
+        watch = PeerWatch(self._handover.transport, lambda: self._end_undecided(CLIENT_LEFT))
         self._waiting += 1
         try:
             await self._decided.wait()
@@ -146,17 +146,17 @@ class ASGISession:
     def server_closes(self) -> None:
         """Reject with 503 if the application waits for a message, because the server shuts down."""
         if self._waiting:
-            self._give_up(HTTPStatus.SERVICE_UNAVAILABLE)
+            self._end_undecided(HTTPStatus.SERVICE_UNAVAILABLE)
 
-    def _give_up(self, status: int) -> None:
+    def _end_undecided(self, status: int) -> None:
         if self._websocket._outcome is None:
             self._deny(status)
-            self._go_on_with = self._be_disconnected
+            self._handle_event = self._after_disconnect
 
     async def send(self, message: Event) -> None:
         """Send a message of the application. Waits for the peer above `high_water` unsent bytes."""
         if self._messages is None or message["type"] != "websocket.send":
-            self._go_on_with(message)
+            self._handle_event(message)
             return
         websocket = self._websocket
         data = message.get("bytes")
@@ -182,7 +182,7 @@ class ASGISession:
             for name, value in decoded(fields):
                 check_field(name, value)
             self._denial = (message["status"], fields)
-            self._go_on_with = self._deny_with_body
+            self._handle_event = self._deny_with_body
         else:
             raise RuntimeError(f"{kind} was sent before websocket.accept or websocket.close")
 
@@ -195,7 +195,7 @@ class ASGISession:
         self._websocket.close(code, reason)
         self._closed_with = code, reason
         self._messages, self._unread = None, self._messages
-        self._go_on_with = self._after_close
+        self._handle_event = self._after_close
 
     def _deny_with_body(self, message: Event) -> None:
         kind = message["type"]
@@ -209,14 +209,14 @@ class ASGISession:
         else:
             self._handover.write(body, is_last)
         if is_last:
-            self._go_on_with = self._after_close
+            self._handle_event = self._after_close
 
-    def _be_disconnected(self, message: Event) -> None:
+    def _after_disconnect(self, message: Event) -> None:
         raise Disconnected(f"{message['type']} was sent after websocket.disconnect")
 
     def _after_close(self, message: Event) -> None:
         if self._websocket.state is State.CLOSED:
-            self._be_disconnected(message)
+            self._after_disconnect(message)
         raise RuntimeError(f"{message['type']} was sent after the last message")
 
     # Accepting, rejecting and ending
@@ -233,7 +233,7 @@ class ASGISession:
         if websocket._settings.allowed_origins is None:  # the application checks the origin
             settings["allowed_origins"] = (ANY_ORIGIN,)
         websocket.connect(subprotocol, **settings)
-        self._go_on_with = self._close
+        self._handle_event = self._close
         self._handover.complete()
         self._messages = websocket.__aiter__()
 
@@ -249,7 +249,7 @@ class ASGISession:
             sent.append(("Content-Type", "text/plain; charset=utf-8"))
         self._handover.reject(status, sent)
         self._handover.write(body, is_last)
-        self._go_on_with = self._after_close if is_last else self._deny_with_body
+        self._handle_event = self._after_close if is_last else self._deny_with_body
 
     def _note_decision(self, status: int) -> None:
         self._decided.set()

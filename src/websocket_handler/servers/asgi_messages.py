@@ -39,7 +39,7 @@ ASGI = replace(rfc6455.VERSION, name="ASGI", _has_pings=False)
 NO_KEY = bytes(4)
 """The masking key that leaves the payload unchanged."""
 
-OF_THE_HANDSHAKE = (
+HANDSHAKE_FIELDS = (
     *("upgrade", "connection"),
     *("sec-websocket-accept", "sec-websocket-protocol"),
 )
@@ -301,7 +301,7 @@ class MessageTransport(asyncio.Transport):
         raw = [
             (name.lower().encode("latin-1"), value.encode("latin-1"))
             for name, value in fields
-            if name.lower() not in OF_THE_HANDSHAKE
+            if name.lower() not in HANDSHAKE_FIELDS
         ]
         if status == HTTPStatus.SWITCHING_PROTOCOLS:
             subprotocol = dict(fields).get("Sec-WebSocket-Protocol")

@@ -28,7 +28,7 @@ from ..protocol.request import Headers, Request, is_websocket_request
 from ..settings import Settings, with_options
 from ..websocket import WebSocket
 from .request_head import HeadReader
-from .werkzeug import prepare
+from .werkzeug import patch_router
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -87,8 +87,8 @@ def _with_layer(handler: Any, layer: dict[str, Any]) -> Any:
     return type(handler.__name__, (WebSocketRequests, handler), layer)
 
 
-NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-ACCEPT_PAUSE = 0.05
+RESOURCE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+ACCEPT_PAUSE_S = 0.05
 """Seconds until a server without free descriptors calls `accept` again."""
 
 
@@ -103,8 +103,8 @@ def _pause_when_full(server: Any) -> None:
         try:
             return accept()
         except OSError as error:
-            if error.errno in NO_ROOM:
-                time.sleep(ACCEPT_PAUSE)
+            if error.errno in RESOURCE_ERRORS:
+                time.sleep(ACCEPT_PAUSE_S)
             raise
 
     server.get_request = get_request
@@ -219,7 +219,7 @@ class WebSocketRequests(BaseHTTPRequestHandler):
         environ: dict[str, Any] = super().get_environ()  # type: ignore[misc]
         environ["wsgi.websocket"] = self.websocket
         if self.websocket is not None:
-            prepare()
+            patch_router()
         return environ
 
     def _request(self) -> Request:

@@ -15,7 +15,7 @@ FIELD_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\
 """RFC 9112 section 5 and RFC 9110 section 5.5. The standard library also accepts other ends of
 a line and of the head."""
 
-TIMEOUT_STEP = 0.25
+TIMEOUT_STEP_S = 0.25
 """Minimum time in seconds between two updates of the socket's time-out."""
 
 
@@ -70,7 +70,7 @@ class HeadReader:
         now = time.monotonic()
         if now >= self._deadline:
             raise TimeoutError("the request head was not received in time")
-        if self._deadline < math.inf and now - self._set_at > TIMEOUT_STEP:
+        if self._deadline < math.inf and now - self._set_at > TIMEOUT_STEP_S:
             self._set_at, left = now, self._deadline - now
             self._sock.settimeout(min(left, self._usual_timeout or left))
         waiting: bytes = cast(Reader, self._reader).peek(1)

@@ -68,7 +68,7 @@ class WebSocketProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Run the application. `data` is the request head, which uvicorn has rebuilt."""
         self._transport.pause_reading()
-        sockets = Sockets.of(self._server_state)
+        sockets = UvicornConnections.of(self._server_state)
         handover = TransportHandover(self._transport, early=self._early, server=sockets)
         scope = self._read(data)
         websocket = WebSocket(
@@ -134,13 +134,13 @@ class WebSocketProtocol(asyncio.Protocol):
         }
 
 
-class Sockets(ServerConnections):
+class UvicornConnections(ServerConnections):
     """Acts as one of uvicorn's connections, so that its shutdown closes all WebSockets."""
 
-    _known: ClassVar[WeakKeyDictionary[ServerState, Sockets]] = WeakKeyDictionary()
+    _known: ClassVar[WeakKeyDictionary[ServerState, UvicornConnections]] = WeakKeyDictionary()
 
     @classmethod
-    def of(cls, server_state: ServerState) -> Sockets:
+    def of(cls, server_state: ServerState) -> UvicornConnections:
         """Return the object of this server. The first request creates it."""
         sockets = cls._known.get(server_state)
         if sockets is None:

@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 
-def prepare() -> None:
+def patch_parser() -> None:
     """Replace the parser if waitress is in use. Call it before a request is read."""
     module: Any = sys.modules.get("waitress.channel")
     if module is None or hasattr(module.HTTPChannel.parser_class, "early"):
@@ -34,5 +34,5 @@ def early_bytes(channel: Any) -> bytes:
     with channel.requests_lock:
         if hasattr(channel.requests[0], "early"):
             return bytes(channel.requests[0].early)
-        following = channel.request  # the process's first request, read before `prepare()`
+        following = channel.request  # the process's first request, read before `patch_parser()`
         return bytes(following.header_plus) if following is not None else b""

@@ -16,7 +16,7 @@ KEY = "wsgi.websocket"
 ORDINARY_SCHEMES = {"ws": "http", "wss": "https"}
 
 
-def prepare() -> None:
+def patch_router() -> None:
     """Patch the router if werkzeug is in use. Call it before a request is routed."""
     routing: Any = sys.modules.get("werkzeug.routing.map")
     if routing is None or hasattr(routing.Map.bind_to_environ, "__wrapped__"):

@@ -26,7 +26,7 @@ from ..websocket import Stream, WebSocket
 from . import waitress, werkzeug
 from .forwarded import in_environ
 from .lookup import WSGI_KEY
-from .wsgi_sockets import Environ, Found, find
+from .wsgi_sockets import Environ, FoundSocket, find
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -65,11 +65,11 @@ class WSGIMiddleware:
         self._application = application
         self._engine = engine
         self._settings = with_options(settings, options)
-        waitress.prepare()
+        waitress.patch_parser()
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
         if "waitress.client_disconnected" in environ:  # waitress may have been imported later
-            waitress.prepare()
+            waitress.patch_parser()
         headers = headers_of(environ)
         if not is_websocket_request(environ["REQUEST_METHOD"], headers):
             environ.setdefault(KEY, None)
@@ -77,7 +77,7 @@ class WSGIMiddleware:
         if environ.get(KEY) is not None:  # from `configure_server`
             environ[KEY]._follow(partial(in_environ, environ))
             return self._application(environ, start_response)
-        werkzeug.prepare()
+        werkzeug.patch_router()
         found = find(environ, start_response)
         handover = (
             SocketHandover(found.sock, found.reader, self._engine)
@@ -127,7 +127,7 @@ class _Call:
     """One WebSocket request. Delays its response until the first item of the body is known."""
 
     def __init__(
-        self, environ: Environ, start_response: Any, handover: Handover, found: Found | None
+        self, environ: Environ, start_response: Any, handover: Handover, found: FoundSocket | None
     ) -> None:
         self.environ = environ
         self.handover = handover
@@ -151,7 +151,7 @@ class _Call:
     def respond(self) -> Any:
         """Respond through the server, which closes the connection and reads no other request."""
         if self._found is not None:
-            self._found.hang_up()
+            self._found.close_after_response()
         if self._response is None:
             return None
         status, headers, exc_info = self._response

@@ -21,13 +21,15 @@ from .waitress import early_bytes
 Environ = dict[str, Any]
 
 
-class Found(NamedTuple):
-    """The socket and reader of a request. `hang_up()` makes the server close the connection after
-    an ordinary response."""
+class FoundSocket(NamedTuple):
+    """The socket and reader of a request.
+
+    `close_after_response()` makes the server close the connection after an ordinary response.
+    """
 
     sock: socket.socket
     reader: Reader
-    hang_up: Callable[[], object]
+    close_after_response: Callable[[], object]
 
 
 class BufferedBytes:
@@ -51,16 +53,17 @@ class BufferedBytes:
         return data
 
 
-MOST_WRAPPERS = 100
+MAX_WRAPPERS = 100
+"""The maximum number of objects searched for the server's `start_response`."""
 
 
-def behind(start_response: Any, attribute: str) -> Any:
+def unwrap_start_response(start_response: Any, attribute: str) -> Any:
     """Return the server's object whose method `start_response` is; None if it is not found.
 
     The object is recognised by its `attribute`. A wrapper may be a closure, a partial, or an
     object that has the wrapped callable in an attribute.
     """
-    to_look_at, left = deque([start_response]), MOST_WRAPPERS
+    to_look_at, left = deque([start_response]), MAX_WRAPPERS
     while to_look_at and left:
         found, left = to_look_at.popleft(), left - 1
         owner = getattr(found, "__self__", None)
@@ -79,77 +82,77 @@ def _wrapped_by(wrapper: Any) -> Iterable[Any]:
     return list(getattr(getattr(wrapper, "__self__", wrapper), "__dict__", {}).values())
 
 
-def gunicorn(environ: Environ, start_response: Any) -> Found | None:
+def gunicorn(environ: Environ, start_response: Any) -> FoundSocket | None:
     sock = environ.get("gunicorn.socket")
     if sock is None:
         return None
-    response = behind(start_response, "force_close")
+    response = unwrap_start_response(start_response, "force_close")
     if response is None:
         return None
     if "HTTP_TRANSFER_ENCODING" in environ:  # a handshake with a body is refused anyway
-        return Found(sock, BufferedBytes(bytes), response.force_close)
+        return FoundSocket(sock, BufferedBytes(bytes), response.force_close)
     unreader = getattr(getattr(environ.get("wsgi.input"), "reader", None), "unreader", None)
     if unreader is None:
         return None
-    return Found(sock, BufferedBytes(unreader.take_buffered), response.force_close)
+    return FoundSocket(sock, BufferedBytes(unreader.take_buffered), response.force_close)
 
 
-def werkzeug(environ: Environ, _: Any) -> Found | None:
+def werkzeug(environ: Environ, _: Any) -> FoundSocket | None:
     sock = environ.get("werkzeug.socket")
     stream = environ.get("wsgi.input")
     stream = getattr(stream, "_rfile", stream)  # a chunked body has a wrapper
     if sock is None or not isinstance(stream, io.BufferedReader):
         return None
-    return Found(sock, stream, _nothing)  # werkzeug serves one request per connection
+    return FoundSocket(sock, stream, _nothing)  # werkzeug serves one request per connection
 
 
-def cheroot(environ: Environ, start_response: Any) -> Found | None:
+def cheroot(environ: Environ, start_response: Any) -> FoundSocket | None:
     if not str(environ.get("SERVER_SOFTWARE", "")).startswith("Cheroot/"):
         return None
-    gateway = behind(start_response, "req")
+    gateway = unwrap_start_response(start_response, "req")
     if gateway is None:
         return None
     request = gateway.req
-    return Found(
+    return FoundSocket(
         request.conn.socket,
         request.conn.rfile,
         lambda: setattr(request, "close_connection", True),
     )
 
 
-def http_server(environ: Environ, start_response: Any) -> Found | None:
+def http_server(environ: Environ, start_response: Any) -> FoundSocket | None:
     """Find the socket in wsgiref, bottle's server and Django's runserver: that of http.server."""
     stream = environ.get("wsgi.input")
     stream = getattr(getattr(stream, "_read", None), "__self__", stream)  # Django wraps it
     sock = getattr(getattr(stream, "raw", None), "_sock", None)
     if not isinstance(stream, io.BufferedReader) or not isinstance(sock, socket.socket):
         return None
-    handler = behind(start_response, "request_handler")
+    handler = unwrap_start_response(start_response, "request_handler")
     if handler is None:
         return None
-    return Found(  # Django serves several requests per connection
+    return FoundSocket(  # Django serves several requests per connection
         sock, stream, lambda: setattr(handler.request_handler, "close_connection", True)
     )
 
 
-def waitress(environ: Environ, _: Any) -> Found | None:
+def waitress(environ: Environ, _: Any) -> FoundSocket | None:
     channel = getattr(environ.get("waitress.client_disconnected"), "__self__", None)
     if channel is None:
         return None
     request = channel.requests[0]
-    return Found(
+    return FoundSocket(
         channel.socket,
         BufferedBytes(functools.partial(early_bytes, channel)),
         lambda: request.headers.update(CONNECTION="close"),
     )
 
 
-def pywsgi(_: Environ, start_response: Any) -> Found | None:
+def pywsgi(_: Environ, start_response: Any) -> FoundSocket | None:
     """Find the socket in gevent.pywsgi and gunicorn's gevent_pywsgi worker."""
-    handler = behind(start_response, "rfile")
+    handler = unwrap_start_response(start_response, "rfile")
     if "gevent.pywsgi" not in (kind.__module__ for kind in type(handler).__mro__):
         return None  # another server, or no handler found
-    return Found(
+    return FoundSocket(
         handler.socket,
         handler.rfile,
         lambda: setattr(handler, "close_connection", True),
@@ -162,8 +165,8 @@ FINDERS = (gunicorn, werkzeug, cheroot, waitress, pywsgi, http_server)
 def find(
     environ: Environ,
     start_response: Any,
-    finders: Iterable[Callable[[Environ, Any], Found | None]] = FINDERS,
-) -> Found | None:
+    finders: Iterable[Callable[[Environ, Any], FoundSocket | None]] = FINDERS,
+) -> FoundSocket | None:
     """Return the socket of a request, None if the server does not expose it."""
     return next((found for finder in finders if (found := finder(environ, start_response))), None)
 

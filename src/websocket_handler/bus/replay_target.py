@@ -6,29 +6,29 @@ from collections.abc import Callable
 from typing import Protocol
 
 
-class Replayed(Protocol):
+class ReplayTarget(Protocol):
     """Called in the bus's thread. No method may block."""
 
     @property
     def has_left(self) -> bool:
         """Whether the member has left the room."""
 
-    def give(self, message: str | bytes, offset: str) -> bool:
+    def try_send(self, message: str | bytes, offset: str) -> bool:
         """Send the next message to the member.
 
         Returns False if the member cannot take it now: the message is given again after
-        `when_ready`.
+        `call_when_ready`.
         """
 
-    def when_ready(self, call: Callable[[], object]) -> None:
+    def call_when_ready(self, call: Callable[[], object]) -> None:
         """Call `call` once, from any thread, when the member may take more messages."""
 
-    def missed(self, count: int | None) -> None:
+    def on_missed(self, count: int | None) -> None:
         """Messages before the next one are no longer stored; `count` is None if their number is
         unknown."""
 
-    def admit(self) -> None:
+    def on_caught_up(self) -> None:
         """The member has every message delivered in this process; live messages follow."""
 
-    def failed(self, error: Exception) -> None:
+    def on_error(self, error: Exception) -> None:
         """The messages cannot be replayed, because of `error`."""
