@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from .support.leftovers import kill, mark_children, marked_processes
+from .support.tls import AUTHORITY
 
 ROOT = Path(__file__).parent.parent
 PEERS = Path(__file__).parent / "peers"
@@ -76,4 +77,12 @@ def chromium() -> str:
     path = shutil.which("chromium")
     require(path, "Chromium")
     assert path is not None
+    return path
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    issued = AUTHORITY.issue_cert("localhost", "127.0.0.1")
+    issued.private_key_and_cert_chain_pem.write_to_path(path)
     return path

@@ -22,7 +22,6 @@ FULL = os.environ.get("ATTACKS") == "full"
 FIGURES = os.environ.get("FIGURES")
 
 KIB, MIB = 1 << 10, 1 << 20
-KEY = b"\1\2\3\4"
 
 SPOKEN = [by_name(name) for name in ("RFC 6455", "hybi-12", "hybi-07", "hixie-76", "hixie-75")]
 """The protocol versions that browsers implemented, newest first."""
@@ -40,11 +39,6 @@ def note(row: str, what: str, value: float, unit: str, goal: str) -> None:
         figure = {"row": row, "what": what, "value": value, "unit": unit, "goal": goal}
         with Path(FIGURES).open("a") as file:
             file.write(json.dumps(figure) + "\n")
-
-
-def raw(header: bytes, payload: bytes = b"") -> bytes:
-    """A masked frame; the caller chooses every field of the header before the masking key."""
-    return header + KEY + bytes(byte ^ KEY[i % 4] for i, byte in enumerate(payload))
 
 
 class Costs:

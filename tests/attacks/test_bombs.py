@@ -12,7 +12,7 @@ import pytest
 
 from websocket_handler.protocol.frame import RSV1, Opcode
 
-from ..end_to_end.test_compression import compressed, deflated, open_raw, read_frame
+from ..support.compression import compressed, deflated, open_raw, read_frame
 from ..support.programs import Program
 from ..support.raw_client import Frame, RawClient, masked
 from .rig import KIB, MIB, Costs, at_scale, note, settled_memory

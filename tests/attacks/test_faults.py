@@ -22,7 +22,7 @@ from websocket_handler import IS_NATIVE
 from websocket_handler.protocol.frame import Opcode
 
 from ..conftest import ROOT, require
-from ..end_to_end.test_compression import compressed
+from ..support.compression import compressed
 from ..support.ports import free_port
 from ..support.programs import EngineSetup, Program, echo_program, running, wait_for
 from ..support.raw_client import RawClient, binary, close, text

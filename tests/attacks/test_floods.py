@@ -13,8 +13,8 @@ from websocket_handler.protocol.frame import Opcode, write_frame
 from websocket_handler.protocol.versions import by_name
 
 from ..support.programs import Program
-from ..support.raw_client import masked, more, text
-from .rig import KEY, KIB, MIB, SPOKEN, Attacker, Costs, at_scale, note, raw
+from ..support.raw_client import KEY, masked, more, raw, text
+from .rig import KIB, MIB, SPOKEN, Attacker, Costs, at_scale, note
 
 PINGS = write_frame(Opcode.PING, b"p" * 125, key=KEY) * 500
 PONGS = write_frame(Opcode.PONG, b"p" * 125, key=KEY) * 500

@@ -13,8 +13,8 @@ from websocket_handler.protocol.frame import Opcode
 from websocket_handler.protocol.versions import by_name
 
 from ..support.programs import Program, wait_for
-from ..support.raw_client import masked, text
-from .rig import KIB, MIB, Attacker, Costs, at_scale, note, raw, settled_memory
+from ..support.raw_client import masked, raw, text
+from .rig import KIB, MIB, Attacker, Costs, at_scale, note, settled_memory
 
 LENGTHS = {
     2**20 + 1: 1009,

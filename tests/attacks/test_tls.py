@@ -17,9 +17,9 @@ from websocket_handler import IS_NATIVE
 from websocket_handler.protocol.frame import Opcode
 
 from ..conftest import require
-from ..end_to_end.test_tls import certificate, context  # noqa: F401 (a fixture)
 from ..support.programs import ENGINES, Program, echo_program, wait_for
 from ..support.raw_client import RawClient, binary, close, masked, text
+from ..support.tls import context
 from .rig import Costs, at_scale, note
 
 HELLO = text("hello")
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="TLS needs the native engi
 
 
 @pytest.fixture(scope="module")
-def shared_secure(certificate: Path) -> Iterator[Program]:  # noqa: F811
+def shared_secure(certificate: Path) -> Iterator[Program]:
     engine_setup = next(setup for setup in ENGINES if setup.name == "native-thread")
     options = ("--defaults", "--close-timeout", "1", "--certificate", str(certificate))
     with echo_program(engine_setup, *options) as program:
@@ -130,7 +130,7 @@ def test_close_without_tls_notice_ends_only_its_connection(secure: Program) -> N
             client.reset()
 
 
-def test_endless_tls_key_updates_leave_server_serving(secure: Program, certificate: Path) -> None:  # noqa: F811
+def test_endless_tls_key_updates_leave_server_serving(secure: Program, certificate: Path) -> None:
     """KeyUpdate messages, each of which requests an answer, and then a message."""
     openssl = shutil.which("openssl")
     require(openssl, "openssl")

@@ -4,42 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import signal
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from websocket_handler import IS_NATIVE, HandshakeFailed, connect
+from websocket_handler import HandshakeFailed, connect
 
-from ..support.programs import Program, running, wait_for
+from ..support.programs import Program, wait_for
 from ..support.raw_client import RawClient, binary, close, masked, text
+from .asgi_programs import (
+    SERVERS,
+    THEIRS,
+    UNWANTED,
+    serve,
+    wait_for_journal,
+    watched,
+)
 
 HELLO = text("hello")
-HERE = "tests.end_to_end.asgi"
-UVICORN = ["-m", "uvicorn", "--port", "0"]
-OURS = ["--ws", f"{HERE}.every_version:Protocol"]
-SERVERS = {
-    "uvicorn": [*UVICORN, *OURS, "--loop", "asyncio", "--http", "httptools"],
-    "uvicorn h11": [*UVICORN, *OURS, "--loop", "asyncio", "--http", "h11"],
-    "uvicorn uvloop": [*UVICORN, *OURS, "--loop", "uvloop", "--http", "httptools"],
-    "uvicorn uvloop h11": [*UVICORN, *OURS, "--loop", "uvloop", "--http", "h11"],
-    "gunicorn": ["-m", "gunicorn", "-b", "127.0.0.1:0", "-k", f"{HERE}.every_version.Worker"],
-}
-THEIRS = [*UVICORN, "--ws", "websockets-sansio"]
-"""uvicorn's own implementation, which an application cannot distinguish from ours."""
-
-UNWANTED = re.compile(r"Traceback|Exception|ERROR|CRITICAL")
-
-
-def serve(
-    command: list[str], application: str = "bare:app"
-) -> contextlib.AbstractContextManager[Program]:
-    ready = r"(?:Uvicorn running on|Listening at:) http://127\.0\.0\.1:(\d+)"
-    return running(
-        Program([*command, f"{HERE}.{application}"], ready, not IS_NATIVE, descriptors=8192)
-    )
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -64,19 +48,6 @@ def either(shared_by_all: Program) -> Program:
     """Our implementation and uvicorn's own, which it replaces: the application must see no
     difference."""
     return shared_by_all
-
-
-def watched(program: Program) -> Iterator[Program]:
-    """A server that must keep running and log no error."""
-    seen = len(program.log())
-    yield program
-    assert program.get("/plain") == "plain\n"
-    unwanted = UNWANTED.findall(program.log()[seen:])
-    assert not unwanted, program.log()[seen:]
-
-
-def wait_for_journal(program: Program, *entry: object) -> None:
-    wait_for(lambda: list(entry) in program.get("/journal"), f"{entry} in the journal")
 
 
 # The `websocket` scope

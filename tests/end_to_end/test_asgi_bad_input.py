@@ -11,11 +11,10 @@ from websocket_handler.servers.uvicorn import early_bytes
 
 from ..support.programs import Program
 from ..support.raw_client import RawClient, masked, request, text
-from .test_asgi import SERVERS, serve, watched
-from .test_asgi_servers import AIOHTTP
-from .test_asgi_servers import serve as serve_other
-from .test_tornado import TORNADO
-from .test_wsgi_bad_input import BODIES, KEYS3, WITH_HEAD, greet_hixie_76, unmasked_by_zeros
+from .asgi_programs import SERVERS, serve, watched
+from .hixie import BODIES, KEYS3, WITH_HEAD, greet_hixie_76, unmasked_by_zeros
+from .loop_programs import AIOHTTP, TORNADO
+from .loop_programs import serve as serve_other
 
 HELLO = text("hello")
 ORDINARY = request("/plain")

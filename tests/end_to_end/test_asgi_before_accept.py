@@ -16,10 +16,10 @@ import pytest
 
 from ..support.programs import Program, running, wait_for
 from ..support.raw_client import RawClient, masked, text
-from .test_asgi import SERVERS, THEIRS, serve
-from .test_asgi_servers import OTHERS
-from .test_asgi_servers import serve as serve_other
-from .test_tls import certificate, context  # noqa: F401 (a fixture)
+from ..support.tls import context
+from .asgi_programs import SERVERS, THEIRS, serve
+from .loop_programs import OTHERS
+from .loop_programs import serve as serve_other
 
 OUTCOMES: dict[str, list[Any]] = {
     "/waits": [["websocket.disconnect", 1006], ["too late"]],
@@ -116,7 +116,7 @@ def test_application_learns_that_its_client_left(server: Asked, path: str, kind:
 def test_application_learns_that_its_client_left_over_tls(
     name: str,
     kind: str,
-    certificate: Path,  # noqa: F811
+    certificate: Path,
 ) -> None:
     with serve_tls(name, certificate) as program:
         for path, outcome in OUTCOMES.items():

@@ -15,7 +15,7 @@ from websocket_handler.protocol.frame import Opcode
 from ..support.programs import Program, running, wait_for
 from ..support.raw_client import Frame, RawClient, close, text
 from .asgi.edges import ROUTES, SENT
-from .test_asgi import OURS, UVICORN
+from .asgi_programs import OURS, UVICORN
 
 NAMES = [*SENT, *ROUTES]
 SHOWN = ("sec-websocket-protocol", "x-a", "x-b", "set-cookie", "content-type")

@@ -14,7 +14,7 @@ from websocket_handler.protocol.frame import Opcode
 
 from ..support.programs import Program, running, wait_for
 from ..support.raw_client import Frame, RawClient, binary, close, text
-from .test_asgi import SERVERS, UVICORN
+from .asgi_programs import SERVERS, UVICORN
 
 JSON = [text('{"a": [1, null]}'), text("[]")]
 BYE = close(1001, "bye")

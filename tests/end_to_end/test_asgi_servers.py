@@ -4,34 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from websocket_handler import IS_NATIVE, HandshakeFailed, connect
+from websocket_handler import HandshakeFailed, connect
 
-from ..support.ports import free_port
-from ..support.programs import Program, running, wait_for
+from ..support.programs import Program, wait_for
 from ..support.raw_client import RawClient, binary, close, masked, text
-from .test_asgi import UNWANTED, wait_for_journal, watched
+from .asgi_programs import UNWANTED, wait_for_journal, watched
+from .loop_programs import AIOHTTP, OTHERS, serve
 
 HELLO = text("hello")
-HERE = "tests.end_to_end.asgi"
-BARE = f"{HERE}.bare:app"
-Command = Callable[[int], list[str]]
-
-
-def serve(command: Command, ready: str) -> contextlib.AbstractContextManager[Program]:
-    port = free_port()
-    return running(Program(command(port), f"{ready}.*?:({port})", not IS_NATIVE))
 
 
 # aiohttp
-
-AIOHTTP = {
-    "asyncio": lambda port: ["-m", f"{HERE}.with_aiohttp", str(port), "asyncio"],
-    "uvloop": lambda port: ["-m", f"{HERE}.with_aiohttp", str(port), "uvloop"],
-}
 
 
 @pytest.fixture(scope="module", params=AIOHTTP)
@@ -111,19 +98,6 @@ def test_aiohttp_shutdown_closes_websockets(loop: str, by: signal.Signals) -> No
 
 
 # Servers that keep the connection
-
-OTHERS: dict[str, tuple[Command, str]] = {
-    "hypercorn": (lambda port: ["-m", "hypercorn", "-b", f"127.0.0.1:{port}", BARE], "Running on"),
-    "daphne": (lambda port: ["-m", "daphne", "-p", str(port), BARE], "Listening on TCP"),
-    "granian": (
-        lambda port: ["-m", "granian", "--interface", "asgi", "--port", str(port), BARE],
-        "Listening at",
-    ),
-    "gunicorn": (
-        lambda port: ["-m", "gunicorn", "-k", "asgi", "-b", f"127.0.0.1:{port}", BARE],
-        "Listening at",
-    ),
-}
 
 
 @pytest.fixture(scope="module", params=OTHERS)

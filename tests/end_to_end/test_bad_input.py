@@ -16,21 +16,25 @@ from websocket_handler.protocol.frame import Opcode, write_frame
 
 from ..support.canary import healthy_connection
 from ..support.programs import Journal, Program, wait_for
-from ..support.raw_client import Frame, RawClient, binary, close, masked, more, request, text
-
-MIB = 1 << 20
-HELLO = text("hello")
-KEY = b"\1\2\3\4"
+from ..support.raw_client import (
+    KEY,
+    Frame,
+    RawClient,
+    binary,
+    close,
+    masked,
+    more,
+    raw,
+    request,
+    text,
+)
+from .stages import HELLO, MIB, OPENED, STAGES, go_to
 
 
 @pytest.fixture(autouse=True)
 def canary(program: Program) -> Iterator[None]:
     with healthy_connection(program):
         yield
-
-
-def raw(header: bytes, payload: bytes = b"") -> bytes:
-    return header + KEY + bytes(byte ^ KEY[i % 4] for i, byte in enumerate(payload))
 
 
 # Frames that break the protocol
@@ -170,31 +174,6 @@ def test_garbage_instead_of_a_request_ends_the_connection(
 
 
 # Peers that disconnect at every stage of a connection
-
-STAGES = {
-    "at once": b"",
-    "in the request line": b"GET /ec",
-    "in the head": b"half",
-    "after the handshake": b"",
-    "in a frame header": raw(b"\x82\xfe")[:3],
-    "in a payload": masked(binary(b"x" * 1000))[:500],
-    "in a large payload": masked(binary(b"x" * MIB))[: MIB // 2],
-    "in a fragmented message": masked(text("one", fin=False), more(b"two", fin=False)),
-    "after a message": masked(HELLO),
-    "after many messages": masked(*[binary(b"x" * 50_000)] * 10),
-    "after a close frame": masked(close(1000)),
-    "after a violation": b"\xff\xff",
-}
-OPENED = list(STAGES)[3:]
-
-
-def go_to(client: RawClient, stage: str, target: str = "/echo") -> None:
-    if stage in OPENED:
-        client.open(target)
-        client.sock.sendall(STAGES[stage])
-    else:
-        head = client.handshake(target)
-        client.sock.sendall(head[: len(head) // 2] if STAGES[stage] == b"half" else STAGES[stage])
 
 
 @pytest.mark.parametrize("stage", STAGES)

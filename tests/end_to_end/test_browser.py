@@ -13,17 +13,8 @@ from playwright.sync_api import ConsoleMessage, Page, expect, sync_playwright
 
 from websocket_handler import connect
 
+from ..support.browser import FLAGS
 from ..support.programs import Program, demo
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture

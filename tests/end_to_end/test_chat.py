@@ -24,9 +24,9 @@ from websockets.sync.client import connect as connect_client
 from websocket_handler import IS_NATIVE
 
 from ..conftest import ROOT, require
+from ..support.browser import FLAGS
 from ..support.ports import free_port
 from ..support.programs import PATIENCE, Program, running, wait_for
-from .test_browser import FLAGS
 
 FOLDER = ROOT / "examples" / "chat"
 READY = r"[Rr]unning on http://127\.0\.0\.1:(\d+)"

@@ -17,9 +17,9 @@ from playwright.sync_api import expect, sync_playwright
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from ..support.browser import FLAGS
 from ..support.ports import free_port
 from ..support.programs import wait_for
-from .test_browser import FLAGS
 
 FOLDER = Path(__file__).parent.parent.parent / "examples"
 EXAMPLES = sorted(FOLDER.glob("*.py"))

@@ -11,9 +11,9 @@ import pytest
 
 from ..support.programs import PATIENCE, Program, wait_for
 from ..support.raw_client import RawClient, close, text
-from .test_asgi import SERVERS as ASGI_SERVERS
-from .test_asgi import serve as serve_asgi
-from .test_wsgi import SERVERS, serve, wait_until_it_serves
+from .asgi_programs import SERVERS as ASGI_SERVERS
+from .asgi_programs import serve as serve_asgi
+from .wsgi_programs import SERVERS, serve, wait_until_it_serves
 
 HELLO = text("hello")
 KINDS = {

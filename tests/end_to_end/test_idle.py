@@ -7,7 +7,7 @@ import time
 
 from ..support.programs import Program
 from ..support.raw_client import RawClient, masked, text
-from .test_bad_input import STAGES, go_to
+from .stages import STAGES, go_to
 
 HELLO = text("hello")
 

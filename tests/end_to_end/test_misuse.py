@@ -11,13 +11,12 @@ import pytest
 
 from ..support.programs import Program, wait_for
 from ..support.raw_client import RawClient, close, text
+from .asgi_programs import SERVERS as ASGI
+from .asgi_programs import serve as serve_asgi
+from .loop_programs import AIOHTTP, READY, TORNADO
+from .loop_programs import serve as serve_other
 from .misuse import KINDS
-from .test_asgi import SERVERS as ASGI
-from .test_asgi import serve as serve_asgi
-from .test_asgi_servers import AIOHTTP
-from .test_asgi_servers import serve as serve_other
-from .test_tornado import READY, TORNADO
-from .test_wsgi import serve as serve_wsgi
+from .wsgi_programs import serve as serve_wsgi
 
 HELLO = text("hello")
 FAMILIES: dict[str, tuple[Callable[[], Any], str]] = {

@@ -12,8 +12,8 @@ from websocket_handler import IS_NATIVE
 from ..support.ports import free_port
 from ..support.programs import Program, running, wait_for
 from ..support.raw_client import RawClient, Response, text
-from .test_asgi import SERVERS as ASGI
-from .test_wsgi import SERVERS as WSGI
+from .asgi_programs import SERVERS as ASGI
+from .wsgi_programs import SERVERS as WSGI
 
 HELLO, FIRST = text("hello"), text("first")
 HERE = "tests.end_to_end.deciding"

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import trustme
 from websockets.sync.client import connect as websockets_connect
 
 from websocket_handler import (
@@ -24,19 +23,11 @@ from websocket_handler import (
 
 from ..support.programs import ENGINES, EngineSetup, Program, echo_program, wait_for
 from ..support.raw_client import close, masked, request, text
+from ..support.tls import context
 
 MIB = 1 << 20
-AUTHORITY = trustme.CA()
 
 pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="TLS needs the native engine")
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tls") / "server.pem"
-    issued = AUTHORITY.issue_cert("localhost", "127.0.0.1")
-    issued.private_key_and_cert_chain_pem.write_to_path(path)
-    return path
 
 
 @pytest.fixture(
@@ -54,13 +45,6 @@ def secure(engine_setup: EngineSetup, certificate: Path) -> Iterator[Program]:
     with echo_program(engine_setup, "--certificate", str(certificate)) as program:
         yield program
         assert "Traceback" not in program.log()
-
-
-def context(newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
-    made = ssl.create_default_context()
-    AUTHORITY.configure_trust(made)
-    made.maximum_version = newest
-    return made
 
 
 def open_websocket(program: Program, target: str = "/echo", **settings: object) -> WebSocket:

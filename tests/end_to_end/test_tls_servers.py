@@ -14,7 +14,7 @@ from websocket_handler import IS_NATIVE, connect
 from ..support.ports import free_port
 from ..support.programs import Program, running, wait_for
 from ..support.raw_client import RawClient, binary, close, masked, text
-from .test_tls import certificate, context  # noqa: F401 (a fixture)
+from ..support.tls import context
 
 HELLO = text("hello")
 UNWANTED = ("Traceback", "ERROR", "CRITICAL")
@@ -125,7 +125,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def secure(name: str, certificate: Path) -> Iterator[Secure]:  # noqa: F811
+def secure(name: str, certificate: Path) -> Iterator[Secure]:
     with serving(name, certificate) as secure:
         yield secure
         log = secure.program.log()
@@ -178,7 +178,7 @@ def test_vanished_tls_peers_leave_nothing(secure: Secure) -> None:
         secure.open(client).echo(HELLO)
 
 
-def test_tls_server_shutdown_closes_websockets(name: str, certificate: Path) -> None:  # noqa: F811
+def test_tls_server_shutdown_closes_websockets(name: str, certificate: Path) -> None:
     with serving(name, certificate) as secure, secure.client() as client:
         secure.open(client).echo(HELLO)
         with secure.client() as page:  # no thread is still serving the echo route afterwards
@@ -213,7 +213,7 @@ OVER_MESSAGES: dict[str, Callable[[str, int], list[str]]] = {
 
 
 @pytest.mark.parametrize("server", OVER_MESSAGES)
-def test_echo_via_asgi_messages_over_tls(server: str, certificate: Path) -> None:  # noqa: F811
+def test_echo_via_asgi_messages_over_tls(server: str, certificate: Path) -> None:
     port = free_port()
     program = Program(
         OVER_MESSAGES[server](str(certificate), port),

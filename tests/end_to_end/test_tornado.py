@@ -12,15 +12,10 @@ from websocket_handler import ALL_VERSIONS, Version, connect
 
 from ..support.programs import Program, wait_for
 from ..support.raw_client import RawClient, binary, close, masked, text
-from .test_asgi import UNWANTED, wait_for_journal, watched
-from .test_asgi_servers import serve
+from .asgi_programs import UNWANTED, wait_for_journal, watched
+from .loop_programs import READY, TORNADO, serve
 
 HELLO = text("hello")
-READY = "Running on"
-TORNADO = {
-    loop: lambda port, loop=loop: ["-m", "tests.end_to_end.asgi.with_tornado", str(port), loop]
-    for loop in ("asyncio", "uvloop")
-}
 
 
 @pytest.fixture(scope="module", params=TORNADO)

@@ -19,12 +19,11 @@ from websocket_handler import (
     connect,
 )
 
-from ..protocol.test_versions import LENGTHS, text_of
+from ..protocol.messages import LENGTHS, text_of
 from ..support.programs import Journal, Program, wait_for
 from ..support.raw_client import RawClient
+from .versions import ALL, NAMES, hixie_76
 
-NAMES = [version.name for version in ALL_VERSIONS]
-ALL = f"versions={quote(json.dumps(NAMES))}&max_message_size=2000000"
 TEXTS = [text_of(size) for size in LENGTHS]
 
 every_version = pytest.mark.parametrize("version", ALL_VERSIONS, ids=str)
@@ -129,18 +128,6 @@ def test_client_handshake_has_a_time_limit() -> None:
 
 
 # hixie-76 by hand
-
-
-def hixie_76(**others: str | None) -> dict[str, str | None]:
-    return {
-        "Upgrade": "WebSocket",
-        "Origin": None,
-        "Sec-WebSocket-Version": None,
-        "Sec-WebSocket-Key": None,
-        "Sec-WebSocket-Key1": "4 @1  46546xW%0l 1 5",
-        "Sec-WebSocket-Key2": "12998 5 Y3 1  .P00",
-        **others,
-    }
 
 
 def test_head_is_answered_before_the_third_key_arrives(program: Program) -> None:

@@ -18,7 +18,7 @@ from websocket_handler.protocol.versions import by_name
 
 from ..support.programs import ENGINES, Program, echo_program, wait_for
 from ..support.raw_client import RawClient, close, request
-from .test_versions import ALL
+from .versions import ALL
 
 MIB = 1 << 20
 LIMITS = Settings(max_message_size=1 << 24)

@@ -18,7 +18,7 @@ from websocket_handler.protocol.versions import by_name
 
 from ..conftest import PEERS
 from ..support.programs import Program
-from .test_versions import ALL
+from .versions import ALL
 
 WORDS = ["hello", "\u20ac\xe9", "x" * 126, "y" * 70_000]
 

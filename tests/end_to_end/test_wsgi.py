@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import signal
 import time
 from collections.abc import Iterator
@@ -27,34 +26,9 @@ from websocket_handler.servers.wsgi import refuse_to_connect
 from ..support.ports import free_port
 from ..support.programs import PATIENCE, Program, running, wait_for
 from ..support.raw_client import RawClient, binary, close, masked, text
+from .wsgi_programs import HERE, QUIET, SERVERS, serve, wait_until_it_serves
 
 HELLO = text("hello")
-HERE = "tests.end_to_end.wsgi"
-GUNICORN = ["-m", "gunicorn", "-b", "127.0.0.1:0", "--log-level", "info"]
-SERVERS = {
-    "gunicorn sync": [*GUNICORN, "-k", "sync", "-w", "2"],
-    "gunicorn gthread": [*GUNICORN, "-k", "gthread", "--threads", "4"],
-    "gunicorn preload": [*GUNICORN, "-k", "gthread", "--threads", "4", "--preload", "-w", "2"],
-    "gunicorn gevent": [*GUNICORN, "-k", "gevent"],
-    "gunicorn gevent_pywsgi": [*GUNICORN, "-k", "gevent_pywsgi"],
-    "gevent.pywsgi": ["-m", f"{HERE}.serve", "pywsgi"],
-    "gevent.pywsgi, patched": ["-m", f"{HERE}.serve", "patched_pywsgi"],
-    "werkzeug": ["-m", f"{HERE}.serve", "werkzeug"],
-    "cheroot": ["-m", f"{HERE}.serve", "cheroot"],
-    "waitress": ["-m", f"{HERE}.serve", "waitress"],
-    "wsgiref": ["-m", f"{HERE}.serve", "wsgiref"],
-    "bottle": ["-m", f"{HERE}.serve", "bottle"],
-    "runserver": ["-m", f"{HERE}.serve", "runserver"],
-}
-QUIET = re.compile(r"Traceback|Exception|ERROR|CRITICAL")
-
-
-def serve(
-    server: str, application: str, *options: str, descriptors: int = 8192
-) -> contextlib.AbstractContextManager[Program]:
-    command = [*SERVERS[server], *options, f"{HERE}.{application}"]
-    ready = r"(?:Listening at: http://127\.0\.0\.1:|ready on port )(\d+)"
-    return running(Program(command, ready, not IS_NATIVE, descriptors=descriptors))
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -78,15 +52,6 @@ def bare(shared: Program) -> Iterator[Program]:
         assert response.read() == b"plain\n"
     unwanted = QUIET.findall(shared.log()[seen:])
     assert not unwanted, shared.log()[seen:]
-
-
-def wait_until_it_serves(program: Program) -> None:
-    def ask() -> bool:
-        with contextlib.suppress(OSError), urlopen(program.url("/plain", "http"), timeout=2):
-            return True
-        return False
-
-    wait_for(ask, "the server to serve")
 
 
 def journal(program: Program) -> list[list[object]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 
@@ -12,46 +11,12 @@ from websocket_handler import IS_NATIVE, HandshakeFailed, connect
 from ..support.ports import free_port
 from ..support.programs import Program, running
 from ..support.raw_client import RawClient, close, masked, request, text
-from .test_versions import hixie_76
-from .test_wsgi import SERVERS, bare, serve, server, shared, wait_until_it_serves  # noqa: F401
+from .hixie import BODIES, KEYS3, WITH_HEAD, greet_hixie_76, unmasked_by_zeros
+from .test_wsgi import bare, server, shared  # noqa: F401 (a fixture)
+from .wsgi_programs import SERVERS, serve, wait_until_it_serves
 
 HELLO = text("hello")
 ORDINARY = request("/plain")
-OF_HIXIE = b"8jKS'y:G*Co,Wxa-", b"\x00hello\xff"
-
-
-def unmasked_by_zeros(payload: bytes) -> bytes:
-    """A frame whose masking key is zero, so that the payload appears unmasked on the wire."""
-    return bytes((0x81, 0x80 | len(payload), 0, 0, 0, 0)) + payload
-
-
-KEYS3 = [b"^n:ds[4U", b"\r\n\r\n\r\n\r\n"]
-WITH_HEAD = pytest.mark.parametrize("with_head", [0, 3, 8], ids=["later", "in two", "at once"])
-BODIES = pytest.mark.parametrize(
-    ("fields", "body"),
-    [
-        ({"Content-Length": "5"}, b"hello"),
-        ({"Transfer-Encoding": "chunked"}, b"5\r\nhello\r\n0\r\n\r\n"),
-    ],
-    ids=["length", "chunked"],
-)
-
-
-def greet_hixie_76(client: RawClient, path: str, key3: bytes, with_head: int) -> None:
-    """A handshake and an echo; that many bytes of the third key arrive with the head."""
-    head = client.handshake(path, hixie_76())
-    rest = key3[with_head:] + b"\x00hello\xff"
-    client.sock.sendall(head + key3[:with_head] + (rest if with_head == 8 else b""))
-    if with_head == 3:
-        time.sleep(0.02)
-        client.sock.sendall(rest)
-    response = client.read_response()
-    assert (response.status, response.reason) == (101, "WebSocket Protocol Handshake")
-    if with_head == 0:
-        client.sock.sendall(rest)
-    answer = client.read(16)
-    assert (answer == OF_HIXIE[0]) == (key3 == KEYS3[0])
-    assert client.read(14) == OF_HIXIE[1] * 2
 
 
 @pytest.mark.parametrize("payload", ["\r\n\r\n", ORDINARY.decode(), "\r\n" * 40])

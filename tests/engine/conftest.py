@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -8,6 +9,7 @@ from websocket_handler import IS_NATIVE, Engine
 from websocket_handler.engine import pure as fallback
 
 from ..support.connections import Peer
+from .loops import LOOPS, Run, Test, limit
 
 if not IS_NATIVE:
     fallback.warn_once()  # now, so that the tests do not find it in their log
@@ -27,3 +29,49 @@ def _close_peers() -> Iterator[None]:
     yield
     while Peer.all:
         Peer.all.pop().sock.close()
+
+
+ROWS = [(loop, home) for loop in LOOPS for home in ("home", "elsewhere")]
+
+
+@pytest.fixture(params=ROWS, ids="-".join)
+def run(request: pytest.FixtureRequest) -> Callable[[Test], None]:
+    """Runs a coroutine in a loop, with an engine in that loop or in a thread."""
+    loop_name, home = request.param
+
+    async def with_engine(test: Test) -> None:
+        engine = Engine(asyncio.get_running_loop() if home == "home" else None)
+        try:
+            async with limit(20):
+                await test(engine)
+        finally:
+            engine.stop()
+            await asyncio.sleep(0)
+
+    def run_it(test: Test) -> None:
+        loop = LOOPS[loop_name]()
+        try:
+            loop.run_until_complete(with_engine(test))
+        finally:
+            loop.close()
+
+    return run_it
+
+
+@pytest.fixture(params=LOOPS)
+def run_at_home(request: pytest.FixtureRequest) -> Iterator[Run]:
+    """Runs a coroutine in a loop with an engine that runs there."""
+    loop = LOOPS[request.param]()
+
+    async def with_engine(test: Test) -> None:
+        engine = Engine(asyncio.get_running_loop())
+        try:
+            async with limit(20):
+                await test(engine)
+        finally:
+            engine.stop()
+            await asyncio.sleep(0)
+
+    yield lambda test: loop.run_until_complete(with_engine(test))
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()

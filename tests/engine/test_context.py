@@ -17,8 +17,11 @@ from websocket_handler.protocol.assembly import Close, Message
 from websocket_handler.protocol.frame import Opcode, write_frame
 
 from ..support.connections import Peer, connect, make_websocket
-from .test_listeners import KEY, Run, frame, run_at_home  # noqa: F401 (a fixture)
-from .test_receiving import in_thread
+from .frames import KEY, frame
+from .loops import (
+    Run,
+    in_thread,
+)
 
 user: ContextVar[str] = ContextVar("user", default="nobody")
 
@@ -56,7 +59,7 @@ def test_listener_in_thread_sees_no_variable_of_the_request(engine: Engine) -> N
     assert seen == EVERY_EVENT
 
 
-def test_listener_in_loop_sees_no_variable_of_any_request(run_at_home: Run) -> None:  # noqa: F811
+def test_listener_in_loop_sees_no_variable_of_any_request(run_at_home: Run) -> None:
     async def test(_: Engine) -> None:
         user.set("alice")
         engine = Engine(asyncio.get_running_loop())
@@ -76,7 +79,7 @@ def test_listener_in_loop_sees_no_variable_of_any_request(run_at_home: Run) -> N
     run_at_home(test)
 
 
-def test_async_listener_sees_no_variable_of_any_request(run_at_home: Run) -> None:  # noqa: F811
+def test_async_listener_sees_no_variable_of_any_request(run_at_home: Run) -> None:
     async def test(_: Engine) -> None:
         user.set("alice")
         engine = Engine(asyncio.get_running_loop())
@@ -106,7 +109,7 @@ def test_async_listener_sees_no_variable_of_any_request(run_at_home: Run) -> Non
 
 
 def test_listener_over_transport_sees_no_variable_of_the_request(
-    run_at_home: Run,  # noqa: F811
+    run_at_home: Run,
 ) -> None:
     async def test(engine: Engine) -> None:
         user.set("alice")
@@ -128,7 +131,7 @@ def test_listener_over_transport_sees_no_variable_of_the_request(
     run_at_home(test)
 
 
-def test_drain_listener_sees_no_variable_of_the_sender(run_at_home: Run) -> None:  # noqa: F811
+def test_drain_listener_sees_no_variable_of_the_sender(run_at_home: Run) -> None:
     async def test(engine: Engine) -> None:
         for over_transport in (False, True):
             seen: list[str] = []
@@ -164,7 +167,7 @@ def test_drain_listener_sees_no_variable_of_the_sender(run_at_home: Run) -> None
 
 
 def test_close_listener_sees_no_variable_of_the_aborting_request(
-    run_at_home: Run,  # noqa: F811
+    run_at_home: Run,
 ) -> None:
     async def test(engine: Engine) -> None:
         seen: list[str] = []
@@ -187,7 +190,7 @@ def test_close_listener_sees_no_variable_of_the_aborting_request(
     run_at_home(test)
 
 
-def test_queued_messages_are_delivered_in_an_empty_context(run_at_home: Run) -> None:  # noqa: F811
+def test_queued_messages_are_delivered_in_an_empty_context(run_at_home: Run) -> None:
     async def test(engine: Engine) -> None:
         websocket = make_websocket(engine)
         peer = await in_thread(connect, websocket)
@@ -228,7 +231,7 @@ def test_variable_set_by_a_listener_in_thread_is_unseen_by_others(engine: Engine
 
 
 def test_variable_set_by_a_listener_in_loop_is_unseen_by_others(
-    run_at_home: Run,  # noqa: F811
+    run_at_home: Run,
 ) -> None:
     async def test(engine: Engine) -> None:
         await in_thread(check_variable_of_a_listener_stays_there, engine)
@@ -273,7 +276,7 @@ def test_keep_context_runs_listeners_in_their_requests_context(engine: Engine) -
             assert peer.read() == Message(name)
 
 
-def test_keep_context_runs_async_listeners_in_their_requests_context(run_at_home: Run) -> None:  # noqa: F811
+def test_keep_context_runs_async_listeners_in_their_requests_context(run_at_home: Run) -> None:
     async def test(engine: Engine) -> None:
         async def ask(name: str) -> None:
             user.set(name)
@@ -383,7 +386,7 @@ def test_around_that_fails_closes_with_1011(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("name", ["around", "around_async"])
-def test_around_is_entered_for_each_async_listener(run_at_home: Run, name: str) -> None:  # noqa: F811
+def test_around_is_entered_for_each_async_listener(run_at_home: Run, name: str) -> None:
     async def test(engine: Engine) -> None:
         log = Log()
         closed = asyncio.Event()

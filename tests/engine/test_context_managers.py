@@ -12,7 +12,7 @@ from websocket_handler import Engine, WebSocket
 from websocket_handler.protocol.assembly import Close
 
 from ..support.connections import Peer, connect, make_websocket
-from .test_stats import frame
+from .traffic import frame
 
 
 def answer_close(peer: Peer) -> Close:

@@ -19,8 +19,12 @@ from websocket_handler.protocol.message import close_payload
 
 from ..support.connections import Peer, connect, make_websocket
 from ..support.programs import wait_for
-from .test_listeners import Run, frame, run_at_home  # noqa: F401 (a fixture)
-from .test_receiving import LOOPS, in_thread  # noqa: F401 (a fixture's parameters)
+from .frames import frame
+from .loops import (  # noqa: F401 (a fixture)
+    LOOPS,
+    Run,
+    in_thread,
+)
 
 KEY = b"\x01\x02\x03\x04"
 
@@ -60,7 +64,7 @@ def assert_ordinary(caplog: pytest.LogCaptureFixture, errors: list[BaseException
 
 @pytest.mark.parametrize("leave", LEAVE)
 def test_async_listener_that_sends_after_the_end_logs_no_error(
-    run_at_home: Run,  # noqa: F811
+    run_at_home: Run,
     leave: Leave,
     caplog: pytest.LogCaptureFixture,
 ) -> None:

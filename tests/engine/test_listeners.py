@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
 
 import pytest
 
@@ -17,35 +15,8 @@ from websocket_handler.protocol.frame import Opcode, write_frame
 from websocket_handler.protocol.message import close_payload
 
 from ..support.connections import connect, make_websocket
-from .test_receiving import LOOPS, in_thread, limit, run  # noqa: F401 (a fixture)
-
-KEY = b"\x01\x02\x03\x04"
-Test = Callable[[Engine], Coroutine[Any, Any, None]]
-Run = Callable[[Test], None]
-
-
-@pytest.fixture(params=LOOPS)
-def run_at_home(request: pytest.FixtureRequest) -> Iterator[Run]:
-    """Runs a coroutine in a loop with an engine that runs there."""
-    loop = LOOPS[request.param]()
-
-    async def with_engine(test: Test) -> None:
-        engine = Engine(asyncio.get_running_loop())
-        try:
-            async with limit(20):
-                await test(engine)
-        finally:
-            engine.stop()
-            await asyncio.sleep(0)
-
-    yield lambda test: loop.run_until_complete(with_engine(test))
-    loop.run_until_complete(loop.shutdown_default_executor())
-    loop.close()
-
-
-def frame(message: str | bytes) -> bytes:
-    opcode = Opcode.TEXT if isinstance(message, str) else Opcode.BINARY
-    return write_frame(opcode, message.encode() if isinstance(message, str) else message, key=KEY)
+from .frames import KEY, frame
+from .loops import LOOPS, Run, in_thread, limit  # noqa: F401 (a fixture)
 
 
 def test_async_listeners_keep_the_order_of_events(run_at_home: Run) -> None:
@@ -183,7 +154,7 @@ def test_async_listener_without_a_loop_is_an_error() -> None:
 # Waiting for a slow peer
 
 
-def test_adrain_waits_until_the_buffer_has_drained(run: Run) -> None:  # noqa: F811
+def test_adrain_waits_until_the_buffer_has_drained(run: Run) -> None:
     async def test(engine: Engine) -> None:
         websocket = make_websocket(engine)
         peer = await in_thread(connect, websocket)
@@ -201,7 +172,7 @@ def test_adrain_waits_until_the_buffer_has_drained(run: Run) -> None:  # noqa: F
     run(test)
 
 
-def test_adrain_raises_when_the_connection_ends(run: Run) -> None:  # noqa: F811
+def test_adrain_raises_when_the_connection_ends(run: Run) -> None:
     async def test(engine: Engine) -> None:
         websocket = make_websocket(engine)
         peer = await in_thread(connect, websocket)

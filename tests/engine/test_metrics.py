@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from websocket_handler import Engine
 from websocket_handler.metrics import EngineCollector
 
-from .test_stats import echoing, frame, leave
+from .traffic import echoing, frame, leave
 
 
 def scrape(engine: Engine, prefix: str = "websocket") -> dict[str, float]:

@@ -7,12 +7,11 @@ import contextvars
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
-import uvloop
 
 from websocket_handler import ConnectionClosed, Engine, State, WebSocket, WebSocketError
 from websocket_handler.protocol.assembly import Close, Message, Pong
@@ -20,51 +19,9 @@ from websocket_handler.protocol.frame import Opcode, write_frame
 from websocket_handler.protocol.message import close_payload
 
 from ..support.connections import Peer, connect, make_websocket
+from .loops import in_thread
 
 KEY = b"\x01\x02\x03\x04"
-LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-ROWS = [(loop, home) for loop in LOOPS for home in ("home", "elsewhere")]
-Test = Callable[[Engine], Coroutine[Any, Any, None]]
-
-
-@pytest.fixture(params=ROWS, ids="-".join)
-def run(request: pytest.FixtureRequest) -> Callable[[Test], None]:
-    """Runs a coroutine in a loop, with an engine in that loop or in a thread."""
-    loop_name, home = request.param
-
-    async def with_engine(test: Test) -> None:
-        engine = Engine(asyncio.get_running_loop() if home == "home" else None)
-        try:
-            async with limit(20):
-                await test(engine)
-        finally:
-            engine.stop()
-            await asyncio.sleep(0)
-
-    def run_it(test: Test) -> None:
-        loop = LOOPS[loop_name]()
-        try:
-            loop.run_until_complete(with_engine(test))
-        finally:
-            loop.close()
-
-    return run_it
-
-
-@asynccontextmanager
-async def limit(seconds: float) -> AsyncIterator[None]:
-    """`asyncio.timeout`, which Python 3.10 lacks."""
-    task = asyncio.current_task()
-    assert task is not None
-    handle = asyncio.get_running_loop().call_later(seconds, task.cancel)
-    try:
-        yield
-    finally:
-        handle.cancel()
-
-
-def in_thread(call: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
-    return asyncio.get_running_loop().run_in_executor(None, call, *arguments)
 
 
 async def open_pair(engine: Engine, **settings: Any) -> tuple[WebSocket, Peer]:

@@ -11,7 +11,7 @@ from websocket_handler import Engine, WebSocketError
 from websocket_handler.protocol.assembly import Close, Message
 
 from ..support.connections import Peer, connect, make_websocket
-from .test_stats import echoing, frame
+from .traffic import echoing, frame
 
 
 class Client(threading.Thread):

@@ -9,27 +9,17 @@ import time
 import pytest
 
 from websocket_handler import Engine, Headers, Request, Settings, Traffic, WebSocket
-from websocket_handler.protocol.assembly import Close, Message
-from websocket_handler.protocol.frame import Opcode, write_frame
+from websocket_handler.protocol.assembly import Message
+from websocket_handler.protocol.frame import Opcode
 from websocket_handler.protocol.versions import ALL_VERSIONS
 
 from ..support.connections import HANDSHAKE, Peer, client_role, connect, make_websocket
+from .traffic import echoing, frame, leave
 
-KEY = b"\x01\x02\x03\x04"
 RESPONSE_SIZE = len(
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
 )
-
-
-def echoing(engine: Engine) -> tuple[WebSocket, Peer]:
-    websocket = make_websocket(engine)
-    websocket.on("message", websocket.send)
-    return websocket, connect(websocket)
-
-
-def frame(opcode: int, payload: bytes, fin: bool = True) -> bytes:
-    return write_frame(opcode, payload, fin, KEY)
 
 
 def test_connection_traffic_counts_messages_and_bytes(engine: Engine) -> None:
@@ -109,14 +99,6 @@ def test_messages_of_every_version_are_counted(engine: Engine, version: object) 
     assert theirs.recv(100)
     assert websocket.traffic[:4] == (1, 1, 1, 1)
     assert websocket.traffic.bytes_received == len(body) + len(data)
-
-
-def leave(websocket: WebSocket, peer: Peer, code: int = 1000) -> None:
-    peer.sock.sendall(frame(Opcode.CLOSE, code.to_bytes(2, "big")))
-    while not isinstance(peer.read(), Close):
-        pass
-    peer.sock.close()
-    assert websocket.wait_closed(10)
 
 
 def test_engine_stats_count_its_connections(engine: Engine) -> None:

@@ -15,10 +15,10 @@ from websocket_handler.protocol.assembly import Close, Event, Message, Ping, Pon
 from websocket_handler.protocol.check import Violation
 from websocket_handler.protocol.frame import Opcode, write_frame
 
+from .cuts import CUTS, KEYS, cut, garbage
 from .frames import DECODERS, Codec, Limits
 
 SIZES = st.sampled_from([0, 1, 2, 125, 126, 127, 4000, 65535, 65536])
-KEYS = st.binary(min_size=4, max_size=4)
 parity = settings(max_examples=300, deadline=None)
 
 
@@ -54,28 +54,6 @@ def messages(draw: Any) -> tuple[list[Event], bytes, bool]:
         events.append(Close(1000, "bye"))
         wire += frame(Opcode.CLOSE, b"\x03\xe8bye")
     return events, wire, masked
-
-
-@st.composite
-def garbage(draw: Any) -> bytes:
-    """Invalid frames, or bytes that are no frames."""
-    wire = bytearray()
-    for _ in range(draw(st.integers(1, 6))):
-        opcode = draw(st.sampled_from([0, 1, 2, 8, 9, 10]) | st.integers(0, 15))
-        payload = draw(st.binary(max_size=40)) * draw(st.sampled_from([1, 1, 1, 4]))
-        key = draw(KEYS) if draw(st.integers(0, 9)) else None
-        wire += write_frame(opcode, payload, draw(st.booleans()), key)
-        if draw(st.integers(0, 3)) == 0:
-            wire[draw(st.integers(0, len(wire) - 1))] ^= draw(st.integers(1, 255))
-    return bytes(wire)
-
-
-def cut(data: bytes, cuts: list[int]) -> list[bytes]:
-    edges = [0, *sorted(point % (len(data) + 1) for point in cuts), len(data)]
-    return [data[begin:end] for begin, end in pairwise(edges)]
-
-
-CUTS = st.lists(st.integers(0, 1 << 18), max_size=6)
 
 
 @pytest.mark.parametrize("new", DECODERS.values(), ids=DECODERS)

@@ -17,8 +17,8 @@ from websocket_handler.protocol.check import Violation
 from websocket_handler.protocol.deflate import TAIL
 from websocket_handler.protocol.frame import RSV1, Opcode, write_frame
 
+from .cuts import CUTS, KEYS, cut, garbage
 from .frames import INFLATING, Codec, Limits
-from .test_codec_parity import CUTS, KEYS, cut, garbage
 
 NewDecoder = Callable[[Any, bool, int, bool], Codec]
 FLUSHES = [zlib.Z_SYNC_FLUSH, zlib.Z_FULL_FLUSH]

@@ -30,10 +30,10 @@ from websocket_handler.protocol.frame import Opcode
 from websocket_handler.protocol.versions import accept, by_name, challenge, version
 
 from .frames import KEY, Limits
+from .messages import LENGTHS, text_of
 
 EXAMPLES = json.loads((Path(__file__).parent / "examples.json").read_text())
 HEAD_END = "\r\n\r\n"
-LENGTHS = (0, 1, 125, 126, 127, 65_535, 65_536, 1_000_000)
 LIMITS = Limits(max_message_size=1 << 21)
 
 example = pytest.mark.parametrize(
@@ -211,12 +211,6 @@ def make_pair(spoken: Version) -> tuple[Any, Any, Any, Any]:
         spoken._make_encoder(False, secret),
         spoken._make_decoder(LIMITS, False, secret),
     )
-
-
-def text_of(size: int) -> str:
-    """Text with `size` bytes in UTF-8, most of its characters longer than one byte."""
-    text = "\u20ac\U0001f600\xe9z" * (size // 10)
-    return text + "x" * (size - len(text.encode()))
 
 
 @every_version

@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.conftest import require
 from tests.support.ports import free_port
 from tests.support.programs import wait_for
+from websocket_handler.bus.bus import Bus
 
 
 class BrokerProcess:
@@ -149,3 +150,9 @@ class Silent:
         self._socket.close()
         for taken in self._taken:
             taken.close()
+
+
+def break_connection(bus: Bus) -> None:
+    assert bus._thread is not None
+    assert bus._worker.broker is not None
+    bus._thread.post(bus._worker.broker.fail, "the test says so")

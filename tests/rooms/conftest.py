@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from websocket_handler import Rooms
 from websocket_handler.bus.bus import Bus
 from websocket_handler.bus.settings import BusSettings, BusState, History
 
 from ..engine.conftest import _close_peers, engine
 from ..support.programs import wait_for
 from .brokers import STARTERS, BrokerProcess
+from .members import PATIENT, Make
 from .recorder import Recorder
 
 __all__ = ["_close_peers", "engine"]
@@ -76,3 +78,18 @@ def connect() -> Iterator[Connect]:
     yield connect_one
     for bus in made:
         bus.close(1)
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Creates `Rooms` over a broker, closed after the test."""
+    made: list[Rooms] = []
+
+    def make_one(broker: BrokerProcess, **options: Any) -> Rooms:
+        settings = BusSettings(**{**PATIENT, **options.pop("bus_settings", {})})
+        made.append(Rooms(broker.url, bus_settings=settings, **options))
+        return made[-1]
+
+    yield make_one
+    for rooms in made:
+        rooms.close(5)

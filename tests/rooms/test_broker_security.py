@@ -17,9 +17,9 @@ from websocket_handler.brokers.broker import KINDS, Broker, broker_class
 from websocket_handler.bus.settings import BusState, History
 
 from .brokers import BrokerProcess, nats_server, redis_server
+from .certificates import Certificates
 from .conftest import Connect, Start
-from .test_brokers import Certificates
-from .test_bus import send
+from .publishing import send
 
 KEPT = History(length=100)
 HISTORIES = [None, KEPT]

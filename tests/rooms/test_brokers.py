@@ -10,33 +10,18 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import trustme
 
 from tests.support.programs import wait_for
 from websocket_handler.bus.bus import Bus
 from websocket_handler.bus.settings import BusState, History
 
-from .brokers import BrokerProcess, nats_server, redis_server
+from .brokers import BrokerProcess, break_connection, nats_server, redis_server
+from .certificates import Certificates
 from .conftest import Connect, Start
+from .publishing import send
 from .recorder import Recorder
-from .test_bus import send
-from .test_history import break_connection
 
 KEPT = History(length=10_000)
-
-
-class Certificates:
-    """An authority, and its certificate for 127.0.0.1 or other names."""
-
-    def __init__(self, folder: Path, *names: str) -> None:
-        authority = trustme.CA()
-        mine = authority.issue_cert(*names or ("127.0.0.1", "localhost"))
-        self.authority = folder / "ca.pem"
-        self.certificate = folder / "certificate.pem"
-        self.key = folder / "key.pem"
-        authority.cert_pem.write_to_path(str(self.authority))
-        mine.cert_chain_pems[0].write_to_path(str(self.certificate))
-        mine.private_key_pem.write_to_path(str(self.key))
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 import time
 from contextvars import ContextVar, copy_context
@@ -18,24 +17,16 @@ from websocket_handler.errors import BusUnavailable
 
 from .brokers import BrokerProcess, Silent
 from .conftest import Connect, Start
+from .publishing import NAMES, publish_raw, send
 from .recorder import Delivered, Recorder, new_room
 
 HISTORIES = [None, History(length=10_000)]
-NAMES = [
-    *("", " ", "a b", "lobby", "lobby.1", "*", ">", "a.>", "room.*", "{x}", "%", "~", "ß", "日本"),
-    *("a\r\nPUB x 1\r\n", "\x00", "x" * 5000, "é" * 5000, "?", "[a-z]", "$JS.API.INFO"),
-]
 
 
 @pytest.fixture(params=HISTORIES, ids=["plain", "history"])
 def history(request: pytest.FixtureRequest) -> History | None:
     found: History | None = request.param
     return found
-
-
-def send(bus: Bus, room: str, *messages: str | bytes, key: str | None = None) -> None:
-    for message in messages:
-        bus.publish(bus.prepare(room, message, key))
 
 
 def test_message_reaches_the_other_buses(
@@ -346,24 +337,6 @@ def test_malformed_messages_are_ignored(
     assert recorder.wait_for_messages(1) == ["still here"]
     assert caplog.text.count("malformed message") == 1
     assert recorder.losses == []
-
-
-def publish_raw(broker: BrokerProcess, kind: str, channel: str, messages: list[bytes]) -> None:
-    """Publish as another client would, in the broker's own protocol."""
-    with socket.create_connection(("127.0.0.1", broker.port), 5) as connection:
-        if kind == "redis":
-            for message in messages:
-                head = f"*3\r\n$7\r\nPUBLISH\r\n${len(channel)}\r\n{channel}\r\n${len(message)}\r\n"
-                connection.sendall(head.encode() + message + b"\r\n")
-                assert connection.recv(100)
-        else:
-            connection.sendall(b'CONNECT {"verbose":false}\r\n')
-            for message in messages:
-                connection.sendall(f"PUB {channel} {len(message)}\r\n".encode() + message + b"\r\n")
-            connection.sendall(b"PING\r\n")
-            answer = b""
-            while b"PONG" not in answer:
-                answer += connection.recv(10_000)
 
 
 def test_posted_call_sees_no_variable_of_its_caller() -> None:

@@ -18,9 +18,9 @@ from websocket_handler.bus.settings import BusState, History
 from ..support.ports import free_port
 from .brokers import BrokerProcess, redis_server
 from .conftest import Connect
+from .publishing import NAMES, send
 from .recorder import Recorder
-from .test_bus import NAMES, send
-from .test_history import Replay
+from .replay import Replay
 
 HISTORIES = [None, History(length=10_000)]
 

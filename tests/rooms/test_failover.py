@@ -20,7 +20,7 @@ from websocket_handler.bus.settings import BusState, History
 from ..support.ports import free_port
 from .brokers import BrokerProcess, redis_server
 from .conftest import Connect
-from .test_bus import send
+from .publishing import send
 
 HISTORIES = [None, History(length=10_000)]
 IMPATIENT = {"heartbeat_interval": 0.3, "silence_timeout": 3.0}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 
 import pytest
 import redis
@@ -17,71 +16,14 @@ from websocket_handler.bus.names import room_channel
 from websocket_handler.bus.settings import BusState, History
 from websocket_handler.errors import BusUnavailable
 
-from .brokers import BrokerProcess
+from .brokers import BrokerProcess, break_connection
 from .conftest import Connect, Start
 from .link import Link
+from .publishing import send
 from .recorder import Recorder, new_room
-from .test_bus import send
+from .replay import Replay
 
 KEPT = History(length=10_000)
-
-
-class Replay:
-    """The messages that a replay gives a member, in order, and those delivered before it was
-    admitted. It takes `at_once` messages, and more after each `resume`."""
-
-    has_left = False
-
-    def __init__(
-        self, bus: Bus, recorder: Recorder, room: str, since: str, at_once: int = 1_000_000
-    ) -> None:
-        self.given: list[tuple[str | bytes, str]] = []
-        self.losses: list[int | None] = []
-        self.delivered_before = -1
-        self.error: Exception | None = None
-        self._at_once = at_once
-        self._allowed = at_once
-        self._recorder = recorder
-        self._waiting: Callable[[], object] | None = None
-        self._done = threading.Event()
-        bus.replay(room, since, self)
-
-    def try_send(self, message: str | bytes, offset: str) -> bool:
-        if len(self.given) >= self._allowed:
-            return False
-        self.given.append((message, offset))
-        return True
-
-    def call_when_ready(self, call: Callable[[], object]) -> None:
-        self._waiting = call
-
-    @property
-    def is_waiting(self) -> bool:
-        return self._waiting is not None
-
-    def resume(self) -> None:
-        assert self._waiting is not None
-        call, self._waiting = self._waiting, None
-        self._allowed = len(self.given) + self._at_once
-        call()
-
-    def on_missed(self, count: int | None) -> None:
-        self.losses.append(count)
-
-    def on_caught_up(self) -> None:
-        self.delivered_before = len(self._recorder.delivered)
-        self._done.set()
-
-    def on_error(self, error: Exception) -> None:
-        self.error = error
-        self._done.set()
-
-    def wait(self) -> Replay:
-        assert self._done.wait(10), "neither admitted nor failed"
-        return self
-
-    def messages(self) -> list[str | bytes]:
-        return [message for message, _ in self.given]
 
 
 def offsets(recorder: Recorder) -> list[str]:
@@ -288,12 +230,6 @@ def test_broker_away_local_delivery_continues_without_offsets(
     assert here.delivered[-1].offset == there.delivered[-1].offset
     assert (here.losses, there.losses) == ([], [])
     assert sender.stats().echoed == 102
-
-
-def break_connection(bus: Bus) -> None:
-    assert bus._thread is not None
-    assert bus._worker.broker is not None
-    bus._thread.post(bus._worker.broker.fail, "the test says so")
 
 
 def test_process_that_was_away_catches_up(start: Start, connect: Connect) -> None:

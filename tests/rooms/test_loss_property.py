@@ -30,9 +30,9 @@ from .admin import ADMINS, Admin
 from .brokers import BrokerProcess
 from .conftest import Start
 from .link import Link
+from .publishing import send
 from .recorder import Recorder
-from .test_bus import send
-from .test_history import Replay
+from .replay import Replay
 
 FULL = os.environ.get("ATTACKS") == "full"
 EXAMPLES, STEPS = (150, 40) if FULL else (25, 16)

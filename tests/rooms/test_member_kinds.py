@@ -20,9 +20,8 @@ from websocket_handler.servers.aiohttp import websocket as aiohttp_websocket
 
 from ..support.connections import client_role
 from .brokers import BrokerProcess
-from .test_brokers import Certificates
-from .test_room import join
-from .test_rooms_over_brokers import hears
+from .certificates import Certificates
+from .members import hears, join
 
 Join = Callable[[WebSocket], None]
 

@@ -24,13 +24,9 @@ from websocket_handler.protocol.assembly import Message
 from ..support.connections import Peer, make_websocket
 from ..support.programs import wait_for
 from .admin import ADMINS
-from .brokers import BrokerProcess
+from .brokers import BrokerProcess, break_connection
 from .conftest import Start
-from .test_history import break_connection
-from .test_room import join
-from .test_rooms_over_brokers import Make, add_offset, make
-
-__all__ = ["make"]
+from .members import Make, add_offset, join
 
 POLICIES = [
     SlowConsumers("close", max_backlog=1000),

@@ -22,7 +22,7 @@ from websocket_handler.bus.settings import BusState
 
 from .brokers import BrokerProcess
 from .conftest import Connect, Start
-from .test_bus import send
+from .publishing import send
 
 MESSAGES = int(os.environ.get("ROOMS_OUTAGE_MESSAGES", "12000"))
 """Of all processes together."""

@@ -19,10 +19,9 @@ from websocket_handler.bus.presence import (
     decode_announcement,
 )
 
-from .brokers import BrokerProcess
+from .brokers import BrokerProcess, break_connection
 from .conftest import Connect, Start
 from .recorder import Recorder, new_room
-from .test_history import break_connection
 
 A, B = b"node a..", b"node b.."
 

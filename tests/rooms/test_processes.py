@@ -18,8 +18,8 @@ from websocket_handler.bus.settings import BusState, History
 
 from .brokers import BrokerProcess, Silent
 from .conftest import Connect, Start
+from .publishing import send
 from .recorder import Recorder, new_room
-from .test_bus import send
 
 PREPARE = """
 import os, sys, time

@@ -17,8 +17,8 @@ from websocket_handler.errors import BusUnavailable
 
 from .brokers import BrokerProcess, nats_server, redis_server
 from .conftest import Connect, Start
-from .test_bus import publish_raw, send
-from .test_history import Replay
+from .publishing import publish_raw, send
+from .replay import Replay
 
 HISTORIES = [None, History(length=10_000)]
 LARGE = 3 << 20

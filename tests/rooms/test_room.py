@@ -32,18 +32,7 @@ from websocket_handler.protocol.prepared import PreparedMessage
 from ..protocol.frames import client_frame
 from ..support.connections import Peer, connect, make_websocket
 from ..support.programs import wait_for
-
-
-def join(engine: Engine, *rooms: Room) -> tuple[WebSocket, Peer]:
-    """A member of these rooms from the start."""
-    websocket = make_websocket(engine)
-
-    @websocket.on("open")
-    def join_all() -> None:
-        for room in rooms:
-            room.add(websocket)
-
-    return websocket, connect(websocket)
+from .members import join
 
 
 def test_every_member_receives_but_the_excluded(engine: Engine) -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
 from websocket_handler import (
-    BusSettings,
     BusState,
     BusUnavailable,
     Delivery,
@@ -26,38 +23,7 @@ from ..support.connections import Peer, make_websocket
 from ..support.programs import wait_for
 from .brokers import BrokerProcess
 from .conftest import Start
-from .test_room import join
-
-Make = Callable[..., Rooms]
-
-PATIENT = {"heartbeat_interval": 0.5, "silence_timeout": 5.0}
-
-
-@pytest.fixture
-def make() -> Iterator[Make]:
-    """Creates `Rooms` over a broker, closed after the test."""
-    made: list[Rooms] = []
-
-    def make_one(broker: BrokerProcess, **options: Any) -> Rooms:
-        settings = BusSettings(**{**PATIENT, **options.pop("bus_settings", {})})
-        made.append(Rooms(broker.url, bus_settings=settings, **options))
-        return made[-1]
-
-    yield make_one
-    for rooms in made:
-        rooms.close(5)
-
-
-def hears(*rooms: Rooms, count: int = 1) -> None:
-    """Wait until each has joined that many rooms."""
-    for one in rooms:
-        wait_for(lambda one=one: heard(one) == count, "the bus to have joined")  # type: ignore[misc]
-
-
-def heard(rooms: Rooms) -> int:
-    bus = rooms.stats().bus
-    assert bus is not None
-    return bus.rooms if bus.state is BusState.UP else -1
+from .members import Make, add_offset, hears, join
 
 
 def test_message_reaches_the_members_of_all_processes(
@@ -123,10 +89,6 @@ def test_presence_lists_members_of_all_processes(
         lambda: there[name].presence() == {"alice": 1}, "those of the other process to be gone"
     )
     assert len(here[name]) == 1
-
-
-def add_offset(message: str | bytes, offset: str) -> str:
-    return json.dumps([str(message), offset])
 
 
 def read(peer: Peer) -> tuple[str, str]:

@@ -249,3 +249,11 @@ class RawClient:
 def _short(frame: Frame) -> str:
     opcode, payload, fin = frame
     return f"(opcode {opcode}, {len(payload)} bytes {payload[:60]!r}, fin {fin})"
+
+
+KEY = b"\1\2\3\4"
+
+
+def raw(header: bytes, payload: bytes = b"") -> bytes:
+    """A masked frame; the caller chooses every field of the header before the masking key."""
+    return header + KEY + bytes(byte ^ KEY[i % 4] for i, byte in enumerate(payload))
