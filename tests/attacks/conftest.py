@@ -12,7 +12,7 @@ from ..support.programs import ENGINES, EngineSetup, Journal, Program, echo_prog
 from ..support.raw_client import RawClient, close
 from .rig import note
 
-ATTACKED = [setup for setup in ENGINES if setup.home == "thread"]
+ATTACKED = [setup for setup in ENGINES if setup.runs_in == "thread"]
 
 
 @pytest.fixture(scope="session", params=ATTACKED, ids=[setup.name for setup in ATTACKED])

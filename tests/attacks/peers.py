@@ -25,7 +25,7 @@ from .rig import KIB, MIB, at_scale, settled_memory
 HELLO = text("hello")
 KIBIBYTE = text("x" * 1024)
 OFFER: dict[str, str | None] = {"Sec-WebSocket-Extensions": "permessage-deflate"}
-PING_PATIENCE = 60
+PING_TIMEOUT_S = 60
 
 WEBSOCKETS_SERVER = """
 import asyncio, sys, websockets
@@ -133,11 +133,11 @@ def _churn(program: Program) -> str:
 def _death(program: Program) -> str:
     with RawClient(program.address).open() as client:
         begun = time.monotonic()
-        client.sock.settimeout(PING_PATIENCE)
+        client.sock.settimeout(PING_TIMEOUT_S)
         try:
             client.read_to_end()
         except TimeoutError:
-            return f"more than {PING_PATIENCE} s"
+            return f"more than {PING_TIMEOUT_S} s"
         except ConnectionResetError:
             pass
         return f"{time.monotonic() - begun:.1f} s"

@@ -23,9 +23,11 @@ FIGURES = os.environ.get("FIGURES")
 
 KIB, MIB = 1 << 10, 1 << 20
 
-SPOKEN = [by_name(name) for name in ("RFC 6455", "hybi-12", "hybi-07", "hixie-76", "hixie-75")]
+BROWSER_VERSIONS = [
+    by_name(name) for name in ("RFC 6455", "hybi-12", "hybi-07", "hixie-76", "hixie-75")
+]
 """The protocol versions that browsers implemented, newest first."""
-OTHERS = [version for version in ALL_VERSIONS if version not in SPOKEN]
+OTHER_VERSIONS = [version for version in ALL_VERSIONS if version not in BROWSER_VERSIONS]
 
 
 def at_scale(usual: int, full: int) -> int:
@@ -41,7 +43,7 @@ def note(row: str, what: str, value: float, unit: str, goal: str) -> None:
             file.write(json.dumps(figure) + "\n")
 
 
-class Costs:
+class ResourceUse:
     """The change of a server's memory and processor time since this object was created."""
 
     def __init__(self, program: Program) -> None:
@@ -55,7 +57,7 @@ class Costs:
         return self._program.cpu_seconds() - self._cpu
 
 
-class Flooded(NamedTuple):
+class FloodResult(NamedTuple):
     """The result of a flood."""
 
     sent: int
@@ -82,10 +84,10 @@ class Attacker(RawClient):
         self._events: list[Event] = []
         return self
 
-    def say(self, message: str | bytes) -> None:
+    def send_message(self, message: str | bytes) -> None:
         self.sock.sendall(self.encoder.message(message))
 
-    def hear(self) -> Event:
+    def next_event(self) -> Event:
         """Returns the next event of the version's decoder."""
         while not self._events:
             if not self._unread:
@@ -101,17 +103,17 @@ class Attacker(RawClient):
         return data
 
     def flood(
-        self, data: bytes, total: int, reading: bool = False, patience: float = 0.5
-    ) -> Flooded:
+        self, data: bytes, total: int, reading: bool = False, timeout_s: float = 0.5
+    ) -> FloodResult:
         """Send `data` repeatedly, up to `total` bytes, until the server ends the connection or has
-        not read for `patience` seconds. Incoming bytes are read meanwhile only if `reading` is
+        not read for `timeout_s` seconds. Incoming bytes are read meanwhile only if `reading` is
         true."""
         self.sock.setblocking(False)
         view, sent, offset, ended = memoryview(data), 0, 0, False
         try:
             while sent < total and not ended:
                 wanted = [self.sock] if reading else []
-                readable, writable, _ = select.select(wanted, [self.sock], [], patience)
+                readable, writable, _ = select.select(wanted, [self.sock], [], timeout_s)
                 if not readable and not writable:
                     break
                 if readable:
@@ -125,7 +127,7 @@ class Attacker(RawClient):
             ended = True
         self.sock.setblocking(True)
         self.sock.settimeout(10)
-        return Flooded(sent, ended)
+        return FloodResult(sent, ended)
 
     def drip(self, data: bytes) -> None:
         """Send each byte in a separate segment."""

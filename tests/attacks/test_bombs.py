@@ -15,7 +15,7 @@ from websocket_handler.protocol.frame import RSV1, Opcode
 from ..support.compression import compressed, deflated, open_raw, read_frame
 from ..support.programs import Program
 from ..support.raw_client import Frame, RawClient, masked
-from .rig import KIB, MIB, Costs, at_scale, note, settled_memory
+from .rig import KIB, MIB, ResourceUse, at_scale, note, settled_memory
 
 
 def peak(program: Program) -> int:
@@ -57,7 +57,7 @@ def test_decompression_bomb_memory_is_bounded_by_message_limit(program: Program,
     wire = masked(*BOMBS[bomb]())
     before = forget_peak(program)
     with open_raw(program) as client:
-        costs = Costs(program)
+        costs = ResourceUse(program)
         with contextlib.suppress(ConnectionError):
             client.sock.sendall(wire)
         if bomb == "empty blocks":
@@ -102,13 +102,13 @@ def test_closed_compressed_connections_leave_nothing(program: Program) -> None:
 
     for _ in range(30):
         come_and_go()
-    costs = Costs(program)
+    costs = ResourceUse(program)
     for _ in range(at_scale(100, 100_000)):
         come_and_go()
     assert costs.memory() < MIB
 
 
-LIES = {
+MALFORMED_MESSAGES = {
     "RSV1 on a continuation": (
         [Frame(Opcode.TEXT | RSV1, b"", False), Frame(Opcode.CONTINUATION | RSV1, b"x")],
         1002,
@@ -120,9 +120,9 @@ LIES = {
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_malformed_compressed_message_closes_with_its_code(program: Program, lie: str) -> None:
-    frames, code = LIES[lie]
+@pytest.mark.parametrize("name", MALFORMED_MESSAGES)
+def test_malformed_compressed_message_closes_with_its_code(program: Program, name: str) -> None:
+    frames, code = MALFORMED_MESSAGES[name]
     with open_raw(program) as client:
         client.sock.sendall(masked(*frames))
         opcode, payload, _ = client.read_frame()

@@ -27,7 +27,7 @@ from ..support.ports import free_port
 from ..support.programs import EngineSetup, Program, echo_program, running, wait_for
 from ..support.raw_client import RawClient, binary, close, text
 from .peers import OFFER
-from .rig import Costs, at_scale, note
+from .rig import ResourceUse, at_scale, note
 
 HELLO = text("hello")
 MIB = 1 << 20
@@ -52,7 +52,7 @@ def test_no_descriptors_left_open_connections_continue(engine_setup: EngineSetup
             stack.enter_context(socket.create_connection(program.address)) for _ in range(200)
         ]
         wait_for(lambda: program.descriptors() >= 63, "them to be used up")
-        costs, seconds = Costs(program), at_scale(1, 10)
+        costs, seconds = ResourceUse(program), at_scale(1, 10)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             canary.echo(HELLO)
@@ -184,7 +184,7 @@ LAST = {"falls off its end": "pass", "sys.exit": "sys.exit(0)"}
 
 
 @pytest.mark.parametrize(
-    ("home", "last", "blocked"),
+    ("runs_in", "last", "blocked"),
     [
         ("thread", "falls off its end", 0),
         ("thread", "sys.exit", 60),
@@ -193,12 +193,12 @@ LAST = {"falls off its end": "pass", "sys.exit": "sys.exit(0)"}
     ],
 )
 def test_interpreter_exit_with_open_sockets_is_clean_and_prompt(
-    home: str, last: str, blocked: int
+    runs_in: str, last: str, blocked: int
 ) -> None:
     """No crash and no error output; exit waits neither for silent peers nor for listeners."""
     program = ENDING.format(last=LAST[last], blocked=blocked)
     program += (
-        IN_THREAD.format(last=LAST[last]) if home == "thread" else "\nasyncio.run(in_loop())\n"
+        IN_THREAD.format(last=LAST[last]) if runs_in == "thread" else "\nasyncio.run(in_loop())\n"
     )
     begun = time.monotonic()
     done = subprocess.run(
@@ -289,7 +289,7 @@ def test_message_without_memory_closes_only_its_connection(
             victim.open()
             victim.sock.sendall(b"\x82\xff" + (24 * MIB).to_bytes(8, "big") + bytes(4 + 6 * MIB))
         victim.expect_closed(1011)
-        costs = Costs(program)
+        costs = ResourceUse(program)
         for _ in range(50):
             other.echo(HELLO)
             time.sleep(0.01)

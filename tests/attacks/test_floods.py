@@ -14,7 +14,7 @@ from websocket_handler.protocol.versions import by_name
 
 from ..support.programs import Program
 from ..support.raw_client import KEY, masked, more, raw, text
-from .rig import KIB, MIB, SPOKEN, Attacker, Costs, at_scale, note
+from .rig import BROWSER_VERSIONS, KIB, MIB, Attacker, ResourceUse, at_scale, note
 
 PINGS = write_frame(Opcode.PING, b"p" * 125, key=KEY) * 500
 PONGS = write_frame(Opcode.PONG, b"p" * 125, key=KEY) * 500
@@ -25,7 +25,7 @@ def test_pings_from_peer_that_does_not_read_close_with_1008(program: Program) ->
     """The flood ends with close code 1008; later bytes of the peer are discarded."""
     with Attacker(program.address, receive_buffer=4 * KIB) as attacker:
         attacker.open()
-        costs = Costs(program)
+        costs = ResourceUse(program)
         flooded = attacker.flood(PINGS, at_scale(6, 192) * MIB)
         grown = costs.memory()
         assert flooded.sent > len(PINGS)
@@ -38,7 +38,7 @@ def test_pings_from_peer_that_does_not_read_close_with_1008(program: Program) ->
 def test_pings_from_reading_peer_close_with_1008(program: Program) -> None:
     with Attacker(program.address) as attacker:
         attacker.open()
-        costs = Costs(program)
+        costs = ResourceUse(program)
         attacker.sock.sendall(PINGS * 3)
         for _ in range(1000):
             assert attacker.read_frame().opcode == Opcode.PONG
@@ -50,22 +50,22 @@ def test_pings_from_reading_peer_close_with_1008(program: Program) -> None:
 def test_unsolicited_pongs_close_with_1008(program: Program) -> None:
     with Attacker(program.address) as attacker:
         attacker.open()
-        costs = Costs(program)
+        costs = ResourceUse(program)
         attacker.sock.sendall(PONGS * 3)
         attacker.expect_close(1008, "too many control frames")
         attacker.flood(PONGS, at_scale(2, 120) * MIB)
         assert costs.memory() < MIB
 
 
-@pytest.mark.parametrize("version", [*SPOKEN, by_name("hybi-06")], ids=str)
+@pytest.mark.parametrize("version", [*BROWSER_VERSIONS, by_name("hybi-06")], ids=str)
 def test_data_after_close_frame_is_discarded(program: Program, version: Version) -> None:
     """The data is discarded, and only until the close timeout."""
     with Attacker(program.address) as attacker:
         attacker.open_as(version)
-        costs = Costs(program)
+        costs = ResourceUse(program)
         if version._has_close:
             attacker.sock.sendall(attacker.encoder.close(1000))
-            assert isinstance(attacker.hear(), Close)
+            assert isinstance(attacker.next_event(), Close)
         else:  # hixie-75 has no close frame; an invalid frame serves as well
             attacker.sock.sendall(b"\x80")
         more = attacker.encoder.message("x" * 100) * 100
@@ -83,16 +83,16 @@ def test_endless_fragments_close_with_1008(
         attacker.open_as(version)
         first = attacker.encoder.frame(Opcode.TEXT, b"", False)
         each = attacker.encoder.frame(Opcode.CONTINUATION, payload, False)
-        costs = Costs(program)
+        costs = ResourceUse(program)
         attacker.sock.sendall(first)
         # In plain Python a fragment costs microseconds; the limit is the same.
         count = at_scale(140_000 if version._is_native else 20_000, 300_000)
         attacker.flood(each * 1000, count * len(each), reading=True)
         grown = costs.memory()
         if version._is_native and not payload:
-            assert attacker.hear() == Close(1008, "message has too many empty fragments")
+            assert attacker.next_event() == Close(1008, "message has too many empty fragments")
         elif version._is_native:
-            assert attacker.hear() == Close(1008, "message has too many fragments")
+            assert attacker.next_event() == Close(1008, "message has too many fragments")
         assert grown < 2 * MIB
         kind = "empty" if not payload else "1-byte"
         note(
@@ -117,7 +117,7 @@ def test_pings_between_fragments_are_answered(program: Program) -> None:
         attacker.expect(text("0123456789" * 10 + "!"))
 
 
-@pytest.mark.parametrize("version", SPOKEN, ids=str)
+@pytest.mark.parametrize("version", BROWSER_VERSIONS, ids=str)
 def test_message_in_one_byte_segments_is_echoed(program: Program, version: Version) -> None:
     """Every byte of the message arrives in a separate segment."""
     size = at_scale(6_000, 900_000)
@@ -125,9 +125,9 @@ def test_message_in_one_byte_segments_is_echoed(program: Program, version: Versi
         attacker.open_as(version)
         message = "d" * size
         frame = attacker.encoder.message(message)
-        costs = Costs(program)
+        costs = ResourceUse(program)
         attacker.drip(frame)
-        assert attacker.hear() == Message(message)
+        assert attacker.next_event() == Message(message)
         grown = costs.memory()
         assert grown < 2 * size + MIB
         note(
@@ -151,7 +151,7 @@ def test_fragments_beyond_max_message_size_are_rejected_at_the_header(program: P
     """The fragment over the limit is rejected at its header, before its payload."""
     with Attacker(program.address) as attacker:
         attacker.open()
-        costs = Costs(program)
+        costs = ResourceUse(program)
         part = write_frame(Opcode.CONTINUATION, b"x" * (64 * KIB), False, KEY)
         attacker.sock.sendall(write_frame(Opcode.BINARY, b"x" * (64 * KIB), False, KEY))
         attacker.sock.sendall(part * 15 + raw(b"\x00\x81"))  # without a payload

@@ -15,7 +15,7 @@ from websocket_handler.protocol.versions.version import Offer
 
 from ..support.programs import Program
 from ..support.raw_client import RawClient, request, text
-from .rig import SPOKEN, Attacker, Costs, at_scale, note
+from .rig import BROWSER_VERSIONS, Attacker, ResourceUse, at_scale, note
 
 HELLO = text("hello")
 Change = Callable[[bytes], bytes]
@@ -93,7 +93,7 @@ def answer_to(program: Program, sent: bytes) -> tuple[bytes, bytes]:
         return answer.split(b" ", 2)[1] if answer else b"", answer
 
 
-@pytest.mark.parametrize("version", SPOKEN, ids=str)
+@pytest.mark.parametrize("version", BROWSER_VERSIONS, ids=str)
 def test_bad_handshake_is_rejected_with_4xx(program: Program, version: Version) -> None:
     """Each gets a 4xx status (501 for another method), and nothing follows the response."""
     head = honest(program, version)
@@ -114,7 +114,7 @@ def test_bad_handshake_is_rejected_with_4xx(program: Program, version: Version) 
     assert wrong == {}
 
 
-@pytest.mark.parametrize("version", [SPOKEN[0], by_name("hixie-76")], ids=str)
+@pytest.mark.parametrize("version", [BROWSER_VERSIONS[0], by_name("hixie-76")], ids=str)
 def test_any_byte_in_any_header_gets_a_response(program: Program, version: Version) -> None:
     """A byte beyond ASCII in any header must not break the parser or the worker."""
     head = honest(program, version)
@@ -183,7 +183,7 @@ def test_costly_request_head_takes_linear_time(
 ) -> None:
     """Any status is accepted; the time to respond grows only linearly with the size of the head."""
     sound = honest(program, by_name("RFC 6455"))
-    costs, rounds = Costs(program), at_scale(5, 100)
+    costs, rounds = ResourceUse(program), at_scale(5, 100)
     for _ in range(rounds):
         with Attacker(program.address) as attacker:
             attacker.sock.sendall(sound.replace(b"\r\n", b"\r\n" + head, 1))
@@ -199,7 +199,7 @@ def test_costly_request_head_takes_linear_time(
 
 
 def test_request_head_in_one_byte_segments_is_accepted(program: Program) -> None:
-    costs, rounds = Costs(program), at_scale(2, 100)
+    costs, rounds = ResourceUse(program), at_scale(2, 100)
     for _ in range(rounds):
         with Attacker(program.address) as attacker:
             filler: dict[str, str | None] = {f"X-{number}": "x" * 70 for number in range(30)}
@@ -215,7 +215,7 @@ def test_request_head_in_one_byte_segments_is_accepted(program: Program) -> None
     )
 
 
-@pytest.mark.parametrize("version", SPOKEN, ids=str)
+@pytest.mark.parametrize("version", BROWSER_VERSIONS, ids=str)
 @pytest.mark.parametrize("way", ["at once", "byte by byte", "behind the key"])
 def test_frames_sent_with_the_request_are_not_lost(
     program: Program, version: Version, way: str
@@ -238,12 +238,14 @@ def test_frames_sent_with_the_request_are_not_lost(
             attacker.sock.sendall(rest + frames)
         assert attacker.read_response().status == 101
         attacker.read(hello.body_size)
-        attacker.decoder = version._make_decoder(_Roomy, False, b"")
+        attacker.decoder = version._make_decoder(_LargeLimits, False, b"")
         attacker._events = []
-        assert [attacker.hear() for _ in messages] == [Message(message) for message in messages]
+        assert [attacker.next_event() for _ in messages] == [
+            Message(message) for message in messages
+        ]
 
 
-class _Roomy:
+class _LargeLimits:
     max_message_size = max_fragments = max_empty_fragments = 1 << 20
 
 
@@ -259,7 +261,7 @@ def test_third_key_that_looks_like_a_request_is_not_served(
     assert b"an ordinary page" not in answer
 
 
-@pytest.mark.parametrize("version", SPOKEN[:-1], ids=str)
+@pytest.mark.parametrize("version", BROWSER_VERSIONS[:-1], ids=str)
 def test_requests_after_a_handshake_are_read_as_frames(program: Program, version: Version) -> None:
     """Bytes after a 101 are never served as an HTTP request, and never echoed."""
     status, answer = answer_to(program, honest(program, version))
@@ -271,7 +273,7 @@ def test_requests_after_a_handshake_are_read_as_frames(program: Program, version
 def test_pipelined_requests_before_a_handshake_are_answered(program: Program) -> None:
     count = at_scale(200, 100_000)
     with Attacker(program.address) as attacker:
-        costs = Costs(program)
+        costs = ResourceUse(program)
         page = request("/ordinary")
         for _ in range(count // 100):
             attacker.sock.sendall(page * 100)
@@ -287,7 +289,7 @@ def test_rejected_handshakes_leave_nothing(program: Program) -> None:
     count, begun, costs = at_scale(300, 100_000), time.monotonic(), None
     for number in range(count):
         if number == count // 10:
-            costs = Costs(program)
+            costs = ResourceUse(program)
         with RawClient(program.address) as client:
             client.sock.sendall(bad)
             assert client.read_response().status == 400

@@ -14,7 +14,7 @@ from websocket_handler.protocol.versions import by_name
 
 from ..support.programs import Program, wait_for
 from ..support.raw_client import masked, raw, text
-from .rig import KIB, MIB, Attacker, Costs, at_scale, note, settled_memory
+from .rig import KIB, MIB, Attacker, ResourceUse, at_scale, note, settled_memory
 
 LENGTHS = {
     2**20 + 1: 1009,
@@ -36,14 +36,14 @@ def test_bad_64_bit_length_closes_the_connection(
     program: Program, name: str, behind: bytes
 ) -> None:
     """Also in a continuation frame, where the length is added to earlier fragments."""
-    costs, slowest, version = Costs(program), 0.0, by_name(name)
+    costs, slowest, version = ResourceUse(program), 0.0, by_name(name)
     for length, code in LENGTHS.items():
         with Attacker(program.address) as attacker:
             attacker.open_as(version)
             opcode = b"\x80" if behind else b"\x82"
             begun = time.monotonic()
             attacker.sock.sendall(behind + raw(opcode + b"\xff" + length.to_bytes(8, "big")))
-            close = attacker.hear()
+            close = attacker.next_event()
             slowest = max(slowest, time.monotonic() - begun)
             assert isinstance(close, Close)
             assert close.code == dict(version._close_codes).get(code, code), length
@@ -76,7 +76,7 @@ def test_bad_64_bit_length_in_older_versions_closes_the_connection(
                 )
             )
             attacker.sock.sendall(header[:at] + wrong)
-            assert isinstance(attacker.hear(), Close), length
+            assert isinstance(attacker.next_event(), Close), length
 
 
 @pytest.mark.parametrize("name", ["hixie-75", "hixie-76"])
@@ -85,7 +85,7 @@ def test_endless_length_in_hixie_is_never_summed(program: Program, name: str) ->
     up."""
     with Attacker(program.address) as attacker:
         attacker.open_as(by_name(name))
-        costs = Costs(program)
+        costs = ResourceUse(program)
         attacker.sock.sendall(b"\xff" + b"\x80" * 10)
         wait_for(lambda: _is_closing(attacker), "the end of a length without end")
         attacker.flood(b"\x80" * 1000, at_scale(1, 8) * MIB)
@@ -97,7 +97,7 @@ def test_endless_text_in_hixie_is_bounded(program: Program, name: str) -> None:
     """At most the bytes of one message are kept."""
     with Attacker(program.address) as attacker:
         attacker.open_as(by_name(name))
-        costs = Costs(program)
+        costs = ResourceUse(program)
         attacker.sock.sendall(b"\x00")
         flooded = attacker.flood(b"x" * 1000, 10 * MIB, reading=True)
         assert flooded.sent > MIB
@@ -121,8 +121,8 @@ def test_announced_length_takes_no_memory(program: Program, version: Version) ->
     with contextlib.ExitStack() as stack:
         attackers = [stack.enter_context(Attacker(program.address)) for _ in range(count)]
         for attacker in attackers:
-            attacker.open_as(version).say("x")
-            assert attacker.hear() == Message("x")
+            attacker.open_as(version).send_message("x")
+            assert attacker.next_event() == Message("x")
         before = settled_memory(program)
         for attacker in attackers:
             begun = attacker.encoder.message("x" * MIB)

@@ -19,14 +19,14 @@ from websocket_handler.protocol.versions.version import Offer
 
 from ..support.programs import Journal, Program, wait_for
 from ..support.raw_client import RawClient, binary, close, masked, more, text
-from .rig import KIB, MIB, SPOKEN, Attacker, Costs, at_scale, note, settled_memory
+from .rig import BROWSER_VERSIONS, KIB, MIB, Attacker, ResourceUse, at_scale, note, settled_memory
 
 HELLO = text("hello")
 
 
 def idle_share(program: Program, seconds: float = 0.3) -> float:
     """Returns the share of one core that the server uses while only the canary is active."""
-    costs = Costs(program)
+    costs = ResourceUse(program)
     time.sleep(seconds)
     return costs.cpu() / seconds
 
@@ -42,7 +42,7 @@ def session(version: Version, attacker: Attacker) -> bytes:
     return b"".join([*sent, encoder.close(1000)])
 
 
-@pytest.mark.parametrize("version", SPOKEN, ids=str)
+@pytest.mark.parametrize("version", BROWSER_VERSIONS, ids=str)
 @pytest.mark.parametrize("way", ["reset", "half-close", "half-close and reset"])
 def test_peer_leaving_at_any_byte_leaves_nothing(
     program: Program, version: Version, way: str
@@ -180,8 +180,8 @@ def test_repeated_connect_echo_close_leaks_nothing(program: Program, name: str) 
 
     def come_and_go() -> None:
         with Attacker(program.address) as attacker:
-            attacker.open_as(version).say("hello")
-            assert attacker.hear() == Message("hello")
+            attacker.open_as(version).send_message("hello")
+            assert attacker.next_event() == Message("hello")
             if version._has_close:
                 attacker.sock.sendall(attacker.encoder.close(1000))
             attacker.sock.shutdown(socket.SHUT_WR)

@@ -14,7 +14,17 @@ from websocket_handler.protocol.versions import by_name
 
 from ..support.programs import ENGINES, Journal, Program, echo_program, wait_for
 from ..support.raw_client import RawClient, binary, close, text
-from .rig import FULL, KIB, MIB, SPOKEN, Attacker, Costs, at_scale, note, settled_memory
+from .rig import (
+    BROWSER_VERSIONS,
+    FULL,
+    KIB,
+    MIB,
+    Attacker,
+    ResourceUse,
+    at_scale,
+    note,
+    settled_memory,
+)
 
 HELLO = text("hello")
 
@@ -23,7 +33,7 @@ HELLO = text("hello")
 def test_slow_request_head_ends_at_one_deadline(application: str) -> None:
     """A silent peer, a partial head, or single bytes: one deadline applies to the whole head."""
     timeout = "10" if FULL else "0.5"
-    engine_setup = next(setup for setup in ENGINES if setup.home == "thread")
+    engine_setup = next(setup for setup in ENGINES if setup.runs_in == "thread")
     options = ("--open-timeout", timeout, "--application", application)
     with echo_program(engine_setup, *options) as program, contextlib.ExitStack() as stack:
         count = at_scale(10, 300) if application == "routes" else 1
@@ -56,7 +66,7 @@ def test_slow_request_head_ends_at_one_deadline(application: str) -> None:
 
 
 def test_connection_may_idle_between_requests() -> None:
-    engine_setup = next(setup for setup in ENGINES if setup.home == "thread")
+    engine_setup = next(setup for setup in ENGINES if setup.runs_in == "thread")
     with (
         echo_program(engine_setup, "--open-timeout", "0.2") as program,
         RawClient(program.address) as client,
@@ -67,14 +77,14 @@ def test_connection_may_idle_between_requests() -> None:
         client.open().echo(HELLO)
 
 
-@pytest.mark.parametrize("version", SPOKEN, ids=str)
+@pytest.mark.parametrize("version", BROWSER_VERSIONS, ids=str)
 def test_unread_echo_pauses_reading_from_the_peer(program: Program, version: Version) -> None:
     """Once `high_water` bytes are unsent, the engine stops reading from the peer."""
     with Attacker(program.address, receive_buffer=4 * KIB) as attacker:
         attacker.open_as(version)
         message = attacker.encoder.message("x" * (64 * KIB))
-        costs = Costs(program)
-        flooded = attacker.flood(message, 192 * MIB, patience=0.3)
+        costs = ResourceUse(program)
+        flooded = attacker.flood(message, 192 * MIB, timeout_s=0.3)
         grown = costs.memory()
         assert not flooded.ended
         assert flooded.sent < 64 * MIB  # the system's buffers fill up, and no more
@@ -92,7 +102,7 @@ def test_many_peers_that_never_read_take_bounded_memory(program: Program) -> Non
     """The memory of many such peers is the sum of their send buffers."""
     count = at_scale(20, 1000)
     with contextlib.ExitStack() as stack:
-        costs = Costs(program)
+        costs = ResourceUse(program)
         for _ in range(count):
             client = stack.enter_context(Attacker(program.address, receive_buffer=4 * KIB))
             client.open("/floods?size=65536&count=3")
@@ -120,7 +130,7 @@ def test_dead_peer_is_dropped(program: Program, journal: Journal, name: str) -> 
         attacker.open_as(by_name(name), f"/silent?id={journal.name}{settings}")
         begun = time.monotonic()
         attacker.sock.settimeout(60)
-        assert isinstance(attacker.hear(), Ping)
+        assert isinstance(attacker.next_event(), Ping)
         attacker.read_to_end()
         seconds = time.monotonic() - begun
         if FULL:
@@ -148,18 +158,20 @@ def test_dead_peer_that_does_not_read_is_dropped_without_pings(
     with Attacker(program.address, receive_buffer=4 * KIB) as attacker:
         attacker.open_as(by_name(name), f"/echo?id={journal.name}&{settings}")
         begun = time.monotonic()
-        attacker.flood(attacker.encoder.message("x" * 60_000), 64 * MIB, patience=0.3)
+        attacker.flood(attacker.encoder.message("x" * 60_000), 64 * MIB, timeout_s=0.3)
         wait_for(lambda: ["close", 1006] in [e[:2] for e in journal.read()], "its close", 60)
         if FULL:
             seconds = time.monotonic() - begun
             note("dead peers", f"a dead peer found, {name}, default settings", seconds, "s", "≤ 45")
 
 
-@pytest.mark.parametrize("version", SPOKEN, ids=str)
+@pytest.mark.parametrize("version", BROWSER_VERSIONS, ids=str)
 def test_timeout_beyond_the_tcp_maximum_is_accepted(program: Program, version: Version) -> None:
     with Attacker(program.address) as attacker:
-        attacker.open_as(version, "/echo?ping_interval=1000000&ping_timeout=900000000").say("x")
-        assert attacker.hear() == Message("x")
+        attacker.open_as(
+            version, "/echo?ping_interval=1000000&ping_timeout=900000000"
+        ).send_message("x")
+        assert attacker.next_event() == Message("x")
 
 
 def test_third_key_in_one_byte_segments_ends_at_one_deadline(program: Program) -> None:
@@ -179,21 +191,21 @@ def test_third_key_in_one_byte_segments_ends_at_one_deadline(program: Program) -
         assert 0.3 < time.monotonic() - begun < 9
 
 
-@pytest.mark.parametrize("version", SPOKEN, ids=str)
+@pytest.mark.parametrize("version", BROWSER_VERSIONS, ids=str)
 def test_unanswered_close_is_dropped_after_close_timeout(
     program: Program, journal: Journal, version: Version
 ) -> None:
     """After the close timeout the socket is closed, even if the peer keeps sending."""
     with Attacker(program.address) as attacker:
         attacker.open_as(version, f"/closes?id={journal.name}&close_timeout=0.3")
-        attacker.say("4001 enough")
-        assert attacker.hear() == Message("before")
+        attacker.send_message("4001 enough")
+        assert attacker.next_event() == Message("before")
         if version._has_close:
-            assert isinstance(attacker.hear(), Close)
+            assert isinstance(attacker.next_event(), Close)
         begun = time.monotonic()
         with contextlib.suppress(ConnectionError):
             while time.monotonic() - begun < 9:  # the default is 10 s
-                attacker.say("and another thing")
+                attacker.send_message("and another thing")
                 time.sleep(0.02)
         assert time.monotonic() - begun < 9
         journal.wait_for("close")
@@ -232,7 +244,7 @@ def test_idle_connections_take_little_memory_or_cpu(program: Program) -> None:
             "KiB",
             "≤ 4",
         )
-        costs = Costs(program)
+        costs = ResourceUse(program)
         time.sleep(0.3)
         assert costs.cpu() < 0.15
         del warm

@@ -20,7 +20,7 @@ from ..conftest import require
 from ..support.programs import ENGINES, Program, echo_program, wait_for
 from ..support.raw_client import RawClient, binary, close, masked, text
 from ..support.tls import context
-from .rig import Costs, at_scale, note
+from .rig import ResourceUse, at_scale, note
 
 HELLO = text("hello")
 
@@ -58,7 +58,7 @@ def test_tls_records_of_one_byte_are_echoed(secure: Program, newest: ssl.TLSVers
         for i in range(len(head)):
             client.sock.sendall(head[i : i + 1])
         client.expect_opened()
-        costs = Costs(secure)
+        costs = ResourceUse(secure)
         for i in range(len(frame)):
             client.sock.sendall(frame[i : i + 1])
         assert len(client.read_frame().payload) == at_scale(500, 20_000)
@@ -97,7 +97,7 @@ def test_invalid_tls_record_ends_only_its_connection(secure: Program, garbage: s
         below = socket.socket(fileno=client.sock.detach())
         with below:
             send_and_wait(below, GARBAGE[garbage])
-    costs = Costs(secure)
+    costs = ResourceUse(secure)
     time.sleep(0.2)
     assert costs.cpu() < 0.1
 
@@ -135,7 +135,7 @@ def test_endless_tls_key_updates_leave_server_serving(secure: Program, certifica
     openssl = shutil.which("openssl")
     require(openssl, "openssl")
     assert openssl is not None
-    costs, count = Costs(secure), at_scale(200, 20_000)
+    costs, count = ResourceUse(secure), at_scale(200, 20_000)
     with RawClient(secure.address) as plain:
         head = plain.handshake("/echo")
     words = ["s_client", "-connect", f"127.0.0.1:{secure.port}", "-tls1_3"]

@@ -1,6 +1,6 @@
 """An application on the standard library's HTTP servers, as a user would write it.
 
-`--home` selects where its engine runs, `--application` its server and handler:
+`--runs-in` selects where its engine runs, `--application` its server and handler:
 
     routes    ThreadingHTTPServer with all of `routes`, HTTP/1.1
     http10    the same with HTTP/1.0
@@ -152,7 +152,7 @@ async def serve_in_loop(server: HTTPServer, settings: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--home", choices=["thread", "asyncio", "uvloop"], default="thread")
+    parser.add_argument("--runs-in", choices=["thread", "asyncio", "uvloop"], default="thread")
     parser.add_argument("--application", default="routes")
     parser.add_argument(
         "--defaults", action="store_true", help="the limits of Settings; and every version"
@@ -175,9 +175,9 @@ def main() -> None:
         "open_timeout": options.open_timeout,
         "close_timeout": options.close_timeout,
     }
-    if options.home == "thread":
+    if options.runs_in == "thread":
         serve_beside_thread(server, settings)
-    elif options.home == "asyncio":
+    elif options.runs_in == "asyncio":
         asyncio.run(serve_in_loop(server, settings))
     else:
         import uvloop

@@ -25,7 +25,7 @@ AIOHTTP = {
     "uvloop": lambda port: ["-m", f"{HERE}.with_aiohttp", str(port), "uvloop"],
 }
 
-OTHERS: dict[str, tuple[Command, str]] = {
+OTHER_SERVERS: dict[str, tuple[Command, str]] = {
     "hypercorn": (lambda port: ["-m", "hypercorn", "-b", f"127.0.0.1:{port}", BARE], "Running on"),
     "daphne": (lambda port: ["-m", "daphne", "-p", str(port), BARE], "Listening on TCP"),
     "granian": (

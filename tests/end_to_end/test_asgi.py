@@ -200,7 +200,7 @@ def test_slow_reader_blocks_the_sending_application(either: Program) -> None:
 
 def test_application_that_does_not_receive_pauses_its_peer(ours: Program) -> None:
     with RawClient(ours.address) as client:
-        client.open("/deaf")
+        client.open("/never-receives")
         frame = masked(binary(b"x" * 65536))
         client.sock.settimeout(0.3)
         sent = 0

@@ -18,7 +18,7 @@ from ..support.programs import Program, running, wait_for
 from ..support.raw_client import RawClient, masked, text
 from ..support.tls import context
 from .asgi_programs import SERVERS, THEIRS, serve
-from .loop_programs import OTHERS
+from .loop_programs import OTHER_SERVERS
 from .loop_programs import serve as serve_other
 
 OUTCOMES: dict[str, list[Any]] = {
@@ -80,10 +80,10 @@ def server(request: pytest.FixtureRequest) -> Iterator[Asked]:
         yield Asked(program)
 
 
-@pytest.fixture(scope="module", params=[name for name in OTHERS if name != "granian"])
+@pytest.fixture(scope="module", params=[name for name in OTHER_SERVERS if name != "granian"])
 def other(request: pytest.FixtureRequest) -> Iterator[Asked]:
     """granian itself sends nothing before the application accepts."""
-    with serve_other(*OTHERS[request.param]) as program:
+    with serve_other(*OTHER_SERVERS[request.param]) as program:
         asked = Asked(program)
 
         def is_up() -> bool:

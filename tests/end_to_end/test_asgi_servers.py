@@ -13,7 +13,7 @@ from websocket_handler import HandshakeFailed, connect
 from ..support.programs import Program, wait_for
 from ..support.raw_client import RawClient, binary, close, masked, text
 from .asgi_programs import UNWANTED, wait_for_journal, watched
-from .loop_programs import AIOHTTP, OTHERS, serve
+from .loop_programs import AIOHTTP, OTHER_SERVERS, serve
 
 HELLO = text("hello")
 
@@ -100,9 +100,9 @@ def test_aiohttp_shutdown_closes_websockets(loop: str, by: signal.Signals) -> No
 # Servers that keep the connection
 
 
-@pytest.fixture(scope="module", params=OTHERS)
+@pytest.fixture(scope="module", params=OTHER_SERVERS)
 def other(request: pytest.FixtureRequest) -> Iterator[Program]:
-    with serve(*OTHERS[request.param]) as program:
+    with serve(*OTHER_SERVERS[request.param]) as program:
 
         def is_up() -> bool:
             with contextlib.suppress(OSError):

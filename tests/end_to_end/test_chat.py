@@ -26,7 +26,7 @@ from websocket_handler import IS_NATIVE
 from ..conftest import ROOT, require
 from ..support.browser import FLAGS
 from ..support.ports import free_port
-from ..support.programs import PATIENCE, Program, running, wait_for
+from ..support.programs import TIMEOUT_S, Program, running, wait_for
 
 FOLDER = ROOT / "examples" / "chat"
 READY = r"[Rr]unning on http://127\.0\.0\.1:(\d+)"
@@ -120,7 +120,7 @@ def notice(page: Page, text: str) -> None:
     expect(page.locator("#log .notice", has_text=text)).to_have_count(1, timeout=WAIT)
 
 
-def say(page: Page, text: str) -> None:
+def send_message(page: Page, text: str) -> None:
     page.get_by_label("Message").fill(text)
     page.get_by_label("Message").press("Enter")
 
@@ -151,7 +151,7 @@ def test_users_join_talk_and_leave(browser: Browser, enter: Enter, program: Prog
     notice(alice, f"{EVIL_NAME} joined")
     said = ["Hello, all", EVIL, "Grüße ✓"]
     for page, text in zip((alice, mallory, mallory), said, strict=True):
-        say(page, text)
+        send_message(page, text)
         expect(alice.locator("#log li:not(.waiting)", has_text=text)).to_have_count(1)
     for page in (alice, mallory):
         expect_said(page, *said)
@@ -171,20 +171,20 @@ def test_users_join_talk_and_leave(browser: Browser, enter: Enter, program: Prog
 def test_server_restart_reconnects_the_users(enter: Enter, command: list[str]) -> None:
     with start(command, READY) as program:
         alice, bob = enter(program, "Alice"), enter(program, "Bob")
-        say(alice, "before")
+        send_message(alice, "before")
         for page in (alice, bob):
             expect_said(page, "before")
         program.end()
     for page in (alice, bob):
         expect_state(page, "closed")
-    say(alice, "meanwhile")
+    send_message(alice, "meanwhile")
     expect(alice.locator("#log .waiting .text")).to_have_text("meanwhile")
     with start(command, READY) as program:
         for page in (alice, bob):
             expect_state(page, "open")
             expect_present(page, "Alice", "Bob")
         expect_said(alice, "before", "meanwhile")
-        say(bob, "again")
+        send_message(bob, "again")
         expect_said(alice, "before", "meanwhile", "again")
         expect(bob.locator("#log .text").last).to_have_text("again")
         for page in (alice, bob):
@@ -194,7 +194,7 @@ def test_server_restart_reconnects_the_users(enter: Enter, command: list[str]) -
 
 def join(program: Program, name: str, room: str) -> ClientConnection:
     form = Request(program.url("/login", "http"), data=b"name=" + quote(name).encode())
-    with urlopen(form, timeout=PATIENCE) as response:
+    with urlopen(form, timeout=TIMEOUT_S) as response:
         cookie = response.headers["Set-Cookie"].partition(";")[0]
     url = program.url(f"/chat?room={quote(room)}")
     return connect_client(url, additional_headers={"Cookie": cookie}, compression=None)
@@ -211,13 +211,13 @@ def test_message_sent_twice_appears_once(enter: Enter, chat: Program) -> None:
 
 
 def read_until(client: ClientConnection, text: str) -> None:
-    while json.loads(client.recv(PATIENCE)).get("text") != text:
+    while json.loads(client.recv(TIMEOUT_S)).get("text") != text:
         pass
 
 
 def read_all(client: ClientConnection) -> None:
     while True:
-        client.recv(PATIENCE)
+        client.recv(TIMEOUT_S)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_invalid_client_message_closes_its_connection(
         with pytest.raises(ConnectionClosedError, match=f"received {code}"):
             read_all(mallory)
         alice.send('{"id": "1", "text": "\\ud800 and \\u0000", "name": "Mallory"}')
-        while (event := json.loads(alice.recv(PATIENCE)))["type"] != "message":
+        while (event := json.loads(alice.recv(TIMEOUT_S)))["type"] != "message":
             assert event["type"] in ("welcome", "present")
         assert (event["name"], event["text"]) == ("Alice", "\ud800 and \u0000")
 
@@ -251,7 +251,7 @@ def test_invalid_client_message_closes_its_connection(
 @pytest.mark.parametrize("room", ["", " ", "x" * 41, "a\x00b"], ids=ascii)
 def test_room_without_a_name_is_rejected(chat: Program, room: str) -> None:
     with join(chat, "Alice", room) as alice, pytest.raises(ConnectionClosedError, match="4400"):
-        alice.recv(PATIENCE)
+        alice.recv(TIMEOUT_S)
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +306,7 @@ def test_killed_cluster_server_loses_no_message(enter: Enter, cluster: Program) 
     carol.close()
     for page in (alice, bob):
         notice(page, "Carol left")
-    say(alice, "before")
+    send_message(alice, "before")
     for page in (alice, bob):
         expect_said(page, "before")
 
@@ -314,14 +314,14 @@ def test_killed_cluster_server_loses_no_message(enter: Enter, cluster: Program) 
     os.kill(int(pid), signal.SIGKILL)
     said = [f"meanwhile {number}" for number in range(5)]
     for text in said:
-        say(bob, text)
-    say(alice, "from Alice")
+        send_message(bob, text)
+    send_message(alice, "from Alice")
     wait_for(lambda: server_of(alice) != killed, "Alice to come back elsewhere")
     expect_state(alice, "open")
     for page in (alice, bob):
         expect(page.locator("#log li:not(.waiting) .text")).to_have_count(7)
         expect_present(page, "Alice", "Bob")
-    say(bob, "after")
+    send_message(bob, "after")
     for page in (alice, bob):
         texts = page.locator("#log .text")
         expect(texts).to_have_count(8)
@@ -353,7 +353,7 @@ def test_impossible_cluster_is_reported(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT_S,
     )
     assert done.returncode == 1
     assert words in done.stderr

@@ -203,7 +203,7 @@ def test_raising_error_listener_is_logged(program: Program, journal: Journal) ->
 
 @pytest.mark.parametrize(
     "engine_setup",
-    [setup for setup in ENGINES if setup.home == "thread"],
+    [setup for setup in ENGINES if setup.runs_in == "thread"],
     indirect=True,
     ids=lambda setup: setup.name,
 )

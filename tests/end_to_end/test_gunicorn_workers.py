@@ -9,7 +9,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from ..support.programs import PATIENCE, Program, wait_for
+from ..support.programs import TIMEOUT_S, Program, wait_for
 from ..support.raw_client import RawClient, close, text
 from .asgi_programs import SERVERS as ASGI_SERVERS
 from .asgi_programs import serve as serve_asgi
@@ -76,7 +76,7 @@ def test_gunicorn_max_requests_closes_websockets_of_old_worker(kind: str) -> Non
         with RawClient(program.address) as client:
             client.open().echo(HELLO)
             for _ in range(6):
-                with urlopen(program.url("/plain", "http"), timeout=PATIENCE) as response:
+                with urlopen(program.url("/plain", "http"), timeout=TIMEOUT_S) as response:
                     assert b"plain" in response.read()
             client.expect_close(KINDS[kind])
             client.send(close(KINDS[kind]))

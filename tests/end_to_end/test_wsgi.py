@@ -24,7 +24,7 @@ from websocket_handler import (
 from websocket_handler.servers.wsgi import refuse_to_connect
 
 from ..support.ports import free_port
-from ..support.programs import PATIENCE, Program, running, wait_for
+from ..support.programs import TIMEOUT_S, Program, running, wait_for
 from ..support.raw_client import RawClient, binary, close, masked, text
 from .wsgi_programs import HERE, QUIET, SERVERS, serve, wait_until_it_serves
 
@@ -48,14 +48,14 @@ def shared(server: str) -> Iterator[Program]:
 def bare(shared: Program) -> Iterator[Program]:
     seen = len(shared.log())
     yield shared
-    with urlopen(shared.url("/plain", "http"), timeout=PATIENCE) as response:
+    with urlopen(shared.url("/plain", "http"), timeout=TIMEOUT_S) as response:
         assert response.read() == b"plain\n"
     unwanted = QUIET.findall(shared.log()[seen:])
     assert not unwanted, shared.log()[seen:]
 
 
 def journal(program: Program) -> list[list[object]]:
-    with urlopen(program.url("/journal", "http"), timeout=PATIENCE) as response:
+    with urlopen(program.url("/journal", "http"), timeout=TIMEOUT_S) as response:
         found: list[list[object]] = json.load(response)
         return found
 
@@ -115,7 +115,7 @@ def test_wsgi_application_rejects_with_its_response(bare: Program) -> None:
 def test_twelve_wsgi_websockets_beside_a_page(bare: Program) -> None:
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(RawClient(bare.address)).open() for _ in range(12)]
-        with urlopen(bare.url("/plain", "http"), timeout=PATIENCE) as response:
+        with urlopen(bare.url("/plain", "http"), timeout=TIMEOUT_S) as response:
             assert response.read() == b"plain\n"
         for client in clients:
             client.echo(HELLO)
@@ -245,10 +245,10 @@ def test_ten_thousand_websockets_share_eight_threads() -> None:
             clients = []
             for _ in range(10_000):
                 client = stack.enter_context(RawClient(program.address))
-                clients.append(client.open("/unpinged"))  # may take longer than the interval
+                clients.append(client.open("/without-pings"))  # may take longer than the interval
             for client in clients:
                 client.send(HELLO)
-            with urlopen(program.url("/threads", "http"), timeout=PATIENCE) as response:
+            with urlopen(program.url("/threads", "http"), timeout=TIMEOUT_S) as response:
                 assert int(response.read()) < 50
             for client in clients:
                 client.expect(HELLO)

@@ -61,7 +61,7 @@ class LoopThread:
         self._thread.join(20)
 
 
-class Home:
+class EngineRunner:
     """A running engine, and the means to give it connections."""
 
     def __init__(self, engine: Engine, thread: LoopThread | None) -> None:
@@ -113,17 +113,17 @@ class Home:
 
 
 @contextlib.contextmanager
-def running_engine(kind: str) -> Iterator[Home]:
+def running_engine(kind: str) -> Iterator[EngineRunner]:
     """An engine with "threads", or in a loop of `LOOPS`."""
     thread = None if kind == "threads" else LoopThread(kind)
-    home = Home(Engine(thread.loop if thread else None), thread)
+    runner = EngineRunner(Engine(thread.loop if thread else None), thread)
     try:
-        yield home
+        yield runner
     finally:
-        for peer in home.peers:
+        for peer in runner.peers:
             peer.close()
         if thread is None:
-            home.engine.stop(10)
+            runner.engine.stop(10)
         else:
             thread.run(thread.loop.shutdown_asyncgens())
             thread.stop()
@@ -173,9 +173,9 @@ def descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-def new_websocket(home: Home, **settings: Any) -> tuple[WebSocket, list[tuple[int, str]]]:
+def new_websocket(runner: EngineRunner, **settings: Any) -> tuple[WebSocket, list[tuple[int, str]]]:
     """Returns an unconnected WebSocket, and the list of its future `close` events."""
-    websocket = make_websocket(home.engine, **settings)
+    websocket = make_websocket(runner.engine, **settings)
     ends: list[tuple[int, str]] = []
     websocket.on("close", lambda code, reason: ends.append((code, reason)))
     return websocket, ends

@@ -31,16 +31,16 @@ def _close_peers() -> Iterator[None]:
         Peer.all.pop().sock.close()
 
 
-ROWS = [(loop, home) for loop in LOOPS for home in ("home", "elsewhere")]
+ENGINE_PLACES = [(loop, place) for loop in LOOPS for place in ("same loop", "thread")]
 
 
-@pytest.fixture(params=ROWS, ids="-".join)
+@pytest.fixture(params=ENGINE_PLACES, ids="-".join)
 def run(request: pytest.FixtureRequest) -> Callable[[Test], None]:
     """Runs a coroutine in a loop, with an engine in that loop or in a thread."""
-    loop_name, home = request.param
+    loop_name, place = request.param
 
     async def with_engine(test: Test) -> None:
-        engine = Engine(asyncio.get_running_loop() if home == "home" else None)
+        engine = Engine(asyncio.get_running_loop() if place == "same loop" else None)
         try:
             async with limit(20):
                 await test(engine)
@@ -59,7 +59,7 @@ def run(request: pytest.FixtureRequest) -> Callable[[Test], None]:
 
 
 @pytest.fixture(params=LOOPS)
-def run_at_home(request: pytest.FixtureRequest) -> Iterator[Run]:
+def run_in_loop(request: pytest.FixtureRequest) -> Iterator[Run]:
     """Runs a coroutine in a loop with an engine that runs there."""
     loop = LOOPS[request.param]()
 

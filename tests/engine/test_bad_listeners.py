@@ -22,7 +22,7 @@ KEY = b"\x01\x02\x03\x04"
 
 
 @pytest.fixture(params=["thread", "loop"])
-def home(request: pytest.FixtureRequest) -> Iterator[Engine]:
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """An engine in its own thread, and one in an event loop in a thread."""
     if request.param == "thread":
         engine = Engine()
@@ -98,8 +98,8 @@ class Victim:
         return None
 
 
-def kinds_of(home: Engine) -> list[str]:
-    return ["plain"] if home.event_loop is None else ["plain", "async"]
+def kinds_of(engine: Engine) -> list[str]:
+    return ["plain"] if engine.event_loop is None else ["plain", "async"]
 
 
 def echoing(engine: Engine) -> Peer:
@@ -128,13 +128,13 @@ def raise_generator_exit(_: WebSocket) -> None:
 @pytest.mark.parametrize("act", [raise_error, raise_cancelled, raise_generator_exit])
 @pytest.mark.parametrize("event", EVENTS)
 def test_raising_listener_of_every_kind_ends_its_connection(
-    home: Engine, event: str, act: Callable[[WebSocket], object], caplog: pytest.LogCaptureFixture
+    engine: Engine, event: str, act: Callable[[WebSocket], object], caplog: pytest.LogCaptureFixture
 ) -> None:
-    bystander = echoing(home)
-    for kind in kinds_of(home):
+    bystander = echoing(engine)
+    for kind in kinds_of(engine):
         caplog.clear()
         with caplog.at_level(logging.ERROR, "websocket_handler"):
-            victim = Victim(home, event, act, kind)
+            victim = Victim(engine, event, act, kind)
             code = victim.read_close()
             assert code == {"error": 1002, "close": 1000}.get(event, 1011)
             victim.peer.sock.close()
@@ -161,11 +161,11 @@ def close_and_abort(websocket: WebSocket) -> None:
 @pytest.mark.parametrize("act", [close, abort, close_and_abort])
 @pytest.mark.parametrize("event", EVENTS)
 def test_listener_that_ends_its_own_connection_emits_close_once(
-    home: Engine, event: str, act: Callable[[WebSocket], object]
+    engine: Engine, event: str, act: Callable[[WebSocket], object]
 ) -> None:
-    bystander = echoing(home)
-    for kind in kinds_of(home):
-        victim = Victim(home, event, act, kind)
+    bystander = echoing(engine)
+    for kind in kinds_of(engine):
+        victim = Victim(engine, event, act, kind)
         code = victim.read_close()
         if event not in ("error", "close"):
             assert code == 4001 if act is close else code in (4001, None)
@@ -187,12 +187,12 @@ def pause_and_resume(websocket: WebSocket) -> None:
 @pytest.mark.parametrize("act", [pause, pause_and_resume])
 @pytest.mark.parametrize("event", EVENTS)
 def test_paused_connection_can_still_be_closed(
-    home: Engine, event: str, act: Callable[[WebSocket], object]
+    engine: Engine, event: str, act: Callable[[WebSocket], object]
 ) -> None:
     """A paused connection can be closed all the same."""
-    bystander = echoing(home)
-    for kind in kinds_of(home):
-        victim = Victim(home, event, act, kind)
+    bystander = echoing(engine)
+    for kind in kinds_of(engine):
+        victim = Victim(engine, event, act, kind)
         victim.websocket.close(4001)
         assert victim.read_close() == {"error": 1002, "close": 1000}.get(event, 4001)
         victim.peer.sock.close()
@@ -201,18 +201,18 @@ def test_paused_connection_can_still_be_closed(
         assert_it_echoes(bystander)
 
 
-def test_many_raising_listeners_leave_nothing(home: Engine) -> None:
+def test_many_raising_listeners_leave_nothing(engine: Engine) -> None:
     """Repeated exceptions leak nothing, and other connections are unaffected."""
     logging.getLogger("websocket_handler").setLevel(logging.CRITICAL)
     try:
-        bystander = echoing(home)
+        bystander = echoing(engine)
         for _ in range(100):
-            victim = Victim(home, "message", raise_error, kinds_of(home)[-1])
+            victim = Victim(engine, "message", raise_error, kinds_of(engine)[-1])
             assert victim.read_close() == 1011
             victim.peer.sock.close()
             assert victim.over.wait(10)
         assert_it_echoes(bystander)
     finally:
         logging.getLogger("websocket_handler").setLevel(logging.NOTSET)
-    assert home.stats().closed == {1000: 100}  # the peer answers 1011 with this code
-    wait_for(lambda: [type(channel) for channel in home.channels()] == [WebSocket], "the sockets")
+    assert engine.stats().closed == {1000: 100}  # the peer answers 1011 with this code
+    wait_for(lambda: [type(channel) for channel in engine.channels()] == [WebSocket], "the sockets")

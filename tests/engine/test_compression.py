@@ -21,7 +21,7 @@ from websocket_handler.protocol.versions import rfc6455
 
 from ..support.connections import Peer, make_websocket
 
-KEEPING = Compression(False, False, threshold=0)
+WITH_TAKEOVER = Compression(False, False, threshold=0)
 HELLO = bytes.fromhex("f248cdc9c90700")
 
 
@@ -51,7 +51,7 @@ def connect(engine: Engine, compression: Compression, **settings: Any) -> tuple[
 
 @pytest.fixture
 def both(engine: Engine) -> Iterator[tuple[WebSocket, InflatingPeer]]:
-    websocket, peer = connect(engine, KEEPING)
+    websocket, peer = connect(engine, WITH_TAKEOVER)
     yield websocket, peer
     websocket.abort()
     peer.sock.close()
@@ -81,7 +81,7 @@ def test_compressed_messages_of_threads_leave_in_order(
         thread.join()
 
 
-@pytest.mark.parametrize("compression", [KEEPING, Compression()], ids=["takeover", "none"])
+@pytest.mark.parametrize("compression", [WITH_TAKEOVER, Compression()], ids=["takeover", "none"])
 def test_fragmented_message_is_not_split_by_a_compressed_one(
     engine: Engine, compression: Compression
 ) -> None:

@@ -59,7 +59,7 @@ def test_listener_in_thread_sees_no_variable_of_the_request(engine: Engine) -> N
     assert seen == EVERY_EVENT
 
 
-def test_listener_in_loop_sees_no_variable_of_any_request(run_at_home: Run) -> None:
+def test_listener_in_loop_sees_no_variable_of_any_request(run_in_loop: Run) -> None:
     async def test(_: Engine) -> None:
         user.set("alice")
         engine = Engine(asyncio.get_running_loop())
@@ -76,10 +76,10 @@ def test_listener_in_loop_sees_no_variable_of_any_request(run_at_home: Run) -> N
             assert seen == EVERY_EVENT
         engine.stop()
 
-    run_at_home(test)
+    run_in_loop(test)
 
 
-def test_async_listener_sees_no_variable_of_any_request(run_at_home: Run) -> None:
+def test_async_listener_sees_no_variable_of_any_request(run_in_loop: Run) -> None:
     async def test(_: Engine) -> None:
         user.set("alice")
         engine = Engine(asyncio.get_running_loop())
@@ -105,11 +105,11 @@ def test_async_listener_sees_no_variable_of_any_request(run_at_home: Run) -> Non
         engine.stop()
         assert seen == ["nobody"] * 2
 
-    run_at_home(test)
+    run_in_loop(test)
 
 
 def test_listener_over_transport_sees_no_variable_of_the_request(
-    run_at_home: Run,
+    run_in_loop: Run,
 ) -> None:
     async def test(engine: Engine) -> None:
         user.set("alice")
@@ -128,10 +128,10 @@ def test_listener_over_transport_sees_no_variable_of_the_request(
         theirs.close()
         assert seen == EVERY_EVENT
 
-    run_at_home(test)
+    run_in_loop(test)
 
 
-def test_drain_listener_sees_no_variable_of_the_sender(run_at_home: Run) -> None:
+def test_drain_listener_sees_no_variable_of_the_sender(run_in_loop: Run) -> None:
     async def test(engine: Engine) -> None:
         for over_transport in (False, True):
             seen: list[str] = []
@@ -163,11 +163,11 @@ def test_drain_listener_sees_no_variable_of_the_sender(run_at_home: Run) -> None
         while size > 0:
             size -= len(sock.recv(1 << 20))
 
-    run_at_home(test)
+    run_in_loop(test)
 
 
 def test_close_listener_sees_no_variable_of_the_aborting_request(
-    run_at_home: Run,
+    run_in_loop: Run,
 ) -> None:
     async def test(engine: Engine) -> None:
         seen: list[str] = []
@@ -187,10 +187,10 @@ def test_close_listener_sees_no_variable_of_the_aborting_request(
         peer.sock.close()
         assert seen == ["nobody"] * 2
 
-    run_at_home(test)
+    run_in_loop(test)
 
 
-def test_queued_messages_are_delivered_in_an_empty_context(run_at_home: Run) -> None:
+def test_queued_messages_are_delivered_in_an_empty_context(run_in_loop: Run) -> None:
     async def test(engine: Engine) -> None:
         websocket = make_websocket(engine)
         peer = await in_thread(connect, websocket)
@@ -205,7 +205,7 @@ def test_queued_messages_are_delivered_in_an_empty_context(run_at_home: Run) -> 
         assert seen == ["nobody"]
         peer.sock.close()
 
-    run_at_home(test)
+    run_in_loop(test)
 
 
 def check_variable_of_a_listener_stays_there(engine: Engine) -> None:
@@ -231,12 +231,12 @@ def test_variable_set_by_a_listener_in_thread_is_unseen_by_others(engine: Engine
 
 
 def test_variable_set_by_a_listener_in_loop_is_unseen_by_others(
-    run_at_home: Run,
+    run_in_loop: Run,
 ) -> None:
     async def test(engine: Engine) -> None:
         await in_thread(check_variable_of_a_listener_stays_there, engine)
 
-    run_at_home(test)
+    run_in_loop(test)
 
 
 def test_listener_that_blocks_its_thread_ends_in_its_own_context(engine: Engine) -> None:
@@ -276,7 +276,7 @@ def test_keep_context_runs_listeners_in_their_requests_context(engine: Engine) -
             assert peer.read() == Message(name)
 
 
-def test_keep_context_runs_async_listeners_in_their_requests_context(run_at_home: Run) -> None:
+def test_keep_context_runs_async_listeners_in_their_requests_context(run_in_loop: Run) -> None:
     async def test(engine: Engine) -> None:
         async def ask(name: str) -> None:
             user.set(name)
@@ -299,7 +299,7 @@ def test_keep_context_runs_async_listeners_in_their_requests_context(run_at_home
         for name in ("alice", "bob"):
             await asyncio.create_task(ask(name))
 
-    run_at_home(test)
+    run_in_loop(test)
 
 
 class Log:
@@ -386,7 +386,7 @@ def test_around_that_fails_closes_with_1011(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("name", ["around", "around_async"])
-def test_around_is_entered_for_each_async_listener(run_at_home: Run, name: str) -> None:
+def test_around_is_entered_for_each_async_listener(run_in_loop: Run, name: str) -> None:
     async def test(engine: Engine) -> None:
         log = Log()
         closed = asyncio.Event()
@@ -411,7 +411,7 @@ def test_around_is_entered_for_each_async_listener(run_at_home: Run, name: str) 
         calls = [("1", "inside"), ("2", "inside"), ("close", "inside")]
         assert log.lines == [line for call in calls for line in ("enter", call, "exit")]
 
-    run_at_home(test)
+    run_in_loop(test)
 
 
 def test_async_around_of_a_plain_listener_is_an_error(

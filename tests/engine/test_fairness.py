@@ -31,9 +31,9 @@ def send_all(peer: socket.socket) -> None:
 @pytest.mark.parametrize("kind", LOOPS)
 def test_flooding_peer_is_read_by_budget_to_its_last_byte(kind: str, carrier: str) -> None:
     received = [0]  # in each iteration of the loop
-    with running_engine(kind) as home:
-        assert home.thread is not None
-        loop = home.thread.loop
+    with running_engine(kind) as runner:
+        assert runner.thread is not None
+        loop = runner.thread.loop
 
         def count(message: bytes) -> None:
             received[-1] += len(message)
@@ -44,9 +44,9 @@ def test_flooding_peer_is_read_by_budget_to_its_last_byte(kind: str, carrier: st
             if websocket.traffic.messages_received < COUNT:
                 loop.call_soon(begin_iteration)
 
-        websocket, _ = new_websocket(home)
+        websocket, _ = new_websocket(runner)
         websocket.on("message", count)
-        peer = home.connect(websocket, carrier)
+        peer = runner.connect(websocket, carrier)
         websocket.pause()
         sender = threading.Thread(target=send_all, args=(peer,))
         sender.start()

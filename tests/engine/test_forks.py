@@ -20,7 +20,7 @@ from websocket_handler.protocol.assembly import Message
 from websocket_handler.protocol.frame import Opcode, write_frame
 
 from ..support.connections import Peer, client_role, connect, make_websocket
-from .carriers import Home, new_websocket, running_engine
+from .carriers import EngineRunner, new_websocket, running_engine
 
 CHILD_SECONDS = 20
 
@@ -118,10 +118,10 @@ def test_child_has_closed_websockets_and_a_new_engine(
 
 
 def test_coroutines_of_a_child_see_closed_websockets() -> None:
-    with running_engine("asyncio") as home:
-        assert home.thread is not None
-        websocket, _ = new_websocket(home)
-        peer = home.connect(websocket, "socket")
+    with running_engine("asyncio") as runner:
+        assert runner.thread is not None
+        websocket, _ = new_websocket(runner)
+        peer = runner.connect(websocket, "socket")
 
         async def see() -> None:
             await asyncio.wait_for(websocket.await_closed(), 5)
@@ -135,7 +135,7 @@ def test_coroutines_of_a_child_see_closed_websockets() -> None:
             await asyncio.to_thread(echo_once, other, "in a loop of the child")
 
         assert exit_code_of_child(lambda: asyncio.run(see())) == 0
-        assert exit_code_of_child(lambda: check_over(home.engine)) == 0
+        assert exit_code_of_child(lambda: check_over(runner.engine)) == 0
         websocket.send("the parent goes on")
         assert peer.recv(100) == b"\x81\x12the parent goes on"
 
@@ -242,9 +242,9 @@ def test_multiprocessing_fork_child_serves_its_own_engine(engine: Engine) -> Non
 
 @pytest.mark.parametrize("carrier", ["socket", "TLS"] if IS_NATIVE else ["socket"])
 def test_end_in_the_parent_reaches_the_peer_although_a_child_lives(carrier: str) -> None:
-    with running_engine("threads") as home:
-        websocket, _ = new_websocket(home)
-        peer = home.connect(websocket, carrier)
+    with running_engine("threads") as runner:
+        websocket, _ = new_websocket(runner)
+        peer = runner.connect(websocket, carrier)
         is_over, end = os.pipe()
         child = os.fork()
         if child == 0:
@@ -263,19 +263,19 @@ def test_end_in_the_parent_reaches_the_peer_although_a_child_lives(carrier: str)
 
 @pytest.mark.skipif(not IS_NATIVE, reason="TLS needs the native engine")
 def test_fork_while_openssl_is_at_work_does_not_hang() -> None:
-    with running_engine("threads") as home:
-        websocket, _ = new_websocket(home)
+    with running_engine("threads") as runner:
+        websocket, _ = new_websocket(runner)
         websocket.on("message", lambda _: None)
-        peer = home.connect(websocket, "TLS")
+        peer = runner.connect(websocket, "TLS")
         pumping = pump(peer)
         for _ in range(10):
-            assert exit_code_of_child(lambda: check_closed_and_echo(websocket, home)) == 0
+            assert exit_code_of_child(lambda: check_closed_and_echo(websocket, runner)) == 0
         pumping.set()
 
 
-def check_closed_and_echo(websocket: WebSocket, home: Home) -> None:
+def check_closed_and_echo(websocket: WebSocket, runner: EngineRunner) -> None:
     check_closed(websocket)
-    echo_in(home.engine)
+    echo_in(runner.engine)
 
 
 def pump(peer: socket.socket) -> threading.Event:

@@ -14,7 +14,15 @@ from websocket_handler import IS_NATIVE, ConnectionClosed, WebSocket
 from websocket_handler.protocol.frame import Opcode, write_frame
 
 from ..support.programs import wait_for
-from .carriers import PLACES, Home, descriptors, finish, new_websocket, reset, running_engine
+from .carriers import (
+    PLACES,
+    EngineRunner,
+    descriptors,
+    finish,
+    new_websocket,
+    reset,
+    running_engine,
+)
 
 pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="asyncio polls for the engine")
 
@@ -71,13 +79,15 @@ def cpu_seconds_of(seconds: float) -> float:
     return time.process_time() - begin
 
 
-def check_end(home: Home, websocket: WebSocket, ends: list[tuple[int, str]], before: int) -> None:
+def check_end(
+    runner: EngineRunner, websocket: WebSocket, ends: list[tuple[int, str]], before: int
+) -> None:
     wait_for(lambda: bool(ends), "the close event", 10)
     assert ends[0][0] == 1006
     wait_for(lambda: descriptors() < before, "the descriptor to be given back", 10)
     assert cpu_seconds_of(0.3) < 0.1
     assert len(ends) == 1
-    assert home.engine.stats().open == 0
+    assert runner.engine.stats().open == 0
     assert websocket.wait_closed(10)
 
 
@@ -87,15 +97,15 @@ def test_paused_peer_that_leaves_is_noticed(
     place: tuple[str, str], hold: Prepare, end: Callable[[socket.socket], None]
 ) -> None:
     kind, carrier = place
-    with running_engine(kind) as home:
-        websocket, ends = new_websocket(home, high_water=10_000)
+    with running_engine(kind) as runner:
+        websocket, ends = new_websocket(runner, high_water=10_000)
         hold(websocket)
-        peer = home.connect(websocket, carrier)
+        peer = runner.connect(websocket, carrier)
         send_some(peer)
         wait_for(lambda: websocket._reading_paused or websocket._above_water, "no more reading")
         before = descriptors() - 1  # without the peer's end
         end(peer)
-        check_end(home, websocket, ends, before)
+        check_end(runner, websocket, ends, before)
 
 
 @pytest.mark.parametrize("carrier", ["socket", "TLS"])
@@ -109,26 +119,26 @@ def test_busy_listener_sees_its_peers_end_afterwards(
         entered.set()
         released.wait(20)
 
-    with running_engine("threads") as home:
-        websocket, ends = new_websocket(home)
+    with running_engine("threads") as runner:
+        websocket, ends = new_websocket(runner)
         websocket.on("message", block)
-        peer = home.connect(websocket, carrier)
+        peer = runner.connect(websocket, carrier)
         send_some(peer)
         assert entered.wait(10)
-        wait_for(lambda: home.engine.listener_takeovers > 0, "another thread to take over")
+        wait_for(lambda: runner.engine.listener_takeovers > 0, "another thread to take over")
         before = descriptors() - 1
         end(peer)
         assert cpu_seconds_of(1.0) < 0.25
         released.set()
-        check_end(home, websocket, ends, before)
+        check_end(runner, websocket, ends, before)
 
 
 def test_messages_before_the_end_are_received(place: tuple[str, str]) -> None:
     kind, carrier = place
-    with running_engine(kind) as home:
-        websocket, ends = new_websocket(home, high_water=10_000)
+    with running_engine(kind) as runner:
+        websocket, ends = new_websocket(runner, high_water=10_000)
         reader = with_a_slow_reader(websocket)
-        peer = home.connect(websocket, carrier)
+        peer = runner.connect(websocket, carrier)
         for _ in range(4):
             peer.sendall(MESSAGE)
         reader.join(10)  # it has taken the first
@@ -143,10 +153,10 @@ def test_messages_before_the_end_are_received(place: tuple[str, str]) -> None:
 def test_data_left_by_a_gone_peer_is_bounded(place: tuple[str, str]) -> None:
     """The system's buffers may hold megabytes, even of compressed data."""
     kind, carrier = place
-    with running_engine(kind) as home:
-        websocket, ends = new_websocket(home, high_water=10_000, max_buffered=50_000)
+    with running_engine(kind) as runner:
+        websocket, ends = new_websocket(runner, high_water=10_000, max_buffered=50_000)
         with_a_slow_reader(websocket)
-        peer = home.connect(websocket, carrier)
+        peer = runner.connect(websocket, carrier)
         peer.settimeout(0.5)
         with contextlib.suppress(OSError):
             while True:  # until the system's buffers are full

@@ -64,7 +64,7 @@ def assert_ordinary(caplog: pytest.LogCaptureFixture, errors: list[BaseException
 
 @pytest.mark.parametrize("leave", LEAVE)
 def test_async_listener_that_sends_after_the_end_logs_no_error(
-    run_at_home: Run,
+    run_in_loop: Run,
     leave: Leave,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -96,7 +96,7 @@ def test_async_listener_that_sends_after_the_end_logs_no_error(
         assert codes == [1001 if leave is send_close else 1006]
         assert_ordinary(caplog, errors)
 
-    run_at_home(test)
+    run_in_loop(test)
 
 
 @pytest.mark.parametrize("event", ["message", "error", "close"])

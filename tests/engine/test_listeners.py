@@ -19,7 +19,7 @@ from .frames import KEY, frame
 from .loops import LOOPS, Run, in_thread, limit  # noqa: F401 (a fixture)
 
 
-def test_async_listeners_keep_the_order_of_events(run_at_home: Run) -> None:
+def test_async_listeners_keep_the_order_of_events(run_in_loop: Run) -> None:
     async def test(engine: Engine) -> None:
         seen: list[object] = []
         over = asyncio.Event()
@@ -49,10 +49,10 @@ def test_async_listeners_keep_the_order_of_events(run_at_home: Run) -> None:
         assert seen == ["open", "1", "2", "3", (1000, "bye")]
         peer.sock.close()
 
-    run_at_home(test)
+    run_in_loop(test)
 
 
-def test_slow_async_listener_pauses_only_its_peer(run_at_home: Run) -> None:
+def test_slow_async_listener_pauses_only_its_peer(run_in_loop: Run) -> None:
     async def test(engine: Engine) -> None:
         go_on = asyncio.Event()
         heard: list[bytes] = []
@@ -82,11 +82,11 @@ def test_slow_async_listener_pauses_only_its_peer(run_at_home: Run) -> None:
         slow_peer.sock.close()
         quick_peer.sock.close()
 
-    run_at_home(test)
+    run_in_loop(test)
 
 
 def test_raising_async_listener_closes_with_1011(
-    run_at_home: Run, caplog: pytest.LogCaptureFixture
+    run_in_loop: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test(engine: Engine) -> None:
         errors: list[BaseException] = []
@@ -105,11 +105,11 @@ def test_raising_async_listener_closes_with_1011(
         peer.sock.close()
 
     with caplog.at_level(logging.ERROR):
-        run_at_home(test)
+        run_in_loop(test)
     assert "ValueError: oh" in caplog.text
 
 
-def test_once_and_off_work_with_async_listeners(run_at_home: Run) -> None:
+def test_once_and_off_work_with_async_listeners(run_in_loop: Run) -> None:
     async def test(engine: Engine) -> None:
         seen: list[str] = []
         websocket = make_websocket(engine)
@@ -136,7 +136,7 @@ def test_once_and_off_work_with_async_listeners(run_at_home: Run) -> None:
         assert seen == ["once a", "a", "b"]
         peer.sock.close()
 
-    run_at_home(test)
+    run_in_loop(test)
 
 
 def test_async_listener_without_a_loop_is_an_error() -> None:
@@ -221,7 +221,7 @@ def test_drain_in_a_thread_waits_until_the_buffer_has_drained() -> None:
     ("end", "code"),
     [(write_frame(Opcode.CLOSE, close_payload(1000), key=KEY), 1000), (b"\xff\x80", 1002)],
 )
-def test_messages_before_the_end_are_answered(run_at_home: Run, end: bytes, code: int) -> None:
+def test_messages_before_the_end_are_answered(run_in_loop: Run, end: bytes, code: int) -> None:
     async def test(engine: Engine) -> None:
         websocket = make_websocket(engine)
         peer = await in_thread(connect, websocket)
@@ -241,4 +241,4 @@ def test_messages_before_the_end_are_answered(run_at_home: Run, end: bytes, code
             await echoing
         peer.sock.close()
 
-    run_at_home(test)
+    run_in_loop(test)

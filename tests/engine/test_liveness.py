@@ -64,7 +64,7 @@ def take_over(websocket: WebSocket, pair: tuple[socket.socket, socket.socket]) -
     return peer
 
 
-def say(peer: Peer, payload: bytes, opcode: int = Opcode.BINARY) -> None:
+def send_frame(peer: Peer, payload: bytes, opcode: int = Opcode.BINARY) -> None:
     peer.sock.sendall(write_frame(opcode, payload, key=KEY))
 
 
@@ -73,7 +73,7 @@ def fill(peer: Peer) -> None:
     peer.sock.settimeout(0.3)
     with contextlib.suppress(TimeoutError):
         for _ in range(64 << 10):
-            say(peer, bytes(1000))
+            send_frame(peer, bytes(1000))
         pytest.fail("everything was taken")
     peer.sock.settimeout(10)
 
@@ -92,7 +92,7 @@ class Answering(threading.Thread):
             while True:
                 event = self.peer.read()
                 if isinstance(event, Ping):
-                    say(self.peer, event.payload, Opcode.PONG)
+                    send_frame(self.peer, event.payload, Opcode.PONG)
                     self.answered += 1
                 elif isinstance(event, Close):
                     return
@@ -110,7 +110,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 def never_listen(websocket: WebSocket, peer: Peer) -> None:
     """More than `high_water` bytes are queued for a first listener."""
     del websocket
-    say(peer, bytes(70_000))
+    send_frame(peer, bytes(70_000))
 
 
 def pause(websocket: WebSocket, peer: Peer) -> None:
@@ -120,9 +120,9 @@ def pause(websocket: WebSocket, peer: Peer) -> None:
 
 def stop_receiving(websocket: WebSocket, peer: Peer) -> None:
     """More than `high_water` bytes are queued for a thread that receives messages."""
-    say(peer, b"first")
+    send_frame(peer, b"first")
     assert websocket.receive(10) == b"first"
-    say(peer, bytes(70_000))
+    send_frame(peer, bytes(70_000))
 
 
 UNREAD = [never_listen, pause, stop_receiving]
@@ -171,7 +171,7 @@ def test_peer_that_cannot_send_its_pongs_is_kept(engine: Engine) -> None:
     websocket.on("message", lambda _: None)
     websocket.resume()
     Answering(peer)
-    say(peer, b"still here")
+    send_frame(peer, b"still here")
 
 
 def full_and_paused(websocket: WebSocket, peer: Peer) -> None:
@@ -220,7 +220,7 @@ def test_vanished_peer_is_dropped_while_a_listener_blocks(engine: Engine) -> Non
 
     websocket.on("message", block)
     peer = take_over(websocket, by_tcp())
-    say(peer, b"block")
+    send_frame(peer, b"block")
     assert seen.wait(10)
     vanish(peer.sock)
     wait_for(lambda: websocket.state is State.CLOSED)
@@ -323,8 +323,8 @@ def test_peer_that_answers_is_kept_however_often(engine: Engine) -> None:
     for _ in range(5):
         ping = peer.read()
         assert isinstance(ping, Ping)
-        say(peer, ping.payload, Opcode.PONG)
-    say(peer, b"x")
+        send_frame(peer, ping.payload, Opcode.PONG)
+    send_frame(peer, b"x")
     assert any(peer.read() == Message(b"x") for _ in range(5))
 
 

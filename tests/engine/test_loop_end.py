@@ -19,7 +19,7 @@ from websocket_handler.protocol.frame import Opcode, write_frame
 
 from ..support.connections import connect, make_websocket
 from ..support.programs import wait_for
-from .carriers import CARRIERS, LOOPS, Home, LoopThread, descriptors, new_websocket, reset
+from .carriers import CARRIERS, LOOPS, EngineRunner, LoopThread, descriptors, new_websocket, reset
 
 pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="asyncio carries the bytes")
 
@@ -60,9 +60,9 @@ def test_loop_shutdown_closes_its_connections_with_1001(kind: str, carrier: str)
     before = descriptors_after_a_loop(kind)
     for _ in range(3):
         thread = LoopThread(kind)
-        home = Home(Engine(thread.loop), thread)
-        websocket, ends = new_websocket(home)
-        peer = home.connect(websocket, carrier)
+        runner = EngineRunner(Engine(thread.loop), thread)
+        websocket, ends = new_websocket(runner)
+        peer = runner.connect(websocket, carrier)
         ending = threading.Thread(target=run_and_close, args=(thread,))
         ending.start()
         assert read_to_the_end(peer) == GOING_AWAY
@@ -70,7 +70,7 @@ def test_loop_shutdown_closes_its_connections_with_1001(kind: str, carrier: str)
         assert len(ends) == 1
         assert websocket.wait_closed(10)
         peer.close()
-    del thread, home, websocket, ending
+    del thread, runner, websocket, ending
     gc.collect()
     assert descriptors() <= before
 
@@ -82,19 +82,19 @@ def test_closed_loop_closes_its_connections(kind: str, carrier: str) -> None:
     before = descriptors_after_a_loop(kind)
     for _ in range(3):
         thread = LoopThread(kind)
-        home = Home(Engine(thread.loop), thread)
-        websocket, ends = new_websocket(home)
-        peer = home.connect(websocket, carrier)
+        runner = EngineRunner(Engine(thread.loop), thread)
+        websocket, ends = new_websocket(runner)
+        peer = runner.connect(websocket, carrier)
         close_alone(thread)
         assert read_to_the_end(peer) == GOING_AWAY
         assert len(ends) == 1
-        late = make_websocket(home.engine)
+        late = make_websocket(runner.engine)
         late.connect()
         with pytest.raises(RuntimeError, match="closed"):
             late._take_over(peer)
         peer.close()
-        home.peers.clear()
-    del thread, home, websocket, late
+        runner.peers.clear()
+    del thread, runner, websocket, late
     gc.collect()
     assert descriptors() <= before
 
@@ -128,11 +128,11 @@ def test_asyncio_run_leaves_nothing_of_an_engine() -> None:
 def test_closed_websockets_of_an_idle_engine_are_collected(kind: str) -> None:
     """Connections on transports come and go without an iteration of the engine."""
     thread = LoopThread(kind)
-    home = Home(Engine(thread.loop), thread)
+    runner = EngineRunner(Engine(thread.loop), thread)
     closed: list[weakref.ref[WebSocket]] = []
     for _ in range(5):
-        websocket, ends = new_websocket(home, ping_interval=None)
-        reset(home.connect(websocket, "TLS transport"))
+        websocket, ends = new_websocket(runner, ping_interval=None)
+        reset(runner.connect(websocket, "TLS transport"))
         wait_for(partial(bool, ends), "the close event")
         closed.append(weakref.ref(websocket))
     del websocket, ends

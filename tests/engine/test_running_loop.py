@@ -1,4 +1,4 @@
-"""Which callers must not wait, because they run in an event loop."""
+"""Detecting that a caller runs in an event loop, where it must not block."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ print(seen)
 """
 
 
-def test_a_coroutine_runs_in_an_event_loop_its_thread_otherwise_not() -> None:
+def test_running_loop_is_found_only_within_a_coroutine() -> None:
     async def ask() -> bool:
         return is_in_event_loop()
 
@@ -39,7 +39,7 @@ def test_a_coroutine_runs_in_an_event_loop_its_thread_otherwise_not() -> None:
     assert not is_in_event_loop()
 
 
-def test_a_greenlet_beside_that_of_an_event_loop_is_outside_of_it() -> None:
+def test_greenlet_outside_of_the_event_loop_has_no_running_loop() -> None:
     command = [sys.executable, "-c", BESIDE_A_LOOP_IN_A_GREENLET]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout == "[True, False]\n", done.stderr

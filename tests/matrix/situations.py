@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 from urllib.request import urlopen
 
-from ..support.programs import PATIENCE, Program, wait_for
+from ..support.programs import TIMEOUT_S, Program, wait_for
 from ..support.raw_client import RawClient, Response, binary, close, masked, text
 
 HELLO = text("hello")
@@ -95,7 +95,7 @@ def check_log_is_clean(program: Program, seen: int) -> None:
 
 @situation("A plain GET to the route: `WebSocket.of(request)` is None, and it gets its page")
 def plain_get(program: Program) -> None:
-    with urlopen(program.url("/echo", "http"), timeout=PATIENCE) as response:
+    with urlopen(program.url("/echo", "http"), timeout=TIMEOUT_S) as response:
         assert response.read() == b"plain"
 
 

@@ -12,7 +12,9 @@ from .servers import SERVERS, Server
 from .situations import SITUATIONS
 
 TARGET = ROOT / "docs" / "matrix.md"
-TEST = ROOT / "tests" / "matrix" / "test_matrix.py::test_situation"
+TEST = (
+    ROOT / "tests" / "matrix" / "test_matrix.py::test_server_responds_to_situation_as_in_the_table"
+)
 PASSED = "✓"
 HEAD = """# The same situations on every server
 
@@ -65,7 +67,9 @@ class Recorder:
             self._outcomes[report.nodeid] = getattr(report, "wasxfail", PASSED)
 
     def outcome(self, server: Server, name: str) -> str:
-        return self._outcomes[f"tests/matrix/test_matrix.py::test_situation[{server.id}-{name}]"]
+        return self._outcomes[
+            f"tests/matrix/test_matrix.py::test_server_responds_to_situation_as_in_the_table[{server.id}-{name}]"
+        ]
 
 
 def main() -> int:

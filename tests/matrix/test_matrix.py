@@ -12,7 +12,7 @@ from .servers import SERVERS, Server, serving
 from .situations import SITUATIONS
 from .table import TARGET, expected, render
 
-IN_VAIN_S = 2.0
+NEGATIVE_TIMEOUT_S = 2.0
 """How long a client waits for a response that a server is known not to send."""
 
 
@@ -29,14 +29,14 @@ def program(server: Server) -> Iterator[Program]:
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
-def test_situation(
+def test_server_responds_to_situation_as_in_the_table(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, server: Server, name: str
 ) -> None:
     program = request.getfixturevalue("program")  # its failure is never an expected one
     if reason := server.impossible.get(name):
         failures = (AssertionError, TimeoutError)
         request.applymarker(pytest.mark.xfail(raises=failures, reason=reason, strict=True))
-        monkeypatch.setattr(raw_client, "PATIENCE", IN_VAIN_S)
+        monkeypatch.setattr(raw_client, "TIMEOUT_S", NEGATIVE_TIMEOUT_S)
     SITUATIONS[name].check(program)
 
 

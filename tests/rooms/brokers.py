@@ -123,7 +123,7 @@ def nats_server(
 STARTERS: dict[str, Callable[..., BrokerProcess]] = {"redis": redis_server, "nats": nats_server}
 
 
-class Silent:
+class SilentServer:
     """Accepts connections and sends the given bytes, none by default."""
 
     def __init__(self, says: bytes = b"") -> None:
@@ -141,7 +141,7 @@ class Silent:
                 with contextlib.suppress(OSError):
                     taken.sendall(self._says)
 
-    def __enter__(self) -> Silent:
+    def __enter__(self) -> SilentServer:
         return self
 
     def __exit__(self, *_: object) -> None:

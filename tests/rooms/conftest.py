@@ -14,7 +14,7 @@ from websocket_handler.bus.settings import BusSettings, BusState, History
 from ..engine.conftest import _close_peers, engine
 from ..support.programs import wait_for
 from .brokers import STARTERS, BrokerProcess
-from .members import PATIENT, Make
+from .members import SLOW_HEARTBEAT, Make
 from .recorder import Recorder
 
 __all__ = ["_close_peers", "engine"]
@@ -86,7 +86,7 @@ def make() -> Iterator[Make]:
     made: list[Rooms] = []
 
     def make_one(broker: BrokerProcess, **options: Any) -> Rooms:
-        settings = BusSettings(**{**PATIENT, **options.pop("bus_settings", {})})
+        settings = BusSettings(**{**SLOW_HEARTBEAT, **options.pop("bus_settings", {})})
         made.append(Rooms(broker.url, bus_settings=settings, **options))
         return made[-1]
 

@@ -22,7 +22,7 @@ from .recorder import Recorder
 ROOM = "the room"
 
 
-class Ears(Recorder):
+class TimedRecorder(Recorder):
     """Also records the time of each message."""
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Ears(Recorder):
         self.times.append(time.time())
 
 
-def say(what: object) -> None:
+def write(what: object) -> None:
     sys.stdout.write(json.dumps(what) + "\n")
     sys.stdout.flush()
 
@@ -53,13 +53,13 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--until", type=int, help="how many to wait for; else end of input")
     options = parser.parse_args()
-    ears = Ears()
+    recorder = TimedRecorder()
     history = History(length=options.history) if options.history else None
-    bus = Bus(options.url, ears, history=history)
+    bus = Bus(options.url, recorder, history=history)
     bus.join(ROOM)
     while bus.stats().rooms != 1:
         time.sleep(0.01)
-    say("ready")
+    write("ready")
     sys.stdin.readline()
     stop = threading.Event()
 
@@ -84,25 +84,25 @@ def main() -> None:
                 time.sleep(0.02)
             time.sleep(options.pause)
         if number % 500 == 499:
-            say({"sent": number + 1, "received": len(ears.delivered)})
+            write({"sent": number + 1, "received": len(recorder.delivered)})
     bus.flush(120)
     if options.until:
         before, since = 0, time.monotonic()
-        while len(ears.delivered) < options.until and time.monotonic() < since + 30:
-            if len(ears.delivered) > before:
-                before, since = len(ears.delivered), time.monotonic()
+        while len(recorder.delivered) < options.until and time.monotonic() < since + 30:
+            if len(recorder.delivered) > before:
+                before, since = len(recorder.delivered), time.monotonic()
             time.sleep(0.01)
         time.sleep(0.5)  # for messages that would arrive twice
     else:
         stop.wait(60)
     stats = bus.stats()
-    say(
+    write(
         {
             "name": options.name,
-            "counts": Counter(map(str, ears.messages())),
-            "heard": list(zip(ears.times, ears.messages(), strict=True)),
-            "losses": [count for _, count in ears.losses],
-            "states": [state.value for state, _ in ears.states],
+            "counts": Counter(map(str, recorder.messages())),
+            "heard": list(zip(recorder.times, recorder.messages(), strict=True)),
+            "losses": [count for _, count in recorder.losses],
+            "states": [state.value for state, _ in recorder.states],
             "stats": {name: str(getattr(stats, name)) for name in stats.__dataclass_fields__},
         }
     )

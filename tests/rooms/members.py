@@ -31,16 +31,16 @@ def join(engine: Engine, *rooms: Room) -> tuple[WebSocket, Peer]:
 
 Make = Callable[..., Rooms]
 
-PATIENT = {"heartbeat_interval": 0.5, "silence_timeout": 5.0}
+SLOW_HEARTBEAT = {"heartbeat_interval": 0.5, "silence_timeout": 5.0}
 
 
-def hears(*rooms: Rooms, count: int = 1) -> None:
+def wait_until_joined(*rooms: Rooms, count: int = 1) -> None:
     """Wait until each has joined that many rooms."""
     for one in rooms:
-        wait_for(lambda one=one: heard(one) == count, "the bus to have joined")  # type: ignore[misc]
+        wait_for(lambda one=one: joined_rooms(one) == count, "the bus to have joined")  # type: ignore[misc]
 
 
-def heard(rooms: Rooms) -> int:
+def joined_rooms(rooms: Rooms) -> int:
     bus = rooms.stats().bus
     assert bus is not None
     return bus.rooms if bus.state is BusState.UP else -1

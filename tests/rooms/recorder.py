@@ -49,15 +49,17 @@ class Recorder:
     def messages(self, room: str | None = None) -> list[str | bytes]:
         return [what.message for what in self.delivered if room in (None, what.room)]
 
-    def wait_for_messages(self, count: int, patience: float = 10.0) -> list[str | bytes]:
+    def wait_for_messages(self, count: int, timeout_s: float = 10.0) -> list[str | bytes]:
         """Wait for `count` messages; returns them in order."""
-        wait_for(lambda: len(self.delivered) >= count, f"{count} messages", patience)
+        wait_for(lambda: len(self.delivered) >= count, f"{count} messages", timeout_s)
         return self.messages()[:count]
 
-    def wait_for_state(self, state: BusState, patience: float = 10.0) -> str:
+    def wait_for_state(self, state: BusState, timeout_s: float = 10.0) -> str:
         """Wait for the state; returns its reason."""
         wait_for(
-            lambda: self.states and self.states[-1][0] is state, f"{state}: {self.states}", patience
+            lambda: self.states and self.states[-1][0] is state,
+            f"{state}: {self.states}",
+            timeout_s,
         )
         return self.states[-1][1]
 

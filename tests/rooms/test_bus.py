@@ -15,7 +15,7 @@ from websocket_handler.bus.settings import BusState, History
 from websocket_handler.bus.thread import BusThread
 from websocket_handler.errors import BusUnavailable
 
-from .brokers import BrokerProcess, Silent
+from .brokers import BrokerProcess, SilentServer
 from .conftest import Connect, Start
 from .publishing import NAMES, publish_raw, send
 from .recorder import Delivered, Recorder, new_room
@@ -267,7 +267,7 @@ def test_malformed_broker_url_is_an_error(url: str) -> None:
 def test_refused_connection_is_reported_in_the_state(
     kind: str, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Silent() as silent:
+    with SilentServer() as silent:
         port = silent.port
     bus, recorder = connect(f"{kind}://user:secret@127.0.0.1:{port}", wait=False)
     bus.join("room")
@@ -307,7 +307,7 @@ def test_wrong_password_is_reported_in_the_state(
 def test_broker_of_another_protocol_is_reported_in_the_state(
     kind: str, connect: Connect, says: bytes
 ) -> None:
-    with Silent(says) as silent:
+    with SilentServer(says) as silent:
         bus, recorder = connect(
             f"{kind}://127.0.0.1:{silent.port}", "room", wait=False, connect_timeout=0.5
         )

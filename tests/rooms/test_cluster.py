@@ -97,18 +97,18 @@ def test_cluster_delivers_rooms_of_all_servers(
 
 
 def test_cluster_keeps_history_and_presence(cluster: Cluster, connect: Connect) -> None:
-    first, ears = connect(cluster.url, "a", "b", "c", history=HISTORIES[1])
+    first, recorder = connect(cluster.url, "a", "b", "c", history=HISTORIES[1])
     second, others = connect(cluster.url, "a", "b", "c", history=HISTORIES[1])
     for room in "abc":
         send(first, room, "1", "2", "3")
         first.announce(room, {f"ann in {room}": 1})
-    ears.wait_for_messages(9)
+    recorder.wait_for_messages(9)
     for room in "abc":
         wait_for(lambda: second.present(room) == {f"ann in {room}": 1}, "ann")  # noqa: B023
-        since = next(what.offset for what in ears.delivered if what.room == room)
+        since = next(what.offset for what in recorder.delivered if what.room == room)
         replay = Replay(second, others, room, str(since)).wait()
         assert replay.messages() == ["2", "3"]
-    assert len({(what.room, what.offset) for what in ears.delivered}) == 9
+    assert len({(what.room, what.offset) for what in recorder.delivered}) == 9
 
 
 def test_cluster_survives_one_killed_server(cluster: Cluster, connect: Connect) -> None:

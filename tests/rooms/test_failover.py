@@ -23,7 +23,7 @@ from .conftest import Connect
 from .publishing import send
 
 HISTORIES = [None, History(length=10_000)]
-IMPATIENT = {"heartbeat_interval": 0.3, "silence_timeout": 3.0}
+FAST_HEARTBEAT = {"heartbeat_interval": 0.3, "silence_timeout": 3.0}
 PASSWORD = "p/ss"
 
 
@@ -100,7 +100,7 @@ def test_primary_that_became_a_replica_is_noticed(
     address = Address(primary.port)
     try:
         url = f"redis://127.0.0.1:{address.port}"
-        bus, recorder = connect(url, "room", history=history, **IMPATIENT)
+        bus, recorder = connect(url, "room", history=history, **FAST_HEARTBEAT)
         address.target = replica.port
         promote(replica, primary)
         wait_for(lambda: bus.stats().connects == 2, "the failover to be noticed", 20)

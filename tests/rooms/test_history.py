@@ -300,12 +300,12 @@ def test_buses_with_and_without_history_receive_each_other(
 ) -> None:
     room = new_room()
     plain, plain_ears = connect(shared, room)
-    kept, kept_ears = connect(shared, room, history=KEPT)
+    kept, kept_recorder = connect(shared, room, history=KEPT)
     send(kept, room, "kept")
     assert plain_ears.wait_for_messages(1) == ["kept"]
     send(plain, room, "plain")
-    assert kept_ears.wait_for_messages(2) == ["kept", "plain"]
-    assert kept_ears.delivered[1].offset is None
+    assert kept_recorder.wait_for_messages(2) == ["kept", "plain"]
+    assert kept_recorder.delivered[1].offset is None
 
 
 def test_history_without_bounds_is_an_error() -> None:

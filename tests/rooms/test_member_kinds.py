@@ -21,7 +21,7 @@ from websocket_handler.servers.aiohttp import websocket as aiohttp_websocket
 from ..support.connections import client_role
 from .brokers import BrokerProcess
 from .certificates import Certificates
-from .members import hears, join
+from .members import join, wait_until_joined
 
 Join = Callable[[WebSocket], None]
 
@@ -126,7 +126,7 @@ def test_members_of_every_kind_receive_what_another_process_sends(
         for port in (servers[1].server_port, aiohttp_server.port):
             clients.append(connect_client(f"wss://127.0.0.1:{port}/", ssl_context=trusted))
         wait_for(lambda: len(room) == len(clients) + 3, "all members to be in the room")
-        hears(rooms)
+        wait_until_joined(rooms)
         for text in ("h\xe9llo", "x" * 70_000):
             sender[room.name].send(text)
             assert [peer.read() for peer in (*peers, masked_peer)] == [Message(text)] * 3

@@ -17,8 +17,8 @@ from ..engine import test_compression as compressed
 from ..support.connections import client_role, connect, make_websocket
 
 WORDS = " ".join(["the same words again and again"] * 100)
-KEEPING = Compression(False, False, threshold=1000)
-FORGETTING = Compression(threshold=1000)
+WITH_TAKEOVER = Compression(False, False, threshold=1000)
+WITHOUT_TAKEOVER = Compression(threshold=1000)
 
 
 def everyone(*members: object, message: str | bytes) -> PreparedMessage:
@@ -46,7 +46,12 @@ def test_every_member_gets_the_same_frame(engine: Engine, message: str | bytes) 
 @pytest.mark.parametrize("size", [10, 2000, 100_000])
 def test_message_is_compressed_once_for_equal_settings(engine: Engine, size: int) -> None:
     message = (WORDS * 40)[:size]
-    choices = [KEEPING, FORGETTING, FORGETTING, Compression(threshold=1000, level=9)]
+    choices = [
+        WITH_TAKEOVER,
+        WITHOUT_TAKEOVER,
+        WITHOUT_TAKEOVER,
+        Compression(threshold=1000, level=9),
+    ]
     pairs = [compressed.connect(engine, compression) for compression in choices]
     plain = make_websocket(engine)
     peers = [*(peer for _, peer in pairs), connect(plain)]
@@ -66,7 +71,7 @@ def test_empty_message_is_never_compressed(engine: Engine) -> None:
 
 def test_incompressible_message_is_sent_to_all_uncompressed(engine: Engine) -> None:
     noise = random.Random(1).randbytes(5000)
-    websocket, peer = compressed.connect(engine, FORGETTING)
+    websocket, peer = compressed.connect(engine, WITHOUT_TAKEOVER)
     everyone(websocket, message=noise)
     assert peer.read() == Message(noise)
     assert websocket.traffic.bytes_sent > 5000
@@ -75,8 +80,8 @@ def test_incompressible_message_is_sent_to_all_uncompressed(engine: Engine) -> N
 def test_prepared_and_single_messages_share_one_context(engine: Engine) -> None:
     """A shared message uses no compression context, and later ones must not refer to data before
     it."""
-    one, its_peer = compressed.connect(engine, KEEPING)
-    other, other_peer = compressed.connect(engine, KEEPING)
+    one, its_peer = compressed.connect(engine, WITH_TAKEOVER)
+    other, other_peer = compressed.connect(engine, WITH_TAKEOVER)
     other.send(WORDS + "only the other has this in its context")
     for number in range(5):
         one.send(f"{number} for one {WORDS}")

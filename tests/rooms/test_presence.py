@@ -43,16 +43,18 @@ def presence(clock: Clock) -> Presence:
     return Presence(ttl=30, clock=clock)
 
 
-def tell(ears: Presence, node: bytes, announcements: list[Announcement]) -> list[tuple[bool, bool]]:
-    return [ears.apply(node, decode_announcement(one.encode())) for one in announcements]
+def tell(
+    recorder: Presence, node: bytes, announcements: list[Announcement]
+) -> list[tuple[bool, bool]]:
+    return [recorder.apply(node, decode_announcement(one.encode())) for one in announcements]
 
 
 def test_changes_are_announced_once(presence: Presence, clock: Clock) -> None:
-    teller = Presence(30, clock)
-    first = teller.announce("room", {"ann": 1, "bob": 2})
+    announcer = Presence(30, clock)
+    first = announcer.announce("room", {"ann": 1, "bob": 2})
     assert [(one.base, one.identities) for one in first] == [(None, {"ann": 1, "bob": 2})]
-    assert teller.announce("room", {"ann": 1, "bob": 2}) == []
-    second = teller.announce("room", {"bob": 1, "cid": 1})
+    assert announcer.announce("room", {"ann": 1, "bob": 2}) == []
+    second = announcer.announce("room", {"bob": 1, "cid": 1})
     assert [one.identities for one in second] == [{"bob": 1, "cid": 1, "ann": 0}]
     assert tell(presence, A, first + second) == [(True, False), (True, False)]
     assert presence.present("room") == {"bob": 1, "cid": 1}
@@ -71,39 +73,39 @@ def test_presence_of_processes_is_summed(presence: Presence, clock: Clock) -> No
 
 
 def test_process_that_missed_an_announcement_asks(presence: Presence, clock: Clock) -> None:
-    teller = Presence(30, clock)
-    teller.announce("room", {"ann": 1})
-    late = teller.announce("room", {"ann": 1, "bob": 1})
+    announcer = Presence(30, clock)
+    announcer.announce("room", {"ann": 1})
+    late = announcer.announce("room", {"ann": 1, "bob": 1})
     assert tell(presence, A, late) == [(False, True)]
     assert presence.present("room") == {}
-    assert tell(presence, A, teller.whole("room")) == [(True, False)]
+    assert tell(presence, A, announcer.whole("room")) == [(True, False)]
     assert presence.present("room") == {"ann": 1, "bob": 1}
-    teller.announce("room", {"ann": 1, "bob": 1, "cid": 1})
-    assert tell(presence, A, teller.announce("room", {"cid": 1})) == [(False, True)]
-    assert tell(presence, A, teller.whole("room")) == [(True, False)]
+    announcer.announce("room", {"ann": 1, "bob": 1, "cid": 1})
+    assert tell(presence, A, announcer.announce("room", {"cid": 1})) == [(False, True)]
+    assert tell(presence, A, announcer.whole("room")) == [(True, False)]
     assert presence.present("room") == {"cid": 1}
-    assert tell(presence, A, teller.announce("room", {"cid": 2})) == [(True, False)]
+    assert tell(presence, A, announcer.announce("room", {"cid": 2})) == [(True, False)]
 
 
 def test_old_announcement_is_ignored(presence: Presence, clock: Clock) -> None:
-    teller = Presence(30, clock)
-    first = teller.announce("room", {"ann": 1})
-    whole = teller.whole("room")
-    second = teller.announce("room", {})
+    announcer = Presence(30, clock)
+    first = announcer.announce("room", {"ann": 1})
+    whole = announcer.whole("room")
+    second = announcer.announce("room", {})
     tell(presence, A, first + second)
     assert tell(presence, A, whole) == [(False, False)]
     assert presence.present("room") == {}
 
 
 def test_presence_of_a_room_left_and_rejoined_is_current(presence: Presence, clock: Clock) -> None:
-    teller = Presence(30, clock)
-    tell(presence, A, teller.announce("room", {"ann": 1}))
-    tell(presence, A, teller.announce("room", {"ann": 1, "bob": 1}))
-    assert tell(presence, A, teller.leave("room")) == [(True, False)]
+    announcer = Presence(30, clock)
+    tell(presence, A, announcer.announce("room", {"ann": 1}))
+    tell(presence, A, announcer.announce("room", {"ann": 1, "bob": 1}))
+    assert tell(presence, A, announcer.leave("room")) == [(True, False)]
     assert presence.present("room") == {}
-    assert teller.leave("room") == []
-    assert tell(presence, A, teller.whole("room")) == [(False, False)]
-    assert tell(presence, A, teller.announce("room", {"cid": 1})) == [(True, False)]
+    assert announcer.leave("room") == []
+    assert tell(presence, A, announcer.whole("room")) == [(False, False)]
+    assert tell(presence, A, announcer.announce("room", {"cid": 1})) == [(True, False)]
     assert presence.present("room") == {"cid": 1}
 
 
@@ -123,20 +125,20 @@ def test_silent_processes_are_removed(presence: Presence, clock: Clock) -> None:
 
 
 def test_thousands_of_identities_are_announced_in_pieces(presence: Presence, clock: Clock) -> None:
-    teller = Presence(30, clock)
+    announcer = Presence(30, clock)
     everyone = {f"somebody with a long name {number}": 1 for number in range(10_000)}
-    announcements = teller.announce("room", everyone)
+    announcements = announcer.announce("room", everyone)
     assert len(announcements) > 10
     assert all(len(one.encode()) < 100_000 for one in announcements)
     tell(presence, A, announcements)
     assert presence.present("room") == everyone
     fewer = dict(list(everyone.items())[:10])
-    changes = teller.announce("room", fewer)
+    changes = announcer.announce("room", fewer)
     tell(presence, A, changes)
     assert presence.present("room") == fewer
     late = Presence(30, clock)
-    teller.announce("room", everyone)
-    tell(late, A, teller.whole("room"))
+    announcer.announce("room", everyone)
+    tell(late, A, announcer.whole("room"))
     assert late.present("room") == everyone
 
 
@@ -146,14 +148,14 @@ def crowd(count: int) -> dict[str, int]:
 
 def test_view_changes_only_when_complete(presence: Presence, clock: Clock) -> None:
     """Also if it is announced again, and if many join or leave at once."""
-    teller = Presence(30, clock)
+    announcer = Presence(30, clock)
     everyone = crowd(5000)
     fewer = dict(list(everyone.items())[:10])
     steps: list[tuple[list[Announcement], dict[str, int], bool]] = [
-        (teller.announce("room", everyone), everyone, True),
-        (teller.whole("room"), everyone, False),
-        (teller.announce("room", fewer), fewer, True),
-        (teller.announce("room", everyone), everyone, True),
+        (announcer.announce("room", everyone), everyone, True),
+        (announcer.whole("room"), everyone, False),
+        (announcer.announce("room", fewer), fewer, True),
+        (announcer.announce("room", everyone), everyone, True),
     ]
     before: dict[str, int] = {}
     for announcements, after, is_change in steps:
@@ -175,10 +177,12 @@ def test_last_piece_is_never_full(presence: Presence, clock: Clock, size: int) -
 
 
 def test_change_that_overtakes_pieces_waits_for_them(presence: Presence, clock: Clock) -> None:
-    teller = Presence(30, clock)
+    announcer = Presence(30, clock)
     everyone = crowd(5000)
-    whole = teller.announce("room", everyone)
-    change = teller.announce("room", {**everyone, "late": 1, "somebody with a long name 4999": 0})
+    whole = announcer.announce("room", everyone)
+    change = announcer.announce(
+        "room", {**everyone, "late": 1, "somebody with a long name 4999": 0}
+    )
     first, *others, last = whole
     tell(presence, A, [first, *others])
     assert tell(presence, A, change) == [(False, False)]
@@ -188,16 +192,16 @@ def test_change_that_overtakes_pieces_waits_for_them(presence: Presence, clock: 
 
 
 def test_missing_piece_leaves_the_view_unchanged(presence: Presence, clock: Clock) -> None:
-    teller = Presence(30, clock)
-    tell(presence, A, teller.announce("room", {"ann": 1}))
+    announcer = Presence(30, clock)
+    tell(presence, A, announcer.announce("room", {"ann": 1}))
     everyone = {"ann": 1, **crowd(5000)}
-    first, second, *_ = teller.announce("room", everyone)
+    first, second, *_ = announcer.announce("room", everyone)
     del second
     tell(presence, A, [first])
     assert presence.present("room") == {"ann": 1}
-    assert tell(presence, A, teller.announce("room", {"ann": 1, "bob": 1}))[0] == (False, True)
+    assert tell(presence, A, announcer.announce("room", {"ann": 1, "bob": 1}))[0] == (False, True)
     assert presence.present("room") == {"ann": 1}
-    tell(presence, A, teller.whole("room"))
+    tell(presence, A, announcer.whole("room"))
     assert presence.present("room") == {"ann": 1, "bob": 1}
 
 
@@ -224,13 +228,13 @@ def test_identity_must_be_text_of_bounded_size() -> None:
 # With brokers
 
 
-def present(bus: Bus, room: str, who: dict[str, int], patience: float = 10.0) -> None:
-    wait_for(lambda: bus.present(room) == who, f"{who}", patience)
+def present(bus: Bus, room: str, who: dict[str, int], timeout_s: float = 10.0) -> None:
+    wait_for(lambda: bus.present(room) == who, f"{who}", timeout_s)
 
 
 def test_processes_see_each_others_presence(shared: BrokerProcess, connect: Connect) -> None:
     room = new_room()
-    first, ears = connect(shared, room)
+    first, recorder = connect(shared, room)
     second, _ = connect(shared, room)
     first.announce(room, {"ann": 1})
     second.announce(room, {"ann": 1, "bob": 1})
@@ -238,7 +242,7 @@ def test_processes_see_each_others_presence(shared: BrokerProcess, connect: Conn
     present(second, room, {"ann": 1})
     third, _ = connect(shared, room)  # it asks for the presence
     present(third, room, {"ann": 2, "bob": 1})
-    assert ears.presence == [room]
+    assert recorder.presence == [room]
     second.announce(room, {"bob": 2})
     present(third, room, {"ann": 1, "bob": 2})
     second.leave(room)
@@ -276,18 +280,18 @@ time.sleep(60)
 def test_living_processes_stay_present(shared: BrokerProcess, connect: Connect) -> None:
     room = new_room()
     settings = {"presence_ttl": 1.0, "heartbeat_interval": 0.1, "silence_timeout": 5.0}
-    first, ears = connect(shared, room, **settings)
+    first, recorder = connect(shared, room, **settings)
     second, _ = connect(shared, room, **settings)
     second.announce(room, {"bob": 1})
     present(first, room, {"bob": 1})
     time.sleep(2.5)
     assert first.present(room) == {"bob": 1}
-    assert ears.presence == [room]
+    assert recorder.presence == [room]
 
 
 def test_presence_survives_a_broker_outage(start: Start, connect: Connect) -> None:
     broker = start()
-    first, ears = connect(broker, "room")
+    first, recorder = connect(broker, "room")
     second, _ = connect(broker, "room")
     first.announce("room", {"ann": 1})
     second.announce("room", {"bob": 1})
@@ -297,24 +301,24 @@ def test_presence_survives_a_broker_outage(start: Start, connect: Connect) -> No
     broker.start()
     present(first, "room", {"bob": 1, "cid": 1})
     present(second, "room", {"ann": 1})
-    assert ears.presence == ["room", "room"]
+    assert recorder.presence == ["room", "room"]
 
 
 def test_many_identities_stay_when_their_process_reconnects(
     shared: BrokerProcess, connect: Connect
 ) -> None:
     room = new_room()
-    first, ears = connect(shared, room)
+    first, recorder = connect(shared, room)
     second, others = connect(shared, room)
     everyone = crowd(5000)
     second.announce(room, everyone)
     present(first, room, everyone)
-    told = len(ears.presence)
+    told = len(recorder.presence)
     break_connection(second)
     wait_for(lambda: second.stats().connects == 2, "the next connection")
     second.announce(room, {**everyone, "the last": 1})
     present(first, room, {**everyone, "the last": 1})
-    assert len(ears.presence) == told + 1
+    assert len(recorder.presence) == told + 1
     assert others.presence == []
 
 
@@ -322,7 +326,7 @@ def test_raising_presence_listener_leaves_the_bus_up(
     shared: BrokerProcess, connect: Connect
 ) -> None:
     room = new_room()
-    first, ears = connect(shared, room)
+    first, recorder = connect(shared, room)
     second, _ = connect(shared, room)
 
     class Failing(Recorder):
@@ -340,7 +344,7 @@ def test_raising_presence_listener_leaves_the_bus_up(
     second.announce(room, {})
     present(third, room, {})
     assert failing.presence == [room, room]
-    assert ears.presence[-1] == room
+    assert recorder.presence[-1] == room
     third.close(5)
 
 

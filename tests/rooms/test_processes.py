@@ -16,7 +16,7 @@ from tests.support.programs import wait_for
 from websocket_handler.bus.bus import Bus
 from websocket_handler.bus.settings import BusState, History
 
-from .brokers import BrokerProcess, Silent
+from .brokers import BrokerProcess, SilentServer
 from .conftest import Connect, Start
 from .publishing import send
 from .recorder import Recorder, new_room
@@ -73,7 +73,7 @@ send(Bus(url, recorder, history={history!r}), *map(str, range(5000)))
 
 
 def test_process_exit_has_a_time_limit() -> None:
-    with Silent() as silent:
+    with SilentServer() as silent:
         began = time.monotonic()
         said = run(
             PREPARE

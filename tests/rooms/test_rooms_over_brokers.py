@@ -23,7 +23,7 @@ from ..support.connections import Peer, make_websocket
 from ..support.programs import wait_for
 from .brokers import BrokerProcess
 from .conftest import Start
-from .members import Make, add_offset, hears, join
+from .members import Make, add_offset, join, wait_until_joined
 
 
 def test_message_reaches_the_members_of_all_processes(
@@ -34,7 +34,7 @@ def test_message_reaches_the_members_of_all_processes(
     one, its_peer = join(engine, here[name])
     _, other_peer = join(engine, here[name])
     _, far_peer = join(engine, there[name])
-    hears(here, there)
+    wait_until_joined(here, there)
     assert here[name].send("from here", exclude=one) == Delivery(sent=1)
     assert far_peer.read() == Message("from here")
     assert there[name].send(b"from there") == Delivery(sent=1)
@@ -54,11 +54,11 @@ def test_room_without_members_receives_nothing(
 ) -> None:
     rooms = make(shared)
     websocket, peer = join(engine, rooms[request.node.name])
-    hears(rooms)
+    wait_until_joined(rooms)
     websocket.abort()
-    hears(rooms, count=0)
+    wait_until_joined(rooms, count=0)
     _, peer = join(engine, rooms[request.node.name])
-    hears(rooms)
+    wait_until_joined(rooms)
     make(shared)[request.node.name].send("again")
     assert peer.read() == Message("again")
 
@@ -105,7 +105,7 @@ def test_members_catch_up_from_the_history(
     options = {"history": History(length=100), "add_offset": add_offset}
     here, there = make(shared, **options), make(shared, **options)
     one, its_peer = join(engine, here[name])
-    hears(here)
+    wait_until_joined(here)
     for number in range(5):
         assert there[name].send(str(number), key="x") == Delivery()
     seen = [read(its_peer) for _ in range(5)]
@@ -150,7 +150,7 @@ def test_broker_away_members_here_still_receive(engine: Engine, start: Start, ma
     queues.on("bus", lambda state, _: states.append(state))
     _, peer = join(engine, queues["a"])
     _, other_peer = join(engine, raises["a"])
-    hears(queues, raises)
+    wait_until_joined(queues, raises)
     broker.kill()
     for rooms in (queues, raises):
         wait_for(lambda rooms=rooms: rooms.bus_state is BusState.DOWN, "it to be noticed")  # type: ignore[misc]
@@ -160,7 +160,7 @@ def test_broker_away_members_here_still_receive(engine: Engine, start: Start, ma
         raises["a"].send("is lost to others")
     assert other_peer.read() == Message("is lost to others")
     broker.start()
-    hears(queues, raises)
+    wait_until_joined(queues, raises)
     raises["a"].send("again")
     assert peer.read() == Message("again")
     while (event := other_peer.read()) != Message("again"):

@@ -22,7 +22,7 @@ from urllib.request import urlopen
 
 from websocket_handler import IS_NATIVE
 
-PATIENCE = 10.0
+TIMEOUT_S = 10.0
 """Seconds after which a condition that should hold at once is considered failed."""
 
 CPU_CLOCK = 2
@@ -35,31 +35,31 @@ class EngineSetup(NamedTuple):
     """One combination of the matrix: which engine, and where it runs."""
 
     name: str
-    home: str
+    runs_in: str
     pure: bool
 
 
 ENGINES = [
     *(
-        EngineSetup(f"native-{home}", home, False)
-        for home in ("thread", "asyncio", "uvloop")
+        EngineSetup(f"native-{runs_in}", runs_in, False)
+        for runs_in in ("thread", "asyncio", "uvloop")
         if IS_NATIVE
     ),
-    *(EngineSetup(f"pure-{home}", home, True) for home in ("thread", "asyncio")),
+    *(EngineSetup(f"pure-{runs_in}", runs_in, True) for runs_in in ("thread", "asyncio")),
 ]
 
 
 def wait_for(
-    look: Callable[[], Found | None], what: str, patience: float = PATIENCE, pause: float = 0.01
+    look: Callable[[], Found | None], what: str, timeout_s: float = TIMEOUT_S, pause: float = 0.01
 ) -> Found:
     """Evaluate `look` repeatedly until its result is true; returns the result."""
-    end = time.monotonic() + patience
+    end = time.monotonic() + timeout_s
     while True:
         found = look()
         if found:
             return found
         if time.monotonic() > end:
-            raise AssertionError(f"waited {patience} s in vain: {what}")
+            raise AssertionError(f"waited {timeout_s} s in vain: {what}")
         time.sleep(pause)
 
 
@@ -117,7 +117,7 @@ class Program:
 
     def get(self, target: str) -> Any:
         """Make an HTTP request to the program; the response is JSON."""
-        with urlopen(self.url(target, "http"), timeout=PATIENCE) as response:
+        with urlopen(self.url(target, "http"), timeout=TIMEOUT_S) as response:
             return json.load(response)
 
     def log(self) -> str:
@@ -153,17 +153,17 @@ class Program:
 
     # Ending the program
 
-    def end(self, by: signal.Signals = signal.SIGINT, patience: float = PATIENCE) -> int:
+    def end(self, by: signal.Signals = signal.SIGINT, timeout_s: float = TIMEOUT_S) -> int:
         """Ask it to end; returns its exit code."""
         self.end_soon(by)
-        return self.wait(patience)
+        return self.wait(timeout_s)
 
     def end_soon(self, by: signal.Signals = signal.SIGINT) -> None:
         self._process.send_signal(by)
 
-    def wait(self, patience: float = PATIENCE) -> int:
+    def wait(self, timeout_s: float = TIMEOUT_S) -> int:
         try:
-            return self._process.wait(patience)
+            return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"the program did not end:\n{self.log()}") from None
@@ -214,7 +214,7 @@ def echo_program(
     engine_setup: EngineSetup, *arguments: str, descriptors: int = 4096
 ) -> contextlib.AbstractContextManager[Program]:
     """tests/end_to_end/echo_program.py with the given engine, in the given place."""
-    command = ["-m", "tests.end_to_end.echo_program", "--home", engine_setup.home, *arguments]
+    command = ["-m", "tests.end_to_end.echo_program", "--runs-in", engine_setup.runs_in, *arguments]
     return running(Program(command, r"ready on port (\d+)", engine_setup.pure, descriptors))
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 from websocket_handler.protocol.frame import FrameStart, Opcode, write_frame
 from websocket_handler.protocol.versions.accept import accept_value
 
-PATIENCE = 10.0
+TIMEOUT_S = 10.0
 
 Self = TypeVar("Self", bound="RawClient")
 
@@ -84,7 +84,7 @@ class RawClient:
         context: ssl.SSLContext | None = None,
     ) -> None:
         self.sock = socket.socket()
-        self.sock.settimeout(PATIENCE)
+        self.sock.settimeout(TIMEOUT_S)
         if receive_buffer is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         try:

@@ -119,7 +119,7 @@ async def flood(_: Scope, receive: Receive, send: Send) -> None:
         JOURNAL[:] = [["sent", sent], ["lost"]]
 
 
-async def deaf(_: Scope, receive: Receive, send: Send) -> None:
+async def never_receives(_: Scope, receive: Receive, send: Send) -> None:
     """Receives no message for a while, then all."""
     await receive()
     await send({"type": "websocket.accept"})
@@ -177,7 +177,7 @@ WEBSOCKETS = {
     "/denied": denied,
     "/denied-bit-by-bit": denied_bit_by_bit,
     "/flood": flood,
-    "/deaf": deaf,
+    "/never-receives": never_receives,
     "/raise-before": raise_before,
     "/raise-after": raise_after,
     "/return-before": return_before,

@@ -12,7 +12,7 @@ from websocket_handler import WebSocket, WSGIMiddleware, configure_server, defau
 
 from .situations import AFTER, Response, page, respond
 
-SPOKEN = threading.Event()
+BROWSER_VERSIONS = threading.Event()
 
 
 def respond_in_thread(ws: WebSocket | None, path: str) -> Response:
@@ -23,8 +23,8 @@ def respond_in_thread(ws: WebSocket | None, path: str) -> Response:
         ws.receive(10)
         return Response(401, [], b"")
     if path == AFTER:
-        SPOKEN.clear()
-        ws.on("message", lambda _: SPOKEN.set())
+        BROWSER_VERSIONS.clear()
+        ws.on("message", lambda _: BROWSER_VERSIONS.set())
     return respond(ws, path)
 
 
@@ -42,7 +42,7 @@ class Result:
         yield self._body
 
     def close(self) -> None:
-        if self._path == AFTER and not SPOKEN.wait(20):
+        if self._path == AFTER and not BROWSER_VERSIONS.wait(20):
             raise TimeoutError("the client did not speak")
         if self._path == "/close-raises":
             raise RuntimeError("as the test wants it")
@@ -102,7 +102,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
-        if path == AFTER and not SPOKEN.wait(20):
+        if path == AFTER and not BROWSER_VERSIONS.wait(20):
             raise TimeoutError("the client did not speak")
 
 

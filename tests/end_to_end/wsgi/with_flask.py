@@ -23,8 +23,8 @@ def echo() -> Any:
     return ws.connect(max_message_size=1 << 24)
 
 
-@flask_app.get("/unpinged")
-def unpinged() -> Any:
+@flask_app.get("/without-pings")
+def without_pings() -> Any:
     ws = request.environ["wsgi.websocket"]
     ws.on("message", ws.send)
     return ws.connect(ping_interval=None)
