@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 
-from ..support.programs import Program
+from ..support.programs import Program, wait_for
 from ..support.raw_client import RawClient, masked, text
 from .stages import STAGES, go_to
 
@@ -25,7 +25,11 @@ def test_idle_connections_take_no_processor_time(program: Program) -> None:
 
 
 def _expect_idle(program: Program) -> None:
-    time.sleep(0.1)  # by now every sent byte has been processed
+    wait_for(lambda: _cpu_during(program, 0.1) < 0.005, "every sent byte to be processed")
+    assert _cpu_during(program, 0.5) <= 0.04
+
+
+def _cpu_during(program: Program, seconds: float) -> float:
     before = program.cpu_seconds()
-    time.sleep(0.5)
-    assert program.cpu_seconds() - before <= 0.04
+    time.sleep(seconds)
+    return program.cpu_seconds() - before

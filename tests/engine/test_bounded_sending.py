@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -26,6 +25,7 @@ from websocket_handler.protocol.prepared import PreparedMessage
 from websocket_handler.protocol.versions import by_name
 
 from ..support.connections import Peer, connect, make_websocket
+from ..support.programs import wait_for
 
 KEY = b"\x01\x02\x03\x04"
 HIGH_WATER = 64 << 10
@@ -55,13 +55,6 @@ class Fragmented:
         self._resume_reading.set()
         self._thread.join(20)
         assert not self._thread.is_alive()
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_messages_queued_behind_fragments_are_counted(engine: Engine) -> None:
@@ -225,11 +218,11 @@ def test_send_with_timeout_to_a_slow_peer_raises(engine: Engine) -> None:
     websocket = make_websocket(engine)
     peer = connect(websocket)
     engine.post(partial(websocket.send, bytes(1 << 20)))
-    wait_for(lambda: websocket.buffered_amount > HIGH_WATER)
+    wait_for(lambda: websocket.buffered_amount > HIGH_WATER, "unsent bytes above high water")
     for _ in range(3):
         with pytest.raises(TimeoutError):
             websocket.send("late", timeout=0.02)
-    wait_for(lambda: not websocket._drain_waiters)  # the sends that timed out leave nothing
+    wait_for(lambda: not websocket._drain_waiters, "the sends that timed out to leave nothing")
     assert websocket.state is State.OPEN
     assert peer.read() == Message(bytes(1 << 20))
     websocket.send("in time", timeout=10)

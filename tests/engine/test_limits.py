@@ -22,6 +22,7 @@ from websocket_handler.protocol.assembly import Close, Message, Ping, Pong
 from websocket_handler.protocol.frame import Opcode, write_frame
 
 from ..support.connections import HANDSHAKE, Peer, connect, make_websocket
+from ..support.programs import wait_for
 
 KEY = b"\x01\x02\x03\x04"
 HIGH_WATER = 64 << 10
@@ -52,10 +53,7 @@ def leave(peer: Peer, websocket: WebSocket) -> None:
 
 
 def wait_until_there_are(engine: Engine, number: int) -> None:
-    end = time.monotonic() + 10
-    while engine.stats().open != number:
-        assert time.monotonic() < end, engine.stats()
-        time.sleep(0.005)
+    wait_for(lambda: engine.stats().open == number, f"{number} connections")
 
 
 @pytest.mark.parametrize("opcode", [Opcode.PING, Opcode.PONG])
@@ -155,10 +153,7 @@ def test_thread_blocks_in_send_while_its_peer_is_behind(engine: Engine) -> None:
 
     sender = threading.Thread(target=send_all, daemon=True)
     sender.start()
-    end = time.monotonic() + 10
-    while websocket.buffered_amount <= HIGH_WATER:
-        assert time.monotonic() < end
-        time.sleep(0.005)
+    wait_for(lambda: websocket.buffered_amount > HIGH_WATER, "unsent bytes above high water")
     assert sent < 3000
     reader.go.set()
     sender.join(20)
@@ -182,10 +177,7 @@ def test_thread_blocked_in_send_learns_that_the_connection_ended(engine: Engine)
 
     sender = threading.Thread(target=send_all, daemon=True)
     sender.start()
-    end = time.monotonic() + 10
-    while websocket.buffered_amount <= HIGH_WATER:
-        assert time.monotonic() < end
-        time.sleep(0.005)
+    wait_for(lambda: websocket.buffered_amount > HIGH_WATER, "unsent bytes above high water")
     peer.sock.close()
     sender.join(10)
     assert [closed.code for closed in raised] == [1006]
@@ -306,10 +298,7 @@ def test_engine_pings_measure_the_latency(engine: Engine) -> None:
     ping = peer.read()
     assert isinstance(ping, Ping)
     ask(peer, Opcode.PONG, ping.payload)
-    end = time.monotonic() + 10
-    while websocket.latency is None:
-        assert time.monotonic() < end
-        time.sleep(0.005)
+    wait_for(lambda: websocket.latency is not None, "the latency")
 
 
 def test_unsolicited_pong_changes_no_latency(engine: Engine) -> None:

@@ -71,8 +71,8 @@ def test_slow_async_listener_pauses_only_its_peer(run_in_loop: Run) -> None:
         )
         quick_peer.sock.sendall(frame("hello"))
         assert await in_thread(quick_peer.read) == Message("hello")
-        await asyncio.sleep(0.1)
-        assert slow._reading_paused
+        while not slow._reading_paused:
+            await asyncio.sleep(0.01)
         assert not sending.done()
         go_on.set()
         await sending

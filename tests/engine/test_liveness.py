@@ -21,6 +21,7 @@ from websocket_handler.protocol.frame import Opcode, write_frame
 from websocket_handler.protocol.versions import by_name
 
 from ..support.connections import Peer, make_websocket
+from ..support.programs import wait_for
 
 KEY = b"\x01\x02\x03\x04"
 PINGS = {"ping_interval": 0.2, "ping_timeout": 0.2}
@@ -100,13 +101,6 @@ class Answering(threading.Thread):
             return
 
 
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def never_listen(websocket: WebSocket, peer: Peer) -> None:
     """More than `high_water` bytes are queued for a first listener."""
     del websocket
@@ -151,14 +145,14 @@ def test_peer_whose_pongs_are_not_read_is_kept(
     peer = take_over(websocket, pair())
     stop_reading(websocket, peer)
     answering = Answering(peer)
-    wait_for(lambda: answering.answered > 3)
+    wait_for(lambda: answering.answered > 3, "three answers")
     assert websocket.state is State.OPEN
     websocket.resume()
     websocket.on("message", lambda _: None) if stop_reading is never_listen else None
     if stop_reading is stop_receiving:
         assert websocket.receive(10) == bytes(70_000)
     before = answering.answered
-    wait_for(lambda: answering.answered > before + 1)
+    wait_for(lambda: answering.answered > before + 1, "another answer")
     assert websocket.state is State.OPEN  # nor do all those pongs together count as a flood
 
 
@@ -223,7 +217,7 @@ def test_vanished_peer_is_dropped_while_a_listener_blocks(engine: Engine) -> Non
     send_frame(peer, b"block")
     assert seen.wait(10)
     vanish(peer.sock)
-    wait_for(lambda: websocket.state is State.CLOSED)
+    wait_for(lambda: websocket.state is State.CLOSED, "the end", 20)
     over.set()
 
 

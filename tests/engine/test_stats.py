@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 
 import pytest
 
@@ -14,6 +13,7 @@ from websocket_handler.protocol.frame import Opcode
 from websocket_handler.protocol.versions import ALL_VERSIONS
 
 from ..support.connections import HANDSHAKE, Peer, client_role, connect, make_websocket
+from ..support.programs import wait_for
 from .traffic import echoing, frame, leave
 
 RESPONSE_SIZE = len(
@@ -107,10 +107,7 @@ def test_engine_stats_count_its_connections(engine: Engine) -> None:
     assert (stats.open, stats.accepted, stats.closed, stats.refused) == (4, 4, {}, {})
     for connection, code in zip(connections[:3], (1000, 1000, 4001), strict=True):
         leave(*connection, code=code)
-    end = time.monotonic() + 10
-    while engine.stats().open != 1:
-        assert time.monotonic() < end
-        time.sleep(0.005)
+    wait_for(lambda: engine.stats().open == 1, "three connections to end")
     stats = engine.stats()
     assert (stats.open, stats.accepted, stats.closed) == (1, 4, {1000: 2, 4001: 1})
 
@@ -137,10 +134,7 @@ def test_rejections_are_counted_by_status(engine: Engine) -> None:
 def test_queued_bytes_are_counted(engine: Engine) -> None:
     websocket, peer = echoing(engine)
     threading.Thread(target=websocket.send, args=(bytes(4_000_000),), daemon=True).start()
-    end = time.monotonic() + 10
-    while not engine.stats().buffered > 1_000_000:
-        assert time.monotonic() < end
-        time.sleep(0.005)
+    wait_for(lambda: engine.stats().buffered > 1_000_000, "unsent bytes")
     peer.sock.close()
 
 
