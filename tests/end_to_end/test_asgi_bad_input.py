@@ -99,7 +99,7 @@ def test_protocol_that_hides_its_buffer_is_an_error() -> None:
     class OtherProtocol:
         conn = object()
 
-    with pytest.raises(WebSocketError, match=r"OtherProtocol does not show .* httptools"):
+    with pytest.raises(WebSocketError, match=r"OtherProtocol does not expose .* httptools"):
         early_bytes(OtherProtocol())
 
 

@@ -284,7 +284,7 @@ def test_server_that_hides_its_socket_is_an_error() -> None:
         return []
 
     assert ask_without_a_server(refuse) == ("403 Forbidden", b"not you\n")
-    with pytest.raises(WebSocketError, match=r"Unheard/1\.0 does not show the socket"):
+    with pytest.raises(WebSocketError, match=r"Unheard/1\.0 does not expose the socket"):
         ask_without_a_server(connect_it)
 
 
@@ -299,14 +299,14 @@ def test_granian_hides_its_socket_connect_is_an_error() -> None:
         with pytest.raises(HandshakeFailed) as caught:
             connect(program.url("/echo"))
         assert caught.value.status == 500
-        program.wait_for_log("Granian does not show the socket of a request")
+        program.wait_for_log("Granian does not expose the socket of a request")
         wait_until_it_serves(program)
 
 
 def test_uwsgi_hides_its_socket_connect_is_an_error() -> None:
     """The environment does not even name the server."""
     request: dict[str, Any] = {"wsgi.websocket": None, "uwsgi.version": b"2.0.31"}
-    with pytest.raises(WebSocketError, match=r"^uWSGI does not show the socket"):
+    with pytest.raises(WebSocketError, match=r"^uWSGI does not expose the socket"):
         refuse_to_connect(request)
 
 

@@ -78,11 +78,11 @@ def test_process_that_missed_an_announcement_asks(presence: Presence, clock: Clo
     late = announcer.announce("room", {"ann": 1, "bob": 1})
     assert tell(presence, A, late) == [(False, True)]
     assert presence.present("room") == {}
-    assert tell(presence, A, announcer.whole("room")) == [(True, False)]
+    assert tell(presence, A, announcer.snapshot("room")) == [(True, False)]
     assert presence.present("room") == {"ann": 1, "bob": 1}
     announcer.announce("room", {"ann": 1, "bob": 1, "cid": 1})
     assert tell(presence, A, announcer.announce("room", {"cid": 1})) == [(False, True)]
-    assert tell(presence, A, announcer.whole("room")) == [(True, False)]
+    assert tell(presence, A, announcer.snapshot("room")) == [(True, False)]
     assert presence.present("room") == {"cid": 1}
     assert tell(presence, A, announcer.announce("room", {"cid": 2})) == [(True, False)]
 
@@ -90,7 +90,7 @@ def test_process_that_missed_an_announcement_asks(presence: Presence, clock: Clo
 def test_old_announcement_is_ignored(presence: Presence, clock: Clock) -> None:
     announcer = Presence(30, clock)
     first = announcer.announce("room", {"ann": 1})
-    whole = announcer.whole("room")
+    whole = announcer.snapshot("room")
     second = announcer.announce("room", {})
     tell(presence, A, first + second)
     assert tell(presence, A, whole) == [(False, False)]
@@ -104,7 +104,7 @@ def test_presence_of_a_room_left_and_rejoined_is_current(presence: Presence, clo
     assert tell(presence, A, announcer.leave("room")) == [(True, False)]
     assert presence.present("room") == {}
     assert announcer.leave("room") == []
-    assert tell(presence, A, announcer.whole("room")) == [(False, False)]
+    assert tell(presence, A, announcer.snapshot("room")) == [(False, False)]
     assert tell(presence, A, announcer.announce("room", {"cid": 1})) == [(True, False)]
     assert presence.present("room") == {"cid": 1}
 
@@ -138,7 +138,7 @@ def test_thousands_of_identities_are_announced_in_pieces(presence: Presence, clo
     assert presence.present("room") == fewer
     late = Presence(30, clock)
     announcer.announce("room", everyone)
-    tell(late, A, announcer.whole("room"))
+    tell(late, A, announcer.snapshot("room"))
     assert late.present("room") == everyone
 
 
@@ -153,7 +153,7 @@ def test_view_changes_only_when_complete(presence: Presence, clock: Clock) -> No
     fewer = dict(list(everyone.items())[:10])
     steps: list[tuple[list[Announcement], dict[str, int], bool]] = [
         (announcer.announce("room", everyone), everyone, True),
-        (announcer.whole("room"), everyone, False),
+        (announcer.snapshot("room"), everyone, False),
         (announcer.announce("room", fewer), fewer, True),
         (announcer.announce("room", everyone), everyone, True),
     ]
@@ -201,7 +201,7 @@ def test_missing_piece_leaves_the_view_unchanged(presence: Presence, clock: Cloc
     assert presence.present("room") == {"ann": 1}
     assert tell(presence, A, announcer.announce("room", {"ann": 1, "bob": 1}))[0] == (False, True)
     assert presence.present("room") == {"ann": 1}
-    tell(presence, A, announcer.whole("room"))
+    tell(presence, A, announcer.snapshot("room"))
     assert presence.present("room") == {"ann": 1, "bob": 1}
 
 

@@ -15,7 +15,7 @@ FOUR = 4 * (1 + MESSAGE_OVERHEAD_BYTES)  # space for four messages of one byte
 
 
 def keep(member: SlowMember, message: str, key: str | None = None) -> Delivery | None:
-    return member.keep(PreparedMessage(message), key)
+    return member.enqueue(PreparedMessage(message), key)
 
 
 def left(member: SlowMember) -> str:

@@ -1,7 +1,7 @@
 """Presence: the identities in each room, in all processes.
 
 No I/O: announcements go in and out, and the clock is a parameter. Each process announces the
-changes of a room, numbered. A process that has missed a change asks for all identities. Those of a
+changes of a room, numbered. A process that has missed a change asks for a snapshot. Those of a
 process are removed when it announces its exit, or when nothing was received from it for `ttl`
 seconds.
 """
@@ -25,7 +25,7 @@ not full.
 """
 
 MAX_HELD = 1000
-"""The maximum number of changes held until a whole announcement is complete."""
+"""The maximum number of changes held until a snapshot is complete."""
 
 
 class Announcement(NamedTuple):
@@ -35,7 +35,7 @@ class Announcement(NamedTuple):
     version: int
     """The version after this announcement. The versions of a process for a room only increase."""
     base: int | None
-    """The version that this one changes; None if it is the whole."""
+    """The version that this one changes; None for a snapshot, which has all of them."""
     identities: dict[str, int]
     """Identity -> number of connections; 0: gone."""
 
@@ -89,30 +89,30 @@ class _LocalIdentities:
 class _RemoteIdentities:
     """The identities that another process has announced for one room."""
 
-    __slots__ = ("changes", "held", "identities", "version", "whole")
+    __slots__ = ("changes", "held", "identities", "snapshot", "version")
 
     def __init__(self) -> None:
         self.version = 0
         """The latest version whose pieces have begun to arrive; 0 before the first."""
         self.identities: dict[str, int] = {}
-        self.whole: dict[str, int] | None = None
+        self.snapshot: dict[str, int] | None = None
         """The replacement of `identities` until it is complete; None if there is none."""
         self.changes: dict[str, int] = {}
         """The pieces of an incomplete change."""
         self.held: list[Announcement] = []
-        """Changes that arrived before `whole` was complete."""
+        """Changes that arrived before `snapshot` was complete."""
 
     def begin(self, version: int) -> None:
-        self.version, self.whole = version, {}
+        self.version, self.snapshot = version, {}
         self.changes.clear()
         self.held.clear()
 
     def complete(self) -> bool:
         """Apply the pieces after the last one has arrived. Returns whether the identities have
         changed."""
-        if self.whole is not None:
-            is_change = self.whole != self.identities
-            self.identities, self.whole = self.whole, None
+        if self.snapshot is not None:
+            is_change = self.snapshot != self.identities
+            self.identities, self.snapshot = self.snapshot, None
             return is_change
         is_change = False
         for identity, count in self.changes.items():
@@ -156,7 +156,7 @@ class Presence:
                 return []
             own = self._own[room] = _LocalIdentities(self._forgotten + 1)
             own.identities = new
-            return self.whole(room)
+            return self.snapshot(room)
         changes = {
             identity: count
             for identity, count in new.items()
@@ -170,7 +170,7 @@ class Presence:
             own.version += 1
         return announcements
 
-    def whole(self, room: str) -> list[Announcement]:
+    def snapshot(self, room: str) -> list[Announcement]:
         """Return the announcements that answer a process that asks for the room."""
         own = self._own.get(room)
         if own is None:
@@ -215,8 +215,8 @@ class Presence:
     def apply(self, node: bytes, announcement: Announcement) -> tuple[bool, bool]:
         """Process an announcement of `node`.
 
-        Returns whether the room's identities have changed, and whether to ask `node` for the whole,
-        because an earlier announcement was missed.
+        Returns whether the room's identities have changed, and whether to ask `node` for a
+        snapshot, because an earlier announcement was missed.
         """
         self._last_seen[node] = self._clock()
         with self._lock:
@@ -224,7 +224,7 @@ class Presence:
                 node, _RemoteIdentities()
             )
             is_changed, must_ask = _apply(remote, announcement)
-            while remote.whole is None and remote.held and not must_ask:
+            while remote.snapshot is None and remote.held and not must_ask:
                 changed_too, must_ask = _apply(remote, remote.held.pop(0))
                 is_changed = is_changed or changed_too
             return is_changed, must_ask
@@ -262,16 +262,16 @@ def _apply(remote: _RemoteIdentities, announcement: Announcement) -> tuple[bool,
         return False, False
     if base is None:
         remote.begin(version)
-    elif base == version:  # the next piece of a whole one
-        if remote.whole is None or version != remote.version:
+    elif base == version:  # the next piece of a snapshot
+        if remote.snapshot is None or version != remote.version:
             return False, version > remote.version
-    elif remote.whole is not None:
+    elif remote.snapshot is not None:
         remote.held.append(announcement)
         return False, len(remote.held) > MAX_HELD
     elif base != remote.version or not base:
         return False, base >= remote.version
     remote.version = version
-    (remote.changes if remote.whole is None else remote.whole).update(identities)
+    (remote.changes if remote.snapshot is None else remote.snapshot).update(identities)
     return not _is_full(identities) and remote.complete(), False
 
 

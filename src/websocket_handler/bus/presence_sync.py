@@ -40,7 +40,7 @@ class PresenceSync:
         announcement."""
         self._alive_sent_at = time.monotonic()
         for name in self.known.own_rooms():
-            self._send(self._worker.joined[name].channel, self.known.whole(name))
+            self._send(self._worker.joined[name].channel, self.known.snapshot(name))
         for room in self._worker.joined.values():
             self.ask(room)
 
@@ -78,7 +78,7 @@ class PresenceSync:
     def _answer(self, room: Subscription | None, name: str, node: bytes) -> None:
         is_for_us = room is None  # it arrived on this process's own channel
         if is_for_us or self.known.is_in(name):
-            self._send(node_channel(node), self.known.whole(name))
+            self._send(node_channel(node), self.known.snapshot(name))
 
     def _receive_announcement(self, node: bytes, text: str | bytes) -> None:
         worker = self._worker

@@ -14,7 +14,7 @@ MAX_LOGGED = 100
 """The maximum number of log records about refusals, one for each channel and direction."""
 
 
-class RefusalLog:
+class BrokerRefusalLog:
     """Runs in the bus's thread."""
 
     def __init__(self, worker: BusWorker) -> None:

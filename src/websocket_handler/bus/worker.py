@@ -24,7 +24,7 @@ from .listener import BusListener
 from .names import ALL_PROCESSES, node_channel
 from .outbox import Outbox, Outgoing
 from .presence_sync import PresenceSync
-from .refusals import RefusalLog
+from .refusals import BrokerRefusalLog
 from .settings import BusSettings, BusState, Counters, History
 from .subscription import Subscription
 
@@ -95,7 +95,7 @@ class BusWorker:
         self.ready_rooms: int = 0
         self.joined: dict[str, Subscription] = {}
         self.broker: Broker | None = None
-        self.refusals: RefusalLog = RefusalLog(self)
+        self.refusals: BrokerRefusalLog = BrokerRefusalLog(self)
         self.presence: PresenceSync = PresenceSync(self)
         self.history_reader: HistoryReader = HistoryReader(self)
         self._broker_class = broker_class

@@ -18,8 +18,8 @@ logger: logging.Logger = logging.getLogger("websocket_handler")
 
 Fields = Iterable[tuple[str, str]]
 
-FAILED = 500
-TEXT = ("Content-Type", "text/plain; charset=utf-8")
+INTERNAL_SERVER_ERROR = 500
+TEXT_PLAIN = ("Content-Type", "text/plain; charset=utf-8")
 
 
 class Stage(Enum):
@@ -45,7 +45,8 @@ class Handover:
     """The WebSocket of this handover, which sets the attribute itself."""
 
     _stage = Stage.OFFERED
-    _own: Stream | None = None
+    _taken: Stream | None = None
+    """The connection between `detach()` and the engine."""
 
     _detached: ClassVar[set[Stream]] = set()
     """Connections between `detach()` and the engine. The reference keeps a connection alive if the
@@ -155,7 +156,7 @@ class Handover:
         Sends 500, or closes the WebSocket with 1011 if the 101 was sent already.
         """
         if self._stage is Stage.DETACHED:
-            self.complete(FAILED, [TEXT], b"Internal Server Error\n")
+            self.complete(INTERNAL_SERVER_ERROR, [TEXT_PLAIN], b"Internal Server Error\n")
         elif self.is_detached:
             self._stage = Stage.COMPLETE
             if self.websocket._outcome is not None:
@@ -179,9 +180,9 @@ class Handover:
             engine = self.websocket._engine
             if engine is not None:
                 engine.post(self.abort)
-            elif self._own is not None:
-                self._detached.discard(self._own)
-                close_stream(self._own)
+            elif self._taken is not None:
+                self._detached.discard(self._taken)
+                close_stream(self._taken)
 
     # Implementation
 
@@ -189,14 +190,14 @@ class Handover:
         """Take the connection from the server and return it. May raise if nothing has changed."""
         raise NotImplementedError
 
-    def _keep(self, own: Stream) -> None:
-        self._own = own
-        self._detached.add(own)
+    def _keep(self, taken: Stream) -> None:
+        self._taken = taken
+        self._detached.add(taken)
 
     def _decide(self, status: int, fields: list[tuple[str, str]], reason: str) -> bool:
         outcome = self.websocket._outcome
         if outcome is None and status < 400:  # connect() raised after detach()
-            status, fields, reason = FAILED, [], ""
+            status, fields, reason = INTERNAL_SERVER_ERROR, [], ""
         is_rejected = status >= 400 and (outcome is None or isinstance(outcome, Accepted))
         if is_rejected:
             self.websocket._reject(status, reason, fields)
@@ -218,14 +219,14 @@ class Handover:
 
     def _give(self) -> None:
         """Give the connection to the engine."""
-        own, self._own = self._own, None
-        if own is None:
+        taken, self._taken = self._taken, None
+        if taken is None:
             return
-        self._detached.discard(own)
+        self._detached.discard(taken)
         outcome = self.websocket._outcome
         if outcome is not None:
             self.status = int(outcome.status)
         on_decided, self.on_decided = self.on_decided, None
         if on_decided is not None:
             on_decided(self.status)
-        self.websocket._take_over(own, self._early)
+        self.websocket._take_over(taken, self._early)

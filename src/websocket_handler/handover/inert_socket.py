@@ -57,7 +57,7 @@ class InertSocket(DiscardingSocket, Socket):
     def fileno(self) -> int:
         """Return a descriptor that reads end of file, for a server that selects on it again."""
         if super().fileno() < 0 and not self._closed:  # type: ignore[attr-defined]
-            dummy = _at_its_end()
+            dummy = _ended_socket()
             super().__init__(dummy.family, dummy.type, dummy.proto, dummy.detach())
         return super().fileno()
 
@@ -78,7 +78,7 @@ class InertTlsSocket(DiscardingSocket, SSLSocket):
         """Return a descriptor that reads end of file, like `InertSocket.fileno`."""
         dummy: socket.socket | None = self.__dict__.get("dummy")
         if dummy is None:
-            dummy = self.__dict__["dummy"] = _at_its_end()
+            dummy = self.__dict__["dummy"] = _ended_socket()
         return dummy.fileno()
 
     def close(self) -> None:
@@ -87,7 +87,7 @@ class InertTlsSocket(DiscardingSocket, SSLSocket):
             dummy.close()
 
 
-def _at_its_end() -> socket.socket:
+def _ended_socket() -> socket.socket:
     dummy, end = socket.socketpair()
     end.close()
     return dummy

@@ -69,12 +69,12 @@ class TransportHandover(LoopHandover):
         return self.transport
 
     def _give_in_loop(self) -> None:
-        if self._own is not None:
+        if self._taken is not None:
             if self.transport.is_closing():  # connection_lost() may have been called
                 self.websocket.abort()
             else:
                 self._detached.discard(self.transport)
-                self._own = take_socket(self.transport)
+                self._taken = take_socket(self.transport)
         super()._give_in_loop()
 
 

@@ -22,12 +22,12 @@ from .versions import Version
 from .versions.challenge import KEY3_SIZE, KEY_HEADERS
 
 CONNECTION_FIELDS = frozenset(("connection", "keep-alive", "proxy-connection", "upgrade"))
-"""Fields about the connection to the peer, which are ours to set."""
+"""Fields about the connection to the peer, which only the handshake sets."""
 
-NOT_IN_THE_101 = CONNECTION_FIELDS | {
+FIELDS_NOT_COPIED = CONNECTION_FIELDS | {
     *("transfer-encoding", "te", "trailer"),  # about the connection, too
     *("accept-ranges", "age", "cache-control", "etag", "expires", "last-modified", "pragma"),
-    *("location", "refresh", "retry-after", "vary"),  # about what to do with a page
+    *("location", "refresh", "retry-after", "vary"),  # instructions for a page
     *("proxy-authenticate", "www-authenticate", "websocket-origin", "websocket-location"),
     "websocket-protocol",
 }
@@ -41,7 +41,8 @@ class Accepted(NamedTuple):
     """The request becomes a WebSocket of `version` once `response` is sent.
 
     The codec takes the `secret` and the `negotiated` compression parameters. In versions with a
-    late handshake, the client's last bytes are still missing.
+    late handshake (hixie-76 to hybi-03), `response` lacks its end, which is computed from the third
+    key that the client sends after the request head.
     """
 
     version: Version
@@ -102,8 +103,11 @@ def answer(
 
 
 def _compression_for(request: Request, compression: Compression) -> Compression:
-    """Tornado's client drops parameters that have no value, and so would not notice that it is
-    to compress without context takeover."""
+    """Return the compression parameters to accept from the client of this request.
+
+    Tornado's client ignores parameters without a value, so it cannot be asked to compress without
+    context takeover.
+    """
     if request.headers.get("User-Agent", "").startswith("Tornado/"):
         return replace(compression, client_no_context_takeover=False)
     return compression
@@ -131,10 +135,10 @@ def http_refusal(status: HTTPStatus, reason: str, extra: Headers | None = None) 
 
 
 def rejected_by_application(status: int, reason: str, fields: Iterable[tuple[str, str]]) -> Refused:
-    """The application's own response in place of the 101, up to its body.
+    """Return the head of the response by which the application rejects the WebSocket.
 
-    `reason` may be empty: then it is the usual one of `status`. Raises `ValueError` for a field
-    that cannot stand in an HTTP head.
+    An empty `reason` is replaced by the usual one of `status`. Raises `ValueError` if a field is
+    not valid in an HTTP head.
     """
     fields = [field for field in fields if field[0].lower() not in CONNECTION_FIELDS]
     for name, value in fields:
@@ -147,14 +151,15 @@ def rejected_by_application(status: int, reason: str, fields: Iterable[tuple[str
 def with_response_fields(
     response: bytes, fields: Iterable[tuple[str, str]], present: Headers
 ) -> bytes:
-    """The 101 `response` with the fields of the application's response that have a meaning
-    there: neither those of `NOT_IN_THE_101`, nor those that `present` has already, cookies
-    apart. Raises `ValueError` for a field that cannot stand in an HTTP head.
+    """Return the 101 `response` with fields of the application's response added.
+
+    Leaves out `FIELDS_NOT_COPIED`, and fields other than cookies that `present` contains already.
+    Raises `ValueError` if a field is not valid in an HTTP head.
     """
     added = []
     for name, value in fields:
         lower = name.lower()
-        if lower in NOT_IN_THE_101 or lower.startswith(("sec-websocket-", "content-")):
+        if lower in FIELDS_NOT_COPIED or lower.startswith(("sec-websocket-", "content-")):
             continue
         if lower != "set-cookie" and name in present:
             continue
@@ -167,7 +172,7 @@ def with_response_fields(
 
 
 def phrase(status: int) -> str:
-    """The reason phrase of a status, "" if it has none."""
+    """Return the reason phrase of a status, "" if it has none."""
     try:
         return HTTPStatus(status).phrase
     except ValueError:
@@ -182,7 +187,7 @@ def _accepted(
 
 
 def without_bytes(outcome: Accepted | Refused) -> Accepted | Refused:
-    """Return `outcome` without its bytes; equal outcomes of connections share one object."""
+    """Return `outcome` without its bytes. Connections with equal outcomes share one object."""
     if isinstance(outcome, Refused):
         return outcome._replace(response=b"")
     return _accepted(outcome.version, outcome.negotiated, outcome.subprotocol)

@@ -1,6 +1,6 @@
 """One room: its members, and sending to all of them.
 
-`engine.fan_out` sends one frame to the members that keep up, in native code. Slow members, and
+`engine.fan_out` sends one frame to the members that enqueue up, in native code. Slow members, and
 members whose codec runs in Python, are handled one by one in this file.
 
 The room's lock guards its own fields only. It is never held while a message is sent: see
@@ -194,7 +194,7 @@ class Room:
         """Send to one member that may be slow, or whose codec runs in Python."""
         with self._lock:
             slow = self._slow.get(member)
-            delivery = slow.keep(message, key) if slow is not None else None
+            delivery = slow.enqueue(message, key) if slow is not None else None
         if slow is None:
             sent = try_to_send(member, message)
             if sent is not None:
@@ -206,7 +206,7 @@ class Room:
                 begins = slow is None
                 if slow is None:
                     slow = self._slow[member] = SlowMember(self._policy)
-                delivery = slow.keep(message, key)
+                delivery = slow.enqueue(message, key)
             if begins:
                 self._resume_when_drained(member)
         return delivery or self._drop_slow_member(member, slow)
@@ -229,7 +229,7 @@ class Room:
     def _resume_member(self, member: WebSocket) -> None:
         """Send the queued messages to a member whose send buffer has drained.
 
-        Only one thread at a time does this for a member; messages sent meanwhile are queued behind.
+        Only one thread at a time does this for a member; messages sent meanwhile are queued.
         """
         while True:
             with self._lock:

@@ -43,7 +43,7 @@ class SlowMember:
         else:  # the policy dropped it while it was being sent
             self.dropped -= 1 - dropped
 
-    def keep(self, message: PreparedMessage, key: str | None) -> Delivery | None:
+    def enqueue(self, message: PreparedMessage, key: str | None) -> Delivery | None:
         """Queue a message with its `key`.
 
         Returns None if the queue is full and the policy is to close the member.
@@ -52,15 +52,15 @@ class SlowMember:
         place = key if self._policy.when_full == "latest" and key is not None else object()
         if place in self._waiting:
             self._drop(place)
-        most = self._policy.max_backlog - _cost(message)
-        if most < 0 and self._policy.when_full != "close":  # too large for an empty queue
+        max_size = self._policy.max_backlog - _cost(message)
+        if max_size < 0 and self._policy.when_full != "close":  # too large for an empty queue
             self.dropped += 1
             return Delivery(dropped=self.dropped - before)
-        if self._size > most and self._policy.when_full == "close":
+        if self._size > max_size and self._policy.when_full == "close":
             return None
-        while self._waiting and self._size > most and self._policy.when_full != "drop_newest":
+        while self._waiting and self._size > max_size and self._policy.when_full != "drop_newest":
             self._drop(next(iter(self._waiting)))
-        if self._size > most:
+        if self._size > max_size:
             self.dropped += 1
             return Delivery(dropped=self.dropped - before)
         self._waiting[place] = message

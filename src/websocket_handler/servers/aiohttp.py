@@ -44,9 +44,9 @@ def websocket(
     """Return the WebSocket of a request, None for an ordinary request.
 
     Its `connect()` returns the response that the handler should return. A handler may also
-    receive the messages itself and return at the end. `settings` is a `Settings`;
-    `options` are its fields by name. At
-    shutdown, WebSockets are closed with 1001. Call it in the event loop of the request.
+    receive the messages itself and return at the end. `settings` is a `Settings`; `options` are its
+    fields by name. At shutdown, WebSockets are closed with 1001. Call it in the event loop of the
+    request.
     """
     found: WebSocket | None = request.get(KEY)
     if found is None and is_websocket_request(request.method, request.headers):
@@ -109,11 +109,11 @@ class AiohttpConnections(ServerConnections):
         """Return the object of the request's server. The first request creates it."""
         server = request.protocol._manager
         assert server is not None
-        sockets = cls._known.get(server)
-        if sockets is None:
-            sockets = cls._known[server] = cls(loop_engine(), CloseCode.GOING_AWAY)
-            server.connection_made(sockets, None)  # type: ignore[arg-type]
-        return sockets
+        connections = cls._known.get(server)
+        if connections is None:
+            connections = cls._known[server] = cls(loop_engine(), CloseCode.GOING_AWAY)
+            server.connection_made(connections, None)  # type: ignore[arg-type]
+        return connections
 
     def close(self) -> None:
         """Do nothing: aiohttp calls this before `shutdown()`, while requests may continue."""

@@ -51,9 +51,8 @@ def configure_server(
     `server` is an `HTTPServer`, a `ThreadingHTTPServer`, a wsgiref server or any other server
     whose handler class is a `BaseHTTPRequestHandler` (or a `functools.partial` of one).
     `engine` serves the WebSockets; the default runs in a background thread of the process.
-    `settings` is a `Settings`;
-    `options` are its fields by name. `server.server_close()` closes the server's WebSockets
-    with 1001.
+    `settings` is a `Settings`; `options` are its fields by name. `server.server_close()` closes the
+    server's WebSockets with 1001.
 
     Raises `TypeError` if the handler class is not one of these, if `server` was configured before,
     or if a setting is unknown. Raises `ValueError` if the value of a setting is not valid.
@@ -147,7 +146,7 @@ class WebSocketRequests(BaseHTTPRequestHandler):
             return False
         finally:
             if is_watched:
-                self.rfile = head.give_back()
+                self.rfile = head.release()
         if is_watched and head.mentions_websocket() and not head.is_valid():
             with contextlib.suppress(ConnectionError):  # the peer may have disconnected
                 self.send_error(HTTPStatus.BAD_REQUEST, "Bad header line")

@@ -35,7 +35,7 @@ class HeadReader:
         self._block = b""  # a copy of the bytes in the reader's buffer
         self._read = 0  # bytes of it that were returned, but are still in that buffer
         self._sock = sock
-        self._usual_timeout = sock.gettimeout()
+        self._original_timeout = sock.gettimeout()
         self._seconds = seconds
         self._deadline = math.inf
         self._set_at = -math.inf
@@ -72,16 +72,16 @@ class HeadReader:
             raise TimeoutError("the request head was not received in time")
         if self._deadline < math.inf and now - self._set_at > TIMEOUT_STEP_S:
             self._set_at, left = now, self._deadline - now
-            self._sock.settimeout(min(left, self._usual_timeout or left))
+            self._sock.settimeout(min(left, self._original_timeout or left))
         waiting: bytes = cast(Reader, self._reader).peek(1)
         if self._deadline == math.inf:
             self._deadline = time.monotonic() + self._seconds
         return waiting
 
-    def give_back(self) -> BufferedIOBase:
+    def release(self) -> BufferedIOBase:
         """Return the original reader after the head, and restore the time-out of its socket."""
         if self._set_at > -math.inf:
-            self._sock.settimeout(self._usual_timeout)
+            self._sock.settimeout(self._original_timeout)
         return self._catch_up()
 
     def is_valid(self) -> bool:

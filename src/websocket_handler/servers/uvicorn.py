@@ -61,15 +61,15 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: Any = transport
-        former: Any = self._transport.get_protocol()
-        self._early = early_bytes(former)
-        self._http_version: str = former.scope["http_version"]
+        http_protocol: Any = self._transport.get_protocol()
+        self._early = early_bytes(http_protocol)
+        self._http_version: str = http_protocol.scope["http_version"]
 
     def data_received(self, data: bytes) -> None:
         """Run the application. `data` is the request head, which uvicorn has rebuilt."""
         self._transport.pause_reading()
-        sockets = UvicornConnections.of(self._server_state)
-        handover = TransportHandover(self._transport, early=self._early, server=sockets)
+        connections = UvicornConnections.of(self._server_state)
+        handover = TransportHandover(self._transport, early=self._early, server=connections)
         scope = self._read(data)
         websocket = WebSocket(
             request_of(scope, method=data.partition(b" ")[0].decode("latin-1")),
@@ -87,9 +87,9 @@ class WebSocketProtocol(asyncio.Protocol):
             )
 
         fields = self._server_state.default_headers
-        conversation = ASGISession(websocket, handover, sockets, fields, decided)
+        session = ASGISession(websocket, handover, connections, fields, decided)
         application: Any = self._config.loaded_app
-        task = asyncio.get_running_loop().create_task(conversation.run(application, scope))
+        task = asyncio.get_running_loop().create_task(session.run(application, scope))
         self._server_state.tasks.add(task)
         task.add_done_callback(self._server_state.tasks.discard)
         self._server_state.total_requests += 1
@@ -142,12 +142,12 @@ class UvicornConnections(ServerConnections):
     @classmethod
     def of(cls, server_state: ServerState) -> UvicornConnections:
         """Return the object of this server. The first request creates it."""
-        sockets = cls._known.get(server_state)
-        if sockets is None:
-            sockets = cls._known[server_state] = cls(loop_engine(), CloseCode.SERVICE_RESTART)
-            sockets._connections = cast("set[Any]", server_state.connections)
-            sockets._connections.add(sockets)
-        return sockets
+        connections = cls._known.get(server_state)
+        if connections is None:
+            connections = cls._known[server_state] = cls(loop_engine(), CloseCode.SERVICE_RESTART)
+            connections._connections = cast("set[Any]", server_state.connections)
+            connections._connections.add(connections)
+        return connections
 
     _connections: set[Any]
 
@@ -156,18 +156,18 @@ class UvicornConnections(ServerConnections):
         self.close_all(when_done=lambda: self._connections.discard(self))
 
 
-def early_bytes(former: Any) -> bytes:
+def early_bytes(http_protocol: Any) -> bytes:
     """Return the bytes after the request head from uvicorn's HTTP protocol, which has read them.
 
     Raises `WebSocketError` if the protocol does not expose them, because frames would be lost.
     """
-    if hasattr(former, "conn"):
-        if not hasattr(former.conn, "trailing_data"):  # it is not h11.Connection
+    if hasattr(http_protocol, "conn"):
+        if not hasattr(http_protocol.conn, "trailing_data"):  # it is not h11.Connection
             raise WebSocketError(
-                f"uvicorn's {type(former).__name__} does not show the bytes after a request "
-                "head, so connect() is not possible: use --http httptools or h11"
+                f"uvicorn's {type(http_protocol).__name__} does not expose the bytes after a "
+                "request head, so connect() is not possible: use --http httptools or h11"
             )
-        trailing: bytes = former.conn.trailing_data[0]
+        trailing: bytes = http_protocol.conn.trailing_data[0]
         return trailing
     error = sys.exc_info()[1]  # httptools raises HttpParserUpgrade at an upgrade
     if error is None or error.__traceback__ is None:

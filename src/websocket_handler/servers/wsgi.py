@@ -49,9 +49,8 @@ class WSGIMiddleware:
     the upgrade.
 
     `engine` serves the WebSockets; the default runs in a background thread of the process.
-    `settings` is a `Settings`;
-    `options` are its fields by name. `connect()` raises `WebSocketError` under a server that
-    does not expose its socket.
+    `settings` is a `Settings`; `options` are its fields by name. `connect()` raises
+    `WebSocketError` under a server that does not expose its socket.
     """
 
     def __init__(
@@ -173,7 +172,7 @@ class _Call:
             self.handover.write(b"", is_last)
 
     def respond_with_nothing(self) -> None:
-        """Give the server the status that the client got, for its access log."""
+        """Pass the status that the client received to the server, for its access log."""
         status = self.handover.status
         self._server_start_response(f"{status} {phrase(status)}", [])
 
@@ -184,7 +183,7 @@ def status_of(status: str) -> int:
 
 
 class _Response:
-    """The application's iterable, with the item that was taken from it in front."""
+    """The application's iterable, including the first item, which has been read from it."""
 
     def __init__(self, chunks: Iterator[bytes], result: Iterable[bytes]) -> None:
         self._chunks = chunks
@@ -233,6 +232,6 @@ def refuse_to_connect(environ: Environ) -> NoReturn:
     unnamed = "uWSGI" if "uwsgi.version" in environ else "this server"
     server = environ.get("SERVER_SOFTWARE", unnamed)
     raise WebSocketError(
-        f"{server} does not show the socket of a request (or middleware around WSGIMiddleware "
+        f"{server} does not expose the socket of a request (or middleware around WSGIMiddleware "
         "hides it), so connect() is not possible: docs/servers.md lists servers that do"
     )
