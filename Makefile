@@ -6,7 +6,7 @@ STRESS_SECONDS ?= 600
 BIN = $(VENV)/bin
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/connection/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo cluster-demo test test-all outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-guard soak scorecard fuzz stress bench-deflaters dist wheel matrix prose-check clean
+.PHONY: demo cluster-demo test test-all coverage outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-guard soak scorecard fuzz stress bench-deflaters dist wheel matrix prose-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
@@ -22,6 +22,11 @@ test: $(VENV)/.test-ready
 # Run the tests on each installed Python from 3.10 on, with the native and the pure-Python engine.
 test-all:
 	scripts/test-all
+
+# Measure which lines the tests run, and fail below the floor in pyproject.toml. Takes some minutes;
+# TESTS=tests measures all of them.
+coverage: $(VENV)/.test-ready
+	scripts/coverage $(BIN)/python $(TESTS)
 
 # Kill the brokers of the rooms under load, at full scale. Takes some minutes.
 outage: $(VENV)/.test-ready

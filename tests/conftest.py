@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,14 @@ from pathlib import Path
 import pytest
 
 from .support.leftovers import kill, mark_children, marked_processes
+from .support.raw_threads import trace_raw_threads
 from .support.tls import AUTHORITY
 
 ROOT = Path(__file__).parent.parent
 PEERS = Path(__file__).parent / "peers"
+
+if threading.gettrace() is not None:  # coverage runs
+    trace_raw_threads()
 
 
 def require(present: object, what: str) -> None:
