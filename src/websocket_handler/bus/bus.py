@@ -182,15 +182,15 @@ class Bus:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[bool] = loop.create_future()
 
-        def tell(is_subscribed: bool) -> None:
+        def set_answer(is_subscribed: bool) -> None:
             if not answer.done():
                 answer.set_result(is_subscribed)
 
-        def tell_loop(is_subscribed: bool) -> None:
+        def set_answer_threadsafe(is_subscribed: bool) -> None:
             if not loop.is_closed():
-                loop.call_soon_threadsafe(tell, is_subscribed)
+                loop.call_soon_threadsafe(set_answer, is_subscribed)
 
-        if not self._post(self._worker.when_subscribed, room, tell_loop):
+        if not self._post(self._worker.when_subscribed, room, set_answer_threadsafe):
             return False
         while not answer.done() and not self._has_ended:
             await asyncio.wait({answer}, timeout=1)
