@@ -76,7 +76,7 @@ def test_own_messages_return_only_with_a_history(
         (what,) = recorder.delivered
         assert what == Delivered(room, "mine", None, what.offset, marker)
         assert what.offset
-    assert bus.stats().published == 1
+    wait_for(lambda: bus.stats().published == 1, "the broker's answer")
 
 
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
