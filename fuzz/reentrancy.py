@@ -72,6 +72,7 @@ class Round:
         self.peers: list[socket.socket] = []
         self.closes: Counter[WebSocket] = Counter()
         self.actions = 0
+        self.is_ending = False
         for _ in range(CONNECTIONS):
             self.add_connection()
 
@@ -96,6 +97,8 @@ class Round:
         self.websockets.append(websocket)
         with contextlib.suppress(*EXPECTED):  # the engine may have been stopped
             websocket._take_over(ours)
+        if self.is_ending:  # `close_peers` may not have seen this one
+            theirs.close()
 
     def listener(self, websocket: WebSocket) -> Callable[..., None]:
         def listen(*_: object) -> None:
@@ -146,6 +149,7 @@ class Round:
             if self.random.random() < 0.2:
                 time.sleep(0.0005)
         self.actions = MAX_ACTIONS  # from now on, listeners do nothing
+        self.is_ending = True
         self.close_peers(actors)
         for websocket in self.websockets:
             websocket.resume()
