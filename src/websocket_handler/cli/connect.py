@@ -93,7 +93,7 @@ class Session:
             pass
         except OSError as error:  # `head` has read enough, or the disk is full
             if not isinstance(error, BrokenPipeError):
-                self.display.notice(f"cannot write a message: {error}", is_error=True)
+                self.display.notice(f"cannot write: {reason_of(error)}", is_error=True)
             self._is_closing = True
         finally:
             self.ended.set()
@@ -124,7 +124,7 @@ class Session:
         try:
             self.perform(parse(line))
         except (ValueError, UnsupportedByVersion, OSError) as error:
-            self.display.notice(str(error), is_error=True)
+            self.display.notice(reason_of(error), is_error=True)
 
     def close(self) -> ExitCode:
         """Close the connection unless it is closed, and show how it ended."""
@@ -148,6 +148,13 @@ def describe(code: int) -> str:
     except ValueError:
         return str(code)
     return f"{code} ({name})"
+
+
+def reason_of(error: Exception) -> str:
+    """Return the text of an error, of an `OSError` without its number."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 def run(target: Target, options: Options) -> ExitCode:
@@ -176,7 +183,8 @@ def display_for(options: Options) -> Display:
 
 
 def greeting(websocket: WebSocket, url: str) -> str:
-    agreed = [str(websocket.version), websocket.subprotocol, websocket.extensions]
+    extension = websocket.extensions.partition(";")[0]
+    agreed = [str(websocket.version), websocket.subprotocol, extension]
     return f"connected to {url} ({', '.join(filter(None, agreed))}); /help shows the commands"
 
 
@@ -187,7 +195,7 @@ def explain(error: Exception, url: str) -> str:
         body = " ".join(error.body.decode(errors="replace").split())
         text += f": {printable(body, MAX_BODY_SHOWN)}" if body else ""
     else:
-        text = f"cannot connect: {printable(str(error))}"
+        text = f"cannot connect: {printable(reason_of(error))}"
     return f"{text}\n`websocket-handler doctor {printable(url)}` examines the server."
 
 
@@ -236,7 +244,7 @@ class Sender(threading.Thread):
             pass  # the session shows how it ended
         except (ValueError, UnsupportedByVersion, OSError) as error:
             self.has_failed = True
-            self._session.display.notice(f"cannot send: {error}", is_error=True)
+            self._session.display.notice(f"cannot send: {reason_of(error)}", is_error=True)
         finally:
             self._session.sent_or_ended.set()
 

@@ -47,10 +47,11 @@ class TerminalDisplay(Display):
         self, lines: Iterable[str], prefix: str, style: str = "", is_json: bool = False
     ) -> None:
         """Print the lines. Those after the first are indented: none looks like a new message."""
-        console = Console()  # for the present sys.stdout, which a prompt replaces
+        text = Text()
         for line in lines:
             shown = Text(line, style)
             if is_json:
                 self._highlighter.highlight(shown)
-            console.print(Text(prefix, "bold blue") + shown, soft_wrap=True)
+            text.append("\n" if text else "").append(prefix, "bold blue").append_text(shown)
             prefix = " " * len(prefix)
+        Console().print(text, soft_wrap=True)  # to the present sys.stdout: a prompt replaces it
