@@ -231,3 +231,30 @@ def connect(
 ) -> int:
     options = Options(messages, is_binary, has_commands, as_json, output, one, wait)
     return run_connect(make_target(version=by_name(version), **target), options)
+
+
+@command_line.command(help=DOCTOR_HELP)
+@with_target
+@click.option(
+    "-x",
+    "--send",
+    "message",
+    metavar="TEXT",
+    help="Send this message too, and measure the time until a message arrives.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True, max=3600),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="The time limit of each step.",
+)
+def doctor(message: str | None, as_json: bool, timeout: float, **options: Any) -> int:
+    from .doctor.examination import Examination
+    from .doctor.report import show, show_json
+
+    target = make_target(**options)
+    findings = Examination(target, timeout, message).run()
+    return 0 if (show_json if as_json else show)(target.url, findings) else 1

@@ -19,6 +19,7 @@ from ..websocket import WebSocket
 from .actions import COMMANDS, Action, Close, Help, Ping, Send, parse
 from .display import Display, PipeDisplay
 from .target import Target
+from .text import describe_close
 
 REPLY_TIMEOUT_S = 10.0
 """The default of `wait` if one reply is wanted."""
@@ -137,17 +138,8 @@ class Session:
         by = "closed" if self._is_closing else "closed by the peer"
         if code == CloseCode.ABNORMAL_CLOSURE:
             by = "the connection was lost"
-        self.display.notice(f"{by}: {describe(code or 0)} {reason}".rstrip(), not is_normal)
+        self.display.notice(f"{by}: {describe_close(code or 0)} {reason}".rstrip(), not is_normal)
         return ExitCode.OK if is_normal else ExitCode.CLOSED_WITH_ERROR
-
-
-def describe(code: int) -> str:
-    """Return a close code with its name."""
-    try:
-        name = CloseCode(code).name.lower().replace("_", " ")
-    except ValueError:
-        return str(code)
-    return f"{code} ({name})"
 
 
 def reason_of(error: Exception) -> str:

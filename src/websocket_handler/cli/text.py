@@ -1,10 +1,11 @@
-"""Messages as text: pretty-printed JSON, hexdumps, and text that is safe on a terminal."""
+"""Messages and close codes as text: JSON, hexdumps, and text that is safe on a terminal."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 
+from ..protocol.close_codes import CloseCode
 from ..protocol.printable import printable
 
 BYTES_PER_LINE = 16
@@ -33,3 +34,12 @@ def hexdump(data: bytes) -> Iterator[str]:
         digits = f"{part[:8].hex(' ')}  {part[8:].hex(' ')}"
         characters = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in part)
         yield f"{start:08x}  {digits:<49} |{characters}|"
+
+
+def describe_close(code: int) -> str:
+    """Return a close code with its name."""
+    try:
+        name = CloseCode(code).name.lower().replace("_", " ")
+    except ValueError:
+        return str(int(code))
+    return f"{int(code)} ({name})"
