@@ -1,0 +1,21 @@
+"""Fixtures of the command line: the demo, whose echo most tests connect to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from ..support.programs import Program, demo
+
+
+@pytest.fixture(scope="package")
+def echo() -> Iterator[Program]:
+    with demo() as program:
+        yield program
+        assert "Traceback" not in program.log()
+
+
+@pytest.fixture
+def url(echo: Program) -> str:
+    return echo.url("/echoserver")
