@@ -33,14 +33,16 @@ def environment(**others: str) -> dict[str, str]:
     return {**plain, "WEBSOCKET_HANDLER_PURE_PYTHON": pure, **others}
 
 
-def run(*arguments: str, stdin: str | bytes = b"") -> subprocess.CompletedProcess[bytes]:
+def run(
+    *arguments: str, stdin: str | bytes = b"", **variables: str
+) -> subprocess.CompletedProcess[bytes]:
     """Run a command whose input and output are pipes."""
     return subprocess.run(
         [*COMMAND, *arguments],
         input=stdin.encode() if isinstance(stdin, str) else stdin,
         capture_output=True,
         timeout=PATIENCE_S,
-        env=environment(),
+        env=environment(**variables),
         check=False,
     )
 

@@ -13,6 +13,12 @@ from .conversation import Conversation, check_close, check_message, check_pings
 from .finding import Clock, Finding, Level, Step
 from .network import check_name, check_tcp, check_tls
 
+TLS_ALERT = b"\x15"
+"""The first byte with which a TLS server may answer a plain request."""
+
+TLS_PROBE_LIMIT_S = 1.0
+"""The time in which a port must answer a TLS handshake to be taken for a TLS server."""
+
 
 class Examination:
     """Examines one URL. Each step takes at most `limit` seconds.
@@ -74,7 +80,8 @@ class Examination:
             cure = self._cure_of_origin()
             if cure:
                 return explain(answer, self._target.url)[0], cure
-        if answer.status is None and not self._address.secure and self._speaks_tls():
+        may_be_tls = answer.status is None and answer.beginning[:1] in (b"", TLS_ALERT)
+        if may_be_tls and not (self._address.secure or answer.has_timed_out) and self._speaks_tls():
             return "the port speaks TLS", "Use wss:// for this port."
         return explain(answer, self._target.url)
 
@@ -157,7 +164,8 @@ class Examination:
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         try:
-            with self._connect_again(Clock(self._limit)) as sock, context.wrap_socket(sock):
+            limit = min(self._limit, TLS_PROBE_LIMIT_S)
+            with self._connect_again(Clock(limit)) as sock, context.wrap_socket(sock):
                 return True
         except OSError:
             return False
