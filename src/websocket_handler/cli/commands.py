@@ -36,7 +36,7 @@ stdin, messages are received for the time of --wait; then the connection is clos
 Exit codes:
   0    the connection was closed normally
   1    it could not be opened
-  2    an option or the input is invalid
+  2    an option, the input or the output is invalid
   3    it was lost, or the peer closed it with an error code
   4    no reply arrived in time (with --one)
   130  Ctrl-C, without a prompt

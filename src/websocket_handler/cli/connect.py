@@ -69,16 +69,18 @@ class Session:
 
     def __init__(self, websocket: WebSocket, display: Display, one: bool = False) -> None:
         self.display = display
-        self.ended = threading.Event()
+        self.ended: threading.Event = threading.Event()
         """Set when the connection is closed, or when no more messages are wanted."""
-        self.sent_or_ended = threading.Event()
+        self.sent_or_ended: threading.Event = threading.Event()
         """Set also when all messages were sent."""
-        self.has_reply = False
+        self.has_reply: bool = False
+        self.has_failed: bool = False
+        """Whether the input was invalid, or the output could not be written."""
         self.on_end: Callable[[], object] = lambda: None
         self._websocket = websocket
         self._one = one
         self._is_closing = False  # this side started the closing handshake
-        self._pinged_at = 0.0
+        self._pinged_at: float | None = None
         websocket.on("pong", self._show_pong)
         self._thread = threading.Thread(target=self._receive, name="receiver", daemon=True)
         self._thread.start()
@@ -94,15 +96,22 @@ class Session:
             pass
         except OSError as error:  # `head` has read enough, or the disk is full
             if not isinstance(error, BrokenPipeError):
-                self.display.notice(f"cannot write: {reason_of(error)}", is_error=True)
+                self.fail(f"cannot write: {reason_of(error)}")
             self._is_closing = True
         finally:
             self.ended.set()
             self.sent_or_ended.set()
             self.on_end()
 
+    def fail(self, text: str) -> None:
+        """Show an error of the input or the output, which decides the exit code."""
+        self.has_failed = True
+        self.display.notice(text, is_error=True)
+
     def _show_pong(self, payload: bytes) -> None:
-        took = 1000 * (time.monotonic() - self._pinged_at)
+        if self._pinged_at is None:
+            return  # the peer sent it unasked
+        took, self._pinged_at = 1000 * (time.monotonic() - self._pinged_at), None
         self.display.notice(f"pong after {took:.1f} ms {payload.decode(errors='replace')}".rstrip())
 
     def perform(self, action: Action) -> None:
@@ -130,7 +139,8 @@ class Session:
     def close(self) -> ExitCode:
         """Close the connection unless it is closed, and show how it ended."""
         websocket = self._websocket
-        self._is_closing = self._is_closing or not self.ended.is_set() or self._one
+        is_served = self._one and self.has_reply
+        self._is_closing = self._is_closing or is_served or not self.ended.is_set()
         websocket.close()
         websocket.wait_closed()
         code, reason = websocket.close_code, websocket.close_reason
@@ -139,6 +149,8 @@ class Session:
         if code == CloseCode.ABNORMAL_CLOSURE:
             by = "the connection was lost"
         self.display.notice(f"{by}: {describe_close(code or 0)} {reason}".rstrip(), not is_normal)
+        if self.has_failed:
+            return ExitCode.USAGE
         return ExitCode.OK if is_normal else ExitCode.CLOSED_WITH_ERROR
 
 
@@ -196,8 +208,7 @@ def explain(error: Exception, url: str) -> str:
 
 def send_all(session: Session, options: Options) -> ExitCode:
     """Send the messages or the lines of stdin, then receive for a while."""
-    sender = Sender(session, options)
-    sender.start()
+    Sender(session, options).start()
     try:
         session.sent_or_ended.wait()
         session.ended.wait(min(wait_time(options), threading.TIMEOUT_MAX))
@@ -205,8 +216,6 @@ def send_all(session: Session, options: Options) -> ExitCode:
         session.close()
         return ExitCode.INTERRUPTED
     code = session.close()
-    if sender.has_failed:
-        return ExitCode.USAGE
     if options.one and not session.has_reply and code == ExitCode.OK:
         session.display.notice("no reply", is_error=True)
         return ExitCode.NO_REPLY
@@ -224,7 +233,6 @@ class Sender(threading.Thread):
 
     def __init__(self, session: Session, options: Options) -> None:
         super().__init__(name="sender", daemon=True)
-        self.has_failed = False
         self._session = session
         self._options = options
 
@@ -235,8 +243,7 @@ class Sender(threading.Thread):
         except ConnectionClosed:
             pass  # the session shows how it ended
         except (ValueError, UnsupportedByVersion, OSError) as error:
-            self.has_failed = True
-            self._session.display.notice(f"cannot send: {reason_of(error)}", is_error=True)
+            self._session.fail(f"cannot send: {reason_of(error)}")
         finally:
             self._session.sent_or_ended.set()
 

@@ -57,13 +57,12 @@ class Conversation:
 
     def __init__(self, sock: socket.socket, established: Established) -> None:
         self._sock = sock
-        self._decoder = Decoder(Settings(max_message_size=MAX_MESSAGE_SIZE), False)
+        self._decoder: Decoder = Decoder(Settings(max_message_size=MAX_MESSAGE_SIZE), False)
         if established.negotiated is not None:
             agreed = endpoint_parameters(established.negotiated, Compression(), is_client=True)
             inflater = Inflater(agreed.inflate_window_bits, agreed.inflate_takeover)
             self._decoder.inflater = inflater
         self._events: list[Event] = self._decoder.feed(established.rest)
-        self.has_ended = False
 
     def send(self, opcode: Opcode, payload: bytes, clock: Clock) -> None:
         self._sock.settimeout(clock.left())
@@ -89,7 +88,6 @@ class Conversation:
             self._sock.settimeout(clock.left())
             data = self._sock.recv(RECEIVE_SIZE)
             if not data:
-                self.has_ended = True
                 return
             self._events = self._decoder.feed(data)
 
