@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+
+from websocket_handler.cli import commands
 
 from ..support.ports import free_port
 from ..support.programs import Program, wait_for
@@ -16,6 +20,24 @@ from .processes import COMMAND, PATIENCE_S, environment, run
 from .servers import answering, header, sending, serving, upgrade
 
 INF = ("--wait", "inf")
+
+Call = Callable[..., "Result"]
+
+
+class Result(NamedTuple):
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
+@pytest.fixture
+def call(capfdbinary: pytest.CaptureFixture[bytes]) -> Call:
+    """Runs the command in this process, with its output in a pipe. It must not read stdin."""
+
+    def run_here(*arguments: str) -> Result:
+        return Result(commands.run(["connect", *arguments]), *capfdbinary.readouterr())
+
+    return run_here
 
 
 def test_line_is_echoed_and_the_connection_closed(echo: Program, url: str) -> None:
@@ -32,26 +54,26 @@ def test_every_line_is_a_message_and_the_last_may_have_no_end(url: str) -> None:
     assert done.returncode == 0
 
 
-def test_one_ends_after_the_first_message(url: str) -> None:
-    done = run("connect", "-1", url, "--wait", "inf", "-x", "a", "-x", "b")
+def test_one_ends_after_the_first_message(call: Call, url: str) -> None:
+    done = call("-1", url, "--wait", "inf", "-x", "a", "-x", "b")
     assert (done.stdout, done.returncode) == (b"a\n", 0)
 
 
-def test_missing_reply_is_an_error_with_one() -> None:
+def test_missing_reply_is_an_error_with_one(call: Call) -> None:
     with serving(sending()) as port:
-        done = run("connect", f"ws://127.0.0.1:{port}/", "-1", "-w", "0.1", "-x", "hello")
+        done = call(f"ws://127.0.0.1:{port}/", "-1", "-w", "0.1", "-x", "hello")
     assert (done.stdout, done.stderr, done.returncode) == (b"", b"no reply\n", 4)
 
 
-def test_address_without_scheme_means_ws(echo: Program) -> None:
-    done = run("connect", f"127.0.0.1:{echo.port}/echoserver", "-1", "-x", "hello")
+def test_address_without_scheme_means_ws(call: Call, echo: Program) -> None:
+    done = call(f"127.0.0.1:{echo.port}/echoserver", "-1", "-x", "hello")
     assert (done.stdout, done.returncode) == (b"hello\n", 0)
 
 
 @pytest.mark.parametrize("version", ["hixie-76", "hixie-75", "hybi-07", "hybi-10"])
-def test_older_version_is_spoken(echo: Program, url: str, version: str) -> None:
+def test_older_version_is_spoken(call: Call, echo: Program, url: str, version: str) -> None:
     seen = len(echo.log())
-    done = run("connect", url, "--protocol-version", version, "-1", "-x", "hello")
+    done = call(url, "--protocol-version", version, "-1", "-x", "hello")
     assert (done.stdout, done.returncode) == (b"hello\n", 0)
     log = echo.wait_for_log("uses", seen)
     assert f"uses {'hybi-12' if version == 'hybi-10' else version}" in log
@@ -76,11 +98,11 @@ def test_commands_in_a_pipe_send_files(url: str, tmp_path: Path) -> None:
     assert done.stdout == dump + b"/text\n@home\n"
 
 
-def test_output_file_gets_the_binary_messages(tmp_path: Path) -> None:
+def test_output_file_gets_the_binary_messages(call: Call, tmp_path: Path) -> None:
     file = tmp_path / "out"
     frames = binary(b"\x00one"), text("two"), binary(b"three"), close(1000)
     with serving(sending(*frames)) as port:
-        done = run("connect", f"ws://127.0.0.1:{port}/", *INF, "-o", str(file), "-x", "go")
+        done = call(f"ws://127.0.0.1:{port}/", *INF, "-o", str(file), "-x", "go")
     assert (done.stdout, file.read_bytes()) == (b"two\n", b"\x00onethree")
 
 
@@ -94,15 +116,17 @@ def test_output_file_gets_the_binary_messages(tmp_path: Path) -> None:
         (close(4999), 3, "closed by the peer: 4999\n"),
     ],
 )
-def test_close_code_of_the_peer_decides_the_exit_code(frame: Frame, code: int, shown: str) -> None:
+def test_close_code_of_the_peer_decides_the_exit_code(
+    call: Call, frame: Frame, code: int, shown: str
+) -> None:
     with serving(sending(text("last"), frame)) as port:
-        done = run("connect", f"ws://127.0.0.1:{port}/", *INF, stdin="hello")
+        done = call(f"ws://127.0.0.1:{port}/", *INF, "-x", "hello")
     assert (done.stdout, done.stderr.decode(), done.returncode) == (b"last\n", shown, code)
 
 
-def test_lost_connection_is_an_error() -> None:
+def test_lost_connection_is_an_error(call: Call) -> None:
     with serving(lambda sock, head: sock.sendall(upgrade(head))) as port:
-        done = run("connect", f"ws://127.0.0.1:{port}/", *INF, "-x", "hello")
+        done = call(f"ws://127.0.0.1:{port}/", *INF, "-x", "hello")
     assert done.returncode == 3
     assert b"the connection was lost: 1006" in done.stderr
 
@@ -162,13 +186,13 @@ def test_ctrl_c_closes_with_1000(echo: Program, url: str) -> None:
     echo.wait_for_log("1000", seen)
 
 
-def test_options_of_the_handshake_are_sent() -> None:
+def test_options_of_the_handshake_are_sent(call: Call) -> None:
     heads: list[bytes] = []
 
     options = ["-H", "X-One: 1", "-H", "Cookie: a=b", "-s", "chat", "-s", "more"]
     with serving(lambda _, head: heads.append(head)) as port:
         url = f"http://127.0.0.1:{port}/path?q"
-        done = run("connect", url, *options, "--origin", "https://example.com", "-x", "hello")
+        done = call(url, *options, "--origin", "https://example.com", "-x", "hello")
     assert done.returncode == 1
     (head,) = heads
     assert head.startswith(b"GET /path?q HTTP/1.1\r\n")
@@ -182,9 +206,9 @@ def test_options_of_the_handshake_are_sent() -> None:
     assert header(head, "Sec-WebSocket-Extensions").startswith("permessage-deflate")
 
 
-def test_refused_handshake_is_explained_in_a_line() -> None:
+def test_refused_handshake_is_explained_in_a_line(call: Call) -> None:
     with serving(answering("403 Forbidden", "<b>no\x1b[2J</b>")) as port:
-        done = run("connect", f"ws://127.0.0.1:{port}/", "-x", "hello")
+        done = call(f"ws://127.0.0.1:{port}/", "-x", "hello")
     assert done.returncode == 1
     lines = done.stderr.decode().splitlines()
     assert lines == [
@@ -193,9 +217,9 @@ def test_refused_handshake_is_explained_in_a_line() -> None:
     ]
 
 
-def test_server_that_never_answers_is_left_in_time() -> None:
+def test_server_that_never_answers_is_left_in_time(call: Call) -> None:
     with serving(lambda sock, _: sock.recv(1)) as port:
-        done = run("connect", f"ws://127.0.0.1:{port}/", "--timeout", "0.3", "-x", "hello")
+        done = call(f"ws://127.0.0.1:{port}/", "--timeout", "0.3", "-x", "hello")
     assert done.returncode == 1
     assert done.stderr.startswith(b"cannot connect: ")
 
@@ -204,8 +228,8 @@ def test_server_that_never_answers_is_left_in_time() -> None:
     ("place", "message"),
     [("127.0.0.1:{port}", "Connection refused"), ("nowhere.invalid", "cannot connect: ")],
 )
-def test_unreachable_server_is_reported(place: str, message: str) -> None:
-    done = run("connect", place.format(port=free_port()), "-x", "hello")
+def test_unreachable_server_is_reported(call: Call, place: str, message: str) -> None:
+    done = call(place.format(port=free_port()), "-x", "hello")
     assert done.returncode == 1
     assert message in done.stderr.decode()
     assert "Traceback" not in done.stderr.decode()
@@ -230,8 +254,6 @@ def test_unreachable_server_is_reported(place: str, message: str) -> None:
 def test_invalid_option_is_a_usage_error(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from websocket_handler.cli import commands
-
     assert commands.run(["connect", *arguments]) == 2
     shown = capsys.readouterr().err
     assert message in shown

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any
 
@@ -57,6 +59,8 @@ Exit codes:
 
 def run(arguments: list[str]) -> int:
     """Run a command; returns the exit code of the process."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # it may lack characters of a peer
     try:
         return int(command_line.main(arguments, "websocket-handler", standalone_mode=False) or 0)
     except click.ClickException as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -26,6 +27,8 @@ REPLY_TIMEOUT_S = 10.0
 
 WAIT_S = 1.0
 """The default of `wait` otherwise."""
+
+MAX_SIGNAL_DELAY_S = 0.5
 
 CHUNK_SIZE = 1 << 16
 
@@ -208,10 +211,10 @@ def explain(error: Exception, url: str) -> str:
 
 def send_all(session: Session, options: Options) -> ExitCode:
     """Send the messages or the lines of stdin, then receive for a while."""
-    Sender(session, options).start()
     try:
-        session.sent_or_ended.wait()
-        session.ended.wait(min(wait_time(options), threading.TIMEOUT_MAX))
+        Sender(session, options).start()
+        wait(session.sent_or_ended, math.inf)
+        wait(session.ended, wait_time(options))
     except KeyboardInterrupt:
         session.close()
         return ExitCode.INTERRUPTED
@@ -220,6 +223,17 @@ def send_all(session: Session, options: Options) -> ExitCode:
         session.display.notice("no reply", is_error=True)
         return ExitCode.NO_REPLY
     return code
+
+
+def wait(event: threading.Event, seconds: float) -> None:
+    """Wait until the event is set, at most `seconds`.
+
+    Waits in short steps, because a signal does not end a wait that begins just after it.
+    """
+    end = time.monotonic() + seconds
+    while not event.wait(min(MAX_SIGNAL_DELAY_S, end - time.monotonic())):
+        if time.monotonic() >= end:
+            return
 
 
 def wait_time(options: Options) -> float:

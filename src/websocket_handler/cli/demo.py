@@ -9,11 +9,15 @@ import logging
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 from .. import IS_NATIVE, default_engine
 from ..demo.application import DemoServer, make_server
+
+MAX_SIGNAL_DELAY_S = 0.5
+"""A signal that arrives just before a wait begins does not end it."""
 
 DESCRIPTION = "Serve a web application on http.server with a WebSocket echo test page."
 
@@ -79,7 +83,8 @@ def serve_until_interrupted(server: DemoServer, page: str) -> None:
     with contextlib.suppress(KeyboardInterrupt):
         threading.Thread(target=server.serve_forever, name="server", daemon=True).start()
         logging.info("%s is ready (%s engine); press Ctrl-C to stop", page, engine)
-        threading.Event().wait()
+        while True:
+            time.sleep(MAX_SIGNAL_DELAY_S)
 
 
 def close(server: DemoServer, window: float) -> None:

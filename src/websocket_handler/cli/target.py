@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import client
-from ..protocol.client import Address, ClientHandshake
+from ..protocol.client import Address, ClientHandshake, Established
 from ..protocol.permessage_deflate import Compression
 from ..protocol.versions import DEFAULT_VERSIONS, Version
 from ..websocket import WebSocket
+
+__all__ = ["Address", "ClientHandshake", "Established", "Target", "websocket_url"]
 
 CLOSE_TIMEOUT_S = 5.0
 """The time that the peer has to answer a close frame."""

@@ -9,12 +9,14 @@ from http import HTTPStatus
 from urllib.parse import urljoin
 
 from ...errors import HandshakeFailed
-from ...protocol.client import ClientHandshake, Established
 from ...protocol.request import Headers
-from ..target import websocket_url
+from ..target import ClientHandshake, Established, websocket_url
 from .finding import Clock
 
 RECEIVE_SIZE = 1 << 16
+
+MAX_BODY_SHOWN = 200
+"""The part of an error's body that is shown, in characters."""
 
 PROXY_HEADERS = ("Via", "Server", "X-Cache", "X-Served-By", "X-Varnish", "CF-RAY", "X-Amz-Cf-Id")
 """Headers that tell which servers and proxies a response has passed."""
@@ -89,7 +91,7 @@ def shown_body(answer: Answer) -> str:
     text = answer.body.decode(errors="replace")
     text = re.sub(r"<(style|script|title)\b.*?</\1>|<[^>]*>", " ", text, flags=re.DOTALL | re.I)
     text = " ".join(text.split())
-    return text if len(text) <= 120 else text[:120] + "…"
+    return text if len(text) <= MAX_BODY_SHOWN else text[:MAX_BODY_SHOWN] + "…"
 
 
 def explain(answer: Answer, url: str) -> tuple[str, str]:

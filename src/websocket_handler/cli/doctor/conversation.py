@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 
 from ...protocol.assembly import Close, Event, Message, Ping, Pong
 from ...protocol.check import Violation
-from ...protocol.client import Established
 from ...protocol.close_codes import CloseCode
 from ...protocol.deflate import Inflater
 from ...protocol.frame import Opcode, write_frame
 from ...protocol.message import Decoder, close_payload
 from ...protocol.permessage_deflate import Compression, endpoint_parameters
 from ...settings import Settings
+from ..target import Established
 from ..text import describe_close
 from .answer import RECEIVE_SIZE
 from .finding import Clock, Finding, Level, Step

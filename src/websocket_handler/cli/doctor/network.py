@@ -10,8 +10,7 @@ import time
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from ...protocol.client import Address
-from ..target import Target
+from ..target import Address, Target
 from .finding import Clock, Finding, Level, Step
 
 MIN_VALID_DAYS = 14
