@@ -8,9 +8,13 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 
+from websocket_handler import Settings
+from websocket_handler.protocol.assembly import Message
+from websocket_handler.protocol.frame import write_frame
+from websocket_handler.protocol.message import Decoder
 from websocket_handler.protocol.versions.accept import accept_value
 
-from ..support.raw_client import Frame
+from ..support.raw_client import Frame, binary, close, text
 
 PATIENCE_S = 20.0
 
@@ -84,9 +88,7 @@ def upgrade(head: bytes, *leave_out: str, version: str = "HTTP/1.1") -> bytes:
 
 def frame(one: Frame) -> bytes:
     """An unmasked frame, as a server sends it."""
-    size = len(one.payload)
-    assert size < 126
-    return bytes((0x80 | one.opcode, size)) + one.payload
+    return write_frame(*one)
 
 
 def sending(*frames: Frame) -> Respond:
@@ -94,6 +96,25 @@ def sending(*frames: Frame) -> Respond:
 
     def respond(sock: socket.socket, head: bytes) -> None:
         sock.sendall(upgrade(head) + b"".join(map(frame, frames)))
+        while sock.recv(1 << 16):
+            pass
+
+    return respond
+
+
+def echoing(count: int) -> Respond:
+    """A server that echoes this number of messages, and then closes with 1000."""
+
+    def respond(sock: socket.socket, head: bytes) -> None:
+        sock.sendall(upgrade(head))
+        decoder = Decoder(Settings(), expect_masked=True)
+        left = count
+        while left > 0 and (data := sock.recv(1 << 16)):
+            messages = [one.data for one in decoder.feed(data) if isinstance(one, Message)]
+            echoes = [text(one) if isinstance(one, str) else binary(one) for one in messages]
+            sock.sendall(b"".join(map(frame, echoes)))
+            left -= len(messages)
+        sock.sendall(frame(close(1000)))
         while sock.recv(1 << 16):
             pass
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import NamedTuple
 import pytest
 
 from websocket_handler.cli import commands
+from websocket_handler.protocol.frame import Opcode
 
 from ..support.ports import free_port
 from ..support.programs import Program, wait_for
 from ..support.raw_client import Frame, binary, close, text
 from .processes import COMMAND, PATIENCE_S, environment, run
-from .servers import answering, header, sending, serving, upgrade
+from .servers import answering, echoing, header, sending, serving, upgrade
 
 INF = ("--wait", "inf")
 
@@ -40,18 +42,19 @@ def call(capfdbinary: pytest.CaptureFixture[bytes]) -> Call:
     return run_here
 
 
-def test_line_is_echoed_and_the_connection_closed(echo: Program, url: str) -> None:
-    seen = len(echo.log())
-    done = run("connect", url, "--wait", "0.5", stdin="hi\n")
-    assert (done.stdout, done.stderr, done.returncode) == (b"hi\n", b"", 0)
-    echo.wait_for_log("1000", seen)
-
-
-def test_every_line_is_a_message_and_the_last_may_have_no_end(url: str) -> None:
+def test_lines_are_messages_and_the_last_may_have_no_end() -> None:
     lines = [str(number) for number in range(3000)] + ["", "/close", "@file", "héllo"]
-    done = run("connect", url, "--wait", "3", stdin="\n".join(lines))
+    with serving(echoing(len(lines))) as port:
+        done = run("connect", f"ws://127.0.0.1:{port}/", *INF, stdin="\n".join(lines))
     assert done.stdout.decode().split("\n")[:-1] == lines
-    assert done.returncode == 0
+    assert (done.stderr, done.returncode) == (b"", 0)
+
+
+def test_connection_is_closed_when_the_time_to_wait_is_over(echo: Program, url: str) -> None:
+    seen = len(echo.log())
+    done = run("connect", url, "--wait", "0.1")
+    assert (done.stdout, done.stderr, done.returncode) == (b"", b"", 0)
+    echo.wait_for_log("1000", seen)
 
 
 def test_one_ends_after_the_first_message(call: Call, url: str) -> None:
@@ -60,9 +63,15 @@ def test_one_ends_after_the_first_message(call: Call, url: str) -> None:
 
 
 def test_missing_reply_is_an_error_with_one(call: Call) -> None:
-    with serving(sending()) as port:
+    with serving(leaving_after_close) as port:
         done = call(f"ws://127.0.0.1:{port}/", "-1", "-w", "0.1", "-x", "hello")
     assert (done.stdout, done.stderr, done.returncode) == (b"", b"no reply\n", 4)
+
+
+def leaving_after_close(sock: socket.socket, head: bytes) -> None:
+    sock.sendall(upgrade(head))
+    while (data := sock.recv(1 << 16)) and data[0] & 15 != Opcode.CLOSE:
+        pass
 
 
 def test_address_without_scheme_means_ws(call: Call, echo: Program) -> None:
@@ -79,8 +88,10 @@ def test_older_version_is_spoken(call: Call, echo: Program, url: str, version: s
     assert f"uses {'hybi-12' if version == 'hybi-10' else version}" in log
 
 
-def test_json_is_indented_and_other_text_unchanged(url: str) -> None:
-    done = run("connect", url, "--json", "-w", "1", stdin='{"a":[1,"é"]}\nno json\n' + "[" * 9999)
+def test_json_is_indented_and_other_text_unchanged(call: Call) -> None:
+    messages = ["-x", '{"a":[1,"é"]}', "-x", "no json", "-x", "[" * 9999]
+    with serving(echoing(3)) as port:
+        done = call(f"ws://127.0.0.1:{port}/", "--json", *INF, *messages)
     assert done.stdout.decode().startswith('{\n  "a": [\n    1,\n    "é"\n  ]\n}\nno json\n[[[')
 
 
@@ -90,10 +101,12 @@ def test_binary_input_is_one_message_and_output_raw(url: str) -> None:
     assert (done.stdout, done.returncode) == (data, 0)
 
 
-def test_commands_in_a_pipe_send_files(url: str, tmp_path: Path) -> None:
+def test_commands_in_a_pipe_send_files(tmp_path: Path) -> None:
     file = tmp_path / "a file"
     file.write_bytes(b"\x00\x1b[31mred")
-    done = run("connect", url, "-c", "-w", "0.5", stdin=f"@{file}\n//text\n@@home\n/ping x\n")
+    with serving(echoing(3)) as port:
+        url = f"ws://127.0.0.1:{port}/"
+        done = run("connect", url, "-c", *INF, stdin=f"@{file}\n/ping x\n//text\n@@home\n")
     dump = b"00000000  00 1b 5b 33 31 6d 72 65  64" + b" " * 23 + b"|..[31mred|\n"
     assert done.stdout == dump + b"/text\n@home\n"
 

@@ -30,7 +30,7 @@ from .processes import run, terminal
 from .servers import answering, frame, header, response, sending, serving, upgrade
 
 LIMIT_S = 10.0
-SHORT_S = 0.5
+SHORT_S = 1.0
 """The limit of steps that a server lets pass."""
 
 AUTHORITY = trustme.CA()
@@ -133,7 +133,7 @@ def secure(tmp_path: Path, leaf: trustme.LeafCert) -> Iterator[tuple[str, Path]]
     leaf.configure_cert(context)
     authority = tmp_path / "authority.pem"
     AUTHORITY.cert_pem.write_to_path(authority)
-    with serving(sending(), context) as port:
+    with serving(sending(close(1000)), context) as port:
         yield f"wss://localhost:{port}/", authority
 
 
@@ -166,14 +166,14 @@ def test_defect_of_the_certificate_is_named(
     tmp_path: Path, leaf: trustme.LeafCert, is_trusted: bool, words: str, cure: str
 ) -> None:
     with secure(tmp_path, leaf) as (url, authority):
-        found = examine(url, SHORT_S, ca=authority if is_trusted else None)
+        found = examine(url, ca=authority if is_trusted else None)
     assert words in problems(found)["tls"]
     assert cure in found["tls"].cure
 
 
 def test_trusted_certificate_is_well(tmp_path: Path) -> None:
     with secure(tmp_path, AUTHORITY.issue_cert("localhost")) as (url, authority):
-        found = examine(url, SHORT_S, ca=authority)
+        found = examine(url, ca=authority)
     assert found["tls"].level is Level.OK
     assert found["handshake"].level is Level.OK
 
@@ -293,10 +293,10 @@ def test_refused_page_of_the_same_host_is_a_warning() -> None:
         if header(head, "Origin"):
             sock.sendall(response("403 Forbidden"))
         else:
-            sending()(sock, head)
+            sending(close(1000))(sock, head)
 
     with serving(respond) as port:
-        found = examine(f"ws://127.0.0.1:{port}/", SHORT_S)
+        found = examine(f"ws://127.0.0.1:{port}/")
     assert f"http://127.0.0.1:{port} may not connect" in problems(found)["origin"]
     assert "Host" in found["origin"].cure
 
@@ -369,13 +369,13 @@ def test_late_pong_is_a_warning() -> None:
     def respond(sock: socket.socket, head: bytes) -> None:
         sock.sendall(upgrade(head))
         while ping := sock.recv(1 << 16):
-            time.sleep(0.6)
+            time.sleep(0.8)
             payload = bytes(byte ^ ping[2 + i % 4] for i, byte in enumerate(ping[6:]))
             sock.sendall(frame(Frame((ping[0] & 15) + (ping[0] & 15 == 9), payload)))
 
     with serving(respond) as port:
         found = examine(f"ws://127.0.0.1:{port}/", origin="http://x")
-    assert "round trip 6" in problems(found)["ping"]
+    assert "ms for TCP" in problems(found)["ping"]
     assert found["close"].level is Level.OK
 
 
