@@ -17,10 +17,14 @@ from pathlib import Path
 import pytest
 import trustme
 
+from websocket_handler import Settings
 from websocket_handler.cli import commands
 from websocket_handler.cli.doctor.examination import Examination
 from websocket_handler.cli.doctor.finding import Finding, Level
 from websocket_handler.cli.target import Target
+from websocket_handler.protocol.assembly import Pong
+from websocket_handler.protocol.frame import Opcode
+from websocket_handler.protocol.message import Decoder
 
 from ..conftest import require
 from ..support.ports import free_port
@@ -94,6 +98,18 @@ def test_report_as_json_has_every_finding(url: str, capsys: pytest.CaptureFixtur
     last = next(one for one in report["findings"] if one["step"] == "handshake")
     assert (last["level"], last["details"]["status"]) == ("failure", 404)
     assert last["cure"].startswith("Check the path")
+
+
+def test_report_of_a_problem_has_its_cure_and_no_control_characters(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with serving(answering("401 Unauthorized", "log \x1b[2Jin\x9b")) as port:
+        assert commands.run(["doctor", f"127.0.0.1:{port}"]) == 1
+    shown = capfd.readouterr().out
+    assert 'the server answered 401 Unauthorized: "log \\x1b[2Jin' in shown
+    assert "cure: Log in: pass -H" in shown
+    assert shown.endswith(f"ws://127.0.0.1:{port}: 1 problem\n")
+    assert shown.replace("\n", "").isprintable()
 
 
 # Before HTTP
@@ -326,6 +342,19 @@ def test_close_at_once_is_explained(sent: Frame, words: str) -> None:
         found = examine(f"ws://127.0.0.1:{port}/")
     assert words in problems(found)["ping"]
     assert found["ping"].cure
+
+
+def test_ping_of_the_server_is_answered() -> None:
+    def respond(sock: socket.socket, head: bytes) -> None:
+        decoder = Decoder(Settings(), expect_masked=True)
+        sock.sendall(upgrade(head) + frame(Frame(Opcode.PING, b"first")))
+        while data := sock.recv(1 << 16):
+            for event in decoder.feed(data):
+                sock.sendall(frame(close(1000)) if event == Pong(b"first") else b"")
+
+    with serving(respond) as port:
+        found = examine(f"ws://127.0.0.1:{port}/", SHORT_S)
+    assert "1000 (normal closure)" in problems(found)["ping"]
 
 
 def test_connection_that_ends_at_once_is_a_failure() -> None:
