@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -19,3 +20,12 @@ def echo() -> Iterator[Program]:
 @pytest.fixture
 def url(echo: Program) -> str:
     return echo.url("/echoserver")
+
+
+@pytest.fixture(autouse=True)
+def _log_level_is_restored() -> Iterator[None]:
+    """The commands change it, also if they run in this process."""
+    logger = logging.getLogger("websocket_handler")
+    level = logger.level
+    yield
+    logger.setLevel(level)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from io import TextIOWrapper
@@ -59,6 +60,7 @@ Exit codes:
 
 def run(arguments: list[str]) -> int:
     """Run a command; returns the exit code of the process."""
+    logging.getLogger("websocket_handler").setLevel(logging.ERROR)  # the commands report the rest
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # it may lack characters of a peer
     try:

@@ -42,6 +42,7 @@ def converse(session: Session) -> None:
     session.on_end = on_end
     with (
         patch_stdout(raw=True),
+        prompt.input.raw_mode(),  # also between two prompts, so that no key is lost
         contextlib.suppress(EOFError, KeyboardInterrupt, ConnectionClosed),
     ):
         while not session.ended.is_set():
