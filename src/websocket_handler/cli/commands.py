@@ -61,7 +61,7 @@ Exit codes:
 def run(arguments: list[str]) -> int:
     """Run a command; returns the exit code of the process."""
     logging.getLogger("websocket_handler").setLevel(logging.ERROR)  # the commands report the rest
-    if isinstance(sys.stdout, TextIOWrapper):
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # it may lack characters of a peer
     try:
         return int(command_line.main(arguments, "websocket-handler", standalone_mode=False) or 0)

@@ -43,7 +43,7 @@ class Target:
             subprotocols=self.subprotocols,
             headers=self.headers,
             origin=self.origin,
-            ssl_context=self.tls_context(),
+            ssl_context=self.tls_context() if self.address().secure else None,
             compression=self.compression,
             open_timeout=self.timeout,
             close_timeout=CLOSE_TIMEOUT_S,
