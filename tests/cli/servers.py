@@ -102,6 +102,19 @@ def sending(*frames: Frame) -> Respond:
     return respond
 
 
+def replying(*frames: Frame) -> Respond:
+    """Like `sending`, but the frames follow the first bytes from the peer."""
+
+    def respond(sock: socket.socket, head: bytes) -> None:
+        sock.sendall(upgrade(head))
+        sock.recv(1 << 16)
+        sock.sendall(b"".join(map(frame, frames)))
+        while sock.recv(1 << 16):
+            pass
+
+    return respond
+
+
 def echoing(count: int) -> Respond:
     """A server that echoes this number of messages, and then closes with 1000."""
 

@@ -19,7 +19,7 @@ from ..support.ports import free_port
 from ..support.programs import Program, wait_for
 from ..support.raw_client import Frame, binary, close, text
 from .processes import COMMAND, PATIENCE_S, environment, run
-from .servers import answering, echoing, header, sending, serving, upgrade
+from .servers import answering, echoing, header, replying, sending, serving, upgrade
 
 INF = ("--wait", "inf")
 
@@ -114,7 +114,7 @@ def test_commands_in_a_pipe_send_files(tmp_path: Path) -> None:
 def test_output_file_gets_the_binary_messages(call: Call, tmp_path: Path) -> None:
     file = tmp_path / "out"
     frames = binary(b"\x00one"), text("two"), binary(b"three"), close(1000)
-    with serving(sending(*frames)) as port:
+    with serving(replying(*frames)) as port:
         done = call(f"ws://127.0.0.1:{port}/", *INF, "-o", str(file), "-x", "go")
     assert (done.stdout, file.read_bytes()) == (b"two\n", b"\x00onethree")
 
@@ -132,7 +132,7 @@ def test_output_file_gets_the_binary_messages(call: Call, tmp_path: Path) -> Non
 def test_close_code_of_the_peer_decides_the_exit_code(
     call: Call, frame: Frame, code: int, shown: str
 ) -> None:
-    with serving(sending(text("last"), frame)) as port:
+    with serving(replying(text("last"), frame)) as port:
         done = call(f"ws://127.0.0.1:{port}/", *INF, "-x", "hello")
     assert (done.stdout, done.stderr.decode(), done.returncode) == (b"last\n", shown, code)
 
