@@ -35,6 +35,12 @@ def fetch(program: Program, target: str, method: str = "GET") -> tuple[Response,
         return client.read_response(), client.read_to_end()
 
 
+def handshake_status(program: Program) -> int:
+    with RawClient(program.address) as client:
+        client.sock.sendall(client.handshake("/echoserver"))
+        return client.read_response().status
+
+
 @pytest.mark.parametrize(
     ("target", "content_type"),
     [
@@ -140,6 +146,47 @@ def test_ctrl_c_closes_all_and_exits() -> None:
         assert time.monotonic() - begun < 9  # the close timeout is 10 s
         assert "Traceback" not in program.log()
         assert "closing all WebSockets with 1001" in program.log()
+
+
+def test_sigterm_closes_all_with_1001_and_exits() -> None:
+    with demo() as program, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(program.address)) for _ in range(5)]
+        for client in clients:
+            client.open("/echoserver").echo(HELLO)
+        program.end_soon(signal.SIGTERM)
+        for client in clients:
+            client.expect_closed(1001)
+        assert program.wait() == 0
+        assert "Traceback" not in program.log()
+
+
+def test_sigterm_with_window_closes_all_with_1012_and_refuses_handshakes() -> None:
+    with demo("--window", "1") as program, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(program.address)) for _ in range(5)]
+        for client in clients:
+            client.open("/echoserver").echo(HELLO)
+        program.end_soon(signal.SIGTERM)
+        program.wait_for_log("closing all WebSockets with 1012 within 1 s")
+        wait_for(lambda: handshake_status(program) == 503, "handshakes to be refused")
+        for client in clients:
+            client.expect_closed(1012)
+        assert program.wait() == 0
+        assert "Traceback" not in program.log()
+
+
+def test_second_sigterm_ends_the_window() -> None:
+    with (
+        demo("--window", "3600") as program,
+        connect(program.url("/echoserver")) as first,
+        connect(program.url("/echoserver")) as second,
+    ):
+        program.end_soon(signal.SIGTERM)
+        wait_for(lambda: first.close_code or second.close_code, "the first to be closed")
+        program.end_soon(signal.SIGTERM)
+        assert first.wait_closed(10)
+        assert second.wait_closed(10)
+        assert {first.close_code, second.close_code} == {1012, 1001}
+        assert program.wait() == 0
 
 
 def test_five_thousand_connections_need_few_threads() -> None:

@@ -88,3 +88,10 @@ def test_demo_from_wheel_echoes_without_compiler(clean_python: Path) -> None:
     ):
         websocket.send("from a wheel")
         assert websocket.receive(timeout=10) == "from a wheel"
+
+
+def test_command_from_wheel_names_the_missing_extra(clean_python: Path) -> None:
+    command = [str(clean_python.with_name("websocket-handler")), "connect", "ws://127.0.0.1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "pip install 'websocket-handler[cli]'" in done.stderr

@@ -1,0 +1,1 @@
+"""`websocket-handler doctor URL`: examines step by step why a WebSocket does not work."""

@@ -1,0 +1,85 @@
+"""The server that a command connects to, and the only calls of this package to the client."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import client
+from ..protocol.client import Address, ClientHandshake, Established
+from ..protocol.permessage_deflate import Compression
+from ..protocol.versions import DEFAULT_VERSIONS, Version
+from ..websocket import WebSocket
+
+__all__ = ["Address", "ClientHandshake", "Established", "Target", "websocket_url"]
+
+CLOSE_TIMEOUT_S = 5.0
+"""The time that the peer has to answer a close frame."""
+
+SCHEMES = {"http": "ws", "https": "wss"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A URL and the options with which it is opened."""
+
+    url: str
+    headers: tuple[tuple[str, str], ...] = ()
+    subprotocols: tuple[str, ...] = ()
+    origin: str | None = None
+    version: Version = DEFAULT_VERSIONS[0]
+    compression: bool = True
+    ca: Path | None = None
+    insecure: bool = False
+    timeout: float = 10.0
+    max_message_size: int = 1 << 24
+
+    def open(self) -> WebSocket:
+        """Return an open WebSocket. Raises the errors of `websocket_handler.connect`."""
+        return client.connect(
+            self.url,
+            version=self.version,
+            subprotocols=self.subprotocols,
+            headers=self.headers,
+            origin=self.origin,
+            ssl_context=self.tls_context() if self.address().secure else None,
+            compression=self.compression,
+            open_timeout=self.timeout,
+            close_timeout=CLOSE_TIMEOUT_S,
+            max_message_size=self.max_message_size,
+        )
+
+    def address(self) -> Address:
+        """Return the parts of the URL. Raises `ValueError` if it is not valid."""
+        return Address.parse(self.url)
+
+    def handshake(self, origin: str | None) -> ClientHandshake:
+        """Return the opening handshake without I/O. Raises `ValueError` for an invalid option."""
+        return ClientHandshake(
+            self.address(),
+            self.version,
+            self.subprotocols,
+            self.headers,
+            origin,
+            Compression() if self.compression else False,
+        )
+
+    def tls_context(self) -> ssl.SSLContext:
+        """Return a context that trusts the system's authorities and `ca`, or any certificate if
+        the target is `insecure`."""
+        context = ssl.create_default_context()
+        if self.ca is not None:
+            context.load_verify_locations(self.ca)
+        if self.insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+def websocket_url(text: str) -> str:
+    """Return `text` with the scheme ws: or wss:, which replaces http:, https: or none."""
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return f"ws://{text}"
+    return f"{SCHEMES.get(scheme.lower(), scheme.lower())}://{rest}"
