@@ -55,9 +55,9 @@ def test_silent_peer_is_closed_after_the_ping_timeout(client: Client) -> None:
     assert (ws.close_code, ws.close_reason) == (1011, "keepalive ping timeout")
 
 
-def test_idle_peer_stays_connected_for_an_hour(client: Client) -> None:
+def test_idle_peer_stays_connected(client: Client) -> None:
     with client.connect("/echo") as ws:
-        client.advance(3600)
+        client.advance(300)
         ws.ping(b"still there")
         ws.send("hello")
         assert ws.receive() == "hello"

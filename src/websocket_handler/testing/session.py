@@ -262,22 +262,25 @@ class Session:
             await self._settle(self._until())
             for peer in self._peers:
                 peer.read_now()
-            await self._settle(self._until())
             if left <= 0:
                 return
             step = partial(advance, engine, left, duration / MAX_STEPS, read_at)
             left -= await self._in_engine(step, self._until())
+            if left <= 0:
+                await self._settle(self._until())
+                for peer in self._peers:
+                    peer.read_now()
+                return
 
     async def _settle(self, until: float) -> None:
         """Wait until the engine has processed what has arrived and what was posted before."""
-        engine = self._server.engine
-        if engine.is_running:
-            await self._in_engine(lambda: None, until)
+        if self._server.engine.is_running:
             await self._in_engine(lambda: None, until)
 
     async def _in_engine(self, call: Callable[[], Result], until: float) -> Result:
-        """Make a call in the engine's thread. Returns its result."""
-        future: Future[Result] = Future()
+        """Make a call in the engine's thread, once the engine has processed what has arrived and
+        what was posted before. Returns its result."""
+        engine, future = self._server.engine, Future[Result]()
 
         def answer() -> None:
             try:
@@ -285,7 +288,7 @@ class Session:
             except BaseException as error:
                 future.set_exception(error)
 
-        self._server.engine.post(answer)
+        engine.post(lambda: engine.post(answer))  # in an iteration that has not begun yet
         if not await self._waits.done(future, until):
             raise TimeoutError("a listener blocks the engine")
         return future.result()

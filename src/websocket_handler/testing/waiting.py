@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import select
 import socket
 import time
@@ -39,7 +40,11 @@ class BlockingWaits:
         return bool(poll.poll(seconds_to(until) * 1000))
 
     async def done(self, future: Future[Any], until: float) -> bool:
-        return bool(concurrent.futures.wait([future], seconds_to(until)).done)
+        with contextlib.suppress(
+            concurrent.futures.TimeoutError, concurrent.futures.CancelledError
+        ):
+            future.exception(seconds_to(until))
+        return future.done()
 
 
 class LoopWaits:

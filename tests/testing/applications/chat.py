@@ -6,7 +6,7 @@ from typing import Any
 
 from websocket_handler import Room, WebSocket
 
-MIB = 1 << 20
+KIB = 1 << 10
 
 closed: list[tuple[int, str]] = []
 """The arguments of the `close` events."""
@@ -24,7 +24,7 @@ def open_websocket(ws: WebSocket, path: str, user: str | None, room: Room) -> An
         return answer
     if path == "/feed":
         ws.on("message", lambda _: feed(ws))
-        return ws.connect(max_buffered=4 * MIB)
+        return ws.connect(max_buffered=256 * KIB)
     if path == "/greeting":
         answer = ws.connect()
         ws.send(f"hello {user}")
@@ -36,7 +36,7 @@ def open_websocket(ws: WebSocket, path: str, user: str | None, room: Room) -> An
 
 def feed(ws: WebSocket) -> None:
     for _ in range(20):
-        ws.send(bytes(MIB))
+        ws.send(bytes(64 * KIB))
 
 
 def answer_message(ws: WebSocket, message: str | bytes) -> None:

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from socket import socket
+from typing import Any
 
 from aiohttp import web
+from aiohttp.log import server_logger
 
 from ..failures import Failures
+
+
+class RecordingLogger(logging.LoggerAdapter[logging.Logger]):
+    """The logger to which aiohttp's server writes the exceptions of handlers."""
+
+    def __init__(self, failures: Failures) -> None:
+        super().__init__(server_logger, {})
+        self._failures = failures
+
+    def exception(self, msg: object, *args: object, exc_info: Any = True, **options: Any) -> None:
+        error = exc_info if isinstance(exc_info, BaseException) else sys.exc_info()[1]
+        if error is not None:
+            self._failures.record(error)
+        super().exception(msg, *args, exc_info=exc_info, **options)
 
 
 class AiohttpServer:
     """Serves one application in the running event loop."""
 
     def __init__(self, app: web.Application, failures: Failures) -> None:
-        logger = logging.Logger("aiohttp.server")
-        logger.parent = logging.getLogger(logger.name)
-        logger.addHandler(failures.log_handler())
-        self._runner = web.AppRunner(app, logger=logger)
+        self._runner = web.AppRunner(app, logger=RecordingLogger(failures))
 
     async def start(self) -> None:
         await self._runner.setup()
