@@ -86,7 +86,7 @@ async def test_wait_without_a_message_ends_in_time(client: AsyncClient) -> None:
 async def test_application_runs_in_the_loop_of_the_test() -> None:
     loops = []
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
+    async def app(scope: Any, _: Any, send: Any) -> None:
         loops.append(asyncio.get_running_loop())
         ws = WebSocket.of(scope)
         assert ws is not None
@@ -95,7 +95,7 @@ async def test_application_runs_in_the_loop_of_the_test() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    async def listen(message: str) -> None:
+    async def listen(_: str) -> None:
         loops.append(asyncio.get_running_loop())
 
     async def without_lifespan(scope: Any, receive: Any, send: Any) -> None:

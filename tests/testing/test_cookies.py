@@ -18,9 +18,9 @@ def test_session_of_a_flask_test_client_is_handed_over() -> None:
     app = with_flask.make_app()
     logged_in = app.test_client()
     logged_in.post("/login", data={"user": "alice"})
-    with Client(app, cookies=logged_in, timeout=PATIENCE) as client:
-        with client.connect("/greeting") as ws:
-            assert ws.receive() == "hello alice"
+    client = Client(app, cookies=logged_in, timeout=PATIENCE)
+    with client, client.connect("/greeting") as ws:
+        assert ws.receive() == "hello alice"
 
 
 def test_session_transaction_of_flask_is_handed_over() -> None:

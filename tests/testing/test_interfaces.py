@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from http.server import BaseHTTPRequestHandler
+from http.server import SimpleHTTPRequestHandler
 from typing import Any
 
 import bottle
@@ -43,9 +43,6 @@ def asgi_in_a_function(scope: Any, receive: Any, send: Any) -> Any:
     return asgi(scope, receive, send)
 
 
-class Handler(BaseHTTPRequestHandler): ...
-
-
 class WSGIClass:
     def __init__(self, environ: Any, start_response: Any) -> None: ...
 
@@ -59,7 +56,7 @@ class WSGIClass:
         (functools.partial(wsgi), "wsgi"),
         (WSGIClass, "wsgi"),
         (bottle.Bottle(), "wsgi"),
-        (functools.partial(Handler, directory="."), "http.server"),
+        (functools.partial(SimpleHTTPRequestHandler, directory="."), "http.server"),
     ],
     ids=str,
 )

@@ -205,4 +205,4 @@ class AsyncClientConnection(BaseConnection):
 
     async def wait_closed(self, timeout: float | None = None) -> None:
         """Wait until the application closes the connection: see `ClientConnection.wait_closed`."""
-        await self._peer.wait_closed(timeout)
+        await self._session.wait_closed(self._peer, timeout)

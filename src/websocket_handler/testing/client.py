@@ -318,4 +318,4 @@ class ClientConnection(BaseConnection):
     def wait_closed(self, timeout: float | None = None) -> None:
         """Wait until the application closes the connection. Messages are kept for `receive()`.
         Raises `TimeoutError` if it does not, or the application's exception."""
-        run(self._peer.wait_closed(timeout))
+        run(self._session.wait_closed(self._peer, timeout))

@@ -251,6 +251,12 @@ class Session:
             await self._settle(self._until())
         self._failures.raise_first()
 
+    async def wait_closed(self, peer: Peer, timeout: float | None) -> None:
+        """Wait until the connection has ended, and the application's `close` listeners have run."""
+        await peer.wait_closed(timeout)
+        await self._settle(self._until())
+        self._failures.raise_first()
+
     # The engine
 
     async def advance(self, duration: float) -> None:
@@ -266,11 +272,6 @@ class Session:
                 return
             step = partial(advance, engine, left, duration / MAX_STEPS, read_at)
             left -= await self._in_engine(step, self._until())
-            if left <= 0:
-                await self._settle(self._until())
-                for peer in self._peers:
-                    peer.read_now()
-                return
 
     async def _settle(self, until: float) -> None:
         """Wait until the engine has processed what has arrived and what was posted before."""

@@ -7,12 +7,12 @@ and never suspends its coroutine, so `run` runs such a coroutine without an even
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import select
 import socket
 import time
 from collections.abc import Coroutine
+from concurrent import futures
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
@@ -40,9 +40,7 @@ class BlockingWaits:
         return bool(poll.poll(seconds_to(until) * 1000))
 
     async def done(self, future: Future[Any], until: float) -> bool:
-        with contextlib.suppress(
-            concurrent.futures.TimeoutError, concurrent.futures.CancelledError
-        ):
+        with contextlib.suppress(futures.TimeoutError, futures.CancelledError):
             future.exception(seconds_to(until))
         return future.done()
 
