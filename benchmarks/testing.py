@@ -34,7 +34,7 @@ class Cost(NamedTuple):
 
 
 def cost_of(*arguments: str) -> Cost:
-    """Run pytest. Returns its cost; fails if a test fails, or if their number is not as expected."""
+    """Run pytest. Returns its cost; fails if a test fails or if one is missing."""
     environment = {**os.environ, "TWELVE_TESTS_TIMES": str(TIMES)}
     command = [sys.executable, "-m", "pytest", "-vq", "-p", "no:cacheprovider", *arguments]
     before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()

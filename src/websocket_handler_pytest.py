@@ -13,14 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from typing import Protocol
-
-    from websocket_handler.testing import Client
-
-    class ClientFactory(Protocol):
-        """The type of the fixture `websocket_client`."""
-
-        def __call__(self, app: Any, **options: Any) -> Client: ...
+    from websocket_handler.testing import Client, ClientFactory
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

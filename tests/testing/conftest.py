@@ -5,17 +5,14 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from websocket_handler.testing import Client
+from websocket_handler.testing import Client, ClientFactory
 
 from ..support.programs import PATIENCE
 from .applications import chat, with_aiohttp
-
-if TYPE_CHECKING:
-    from websocket_handler_pytest import ClientFactory
 
 FRAMEWORKS = ("flask", "django", "fastapi", "aiohttp", "http_server", "tornado")
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import Any
 
 import pytest
+from django.core.asgi import get_asgi_application
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.requests import Request
@@ -16,10 +18,11 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from websocket_handler import ConnectionClosed
-from websocket_handler.testing import Client, HandshakeFailed
+from websocket_handler import ASGIMiddleware, ConnectionClosed
+from websocket_handler.testing import Client, ClientFactory, HandshakeFailed
 
 from ..support.programs import PATIENCE
+from .applications import with_django
 
 journal: list[str] = []
 of_the_test: ContextVar[str] = ContextVar("of_the_test", default="")
@@ -84,9 +87,8 @@ def _new_journal() -> None:
 
 
 @pytest.fixture
-def client(websocket_client: Any) -> Client:
-    started: Client = websocket_client(app, timeout=PATIENCE)
-    return started
+def client(websocket_client: ClientFactory) -> Client:
+    return websocket_client(app, timeout=PATIENCE)
 
 
 def test_websocket_route_without_this_library_is_served(client: Client) -> None:
@@ -168,6 +170,32 @@ def test_settings_of_the_server_apply() -> None:
             ws.send("x" * 11)
             ws.wait_closed()
         assert ws.close_code == 1009
+
+
+def test_startup_that_hangs_is_an_error_and_is_cancelled() -> None:
+    was_cancelled = threading.Event()
+
+    @contextlib.asynccontextmanager
+    async def hangs(_: Starlette) -> AsyncIterator[None]:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            was_cancelled.set()
+        yield
+
+    with pytest.raises(TimeoutError, match="has not started"):
+        Client(Starlette(lifespan=hangs), timeout=0.2).__enter__()
+    assert was_cancelled.wait(PATIENCE)
+
+
+def test_django_application_raises_in_the_test() -> None:
+    with_django.make_app()  # sets Django up
+    with Client(ASGIMiddleware(get_asgi_application()), timeout=PATIENCE) as client:
+        with client.connect("/echo") as ws:
+            ws.send("hello")
+            assert ws.receive() == "hello"
+        with pytest.raises(LookupError, match="the handler failed"):
+            client.connect("/fails")
 
 
 def test_handler_that_runs_for_ever_is_cancelled_at_the_end() -> None:

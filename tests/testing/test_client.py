@@ -206,6 +206,14 @@ def test_client_must_be_entered() -> None:
         client_of(echo).get("/")
 
 
+def test_client_cannot_be_entered_twice() -> None:
+    client = client_of(echo)
+    with client:
+        pass
+    with pytest.raises(WebSocketError, match="make a new one"):
+        client.__enter__()
+
+
 @pytest.mark.parametrize("path", ["echo", "http://other/echo", "/with space", "/#fragment"])
 def test_invalid_path_is_rejected(path: str) -> None:
     with client_of(echo) as client, pytest.raises(ValueError, match=r"path|whitespace|fragment"):

@@ -13,7 +13,7 @@
 
 from ..errors import ConnectionClosed, HandshakeFailed
 from .async_client import AsyncClient, AsyncClientConnection
-from .client import Client, ClientConnection
+from .client import Client, ClientConnection, ClientFactory
 from .cookies import Cookies
 from .messages import Response
 
@@ -22,6 +22,7 @@ __all__ = [
     "AsyncClientConnection",
     "Client",
     "ClientConnection",
+    "ClientFactory",
     "ConnectionClosed",
     "Cookies",
     "HandshakeFailed",

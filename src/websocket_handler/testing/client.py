@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import ConnectionClosed
 from ..protocol.close_codes import CloseCode
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT_S = 1.0
 """The default limit of every wait."""
-
-Self = TypeVar("Self", bound="BaseClient")
 
 
 class BaseClient:
@@ -251,6 +249,16 @@ class Client(BaseClient):
         and `asyncio.sleep` are not affected.
         """
         run(self._session.advance(seconds))
+
+
+class ClientFactory(Protocol):
+    """The type of the fixture `websocket_client`: starts clients, which end with the test.
+
+    Takes the arguments of `Client`. The ini option `websocket_timeout` of pytest is the default of
+    `timeout`.
+    """
+
+    def __call__(self, app: Any, **options: Any) -> Client: ...
 
 
 class ClientConnection(BaseConnection):

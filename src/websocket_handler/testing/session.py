@@ -49,14 +49,15 @@ class Session:
         self.timeout = timeout
         self.cookies: Cookies = Cookies(cookies)
         self._peers: dict[Peer, Future[None]] = {}
-        self._is_running = False
+        self._was_started = self._is_running = False
         self._signals = ExitStack()
 
     # Starting and stopping
 
     async def start(self) -> None:
-        if self._is_running:
-            raise WebSocketError("the client was entered before")
+        if self._was_started:
+            raise WebSocketError("the client was entered before: make a new one")
+        self._was_started = True
         self._signals.enter_context(self._failures.observing_frameworks())
         try:
             await self._server.start(self._waits, self._until())

@@ -6,15 +6,20 @@ import asyncio
 import logging
 import sys
 from socket import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from aiohttp.log import server_logger
 
 from ..failures import Failures
 
+if TYPE_CHECKING:
+    Adapter = logging.LoggerAdapter[logging.Logger]
+else:
+    Adapter = logging.LoggerAdapter  # Python 3.10 has no type parameter for it
 
-class RecordingLogger(logging.LoggerAdapter[logging.Logger]):
+
+class RecordingLogger(Adapter):
     """The logger to which aiohttp's server writes the exceptions of handlers."""
 
     def __init__(self, failures: Failures) -> None:

@@ -64,15 +64,17 @@ class InLoopThread:
     """Runs a server in an event loop of its own, in a thread."""
 
     engine: Engine
+    _loop: asyncio.AbstractEventLoop
+    _task: asyncio.Task[None] | None = None
 
     def __init__(self, server: LoopServer, failures: Failures) -> None:
         self._server = server
         self._failures = failures
-        self._started: Future[asyncio.AbstractEventLoop] = Future()
+        self._started: Future[None] = Future()
+        self._over: Future[None] = Future()
         self._end = asyncio.Event()
 
     async def start(self, waits: Waits, until: float) -> None:
-        self._over: Future[None] = Future()
         self._thread = Thread(
             target=self._failures.context().run,
             args=(self._run,),
@@ -81,8 +83,9 @@ class InLoopThread:
         )
         self._thread.start()
         if not await waits.done(self._started, until):
+            self._cancel()
             raise TimeoutError("the application has not started in time")
-        self._loop = self._started.result()
+        self._started.result()
 
     def _run(self) -> None:
         try:
@@ -95,13 +98,18 @@ class InLoopThread:
             self._over.set_result(None)
 
     async def _main(self) -> None:
+        self._task, self._loop = asyncio.current_task(), asyncio.get_running_loop()
+        self.engine = loop_engine(self._loop)
+        self._tasks = Tasks(self._loop, self._failures)
         await self._server.start()
-        loop = asyncio.get_running_loop()
-        self.engine = loop_engine(loop)
-        self._tasks = Tasks(loop, self._failures)
-        self._started.set_result(loop)
+        self._started.set_result(None)
         await self._end.wait()
         await self._server.stop()
+
+    def _cancel(self) -> None:
+        """Cancel what runs in the loop, after a wait in vain."""
+        if self._task is not None:
+            self._loop.call_soon_threadsafe(self._task.cancel)
 
     def serve(self, sock: socket) -> Future[None]:
         future: Future[None] = Future()
@@ -118,6 +126,7 @@ class InLoopThread:
     async def stop(self, waits: Waits, until: float) -> None:
         self._loop.call_soon_threadsafe(self._end.set)
         if not await waits.done(self._over, until):
+            self._cancel()
             raise TimeoutError("the application has not stopped in time")
         self._thread.join(seconds_to(until))
         self._over.result()
