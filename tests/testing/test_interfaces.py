@@ -58,7 +58,7 @@ class WSGIClass:
         (bottle.Bottle(), "wsgi"),
         (functools.partial(SimpleHTTPRequestHandler, directory="."), "http.server"),
     ],
-    ids=str,
+    ids=["function", "coroutine", "three parameters", "partial", "class", "bottle", "handler"],
 )
 def test_plain_application_is_recognised(app: Any, expected: str) -> None:
     assert interface_of(app) == expected

@@ -1,17 +1,66 @@
-"""Moves the clock of an engine's connections: the time of pings and of the closing handshake."""
+"""Calls in the engine's thread, and the clock of the engine's connections."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, TypeVar
 
 from ..engine import Engine
+from .peer import Peer
+from .waiting import Waits
+
+Result = TypeVar("Result")
 
 MAX_STEPS = 1000
-"""The number of steps of one advance, at most."""
+"""The number of steps of one advance, at most, except for pings that are sent meanwhile."""
 
 
-def advance(engine: Engine, seconds: float, min_step: float, read_at: float) -> float:
+async def advance(
+    engine: Engine, waits: Waits, duration: float, peers: Iterable[Peer], timeout: float
+) -> None:
+    """Move the clock of the engine's connections by `duration` seconds. The peers answer pings."""
+    left = duration
+    while engine.is_running:
+        read_at = time.monotonic()
+        await settle(engine, waits, timeout)
+        for peer in peers:
+            peer.read_now()
+        if left <= 0:
+            return
+        step = partial(_step, engine, left, duration / MAX_STEPS, read_at)
+        left -= await in_engine(engine, waits, step, timeout)
+
+
+async def settle(engine: Engine, waits: Waits, timeout: float) -> None:
+    """Wait until the engine has processed what has arrived and what was posted before."""
+    if engine.is_running:
+        await in_engine(engine, waits, lambda: None, timeout)
+
+
+async def in_engine(
+    engine: Engine, waits: Waits, call: Callable[[], Result], timeout: float
+) -> Result:
+    """Make a call in the engine's thread, in an iteration that has not begun yet. Returns its
+    result. Raises `TimeoutError` if the engine does not come to it in time."""
+    future: Future[Result] = Future()
+
+    def answer() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    engine.post(lambda: engine.post(answer))
+    if not await waits.done(future, time.monotonic() + timeout):
+        raise TimeoutError("a listener blocks the engine")
+    return future.result()
+
+
+def _step(engine: Engine, seconds: float, min_step: float, read_at: float) -> float:
     """Move the clock to the next deadline of a connection, `seconds` at most and `min_step` at
     least, and act on that deadline. Returns the seconds moved. In the engine's thread only.
 

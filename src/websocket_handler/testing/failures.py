@@ -12,7 +12,10 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from contextvars import Context, ContextVar, copy_context
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..engine import Engine
 
 MAX_RECORDED = 100
 """The number of exceptions that are kept; the oldest ones are dropped."""
@@ -54,6 +57,17 @@ class Failures:
                     signal.connect(self._note_signal, weak=False)
                     signals.callback(signal.disconnect, self._note_signal)
             yield
+
+    @contextlib.contextmanager
+    def observing_listeners(self, engine: Engine) -> Iterator[None]:
+        """Record the exceptions of the listeners that `engine` calls."""
+        ledger, record = engine.ledger, self.record
+        ledger.error_observers += (record,)
+        try:
+            yield
+        finally:
+            observers = (one for one in ledger.error_observers if one != record)
+            ledger.error_observers = tuple(observers)
 
     def _note_signal(self, sender: object, **_: object) -> None:
         """Record the exception that a framework handles now, if it is from our application."""

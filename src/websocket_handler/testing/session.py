@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from functools import partial
-from socket import socketpair
-from typing import Any, TypeVar
+from typing import Any
 
 from ..errors import HandshakeFailed, WebSocketError
-from ..protocol.client import Address, ClientHandshake, Established
+from ..protocol.client import Address, ClientHandshake
 from ..protocol.close_codes import CloseCode
 from ..protocol.request import Headers, check_field
 from ..protocol.versions import DEFAULT_VERSIONS, Version, by_name
 from ..settings import Settings
-from .clock import MAX_STEPS, advance
+from .clock import advance, settle
 from .cookies import Cookies, cookies_of
+from .exchange import Exchange, finish
 from .failures import Failures
-from .messages import Body, Fields, Response, encode_body, encode_request, pairs, parse_response
+from .messages import Body, Fields, Response, encode_body, encode_request, pairs
 from .peer import Peer
 from .servers import Server
-from .stream import Stream
-from .waiting import Waits, seconds
-
-Result = TypeVar("Result")
+from .waiting import Waits
 
 
 class Session:
@@ -50,43 +46,39 @@ class Session:
         self.cookies: Cookies = Cookies(cookies)
         self._peers: dict[Peer, Future[None]] = {}
         self._was_started = self._is_running = False
-        self._signals = ExitStack()
+        self._observers = ExitStack()
 
     # Starting and stopping
 
     async def start(self) -> None:
+        """Start the application, once."""
         if self._was_started:
             raise WebSocketError("the client was entered before: make a new one")
         self._was_started = True
-        self._signals.enter_context(self._failures.observing_frameworks())
+        self._observers.enter_context(self._failures.observing_frameworks())
         try:
             await self._server.start(self._waits, self._until())
-            self._server.engine.ledger.error_observers += (self._failures.record,)
         except BaseException:
-            self._signals.close()
+            self._observers.close()
             raise
+        self._observers.enter_context(self._failures.observing_listeners(self._server.engine))
         self._is_running = True
 
     async def stop(self, is_raising: bool) -> None:
         """Close what is open and stop the application. With `is_raising`, raise the first exception
-        of the application that was not raised yet, or the one of stopping it."""
+        of the application that was not raised yet, or the first one of stopping."""
         self._is_running = False
-        errors: list[BaseException] = []
-        for peer in tuple(self._peers):
+        errors: list[Exception] = []
+        with self._observers:
+            for peer in tuple(self._peers):
+                try:
+                    await self.close(peer, CloseCode.GOING_AWAY)
+                except Exception as error:
+                    errors.append(error)
             try:
-                await self.close(peer, CloseCode.GOING_AWAY)
+                await self._server.stop(self._waits, self._until())
             except Exception as error:
                 errors.append(error)
-        ledger = self._server.engine.ledger
-        try:
-            await self._server.stop(self._waits, self._until())
-        except Exception as error:
-            errors.append(error)
-        finally:
-            ledger.error_observers = tuple(
-                one for one in ledger.error_observers if one != self._failures.record
-            )
-            self._signals.close()
         if is_raising:
             self._failures.raise_first()
             if errors:
@@ -105,6 +97,7 @@ class Session:
         timeout: float | None = None,
         settings: Settings | None = None,
     ) -> Peer:
+        """Open a WebSocket. Raises `HandshakeFailed`, or the application's exception."""
         version = by_name(version) if isinstance(version, str) else version
         settings = settings or Settings()
         address = self._address(path)
@@ -112,63 +105,16 @@ class Session:
         handshake = ClientHandshake(
             address, version, subprotocols, fields, origin, settings.compression
         )
-        limit = self.timeout if timeout is None else timeout
-        until = time.monotonic() + limit
-        stream, chunks, handler = self._open()
-        try:
-            answer = await self._shake_hands(handshake, stream, chunks, until)
-        except BaseException:
-            stream.close()
-            raise
-        if answer is None:
-            stream.close()
-            self._failures.raise_first()
-            raise TimeoutError(
-                f"{path}: waited {seconds(limit)} for the response to the handshake: the handler "
-                "has neither returned nor begun to receive"
-            )
-        if isinstance(answer, HandshakeFailed):
-            stream.close()
-            self.cookies.store(Headers(answer.headers).get_all("Set-Cookie"))
-            await self._await_handler(path, handler, until)
-            raise answer
-        self.cookies.store(answer.headers.get_all("Set-Cookie"))
-        peer = Peer(path, stream, version, settings, answer, self._failures, self.timeout)
-        self._peers[peer] = handler
+        exchange = self._begin(path, timeout)
+        result = await exchange.shake_hands(handshake)
+        if isinstance(result, HandshakeFailed):
+            self.cookies.store(Headers(result.headers).get_all("Set-Cookie"))
+            await self._finish(path, exchange.handler)
+            raise result
+        self.cookies.store(result.headers.get_all("Set-Cookie"))
+        peer = Peer(path, exchange.stream, version, settings, result, self._failures, self.timeout)
+        self._peers[peer] = exchange.handler
         return peer
-
-    async def _shake_hands(
-        self, handshake: ClientHandshake, stream: Stream, chunks: list[bytes], until: float
-    ) -> Established | HandshakeFailed | None:
-        """Return the outcome of a handshake, None if there is none by `until`."""
-        if not await stream.write(handshake.request, until):
-            return None
-        number = 0
-        while True:
-            while number == len(chunks):
-                if not await stream.read(until):
-                    return None
-            try:
-                established = handshake.feed(chunks[number])
-            except HandshakeFailed as failed:
-                return await self._complete(failed, stream, chunks, until)
-            if established is not None:
-                return established
-            number += 1
-
-    async def _complete(
-        self, failed: HandshakeFailed, stream: Stream, chunks: list[bytes], until: float
-    ) -> HandshakeFailed | None:
-        """Read the rest of a response that rejects the handshake."""
-        if failed.status in (None, 101):
-            return failed
-        while not stream.has_ended:
-            if not await stream.read(until):
-                return None
-        response = parse_response(b"".join(chunks), "GET")
-        return HandshakeFailed(
-            failed.reason, response.status, response.headers.fields(), response.body
-        )
 
     async def request(
         self,
@@ -180,6 +126,7 @@ class Session:
         json: Any = None,
         timeout: float | None = None,
     ) -> Response:
+        """Send an ordinary request. Returns its response, or raises the application's exception."""
         address = self._address(path)
         body, kind = encode_body(data, json)
         fields = [("Host", self._host), *self._fields(address, headers, cookies)]
@@ -187,19 +134,8 @@ class Session:
             fields.append(("Content-Type", kind))
         for name, value in fields:
             check_field(name, value)
-        limit = self.timeout if timeout is None else timeout
-        until = time.monotonic() + limit
-        stream, chunks, handler = self._open()
-        try:
-            await stream.write(encode_request(method, address.target, fields, body), until)
-            while not stream.has_ended:
-                if not await stream.read(until):
-                    self._failures.raise_first()
-                    raise TimeoutError(f"{path}: waited {seconds(limit)} for the response")
-        finally:
-            stream.close()
-        await self._await_handler(path, handler, until)
-        response = parse_response(b"".join(chunks), method)
+        request = encode_request(method, address.target, fields, body)
+        response = await self._begin(path, timeout).send_request(request, method)
         self.cookies.store(response.headers.get_all("Set-Cookie"))
         return response
 
@@ -214,21 +150,14 @@ class Session:
         header = self.cookies.header(path, cookies_of(cookies))
         return [*fields, ("Cookie", header)] if header else fields
 
-    def _open(self) -> tuple[Stream, list[bytes], Future[None]]:
-        """Open a connection to the application. Returns its stream, the list to which received
-        bytes are added, and the future that is done when the application's handler is."""
+    def _begin(self, path: str, timeout: float | None) -> Exchange:
         if not self._is_running:
             raise WebSocketError("the application is not running: use `with Client(app) as client`")
-        ours, theirs = socketpair()
-        chunks: list[bytes] = []
-        return Stream(ours, self._waits, chunks.append), chunks, self._server.serve(theirs)
+        limit = self.timeout if timeout is None else timeout
+        return Exchange(self._server, self._waits, self._failures, path, limit)
 
-    async def _await_handler(self, path: str, handler: Future[None], until: float) -> None:
-        """Wait for the end of a handler, then raise the application's exception, if any."""
-        is_done = await self._waits.done(handler, until)
-        self._failures.raise_first()
-        if not is_done:
-            raise TimeoutError(f"{path}: the handler runs on after the end of the connection")
+    async def _finish(self, path: str, handler: Future[None]) -> None:
+        await finish(handler, self._waits, self._failures, path, self._until())
 
     # The end of a WebSocket
 
@@ -246,54 +175,27 @@ class Session:
             raise
         finally:
             handler = self._peers.pop(peer, None)
-            await self._settle(self._until())
+            await self._settle()
         if handler is not None:
-            await self._await_handler(peer.path, handler, self._until())
-            await self._settle(self._until())
+            await self._finish(peer.path, handler)
+            await self._settle()
         self._failures.raise_first()
 
     async def wait_closed(self, peer: Peer, timeout: float | None) -> None:
         """Wait until the connection has ended, and the application's `close` listeners have run."""
         await peer.wait_closed(timeout)
-        await self._settle(self._until())
+        await self._settle()
         self._failures.raise_first()
 
     # The engine
 
-    async def advance(self, duration: float) -> None:
-        if duration < 0:
+    async def advance(self, seconds: float) -> None:
+        if seconds < 0:
             raise ValueError("the clock cannot go back")
-        engine, left = self._server.engine, duration
-        while engine.is_running:
-            read_at = time.monotonic()
-            await self._settle(self._until())
-            for peer in self._peers:
-                peer.read_now()
-            if left <= 0:
-                return
-            step = partial(advance, engine, left, duration / MAX_STEPS, read_at)
-            left -= await self._in_engine(step, self._until())
+        await advance(self._server.engine, self._waits, seconds, self._peers, self.timeout)
 
-    async def _settle(self, until: float) -> None:
-        """Wait until the engine has processed what has arrived and what was posted before."""
-        if self._server.engine.is_running:
-            await self._in_engine(lambda: None, until)
-
-    async def _in_engine(self, call: Callable[[], Result], until: float) -> Result:
-        """Make a call in the engine's thread, once the engine has processed what has arrived and
-        what was posted before. Returns its result."""
-        engine, future = self._server.engine, Future[Result]()
-
-        def answer() -> None:
-            try:
-                future.set_result(call())
-            except BaseException as error:
-                future.set_exception(error)
-
-        engine.post(lambda: engine.post(answer))  # in an iteration that has not begun yet
-        if not await self._waits.done(future, until):
-            raise TimeoutError("a listener blocks the engine")
-        return future.result()
+    async def _settle(self) -> None:
+        await settle(self._server.engine, self._waits, self.timeout)
 
     def _until(self) -> float:
         return time.monotonic() + self.timeout
