@@ -33,9 +33,14 @@ class Cost(NamedTuple):
     cpu_s: float
 
 
-def cost_of(*arguments: str) -> Cost:
+def cost_of(cache: str, *arguments: str) -> Cost:
     """Run pytest. Returns its cost; fails if a test fails or if one is missing."""
-    environment = {**os.environ, "TWELVE_TESTS_TIMES": str(TIMES)}
+    environment = {
+        **os.environ,
+        "TWELVE_TESTS_TIMES": str(TIMES),
+        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONPYCACHEPREFIX": cache,  # of bytecode
+    }
     command = [sys.executable, "-m", "pytest", "-vq", "-p", "no:cacheprovider", *arguments]
     before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     ended = subprocess.run(
@@ -54,10 +59,12 @@ def main() -> None:
     with TemporaryDirectory() as directory:
         empty = Path(directory, "test_empty.py")
         empty.write_text(EMPTY)
+        twelve = ("tests/testing/test_twelve.py", "-k", "not tornado")
+        cost_of(directory, *twelve)  # compiles
         ours, nothing = [], []
         for _ in range(rounds):
-            nothing.append(cost_of(str(empty)))
-            ours.append(cost_of("tests/testing/test_twelve.py", "-k", "not tornado"))
+            nothing.append(cost_of(directory, str(empty)))
+            ours.append(cost_of(directory, *twelve))
     print(f"{TESTS} tests, medians of {rounds} rounds; load average {os.getloadavg()[0]:.1f}")
     for name, costs in (("empty tests", nothing), ("with a client", ours)):
         wall, cpu = (statistics.median(column) for column in zip(*costs, strict=True))
