@@ -6,7 +6,7 @@ STRESS_SECONDS ?= 600
 BIN = $(VENV)/bin
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/connection/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo cluster-demo test test-all coverage outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-guard soak scorecard fuzz stress bench-deflaters dist wheel matrix prose-check clean
+.PHONY: demo cluster-demo test test-all coverage outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-testing bench-guard soak scorecard fuzz stress bench-deflaters dist wheel matrix prose-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
@@ -84,6 +84,10 @@ bench-slow-member: $(VENV)/.installed
 # Measure the impact of blocking listeners on other connections.
 bench-blocking: $(VENV)/.installed benchmarks/build/load
 	$(BIN)/python benchmarks/blocking.py
+
+# Measure a thousand tests with the test client, beside a thousand empty tests.
+bench-testing: $(VENV)/.test-ready
+	$(BIN)/python benchmarks/testing.py
 
 # Compare zlib with its alternatives, and measure the memory of idle compressed connections.
 bench-deflaters: benchmarks/build/ready

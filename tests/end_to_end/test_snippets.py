@@ -23,7 +23,10 @@ from ..support.ports import free_port
 from ..support.programs import Program, running, wait_for
 from ..support.raw_client import RawClient, binary, text
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RUN_ELSEWHERE = ROOT / "docs" / "testing.md"
+"""Its `ws` is a client's end; tests/testing/test_document.py runs all of its Python."""
+
+DOCUMENTS = [ROOT / "README.md", *sorted({*(ROOT / "docs").glob("*.md")} - {RUN_ELSEWHERE})]
 FENCED = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 

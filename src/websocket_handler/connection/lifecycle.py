@@ -227,6 +227,8 @@ class Connection(Channel):
                 except BaseException as error:
                     if not self._is_own_end(error):
                         logger.exception("%r: a listener of %r raised", self, event)
+                        if self._engine is not None:
+                            self._engine.ledger.observe_error(error)
 
     # Rooms
 
@@ -647,6 +649,8 @@ class Connection(Channel):
             return
         try:
             logger.error("%r: a listener raised", self, exc_info=error)
+            if self._engine is not None:
+                self._engine.ledger.observe_error(error)
             self._emit_final("error", error)
         finally:
             self._start_closing(CloseCode.INTERNAL_ERROR, "internal error")

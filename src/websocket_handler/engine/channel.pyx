@@ -1109,10 +1109,22 @@ cdef class Channel(Pollable):
         if not self._engine.serving:
             self._engine.arm()
 
+    def _advance(self, seconds):
+        """Act as if this many seconds had passed, up to a call of `_deadline_passed`, which is left
+        to the caller: for `websocket_handler.testing`. In the engine's thread only. Returns the
+        seconds left until the deadline, None without one."""
+        cdef uint64_t passed = <uint64_t>round(seconds * 1000)
+        self.heard -= passed
+        self.controls_since -= <uint32_t>passed
+        if self.timer.link is NULL:
+            return None
+        wheel_set(&self._engine.timers, &self.timer, self.timer.due - min(self.timer.due, passed))
+        return <long long>(self.timer.due - monotonic_ms()) / 1000.0
+
     @property
     def _heard(self):
         """The time of the last sign of life of the peer, in seconds of `time.monotonic`."""
-        return self.heard / 1000.0
+        return <long long>self.heard / 1000.0
 
     cdef void expired(self) noexcept:
         self._deadline_passed()

@@ -9,6 +9,7 @@ cdef extern from "core/wheel.h" nogil:
     const uint64_t WHEEL_NEVER
 
     ctypedef struct wheel_timer:
+        void *link
         uint64_t due
         void *owner
 

@@ -598,6 +598,16 @@ class Channel(Events):
                 delay, self._deadline_passed, context=Context()
             )
 
+    def _advance(self, seconds: float) -> float | None:
+        """Act as if this many seconds had passed: see the native `Channel._advance`."""
+        self._heard -= seconds
+        self._controls_since -= seconds
+        if self._timer is None or self._engine is None:
+            return None
+        left = self._timer.when() - self._engine.loop.time() - seconds
+        self._set_deadline(left)
+        return left
+
 
 class _Carrier(asyncio.Protocol):
     """The asyncio protocol that passes the events of a transport to a channel."""

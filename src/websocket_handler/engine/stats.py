@@ -10,7 +10,7 @@ import operator
 import threading
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from http import HTTPStatus
@@ -117,6 +117,8 @@ class Ledger:
         """The log of refused handshakes."""
         self.is_draining = False
         """Whether every new handshake is refused because the engine is closing."""
+        self.error_observers: tuple[Callable[[BaseException], object], ...] = ()
+        """Called with each error that a listener raises: for `websocket_handler.testing`."""
 
     def enter(self, limits: Limits, address: str | None) -> tuple[HTTPStatus, str] | None:
         """Count a connection from `address`. Returns None, or the status and reason to refuse it
@@ -170,6 +172,10 @@ class Ledger:
         with self._lock:
             self._round_trips[bisect_left(ROUND_TRIP_BOUNDS, seconds)] += 1
             self._round_trip_total += seconds
+
+    def observe_error(self, error: BaseException) -> None:
+        for observer in self.error_observers:
+            observer(error)
 
     def count_exhausted(self) -> None:
         with self._lock:

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from ..settings import SettingsOptions
 
 KEY = WSGI_KEY
+ENGINE_KEY = "websocket_handler.engine"
+"""The key of the environ by which a server chooses the engine, as `websocket_handler.testing` does.
+It overrides the engine of the middleware."""
+
 Application = Callable[[Environ, Any], Iterable[bytes]]
 
 
@@ -78,13 +82,12 @@ class WSGIMiddleware:
             return self._application(environ, start_response)
         werkzeug.patch_router()
         found = find(environ, start_response)
+        engine = environ.get(ENGINE_KEY, self._engine)
         handover = (
-            SocketHandover(found.sock, found.reader, self._engine)
-            if found
-            else HiddenHandover(environ)
+            SocketHandover(found.sock, found.reader, engine) if found else HiddenHandover(environ)
         )
         environ[KEY] = websocket = WebSocket(
-            request_of(environ, headers), self._settings, engine=self._engine, handover=handover
+            request_of(environ, headers), self._settings, engine=engine, handover=handover
         )
         websocket._follow(partial(in_environ, environ))
         return self._answer(_Call(environ, start_response, handover, found))
