@@ -20,10 +20,11 @@ ctypedef struct traffic:
     uint64_t bytes_sent
 
 
-# The engine's state that `end_service` restores: the channel that was being served before, and
-# the number of that iteration.
+# The engine's state that `end_service` restores: the channel that was being served before, the
+# user of the context for listeners, and the number of that iteration.
 ctypedef struct entry:
     void *current
+    void *context_user
     unsigned long turns
 
 
@@ -111,6 +112,7 @@ cdef class Channel(Pollable):
     cdef void feed_elsewhere(self, const uint8_t *data, size_t size) noexcept
     cdef void tell_all_delivered(self) noexcept
     cdef void call_listener(self, object message) noexcept
+    cdef bint in_listener_context(self, call, argument) except -1
     cdef void fail(self, error) noexcept
     cdef void input_lost(self, error) noexcept
     cdef void give_up(self) noexcept

@@ -11,6 +11,7 @@ message; `decode` and `deliver` call the listener. The frames that the listener 
 `out`, and one `flush` per read sends them.
 """
 
+from contextvars import Context
 from functools import partial
 from os import strerror
 
@@ -62,6 +63,7 @@ from .engine cimport (
     FIRST_SEND_BUFFER,
     RECEIVE_SIZE,
     EpollEngine,
+    ListenerContext,
     Pollable,
     monotonic_ms,
     wheel_cancel,
@@ -959,12 +961,14 @@ cdef class Channel(Pollable):
             self.input_lost(error)
 
     cdef entry begin_service(self) noexcept:
-        """Prepare for calls of listeners outside of `EpollEngine.serve`. Until `end_service`,
-        which gets the result, `take_over` knows that this thread is in this channel."""
+        """Prepare for calls of listeners outside of `EpollEngine.serve`, in an empty context. Until
+        `end_service`, which gets the result, `take_over` knows that this thread is in this
+        channel."""
         cdef entry before
         before.current = self._engine.current
         before.turns = self._engine.turns
-        self._engine.current = <void *>self
+        before.context_user = self._engine.listener_context.user
+        self._engine.current = self._engine.listener_context.user = <void *>self
         self.corked = True
         return before
 
@@ -974,6 +978,7 @@ cdef class Channel(Pollable):
             self.listener_returned()
         else:
             self._engine.current = before.current
+            self._engine.listener_context.user = before.context_user
             self._engine.end_if_asked()
 
     cdef bint receive_from_layer(self) except -1:
@@ -1016,7 +1021,7 @@ cdef class Channel(Pollable):
 
     cdef void feed_elsewhere(self, const uint8_t *data, size_t size) noexcept:
         try:
-            self._feed((<const char *>data)[:size])
+            self.in_listener_context(self._feed, (<const char *>data)[:size])
         except BaseException as error:
             self.input_lost(error)
 
@@ -1054,11 +1059,25 @@ cdef class Channel(Pollable):
         cdef object listener = self._message_listener
         try:
             if listener is None:
-                self._queue_unclaimed(message)
-            else:
+                listener = self._queue_unclaimed
+            if self._engine.listener_context.user is <void *>self:
                 listener(message)
+            else:
+                self.in_listener_context(listener, message)
         except BaseException as error:
             self.fail(error)
+
+    cdef bint in_listener_context(self, call, argument) except -1:
+        """Call `call(argument)` in the context for listeners. A thread that another one has
+        replaced, because a listener has blocked it, no longer has that context."""
+        cdef ListenerContext context = self._engine.listener_context
+        if self.busy:
+            Context().run(call, argument)
+        else:
+            if context.user is not <void *>self:
+                context.enter(<void *>self)
+            call(argument)
+        return True
 
     cdef void fail(self, error) noexcept:
         """Close the connection because a listener has raised."""

@@ -62,9 +62,10 @@ cdef class Descriptor(Pollable):
 
 cdef class ListenerContext:
     cdef object context
-    cdef void enter(self) noexcept
+    cdef bint is_entered
+    cdef void *user                    # the channel whose listeners are called in it
+    cdef void enter(self, void *user) noexcept
     cdef void leave(self) noexcept
-    cdef void renew(self) noexcept
 
 
 cdef class EpollEngine:
@@ -90,7 +91,7 @@ cdef class EpollEngine:
     cdef uint8_t *receive_buffer       # shared: a connection has none of its own
     cdef outgoing *spare[SPARE_BUFFERS] # unused send buffers
     cdef size_t spare_count
-    cdef ListenerContext listener_context  # entered for each iteration
+    cdef ListenerContext listener_context  # of the thread that polls
     cdef object interruption           # a KeyboardInterrupt or SystemExit that `poll` raises
     cdef object posted                 # calls for the engine's thread
     cdef list corked                   # channels to flush at the end of the iteration

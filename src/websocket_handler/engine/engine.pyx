@@ -110,23 +110,33 @@ cdef class WakeupDescriptor(Descriptor):
 
 
 cdef class ListenerContext:
-    """The `contextvars` context in which a thread calls listeners. It is empty: no listener sees
-    variables that were set by a request or by a listener of another connection."""
+    """The `contextvars` context in which a thread calls message listeners and posted calls. It is
+    empty: none of them sees variables that were set by a request or for another connection.
 
-    cdef void enter(self) noexcept:
-        if self.context is None or PyObject_Size(self.context):
+    It is entered at the first call in an iteration. (`Connection` calls the listeners of all other
+    events in a context of their own.)
+    """
+
+    cdef void enter(self, void *user) noexcept:
+        """Enter the context, which is empty again if `user`, a channel, is not the last one."""
+        if self.is_entered and not PyObject_Size(self.context):
+            self.user = user
+            return
+        self.leave()
+        if self.context is None:
             self.context = PyContext_New()
         PyContext_Enter(self.context)
+        self.is_entered = True
+        self.user = user
 
     cdef void leave(self) noexcept:
-        PyContext_Exit(self.context)
-
-    cdef void renew(self) noexcept:
-        """Replace the context by an empty one if a listener has set a variable in it."""
-        if self.context is not None and PyObject_Size(self.context):
-            self.leave()
-            self.context = None
-            self.enter()
+        """Leave the context if it is entered. Called at the end of an iteration."""
+        self.user = NULL
+        if self.is_entered:
+            self.is_entered = False
+            PyContext_Exit(self.context)
+            if PyObject_Size(self.context):  # a listener has set a variable
+                self.context = None
 
 
 cdef class EpollEngine:
@@ -411,6 +421,7 @@ cdef class EpollEngine:
         self.sinks.clear()
         self.close_descriptors()
         self.run_posted(self.turns)  # from now on, `post` makes the calls itself
+        self.listener_context.leave()
         self.serving = False
 
     def forget_after_fork(self):
@@ -462,14 +473,14 @@ cdef class EpollEngine:
         self.serving = True
         if self.watcher_sleeps:
             self.wake_watcher()
-        context.enter()
         i = 0
         while i < count and self.turns == number:
             self.serve(<Pollable>events[i].data.ptr, events[i].events, number)
             i += 1
         if self.turns == number:
             self.end_turn(number)
-        context.leave()
+        if context.is_entered:
+            context.leave()
         if self.turns == number:
             return True
         free(buffer)  # the thread that has taken over has a buffer of its own
@@ -487,7 +498,6 @@ cdef class EpollEngine:
     cdef void leave(self, Pollable pollable, unsigned long number) noexcept:
         if self.turns == number:
             self.current = NULL
-            self.listener_context.renew()
         else:
             pollable.listener_returned()
 
@@ -527,10 +537,7 @@ cdef class EpollEngine:
             self.leave(pollable, number)
 
     def _uncork(self):
-        cdef ListenerContext context = self.listener_context
-        context.enter()
         self.uncork(self.turns)
-        context.leave()
         self.end_if_asked()
 
     cdef void run_posted(self, unsigned long number) noexcept:
@@ -539,12 +546,11 @@ cdef class EpollEngine:
             left -= 1
             self.served += 1
             call = self.posted.popleft()
+            self.listener_context.enter(NULL)
             try:
                 call()
             except BaseException:
                 logger.exception("a call posted to the engine failed: %r", call)
-            if self.turns == number:
-                self.listener_context.renew()
 
     cpdef void wake(self) noexcept:
         """Make a waiting `poll` return. Thread-safe."""
