@@ -32,6 +32,7 @@ from .connection.sending import SendingConnection, tell
 from .connection.surroundings import Surroundings
 from .engine import Engine, default_engine
 from .engine.running_loop import is_in_event_loop
+from .engine.send_state import SendState
 from .engine.stats import NOT_SERVED, NoThread
 from .engine.tcp_keep_alive import keep_alive
 from .engine.tls import Socket, close_socket
@@ -635,7 +636,7 @@ class WebSocket(SendingConnection):
         else:
             self._outcome = handshake.without_bytes(outcome)
             self._start_codec(engine, self._version)
-        self._sendable = False
+        self._send_state = SendState.ENDED
         self._discard_input = True
         handling.response = outcome.response
 

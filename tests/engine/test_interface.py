@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from websocket_handler import IS_NATIVE, Engine, State, WebSocket
 from websocket_handler.engine import Channel
 from websocket_handler.engine import pure as fallback
 from websocket_handler.engine.interface import ChannelEvents, ChannelInterface, EngineInterface
+from websocket_handler.engine.send_state import SendState
 
 from ..support.connections import connect, make_websocket
 
@@ -153,3 +155,10 @@ def test_stop_in_the_engines_own_thread_closes_its_connections(engine: Engine) -
     engine.post(engine.stop)
     assert peer.sock.recv(1) == b""
     assert over.wait(10)
+
+
+@pytest.mark.skipif(not IS_NATIVE, reason="the values are those of the native channel")
+def test_send_states_of_both_channels_agree() -> None:
+    declared = Path(fallback.__file__).with_name("channel.pxd").read_text()
+    for state in SendState:
+        assert f"SEND_{state.name} = {state.value}\n" in declared

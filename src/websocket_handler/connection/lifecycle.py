@@ -18,6 +18,7 @@ from ..engine.empty_context import in_empty_context
 from ..engine.forks import in_forked_child
 from ..engine.native_locks import native_rlock
 from ..engine.progress import Progress, progress, unacknowledged
+from ..engine.send_state import SendState
 from ..engine.stats import Traffic
 from ..errors import ConnectionClosed, ProtocolError, WebSocketError
 from ..protocol import handshake
@@ -158,7 +159,8 @@ class Connection(Channel):
     def _begin_sending(self) -> None:
         """Enable the channel's fast path of `send` if it has the codec, unless closing already."""
         with self._state_lock:
-            self._sendable = self._codec is None and self._accepts_messages()
+            if self._codec is None and self._accepts_messages():
+                self._send_state = SendState.DIRECT
 
     @property
     def _version(self) -> Version:
@@ -405,7 +407,7 @@ class Connection(Channel):
     def _start_closing(self, code: int, reason: str) -> None:
         if isinstance(self._outcome, handshake.Refused) or not self._step(Step.CLOSE_SENT):
             return
-        self._sendable = False
+        self._send_state = SendState.ENDED
         self._message_listener = None
         self._close = Close(int(code), reason)
         self._set_deadline(self._settings.close_timeout)  # first: sending may find no memory
@@ -419,7 +421,7 @@ class Connection(Channel):
         if the step is not possible in this state."""
         if not self._step(step):
             return False
-        self._sendable = False
+        self._send_state = SendState.ENDED
         self._close = Close(int(code), reason)
         return True
 
@@ -787,7 +789,7 @@ class Connection(Channel):
         """In a forked child: the connection stays open in the parent and is closed here. No
         listener is called: the parent's process calls them."""
         self._state = State.CLOSED
-        self._sendable = False
+        self._send_state = SendState.ENDED
         self._close = OF_THE_PARENT
         self._listeners = self._memberships = ()
         self._message_listener = self._after_messages = None

@@ -186,7 +186,7 @@ cdef class Channel(Pollable):
         self.fd = fd
         self._engine.link(self)
         self._set_usual_deadline()  # from now on, the engine's thread may set another one
-        if not self._sendable:  # another thread has started closing: set that deadline again
+        if self._send_state == SEND_ENDED:  # another thread has started closing meanwhile
             self._set_usual_deadline()
         self.flush()
         if not self.watched:
@@ -223,7 +223,7 @@ cdef class Channel(Pollable):
         cdef Py_ssize_t size = 0
         cdef const char *data = NULL
         cdef uint8_t first = 0
-        if self._sendable and self.waiting() <= self.rules.high_water:
+        if self._send_state == SEND_DIRECT and self.waiting() <= self.rules.high_water:
             if isinstance(message, str):
                 data = PyUnicode_AsUTF8AndSize(message, &size)
                 first = FRAME_FIN | OPCODE_TEXT
@@ -254,11 +254,11 @@ cdef class Channel(Pollable):
         return bool(self.interest & EPOLLOUT)
 
     def _write_message(self, message, compress, bint held=False):
-        """Send a str or bytes. Returns False, without sending, after the close frame or while a
-        fragmented message is being sent; `held` is a message that was queued behind that one."""
+        """Send a str or bytes. Returns False, without sending, if sending has ended or a fragmented
+        message is being sent; `held` is a message that was queued behind that one."""
         cdef Py_ssize_t size
         cdef iovec payload
-        if self.close_sent or (self._fragmenting and not held):
+        if not self.can_send(held):
             return False
         is_text = isinstance(message, str)
         if is_text:
@@ -305,14 +305,21 @@ cdef class Channel(Pollable):
         self.controls += 1
         return self.controls > self.rules.max_control_frames
 
-    def _stop_sending(self):
-        """Make `send` call `_send_slow_path` from now on. A message that another thread is
-        compressing with this connection's context is sent first."""
-        if self.context is not None:
-            self.context.acquire()
-        self._sendable = False
-        if self.context is not None:
-            self.context.release()
+    def _stop_sending(self, flag state):
+        """Enter `state`, in which `send` calls `_send_slow_path`, unless sending has ended. A
+        message that another thread is compressing with this connection's context is sent first."""
+        cdef DeflateContext context = self.context
+        if context is not None:
+            context.acquire()
+        if self._send_state != SEND_ENDED:
+            self._send_state = state
+        if context is not None:
+            context.release()
+
+    cdef bint can_send(self, bint held) noexcept:
+        """Whether a message may be sent now; `held` is one that waited for a fragmented message."""
+        return (self._send_state == SEND_DIRECT
+                or (held and self._send_state == SEND_FRAGMENTED))
 
     def _write(self, bytes data not None):
         """Send bytes unchanged: an HTTP response, or frames of a codec in Python."""
@@ -332,17 +339,16 @@ cdef class Channel(Pollable):
 
     def _discard_output(self):
         """Discard the send buffer and all later data frames. Before the engine has the socket."""
-        self._stop_sending()
-        self.close_sent = True
+        self._stop_sending(SEND_ENDED)
         self.drop_output()
 
     def _write_frame(self, int opcode, bytes payload not None, bint fin=True):
-        """Send one frame of any opcode. Returns False, without sending, for a data frame after
-        the close frame."""
-        if self.close_sent and not opcode & FRAME_CONTROL_BIT:
+        """Send one frame of any opcode. Returns False, without sending, for a data frame if
+        sending has ended."""
+        if self._send_state == SEND_ENDED and not opcode & FRAME_CONTROL_BIT:
             return False
         if opcode == OPCODE_CLOSE:
-            self.close_sent = True
+            self._send_state = SEND_ENDED
         self.write_frame(
             opcode | (FRAME_FIN if fin else 0),
             <const uint8_t *>PyBytes_AS_STRING(payload),
@@ -369,9 +375,9 @@ cdef class Channel(Pollable):
             if size > LARGE:
                 deflated = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size + 4)
                 out = <uint8_t *>PyBytes_AS_STRING(deflated)
-            if self._sendable or held:
+            if self.can_send(held):
                 deflated_size = self.deflate(context, data, size, out)
-            is_sendable = not self.close_sent and (self._sendable or held)  # may have changed
+            is_sendable = self.can_send(held)  # may have changed
         finally:
             if context is not None:  # the GIL is held until the frame is written
                 context.release()
@@ -471,7 +477,7 @@ cdef class Channel(Pollable):
         cdef size_t size = <size_t>PyBytes_GET_SIZE(frame)
         if data[0] & FRAME_RSV1:  # the peer's context will contain this message, ours does not
             self.forget_context()  # the GIL is held until the frame is written
-        if not self._sendable or self.waiting() > self.rules.high_water:
+        if self._send_state != SEND_DIRECT or self.waiting() > self.rules.high_water:
             return False
         self.traffic.frames_sent += 1
         self.traffic.messages_sent += 1
@@ -667,7 +673,7 @@ cdef class Channel(Pollable):
 
     cdef void lose_output(self, str reason) noexcept:
         """Sending has failed. The data that the peer sent before is still read."""
-        self._sendable = False
+        self._send_state = SEND_ENDED
         self._output_lost = reason  # `send` in a blocked listener raises with this reason
         self.drop_output()
         self.output_ended = True
@@ -1096,7 +1102,7 @@ cdef class Channel(Pollable):
     cdef void give_up(self) noexcept:
         """Memory does not suffice even for closing in the usual way: drop the connection."""
         self._discard_input = True
-        self._sendable = False
+        self._send_state = SEND_ENDED
         if self.busy:
             self._engine.post(partial(self._drop, "out of memory"))
         else:
@@ -1108,7 +1114,7 @@ cdef class Channel(Pollable):
         """Send the buffered data, then FIN; release the socket after the peer's FIN."""
         self.finishing = True
         self._discard_input = True
-        self._sendable = False
+        self._send_state = SEND_ENDED
         if self.fd >= 0:
             self.flush()
 
@@ -1158,7 +1164,7 @@ cdef class Channel(Pollable):
         self.interest = 0
         self.watched = False
         wheel_cancel(&self.timer)
-        self._sendable = False
+        self._send_state = SEND_ENDED
         self._discard_input = True
         if not self.busy:  # else the blocked thread still uses it
             decoder_free(&self.decoder)
@@ -1173,7 +1179,7 @@ cdef class Channel(Pollable):
         if not self.is_push:
             self._engine.unwatch(self)
         self.close_descriptor()
-        self._sendable = False
+        self._send_state = SEND_ENDED
         self._discard_input = True
         if not self.busy:  # else the blocked thread still uses it
             decoder_free(&self.decoder)

@@ -7,7 +7,7 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy
 
-from .channel cimport Channel
+from .channel cimport SEND_DIRECT, Channel
 from .codec cimport (
     FRAME_FIN,
     FRAME_MAX_HEADER,
@@ -40,7 +40,7 @@ def fan_out(tuple members, message, excluded=()):
         if has_excluded and member in excluded:
             continue
         channel = <Channel?>member
-        if channel._sendable and not channel.masks:
+        if channel._send_state == SEND_DIRECT and not channel.masks:
             if channel.rules is not known:
                 frame = frame_for(channel, message)
                 known = channel.rules

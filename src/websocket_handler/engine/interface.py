@@ -65,9 +65,8 @@ class ChannelInterface(Protocol):
     has_deflate: ClassVar[bool]
     _message_listener: Callable[[Any], object] | None
     _after_messages: Callable[[], object] | None
-    _sendable: bool
+    _send_state: int
     _discard_input: bool
-    _fragmenting: bool
     _taken_over: bool
     _paused: bool
     _latency: float
@@ -110,7 +109,7 @@ class ChannelInterface(Protocol):
         self, messages_received: int = 0, messages_sent: int = 0, frames_sent: int = 0
     ) -> None: ...
     def _count_control_frame(self) -> bool: ...
-    def _stop_sending(self) -> None: ...
+    def _stop_sending(self, state: int) -> None: ...
     def _write(self, data: bytes) -> None: ...
     def _write_message(
         self, message: str | bytes, compress: bool | None, held: bool = False

@@ -27,6 +27,7 @@ from .empty_context import in_empty_context
 from .forks import engines
 from .native_locks import native_lock
 from .running_loop import is_in_event_loop
+from .send_state import SendState
 from .shutdown import ClosesAll
 from .stats import Ledger, NoThread, Stats, Traffic
 
@@ -300,7 +301,6 @@ class Channel(Events):
         "_drain_due",
         "_engine",
         "_finishing",
-        "_fragmenting",
         "_heard",
         "_input_ended",
         "_is_client",
@@ -310,7 +310,7 @@ class Channel(Events):
         "_outgoing",
         "_paused",
         "_reading_paused",
-        "_sendable",
+        "_send_state",
         "_taken_over",
         "_tell_when_flushed",
         "_timer",
@@ -330,7 +330,7 @@ class Channel(Events):
     _unsent: threading.Lock  # held while `_outgoing` and `_waiting` change
     _above_water: bool
     _drain_due: bool
-    _sendable: bool
+    _send_state: int
     _discard_input: bool
     _taken_over: bool
     _paused: bool
@@ -338,7 +338,6 @@ class Channel(Events):
     _corked: bool
     _tell_when_flushed: bool
     _finishing: bool
-    _fragmenting: bool
     _input_ended: bool
     _reading_paused: bool
     _traffic: Traffic
@@ -350,10 +349,11 @@ class Channel(Events):
         self = super().__new__(cls)
         self._engine = self._transport = self._timer = self._message_listener = None
         self._after_messages = None
-        self._sendable = self._discard_input = self._corked = self._tell_when_flushed = False
+        self._send_state = SendState.INDIRECT
+        self._discard_input = self._corked = self._tell_when_flushed = False
         self._finishing = self._input_ended = self._reading_paused = False
         self._above_water = self._drain_due = self._is_client = False
-        self._taken_over = self._paused = self._fragmenting = False
+        self._taken_over = self._paused = False
         self._latency = -1.0
         self._outgoing = []
         self._waiting = 0
@@ -473,7 +473,7 @@ class Channel(Events):
     ) -> bool:
         raise NotImplementedError  # the connection has a codec in Python
 
-    def _stop_sending(self) -> None:
+    def _stop_sending(self, state: int) -> None:
         raise NotImplementedError  # the channel never sends by itself
 
     def _write_frame(self, opcode: int, payload: bytes, fin: bool = True) -> bool:
@@ -558,7 +558,7 @@ class Channel(Events):
 
     def _finish(self) -> None:
         self._finishing = self._discard_input = True
-        self._sendable = False
+        self._send_state = SendState.ENDED
         if not self._corked:
             self._flush()
 
@@ -581,7 +581,7 @@ class Channel(Events):
             with contextlib.suppress(OSError):
                 os.close(self._transport.get_extra_info("socket").fileno())
         self._transport = self._timer = None
-        self._sendable = False
+        self._send_state = SendState.ENDED
         self._discard_input = True
         self._unsent = threading.Lock()
         self._outgoing = []
@@ -651,7 +651,7 @@ class _Carrier(asyncio.Protocol):
         if channel._transport is None:
             return
         channel._set_deadline(None)
-        channel._sendable = False
+        channel._send_state = SendState.ENDED
         channel._transport = None
         channel._outgoing.clear()
         channel._waiting = 0
