@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
+from .admission import NOT_SERVED, admit
 from .connection.inbox import Backlog, LoopInbox, ThreadInbox
 from .connection.lifecycle import NORMAL_CLOSE_CODES
 from .connection.listeners import (
@@ -33,7 +34,7 @@ from .connection.surroundings import Surroundings
 from .engine import Engine, default_engine
 from .engine.running_loop import is_in_event_loop
 from .engine.send_state import SendState
-from .engine.stats import NOT_SERVED, NoThread
+from .engine.stats import NoThread
 from .engine.tcp_keep_alive import keep_alive
 from .engine.tls import Socket, close_socket
 from .errors import ConnectionClosed, WebSocketError
@@ -290,12 +291,8 @@ class WebSocket(SendingConnection):
         self._settings = _shared(self._surround_listeners(chosen))
         engine = handling.engine
         if isinstance(outcome, handshake.Accepted):
-            why_not = (
-                engine.ledger.enter(chosen, self._counted_address)
-                if engine.try_to_start()
-                else NOT_SERVED
-            )
-            outcome = handshake.http_refusal(*why_not) if why_not else outcome
+            refusal = admit(engine, chosen, self._counted_address)
+            outcome = handshake.http_refusal(*refusal) if refusal else outcome
         if isinstance(outcome, handshake.Refused):
             engine.ledger.count_refused(outcome.status)
             engine.ledger.refusals.report(self, outcome.status, outcome.reason)

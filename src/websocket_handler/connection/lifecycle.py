@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextvars import Context
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 from ..engine import Engine
 from ..engine.forks import in_forked_child
