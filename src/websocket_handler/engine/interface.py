@@ -1,8 +1,8 @@
 """The common interface of both engines: the native one and the pure-Python one.
 
 The rest of the library uses `EngineInterface` and `ChannelInterface`, which both engines implement.
-A channel calls `ChannelEvents`, which a connection implements. mypy checks all of them against the
-stubs of the native engine and against `fallback` (at the end of this file),
+A channel calls `ChannelEvents`, which a connection implements: the channel classes inherit it for
+mypy. mypy also checks the stubs of the native engine and `pure.py` (at the end of this file), and
 `tests/engine/test_interface.py` checks them at run time.
 """
 
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from ..protocol.permessage_deflate import EndpointParameters
     from ..protocol.versions import Version
     from ..settings import Settings
-    from . import channel
-    from . import pure as fallback
-    from . import threads as epoll
+    from . import channel, pure, threads
 
 
 class EngineInterface(Protocol):
@@ -145,20 +143,15 @@ class ChannelEvents(Protocol):
     def _deadline_passed(self) -> None: ...
     def _connection_lost(self, reason: str) -> None: ...
     def _released(self) -> None: ...
+    def _is_overrun(self) -> bool: ...
     def _abandoned(self) -> None: ...
 
 
 if TYPE_CHECKING:
-    _ENGINES: tuple[type[EngineInterface], ...] = (epoll.Engine, fallback.Engine)
+    _ENGINES: tuple[type[EngineInterface], ...] = (threads.Engine, pure.Engine)
 
     def _native_channel(native: channel.Channel) -> ChannelInterface:
         return native
 
-    def _plain_channel(plain: fallback.Channel) -> ChannelInterface:
-        return plain
-
-    def _native_events(native: channel.Channel) -> ChannelEvents:
-        return native
-
-    def _plain_events(plain: fallback.Channel) -> ChannelEvents:
+    def _plain_channel(plain: pure.Channel) -> ChannelInterface:
         return plain
