@@ -522,6 +522,12 @@ class Connection(ReceivingConnection):
         logger.warning("%r: received data could not be processed: %r", self, error)
         self._fail(CloseCode.INTERNAL_ERROR, "internal error", error)
 
+    def _output_failed(self, error: BaseException) -> None:
+        """A message to many connections could not be sent on this one, for lack of memory."""
+        logger.warning("%r: a message could not be sent: %r", self, error)
+        self._emit_final("error", error)
+        self._start_closing(CloseCode.INTERNAL_ERROR, "internal error")
+
     def _fail(self, code: int, reason: str, error: BaseException) -> None:
         """Close because of `error`, without waiting for the peer's close frame."""
         self._wake_reader()

@@ -128,6 +128,9 @@ cdef class EpollEngine:
 
 cdef class Sink(Pollable):
     cdef EpollEngine engine
+    cdef wheel_timer timer
+    cdef bint is_timed                 # the first bytes have arrived
+    cdef void end(self) noexcept
 
 
 cdef class HangUp(Pollable):

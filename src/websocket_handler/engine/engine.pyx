@@ -26,6 +26,7 @@ from posix.unistd cimport close, read, write
 
 from .running_loop import is_in_event_loop
 from .stats import Ledger
+from .timeouts import DISCARD_TIMEOUT_S
 from .linux cimport *
 from .tls import TlsConnection, is_tls
 
@@ -374,7 +375,8 @@ cdef class EpollEngine:
         return hang_up
 
     def discard(self, sock):
-        """Take over a socket and discard its input until the peer closes it."""
+        """Take over a socket and discard its input until the peer closes it, at most for
+        `DISCARD_TIMEOUT_S` after the first bytes."""
         if not self.try_to_start():
             raise RuntimeError("the engine is closed")
         sock.setblocking(False)
@@ -416,9 +418,9 @@ cdef class EpollEngine:
         for channel in self.channels():
             (<Pollable>channel).release("the engine was closed")
         self.retired.clear()
-        for sink in self.sinks:
-            close((<Sink>sink).fd)
-        self.sinks.clear()
+        for sink in list(self.sinks):
+            (<Sink>sink).end()
+        self.retired.clear()
         self.close_descriptors()
         self.run_posted(self.turns)  # from now on, `post` makes the calls itself
         self.listener_context.leave()
@@ -443,7 +445,7 @@ cdef class EpollEngine:
             (<Pollable>channel).forget_after_fork()
             self.unlink(channel)
         for sink in self.sinks:
-            close((<Sink>sink).fd)
+            (<Sink>sink).forget_after_fork()
         self.sinks.clear()
         self.turns += 1
         self.listener_context = ListenerContext()  # the old one may be entered at the fork
@@ -649,15 +651,35 @@ cdef class EpollEngine:
 
 
 cdef class Sink(Pollable):
+    """Discards the input of a socket until its end, at most for `DISCARD_TIMEOUT_S` after the
+    first bytes."""
+
+    def __cinit__(self):
+        self.timer.owner = <void *>self
+
     cdef void ready(self, uint32_t events) noexcept:
         cdef ssize_t count = recv(self.fd, self.engine.receive_buffer, RECEIVE_SIZE, 0)
-        if count > 0 or (count < 0 and (errno == EAGAIN or errno == EINTR)):
-            return
+        if count == 0 or (count < 0 and errno != EAGAIN and errno != EINTR):
+            self.end()
+        elif count > 0 and not self.is_timed:
+            self.is_timed = True
+            wheel_set(&self.engine.timers, &self.timer,
+                      self.engine.now + <uint64_t>(DISCARD_TIMEOUT_S * 1000))
+
+    cdef void expired(self) noexcept:
+        self.end()
+
+    cdef void end(self) noexcept:
+        wheel_cancel(&self.timer)
         self.engine.unwatch(self)
         close(self.fd)
         self.fd = -1
         self.engine.retired.append(self)
         self.engine.sinks.discard(self)
+
+    cdef void forget_after_fork(self) noexcept:
+        wheel_cancel(&self.timer)
+        self.close_descriptor()
 
 
 cdef class HangUp(Pollable):

@@ -2,6 +2,8 @@
 # cython: initializedcheck=False, embedsignature=True
 """Broadcasts: one message to many connections, framed once and written by native code."""
 
+from functools import partial
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint8_t
@@ -47,8 +49,12 @@ def fan_out(tuple members, message, excluded=()):
             if channel._engine is not engine:
                 wake(engine)
                 engine = channel._engine
-            if channel.write_prepared(frame):
-                count += 1
+            try:
+                if channel.write_prepared(frame):
+                    count += 1
+                    continue
+            except MemoryError as error:  # ends this member, not the broadcast
+                channel._in_engine(partial(channel._output_failed, error))
                 continue
         others.append(member)
     wake(engine)

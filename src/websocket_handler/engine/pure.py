@@ -12,6 +12,7 @@ import contextlib
 import functools
 import logging
 import os
+import select
 import socket
 import threading
 import time
@@ -30,6 +31,7 @@ from .running_loop import is_in_event_loop
 from .send_state import SendState
 from .shutdown import ClosesAll
 from .stats import Ledger, NoThread, Stats, Traffic
+from .timeouts import DISCARD_TIMEOUT_S, END_CHECK_INTERVAL_S
 
 if TYPE_CHECKING:
     from .interface import ChannelEvents as Events
@@ -37,6 +39,17 @@ else:
     Events = object  # `Connection`, which derives from the channel, has them
 
 logger: logging.Logger = logging.getLogger("websocket_handler")
+
+
+def has_hung_up(descriptor: int) -> bool:
+    """Whether the peer of a socket has ended its sending direction or reset the connection. False
+    where the system cannot tell without reading."""
+    if descriptor < 0 or not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(descriptor, getattr(select, "POLLRDHUP", 0))
+    return bool(poll.poll(0))
+
 
 TLS_BUFFER = 1 << 18
 """Maximum number of bytes that asyncio's TLS buffers."""
@@ -177,7 +190,8 @@ class Engine(ClosesAll):
             self.post(lambda: carrier.connection_lost(None))
 
     def discard(self, sock: socket.socket) -> None:
-        """Take over a socket and discard its input until the peer closes it."""
+        """Take over a socket and discard its input until the peer closes it, at most for
+        `DISCARD_TIMEOUT_S` after the first bytes."""
         self._start()
         sock.setblocking(False)
         self._connect(lambda: _Sink(self._sinks), socket.socket(fileno=sock.detach()))
@@ -363,6 +377,8 @@ class Channel(Events):
         self._heard = time.monotonic()
         return self
 
+    _end_check: asyncio.TimerHandle | None = None  # until `_look_for_end`, while reading is paused
+    _has_hung_up = False  # the peer has ended the connection while reading was paused
     _is_busy: ClassVar[bool] = False  # a listener that blocks, blocks the whole loop
     has_codec: ClassVar[bool] = False
     has_deflate: ClassVar[bool] = False
@@ -522,10 +538,32 @@ class Channel(Events):
         self._reading_paused = paused
         if self._transport is None or self._transport.is_closing():
             return
-        if paused or (self._above_water and not self._is_client):
+        if (paused and not self._has_hung_up) or (self._above_water and not self._is_client):
             self._transport.pause_reading()
+            self._look_for_end_later()
         else:
             self._transport.resume_reading()
+
+    def _look_for_end_later(self) -> None:
+        if self._end_check is None and self._engine is not None:
+            self._end_check = self._engine.loop.call_later(
+                END_CHECK_INTERVAL_S, self._look_for_end, context=Context()
+            )
+
+    def _look_for_end(self) -> None:
+        """While reading is paused, asyncio does not notice that the peer ends the connection. If it
+        has, read its last bytes, which the system's buffer bounds, and the end."""
+        self._end_check = None
+        transport = self._transport
+        if transport is None or transport.is_closing() or transport.is_reading():
+            return
+        self._has_hung_up = self._has_hung_up or has_hung_up(self._descriptor)
+        if self._has_hung_up and self._reading_paused and self._is_overrun():
+            self._drop("the peer has disconnected, with too much unread data")
+        elif self._has_hung_up:
+            transport.resume_reading()
+        else:
+            self._look_for_end_later()
 
     def _run_exclusively(self, call: Callable[[], object]) -> None:
         """Make a call that may run listeners: at once, since all run in one thread."""
@@ -651,6 +689,8 @@ class _Carrier(asyncio.Protocol):
         if channel._transport is None:
             return
         channel._set_deadline(None)
+        if channel._end_check is not None:
+            channel._end_check.cancel()
         channel._send_state = SendState.ENDED
         channel._transport = None
         channel._outgoing.clear()
@@ -662,9 +702,11 @@ class _Carrier(asyncio.Protocol):
 
 
 class _Sink(asyncio.Protocol):
-    """Discards the input of a connection that the engine does not serve, until its end."""
+    """Discards the input of a connection that the engine does not serve, until its end, at most
+    for `DISCARD_TIMEOUT_S` after the first bytes."""
 
     _transport: asyncio.Transport
+    _timer: asyncio.TimerHandle | None = None
 
     def __init__(self, sinks: set[asyncio.Transport]) -> None:
         self._sinks = sinks
@@ -674,6 +716,14 @@ class _Sink(asyncio.Protocol):
         self._transport = transport
         self._sinks.add(transport)
 
+    def data_received(self, data: bytes) -> None:
+        del data
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(DISCARD_TIMEOUT_S, self._transport.abort)
+
     def connection_lost(self, error: Exception | None) -> None:
         del error
+        if self._timer is not None:
+            self._timer.cancel()
         self._sinks.discard(self._transport)

@@ -178,9 +178,11 @@ class Ledger:
             self._round_trips[bisect_left(ROUND_TRIP_BOUNDS, seconds)] += 1
             self._round_trip_total += seconds
 
-    def count_exhausted(self) -> None:
+    def count_exhausted(self) -> int:
+        """Count that no thread was left. Returns the number of times so far."""
         with self._lock:
             self._exhausted += 1
+            return self._exhausted
 
     def stats(self, present: Collection[Connection], listener_takeovers: int) -> Stats:
         """Return the statistics. The engine passes its `present` connections and its takeovers."""

@@ -280,14 +280,20 @@ class Engine(ClosesAll, EpollEngine):
                 if len(self._threads) < self._max_threads:
                     self._add_standby()
                 else:
-                    logger.warning(
-                        "the last of %d engine threads is in use: the next listener that blocks "
-                        "delays all connections",
-                        self._max_threads,
-                    )
-                    self.ledger.count_exhausted()
+                    self._threads_exhausted()
             self._pool.notify_all()
         return took_over
+
+    def _threads_exhausted(self) -> None:
+        """Count that all threads are in use; log the first, second, fourth, eighth … time."""
+        times = self.ledger.count_exhausted()
+        if times & (times - 1) == 0:
+            logger.warning(
+                "the last of %d engine threads is in use (time %d): the next listener that blocks "
+                "delays all connections",
+                self._max_threads,
+                times,
+            )
 
     def _poll_in_greenlet(self) -> None:
         self.adopt_thread()

@@ -310,4 +310,7 @@ def try_to_send(member: WebSocket, message: PreparedMessage) -> Delivery | None:
         return Delivery()
     except UnsupportedByVersion:
         return Delivery(dropped=1)
+    except MemoryError as error:  # ends this member, not the broadcast
+        member._in_engine(partial(member._output_failed, error))
+        return Delivery(dropped=1)
     return None
