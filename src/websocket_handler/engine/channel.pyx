@@ -608,7 +608,10 @@ cdef class Channel(Pollable):
             out.start = 0
         if size > out.capacity - out.end:
             capacity = max(out.end + size, 2 * out.capacity)
-            out = <outgoing *>realloc(out, sizeof(outgoing) + capacity)
+            out = <outgoing *>realloc(self.out, sizeof(outgoing) + capacity)
+            if out is NULL:  # there may be enough memory for the close frame
+                capacity = self.out.end + size
+                out = <outgoing *>realloc(self.out, sizeof(outgoing) + capacity)
             if out is NULL:
                 raise MemoryError
             out.capacity = capacity
