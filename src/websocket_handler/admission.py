@@ -18,9 +18,9 @@ NOT_SERVED = HTTPStatus.SERVICE_UNAVAILABLE, "the server cannot serve another co
 def admit(engine: Engine, limits: Limits, address: str | None) -> tuple[HTTPStatus, str] | None:
     """Start `engine` if necessary, and count a connection from `address`. Returns None, or the
     status and reason to refuse the handshake with."""
-    if not engine.try_to_start():
+    if not engine._try_to_start():
         return NOT_SERVED
-    limit = engine.ledger.enter(limits, address)
+    limit = engine._ledger.enter(limits, address)
     if limit is Limit.CLOSING:
         return HTTPStatus.SERVICE_UNAVAILABLE, "the server is shutting down"
     if limit is Limit.CONNECTIONS:

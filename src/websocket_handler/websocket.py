@@ -294,8 +294,8 @@ class WebSocket(SendingConnection):
             refusal = admit(engine, chosen, self._counted_address)
             outcome = handshake.http_refusal(*refusal) if refusal else outcome
         if isinstance(outcome, handshake.Refused):
-            engine.ledger.count_refused(outcome.status)
-            engine.ledger.refusals.report(self, outcome.status, outcome.reason)
+            engine._ledger.count_refused(outcome.status)
+            engine._ledger.refusals.report(self, outcome.status, outcome.reason)
         handling.response = outcome.response
         self._answer(engine, outcome)
         if handling.handover is None:
@@ -600,7 +600,7 @@ class WebSocket(SendingConnection):
         self._settings = self._surround_listeners(self._settings)
         assert self._handling is not None
         engine = self._handling.engine
-        engine.ledger.enter_client()
+        engine._ledger.enter_client()
         self._start_codec(engine, version, secret, client=True, negotiated=negotiated)
         self._begin_sending()
 
@@ -624,9 +624,9 @@ class WebSocket(SendingConnection):
             return
         outcome = handshake.rejected_by_application(status, reason, fields)
         engine = handling.engine
-        engine.ledger.count_refused(status)
+        engine._ledger.count_refused(status)
         if isinstance(former, handshake.Accepted):
-            engine.ledger.leave(self._counted_address)
+            engine._ledger.leave(self._counted_address)
             with self._codec.sending if self._codec is not None else contextlib.nullcontext():
                 self._outcome = handshake.without_bytes(outcome)  # from now on, no frame is written
                 self._discard_output()
@@ -670,7 +670,7 @@ class WebSocket(SendingConnection):
             if handling.response:  # empty in the client role
                 self._prepend(handling.response)
                 if isinstance(self._outcome, handshake.Accepted):
-                    engine.ledger.count_accepted()
+                    engine._ledger.count_accepted()
             self._attach(engine, connected, early)
         except BaseException as error:
             self._cannot_be_served(engine, connected, error)
@@ -679,14 +679,14 @@ class WebSocket(SendingConnection):
         if not self._version._has_pings:
             keep_alive(_socket_of(connected), self._settings)
         if isinstance(connected, (socket.socket, Socket)):
-            engine.attach(self, connected, early)
+            engine._attach(self, connected, early)
         else:
-            engine.attach_transport(self, connected, early)
+            engine._attach_transport(self, connected, early)
 
     def _cannot_be_served(self, engine: Engine, connected: Stream, error: BaseException) -> None:
         """The engine was stopped, or cannot start a thread: send 503 to the client and close."""
         if isinstance(self._outcome, handshake.Accepted):
-            engine.ledger.count_refused(NOT_SERVED[0])
+            engine._ledger.count_refused(NOT_SERVED[0])
         if isinstance(connected, (socket.socket, Socket)) and not self._is_client:
             with contextlib.suppress(OSError, ValueError):
                 connected.setblocking(False)
@@ -786,7 +786,7 @@ class WebSocket(SendingConnection):
                 return
             backlog = self._set_message_listeners(listeners)
         if backlog is not None:
-            self._in_order(self._hear_listener)
+            self._in_order(self._deliver_backlog)
 
     def _set_message_listeners(
         self, listeners: tuple[Callable[..., object], ...]

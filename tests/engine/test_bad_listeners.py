@@ -215,4 +215,4 @@ def test_many_raising_listeners_leave_nothing(home: Engine) -> None:
     finally:
         logging.getLogger("websocket_handler").setLevel(logging.NOTSET)
     assert home.stats().closed == {1000: 100}  # the peer answers 1011 with this code
-    wait_for(lambda: [type(channel) for channel in home.channels()] == [WebSocket], "the sockets")
+    wait_for(lambda: [type(channel) for channel in home._channels()] == [WebSocket], "the sockets")

@@ -138,11 +138,11 @@ def test_connection_aborted_before_attach_is_released(engine: Engine) -> None:
     theirs.settimeout(10)
     websocket._taken_over = True  # the state that another thread finds when it aborts meanwhile
     aborted = threading.Event()
-    engine.post(websocket.abort)
-    engine.post(aborted.set)
+    engine._post(websocket.abort)
+    engine._post(aborted.set)
     assert aborted.wait(10)
     assert websocket.state is State.CLOSED
-    engine.attach(websocket, ours)
+    engine._attach(websocket, ours)
     with theirs:
         while theirs.recv(4096):  # until the end
             pass
@@ -152,7 +152,7 @@ def test_stop_in_the_engines_own_thread_closes_its_connections(engine: Engine) -
     websocket, over = make_websocket(engine), threading.Event()
     websocket.on("close", lambda *_: over.set())
     peer = connect(websocket)
-    engine.post(engine.stop)
+    engine._post(engine.stop)
     assert peer.sock.recv(1) == b""
     assert over.wait(10)
 

@@ -175,10 +175,10 @@ class Connection(ReceivingConnection):
         """Make a call that changes the state: in the calling thread before the handover, in the
         engine's thread after it."""
         engine = self._engine
-        if engine is None or not self._taken_over or engine.is_own_thread() or engine.is_closed:
+        if engine is None or not self._taken_over or engine._is_own_thread() or engine.is_closed:
             call()
         else:
-            engine.post(call)
+            engine._post(call)
 
     def _in_order(self, call: Callable[[], object]) -> None:
         """Like `_in_engine`, for a call that runs listeners: not while another one runs."""
@@ -350,9 +350,9 @@ class Connection(ReceivingConnection):
 
     def _announce_close(self) -> None:
         if self._engine is not None and isinstance(self._outcome, handshake.Accepted):
-            self._engine.ledger.count_closed(self._close.code)
+            self._engine._ledger.count_closed(self._close.code)
             if not self._taken_over:  # the engine will never release it
-                self._engine.ledger.leave(self._counted_address)
+                self._engine._ledger.leave(self._counted_address)
         code, reason, _ = self._close
         level = logging.DEBUG if code in NORMAL_CLOSE_CODES else logging.INFO
         logger.log(level, "%r: %d %s", self, code, reason)
@@ -471,7 +471,7 @@ class Connection(ReceivingConnection):
             self._latency = time.monotonic() - self._pinged.pinged_at
             self._pinged = None
             assert self._engine is not None
-            self._engine.ledger.count_round_trip(self._latency)
+            self._engine._ledger.count_round_trip(self._latency)
         if payload != KEEPALIVE:
             self._emit("pong", payload)
 
@@ -573,7 +573,7 @@ class Connection(ReceivingConnection):
         finally:
             self._start_closing(CloseCode.INTERNAL_ERROR, "internal error")
         if isinstance(error, KeyboardInterrupt | SystemExit) and self._engine is not None:
-            self._engine.interrupt(error)
+            self._engine._interrupt(error)
 
     def _is_own_end(self, error: BaseException) -> bool:
         """Whether a listener raised because this connection itself has ended meanwhile."""
@@ -701,9 +701,9 @@ class Connection(ReceivingConnection):
     def _released(self) -> None:
         """The engine has closed the socket."""
         assert self._engine is not None
-        self._engine.ledger.count_past(self.traffic)
+        self._engine._ledger.count_past(self.traffic)
         if isinstance(self._outcome, handshake.Accepted):
-            self._engine.ledger.leave(self._counted_address)
+            self._engine._ledger.leave(self._counted_address)
 
     def _abandoned(self) -> None:
         """In a forked child: the connection stays open in the parent and is closed here. No

@@ -45,7 +45,7 @@ class ReceivingConnection(Channel):
                 listener = self._message_listener = self._backlog.put
         listener(message)
 
-    def _hear_listener(self) -> None:
+    def _deliver_backlog(self) -> None:
         """Pass the backlog and later messages to the listener that was added meanwhile."""
         if self._backlog is not None and self._backlog.listener is not None:
             self._set_message_listener(self._backlog.listener)

@@ -121,7 +121,7 @@ class SendingConnection(Connection):
         raise NotImplementedError
 
     def _check_not_in_engine(self, call: str) -> None:
-        if self._engine is not None and self._engine.is_own_thread():
+        if self._engine is not None and self._engine._is_own_thread():
             raise WebSocketError(
                 f"{call} in the engine's own thread would deadlock: call it in another thread, or "
                 "register a listener with on()"
@@ -172,7 +172,7 @@ class SendingConnection(Connection):
             self._check_not_hopeless()
 
     def _may_wait(self) -> bool:
-        return self._taken_over and self._engine is not None and self._engine.may_wait()
+        return self._taken_over and self._engine is not None and self._engine._may_wait()
 
     def _wait_until_drained(self, end: float | None, of_channel: bool = False) -> None:
         """Wait until drained. Raises `TimeoutError` at the time `end`, `ConnectionClosed` if the

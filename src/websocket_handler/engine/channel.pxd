@@ -33,7 +33,7 @@ ctypedef struct traffic:
 ctypedef struct entry:
     void *current
     void *context_user
-    unsigned long turns
+    unsigned long iteration
 
 
 cdef class Channel(Pollable):

@@ -133,8 +133,8 @@ cdef class Channel(Pollable):
         """Set limits, codec and role, before the first byte.
 
         `python_codec` means that the connection has a codec in Python: received bytes are passed to
-        `_feed`, and finished frames to `_write`. `agreed` are the `EndpointParameters` of permessage-deflate
-        if it was negotiated.
+        `_feed`, and finished frames to `_write`. `agreed` are the `EndpointParameters` of
+        permessage-deflate if it was negotiated.
         """
         cdef EpollEngine home = engine
         key = settings if agreed is None else (settings, agreed)
@@ -179,8 +179,8 @@ cdef class Channel(Pollable):
         self.end_service(before)
 
     def _attach_inline(self, int fd):
-        """Like `_attach_here`, but from any thread, if there are no early bytes and no listener to call.
-        As soon as the socket is in the epoll set, the engine's thread may use this channel."""
+        """Like `_attach_here`, but from any thread, if there are no early bytes and no listener to
+        call. As soon as the socket is in the epoll set, the engine's thread may use this channel."""
         self._opened()
         self.heard = monotonic_ms()
         self.fd = fd
@@ -190,7 +190,7 @@ cdef class Channel(Pollable):
             self._set_usual_deadline()
         self.flush()
         if not self.watched:
-            self._engine.post(partial(self._drop, strerror(errno)))
+            self._engine._post(partial(self._drop, strerror(errno)))
 
     # sending
 
@@ -647,7 +647,7 @@ cdef class Channel(Pollable):
             self.flush()
         elif not self.flush_due:
             self.flush_due = True
-            self._engine.post(self._flush_now)
+            self._engine._post(self._flush_now)
 
     def _flush_now(self):
         self.flush_due = False
@@ -682,7 +682,7 @@ cdef class Channel(Pollable):
         self.output_ended = True
         self._above_water = False
         self.update_interest()
-        self._engine.post(partial(self._run_exclusively, partial(self._read_the_rest, reason)))
+        self._engine._post(partial(self._run_exclusively, partial(self._read_the_rest, reason)))
 
     def _read_the_rest(self, str reason):
         """Deliver the received data, then release the connection."""
@@ -709,7 +709,7 @@ cdef class Channel(Pollable):
             self._above_water = False
             if not self.drain_due:  # posted: `drain` must not interrupt a listener that sends
                 self.drain_due = True
-                self._engine.post(self._emit_drained)
+                self._engine._post(self._emit_drained)
         self.update_interest()
         if left:
             return
@@ -735,8 +735,8 @@ cdef class Channel(Pollable):
         elif not self.is_reading_paused():
             if self.input_pending == UNREAD:
                 self.input_pending = READ_POSTED
-                self._engine.post(self._read_rest)
-            if not (self.is_push and self.input_pending):  # a transport stays paused until we have read
+                self._engine._post(self._read_rest)
+            if not (self.is_push and self.input_pending):  # a transport is paused until we have read
                 interest |= READING
         elif not (self.busy or self.waits_for_peer()):
             interest |= EPOLLRDHUP
@@ -829,7 +829,7 @@ cdef class Channel(Pollable):
         elif self._engine.current is <void *>self:
             call()
         elif self._engine.current is not NULL:
-            self._engine.post(partial(self._run_exclusively, call))
+            self._engine._post(partial(self._run_exclusively, call))
         else:
             before = self.begin_service()
             try:
@@ -866,12 +866,12 @@ cdef class Channel(Pollable):
             return
         self.update_interest()
         if self.drain_due:
-            self._engine.post(self._emit_drained)
+            self._engine._post(self._emit_drained)
         postponed = self._postponed
         if postponed:
             self._postponed = ()
             for call in postponed:
-                self._engine.post(partial(self._run_exclusively, call))
+                self._engine._post(partial(self._run_exclusively, call))
 
     # receiving
 
@@ -948,7 +948,7 @@ cdef class Channel(Pollable):
         self.serve_layer()
 
     cdef void serve_layer(self) noexcept:
-        """Read from the layer, outside of `EpollEngine.serve`."""
+        """Read from the layer, outside of `EpollEngine.dispatch`."""
         cdef entry before
         if self.fd < 0 or self.input_ended:
             return
@@ -970,12 +970,12 @@ cdef class Channel(Pollable):
             self.input_lost(error)
 
     cdef entry begin_service(self) noexcept:
-        """Prepare for calls of listeners outside of `EpollEngine.serve`, in an empty context. Until
-        `end_service`, which gets the result, `take_over` knows that this thread is in this
+        """Prepare for calls of listeners outside of `EpollEngine.dispatch`, in an empty context.
+        Until `end_service`, which gets the result, `take_over` knows that this thread is in this
         channel."""
         cdef entry before
         before.current = self._engine.current
-        before.turns = self._engine.turns
+        before.iteration = self._engine.iteration
         before.context_user = self._engine.listener_context.user
         self._engine.current = self._engine.listener_context.user = <void *>self
         self.corked = True
@@ -983,7 +983,7 @@ cdef class Channel(Pollable):
 
     cdef void end_service(self, entry before) noexcept:
         self.end_iteration()
-        if self._engine.turns != before.turns:
+        if self._engine.iteration != before.iteration:
             self.listener_returned()
         else:
             self._engine.current = before.current
@@ -1107,7 +1107,7 @@ cdef class Channel(Pollable):
         self._discard_input = True
         self._send_state = SEND_ENDED
         if self.busy:
-            self._engine.post(partial(self._drop, "out of memory"))
+            self._engine._post(partial(self._drop, "out of memory"))
         else:
             self.release("out of memory")
 

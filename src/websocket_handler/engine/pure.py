@@ -85,15 +85,15 @@ class Engine(ClosesAll):
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._early_calls: list[Callable[[], object]] = []  # posted before there was a loop
-        self._channels: set[Channel] = set()
+        self._attached: set[Channel] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sinks: set[asyncio.Transport] = set()
         self._owner: int | None = None
         self._closed = False
-        self.ledger: Ledger = Ledger()
+        self._ledger: Ledger = Ledger()
         engines.add(self)
         if loop is not None:
-            loop.call_soon_threadsafe(self.adopt_thread)
+            loop.call_soon_threadsafe(self._adopt_thread)
 
     @property
     def event_loop(self) -> asyncio.AbstractEventLoop | None:
@@ -117,19 +117,19 @@ class Engine(ClosesAll):
         assert self._loop is not None
         return self._loop
 
-    def may_wait(self) -> bool:
+    def _may_wait(self) -> bool:
         """Whether the calling thread may block: not one with a running event loop."""
         return not is_in_event_loop()
 
-    def is_own_thread(self) -> bool:
+    def _is_own_thread(self) -> bool:
         """Whether the calling thread is that of the event loop."""
         return self._owner == threading.get_ident()
 
-    def adopt_thread(self) -> None:
+    def _adopt_thread(self) -> None:
         """Make the calling thread the engine's: that of its event loop."""
         self._owner = threading.get_ident()
 
-    def post(self, call: Callable[[], object]) -> None:
+    def _post(self, call: Callable[[], object]) -> None:
         """Make `call()` soon in the engine's thread, or once that is started. Thread-safe. If the
         engine is closed, makes it at once in the calling thread."""
         if self._loop is None and not self._closed:
@@ -143,7 +143,7 @@ class Engine(ClosesAll):
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             self._loop.call_soon_threadsafe(call, context=Context())
 
-    def interrupt(self, error: BaseException) -> None:
+    def _interrupt(self, error: BaseException) -> None:
         """Raise `error`, a `KeyboardInterrupt` or `SystemExit` of a listener, if the engine runs in
         a loop that was passed to it; a background thread ignores it."""
         if self._is_guest:
@@ -156,9 +156,9 @@ class Engine(ClosesAll):
 
     def stats(self) -> Stats:
         """Return counters of all that the engine has done so far. Thread-safe."""
-        return self.ledger.stats(self.channels(), self.listener_takeovers)
+        return self._ledger.stats(self._channels(), self.listener_takeovers)
 
-    def attach(self, channel: Channel, sock: socket.socket, early: bytes = b"") -> None:
+    def _attach(self, channel: Channel, sock: socket.socket, early: bytes = b"") -> None:
         """Attach a connected socket, with the `early` bytes already read from it. Thread-safe.
 
         Detaches `sock`. Raises `RuntimeError` if the engine is closed.
@@ -167,11 +167,11 @@ class Engine(ClosesAll):
         sock.setblocking(False)
         channel._engine = self
         own = socket.socket(fileno=sock.detach())
-        self._channels.add(channel)
+        self._attached.add(channel)
         self._connect(lambda: _Carrier(self, channel, early), own)
 
     @in_empty_context
-    def attach_transport(
+    def _attach_transport(
         self, channel: Channel, transport: asyncio.Transport, early: bytes = b""
     ) -> None:
         """Attach an asyncio transport, with the `early` bytes already read from it.
@@ -180,25 +180,25 @@ class Engine(ClosesAll):
         """
         self._start()
         channel._engine = self
-        self._channels.add(channel)
+        self._attached.add(channel)
         carrier = _Carrier(self, channel, early)
         transport.set_protocol(carrier)
         carrier.connection_made(transport)
         if not channel._reading_paused:
             transport.resume_reading()
         if transport.is_closing():  # the former protocol may have received `connection_lost`
-            self.post(lambda: carrier.connection_lost(None))
+            self._post(lambda: carrier.connection_lost(None))
 
-    def discard(self, sock: socket.socket) -> None:
+    def _discard(self, sock: socket.socket) -> None:
         """Take over a socket and discard its input until the peer closes it, at most for
         `DISCARD_TIMEOUT_S` after the first bytes."""
         self._start()
         sock.setblocking(False)
         self._connect(lambda: _Sink(self._sinks), socket.socket(fileno=sock.detach()))
 
-    def channels(self) -> list[Any]:
+    def _channels(self) -> list[Any]:
         """Return every attached channel."""
-        return list(self._channels)
+        return list(self._attached)
 
     def stop(self, timeout: float | None = None) -> None:
         """Drop every connection and stop the engine. Thread-safe. `close_all` closes gracefully.
@@ -209,15 +209,15 @@ class Engine(ClosesAll):
         """
         self._closed = True
         if self._is_guest:
-            self.post(self.close)
+            self._post(self.close)
         elif self._thread is not None and self._loop is not None:
-            self.post(self._loop.stop)
-            if not self.is_own_thread():
+            self._post(self._loop.stop)
+            if not self._is_own_thread():
                 self._thread.join(timeout)
 
     def close(self) -> None:
         """Drop every connection. In the engine's thread only."""
-        for channel in self.channels():
+        for channel in self._channels():
             channel._drop("the engine was closed")
         for sink in tuple(self._sinks):
             sink.abort()
@@ -228,10 +228,10 @@ class Engine(ClosesAll):
         An engine with a thread, or in a loop that has not run yet, starts again when it is needed.
         A loop that has run belongs to the parent: its engine is stopped here.
         """
-        _of_the_parent.append((self._loop, self._tasks, self._channels, self._sinks))
-        for channel in self._channels:
+        _of_the_parent.append((self._loop, self._tasks, self._attached, self._sinks))
+        for channel in self._attached:
             channel._abandon()
-        self._channels, self._tasks, self._sinks = set(), set(), set()
+        self._attached, self._tasks, self._sinks = set(), set(), set()
         if self._is_guest:
             self._closed = self._closed or self._owner is not None
         elif self._loop is not None:
@@ -239,13 +239,13 @@ class Engine(ClosesAll):
             self._loop = self._thread = None
         self._owner = None
         self._starting = threading.Lock()
-        self.ledger = Ledger()
+        self._ledger = Ledger()
 
     def _start(self) -> None:
-        if not self.try_to_start():
+        if not self._try_to_start():
             raise RuntimeError("the engine is closed") if self._closed else NoThread
 
-    def try_to_start(self) -> bool:
+    def _try_to_start(self) -> bool:
         """Start the thread if there is none. Returns whether the engine can serve another
         connection: False if it was stopped, or if a thread cannot be started now."""
         if self._closed:
@@ -274,7 +274,7 @@ class Engine(ClosesAll):
         self._loop = loop
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.adopt_thread()
+        self._adopt_thread()
         process = os.getpid()
         asyncio.set_event_loop(loop)
         loop.run_forever()
@@ -290,7 +290,7 @@ class Engine(ClosesAll):
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-        self.post(begin)
+        self._post(begin)
 
 
 def fan_out(
@@ -464,8 +464,8 @@ class Channel(Events):
             self._above_water = True
         if self._transport is None or self._engine is None:
             return
-        if not self._engine.is_own_thread():
-            self._engine.post(self._flush)
+        if not self._engine._is_own_thread():
+            self._engine._post(self._flush)
         elif self._waiting > self._limits.high_water:
             self._flush()
         elif not self._corked:  # frames of one iteration of the loop are sent together
@@ -531,7 +531,7 @@ class Channel(Events):
             self._pause_reading(self._reading_paused)
             if not self._drain_due:  # posted: `drain` must not interrupt a listener that sends
                 self._drain_due = True
-                self._engine.post(self._emit_drained)
+                self._engine._post(self._emit_drained)
 
     def _pause_reading(self, paused: bool) -> None:
         """Pause or resume reading. In the engine's thread only."""
@@ -695,7 +695,7 @@ class _Carrier(asyncio.Protocol):
         channel._transport = None
         channel._outgoing.clear()
         channel._waiting = 0
-        self._engine._channels.discard(channel)
+        self._engine._attached.discard(channel)
         reason = getattr(error, "strerror", None) or str(error or "the connection was dropped")
         channel._connection_lost(reason)
         channel._released()

@@ -224,7 +224,7 @@ class Room:
         """
         engine = member._engine
         assert engine is not None
-        engine.post(partial(member._on_drained, partial(self._resume_member, member)))
+        engine._post(partial(member._on_drained, partial(self._resume_member, member)))
 
     def _resume_member(self, member: WebSocket) -> None:
         """Send the queued messages to a member whose send buffer has drained.
