@@ -158,4 +158,4 @@ def test_data_left_by_a_gone_peer_is_bounded(place: tuple[str, str]) -> None:
         wait_for(lambda: bool(ends), "the close event", 10)
         inbox = websocket._inbox
         assert inbox is not None
-        assert inbox.amount() < 300_000  # the limit, plus one read
+        assert inbox.amount() < 350_000  # the limit, plus one read: 256 KiB in asyncio

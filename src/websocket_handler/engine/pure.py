@@ -280,6 +280,9 @@ class Engine(ClosesAll):
         loop.run_forever()
         if os.getpid() != process:  # a listener has forked, and this is the child
             return
+        loop.run_until_complete(asyncio.sleep(0))  # for the last posted calls
+        if self._tasks:  # sockets that are being attached
+            loop.run_until_complete(asyncio.wait(self._tasks, timeout=1))
         self.close()
         loop.run_until_complete(asyncio.sleep(0))  # for the last callbacks of the transports
         loop.close()
@@ -552,18 +555,24 @@ class Channel(Events):
 
     def _look_for_end(self) -> None:
         """While reading is paused, asyncio does not notice that the peer ends the connection. If it
-        has, read its last bytes, which the system's buffer bounds, and the end."""
+        has, read its last bytes, at most `max_buffered`, and the end."""
         self._end_check = None
         transport = self._transport
         if transport is None or transport.is_closing() or transport.is_reading():
             return
         self._has_hung_up = self._has_hung_up or has_hung_up(self._descriptor)
-        if self._has_hung_up and self._reading_paused and self._is_overrun():
-            self._drop("the peer has disconnected, with too much unread data")
-        elif self._has_hung_up:
-            transport.resume_reading()
-        else:
+        if not self._has_hung_up:
             self._look_for_end_later()
+        elif not self._drop_if_overrun():
+            transport.resume_reading()
+
+    def _drop_if_overrun(self) -> bool:
+        """Drop the connection if the peer has ended it, reading is paused, and more than
+        `max_buffered` bytes of messages wait for the application."""
+        is_overrun = self._has_hung_up and self._reading_paused and self._is_overrun()
+        if is_overrun:
+            self._drop("the peer has disconnected, with too much unread data")
+        return is_overrun
 
     def _run_exclusively(self, call: Callable[[], object]) -> None:
         """Make a call that may run listeners: at once, since all run in one thread."""
@@ -591,6 +600,7 @@ class Channel(Events):
             except BaseException as error:
                 self._failed(error)
         self._uncork()
+        self._drop_if_overrun()
 
     # ending
 
