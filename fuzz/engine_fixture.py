@@ -80,13 +80,13 @@ class EngineFixture:
         stats = self.engine.stats()
         assert stats.accepted - stats.open == sum(stats.closed.values()), stats
         self.wait_until(lambda: count_descriptors() == self.descriptors)
-        assert self.engine.channels() == [self._control]
+        assert self.engine._channels() == [self._control]
 
 
 def polled_engine() -> Any:
     """Return an engine that runs only when `poll` is called, in this thread."""
     engine = EpollEngine()
-    engine.adopt_thread()
+    engine._adopt_thread()
     return engine
 
 

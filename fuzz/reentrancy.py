@@ -159,7 +159,7 @@ class Round:
         self.engine.stop(TIMEOUT_S)
         self.wait_for("the engine to stop", lambda: self.engine.fileno() < 0)
         self.end_loop()
-        assert self.engine.channels() == []
+        assert self.engine._channels() == []
         assert set(self.closes.values()) <= {1}, self.closes
 
     def close_peers(self, actors: list[threading.Thread]) -> None:
@@ -258,8 +258,8 @@ ACTIONS: tuple[Callable[[Round, WebSocket], object], ...] = (
     lambda round_, _: round_.add_connection(),
     lambda round_, _: round_.random.random() < 0.1 and gc.collect(),
     lambda round_, _: round_.random.random() < 0.1 and round_.engine.close_all(timeout=0),
-    lambda round_, _: round_.engine.post(round_.block),
-    lambda round_, websocket: round_.engine.post(lambda: round_.act(websocket, True)),
+    lambda round_, _: round_.engine._post(round_.block),
+    lambda round_, websocket: round_.engine._post(lambda: round_.act(websocket, True)),
     replace_listener,
     broadcast,
     fail,

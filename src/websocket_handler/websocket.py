@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
+from .admission import NOT_SERVED, admit
 from .connection.inbox import Backlog, LoopInbox, ThreadInbox
 from .connection.lifecycle import NORMAL_CLOSE_CODES
 from .connection.listeners import (
@@ -32,7 +33,8 @@ from .connection.sending import SendingConnection, tell
 from .connection.surroundings import Surroundings
 from .engine import Engine, default_engine
 from .engine.running_loop import is_in_event_loop
-from .engine.stats import NOT_SERVED, NoThread
+from .engine.send_state import SendState
+from .engine.stats import NoThread
 from .engine.tcp_keep_alive import keep_alive
 from .engine.tls import Socket, close_socket
 from .errors import ConnectionClosed, WebSocketError
@@ -289,15 +291,11 @@ class WebSocket(SendingConnection):
         self._settings = _shared(self._surround_listeners(chosen))
         engine = handling.engine
         if isinstance(outcome, handshake.Accepted):
-            why_not = (
-                engine.ledger.enter(chosen, self._counted_address)
-                if engine.try_to_start()
-                else NOT_SERVED
-            )
-            outcome = handshake.http_refusal(*why_not) if why_not else outcome
+            refusal = admit(engine, chosen, self._counted_address)
+            outcome = handshake.http_refusal(*refusal) if refusal else outcome
         if isinstance(outcome, handshake.Refused):
-            engine.ledger.count_refused(outcome.status)
-            engine.ledger.refusals.report(self, outcome.status, outcome.reason)
+            engine._ledger.count_refused(outcome.status)
+            engine._ledger.refusals.report(self, outcome.status, outcome.reason)
         handling.response = outcome.response
         self._answer(engine, outcome)
         if handling.handover is None:
@@ -602,7 +600,7 @@ class WebSocket(SendingConnection):
         self._settings = self._surround_listeners(self._settings)
         assert self._handling is not None
         engine = self._handling.engine
-        engine.ledger.enter_client()
+        engine._ledger.enter_client()
         self._start_codec(engine, version, secret, client=True, negotiated=negotiated)
         self._begin_sending()
 
@@ -626,16 +624,16 @@ class WebSocket(SendingConnection):
             return
         outcome = handshake.rejected_by_application(status, reason, fields)
         engine = handling.engine
-        engine.ledger.count_refused(status)
+        engine._ledger.count_refused(status)
         if isinstance(former, handshake.Accepted):
-            engine.ledger.leave(self._counted_address)
+            engine._ledger.leave(self._counted_address)
             with self._codec.sending if self._codec is not None else contextlib.nullcontext():
                 self._outcome = handshake.without_bytes(outcome)  # from now on, no frame is written
                 self._discard_output()
         else:
             self._outcome = handshake.without_bytes(outcome)
             self._start_codec(engine, self._version)
-        self._sendable = False
+        self._send_state = SendState.ENDED
         self._discard_input = True
         handling.response = outcome.response
 
@@ -672,7 +670,7 @@ class WebSocket(SendingConnection):
             if handling.response:  # empty in the client role
                 self._prepend(handling.response)
                 if isinstance(self._outcome, handshake.Accepted):
-                    engine.ledger.count_accepted()
+                    engine._ledger.count_accepted()
             self._attach(engine, connected, early)
         except BaseException as error:
             self._fail_attach(engine, connected, error)
@@ -681,14 +679,14 @@ class WebSocket(SendingConnection):
         if not self._version._has_pings:
             keep_alive(_socket_of(connected), self._settings)
         if isinstance(connected, (socket.socket, Socket)):
-            engine.attach(self, connected, early)
+            engine._attach(self, connected, early)
         else:
-            engine.attach_transport(self, connected, early)
+            engine._attach_transport(self, connected, early)
 
     def _fail_attach(self, engine: Engine, connected: Stream, error: BaseException) -> None:
         """The engine was stopped, or cannot start a thread: send 503 to the client and close."""
         if isinstance(self._outcome, handshake.Accepted):
-            engine.ledger.count_refused(NOT_SERVED[0])
+            engine._ledger.count_refused(NOT_SERVED[0])
         if isinstance(connected, (socket.socket, Socket)) and not self._is_client:
             with contextlib.suppress(OSError, ValueError):
                 connected.setblocking(False)
@@ -788,7 +786,7 @@ class WebSocket(SendingConnection):
                 return
             backlog = self._set_message_listeners(listeners)
         if backlog is not None:
-            self._in_order(self._hear_listener)
+            self._in_order(self._deliver_backlog)
 
     def _set_message_listeners(
         self, listeners: tuple[Callable[..., object], ...]

@@ -314,3 +314,40 @@ def test_system_clock_jump_changes_no_timer(faults: Path, engine_setup: EngineSe
         silent.expect(close(1011, "keepalive ping timeout"))
         silent.expect_end()
         client.echo(HELLO)
+
+
+BROADCAST = """
+import socket
+from websocket_handler import Engine, Rooms
+from tests.support.connections import connect, make_websocket
+
+engine, room = Engine(), Rooms()["all"]
+members = [make_websocket(engine, high_water=16 << 20, max_buffered=64 << 20) for _ in range(3)]
+peers = [connect(member) for member in members]
+for _ in range(3):
+    members[1].send(bytes(1 << 20))  # its peer does not read: these bytes fill a buffer
+for member in members:
+    room.add(member)
+room.send(bytes(3 << 20))
+for peer in (peers[0], peers[2]):
+    assert len(peer.read().data) == 3 << 20
+for _ in range(3):
+    peers[1].read()
+print("ended with", peers[1].read().code)
+engine.stop()
+"""
+
+
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="it allocates memory itself")
+@pytest.mark.skipif(not IS_NATIVE, reason="the plain Python engine copies no payload into a buffer")
+def test_broadcast_without_memory_for_one_member_reaches_the_others(faults: Path) -> None:
+    environment = {**os.environ, "LD_PRELOAD": str(faults), "FAULTS_LARGEST": str(4 * MIB)}
+    done = subprocess.run(
+        [sys.executable, "-c", BROADCAST],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "ended with 1011\n", done.stderr

@@ -125,7 +125,7 @@ def test_queue_behind_fragments_over_its_limit_closes_the_connection(engine: Eng
             codes.append(closed.code)
             refused.set()
 
-    engine.post(send)
+    engine._post(send)
     assert refused.wait(10)
     assert codes == [1008]
     assert websocket.state is State.CLOSING
@@ -209,7 +209,7 @@ def test_queue_before_the_handshake_over_its_limit_closes_the_connection(
         except ConnectionClosed:
             refused.set()
 
-    engine.post(send)
+    engine._post(send)
     assert refused.wait(10)
     assert websocket.buffered_amount < 20 << 20
 
@@ -217,7 +217,7 @@ def test_queue_before_the_handshake_over_its_limit_closes_the_connection(
 def test_send_with_timeout_to_a_slow_peer_raises(engine: Engine) -> None:
     websocket = make_websocket(engine)
     peer = connect(websocket)
-    engine.post(partial(websocket.send, bytes(1 << 20)))
+    engine._post(partial(websocket.send, bytes(1 << 20)))
     wait_for(lambda: websocket.buffered_amount > HIGH_WATER, "unsent bytes above high water")
     for _ in range(3):
         with pytest.raises(TimeoutError):
@@ -245,7 +245,7 @@ def test_prepared_message_is_refused_only_while_its_notice_would_wait(engine: En
     websocket.send(bytes(HIGH_WATER))
     assert not websocket._send_prepared(prepared)
     drained = threading.Event()
-    engine.post(partial(websocket._on_drained, drained.set))
+    engine._post(partial(websocket._on_drained, drained.set))
     assert not drained.wait(0.1)
     fragmented.end()
     assert drained.wait(10)

@@ -74,7 +74,7 @@ class Ends:
 
 
 def has_left(engine: Engine) -> bool:
-    return not engine.channels() and (not IS_NATIVE or engine.fileno() < 0)
+    return not engine._channels() and (not IS_NATIVE or engine.fileno() < 0)
 
 
 @pytest.mark.parametrize("how", ["stop", "close"])
@@ -104,12 +104,12 @@ def test_engine_stopped_by_a_listener_closes_every_connection_once(
 def test_engine_stopped_by_a_posted_call_runs_the_other_calls(engine: Engine, how: str) -> None:
     ends, made, hold = Ends(), list[int](), threading.Event()
     connect(ends.of(make_websocket(engine)))
-    engine.post(lambda: hold.wait(10))  # so that the next calls are queued together
+    engine._post(lambda: hold.wait(10))  # so that the next calls are queued together
     for number in range(3):
-        engine.post(lambda number=number: made.append(number))  # type: ignore[misc]
-    engine.post(getattr(engine, how))
+        engine._post(lambda number=number: made.append(number))  # type: ignore[misc]
+    engine._post(getattr(engine, how))
     for number in range(3, 6):
-        engine.post(lambda number=number: made.append(number))  # type: ignore[misc]
+        engine._post(lambda number=number: made.append(number))  # type: ignore[misc]
     hold.set()
     wait_for(ends.have_all_come, "the connection to end")
     wait_for(lambda: has_left(engine), "the engine to give everything back")
@@ -226,7 +226,7 @@ def test_two_listeners_added_to_a_backlog_both_receive_it(engine: Engine) -> Non
     websocket, peer = with_backlog(engine)
     recorders = Recorder(0), Recorder(0)
     hold = threading.Event()
-    engine.post(lambda: hold.wait(10))
+    engine._post(lambda: hold.wait(10))
     for recorder in recorders:
         websocket.on("message", recorder)
     hold.set()
@@ -282,7 +282,7 @@ def test_messages_sent_before_the_connection_broke_are_delivered(size: int) -> N
         engine.poll(0.1)
     assert heard == [message] * 12
     assert ends == [1000]
-    assert engine.channels() == []
+    assert engine._channels() == []
     engine.close()
 
 

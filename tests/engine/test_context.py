@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from websocket_handler import Engine, WebSocket
+from websocket_handler import IS_NATIVE, Engine, WebSocket
 from websocket_handler.protocol.assembly import Close, Message
 from websocket_handler.protocol.frame import Opcode, write_frame
 
@@ -254,7 +254,7 @@ def test_listener_that_blocks_its_thread_ends_in_its_own_context(engine: Engine)
     slow_peer.sock.sendall(frame("block"))
     for _ in range(3):
         quick_peer.sock.sendall(frame("who am I?"))
-        if type(engine).__module__.endswith("fallback"):  # the engine has only one thread
+        if not IS_NATIVE:  # the engine has only one thread
             go_on.set()
         assert quick_peer.read() == Message("nobody")
     go_on.set()
@@ -430,3 +430,34 @@ def test_async_around_of_a_plain_listener_is_an_error(
 def test_around_that_is_not_callable_is_a_type_error(engine: Engine) -> None:
     with pytest.raises(TypeError, match="around is a callable"):
         make_websocket(engine, around=contextlib.nullcontext())
+
+
+@pytest.mark.skipif(not IS_NATIVE, reason="the engine in plain Python has one thread")
+def test_thread_that_was_blocked_keeps_no_variable_of_its_listener(engine: Engine) -> None:
+    seen: list[str] = []
+    blocked, release = threading.Event(), threading.Event()
+    websocket = make_websocket(engine)
+
+    @websocket.on("ping")
+    def block(_: bytes) -> None:
+        blocked.set()
+        release.wait(20)
+
+    @websocket.on("message")
+    def message_received(message: str) -> None:
+        seen.append(user.get())
+        user.set(message)
+
+    peer = connect(websocket)
+    peer.sock.sendall(PING + frame("alice") + frame("bob"))
+    assert blocked.wait(10)
+    other = make_websocket(engine)  # is served, so another thread has taken over
+    other.on("message", other.send)
+    other_peer = connect(other)
+    other_peer.sock.sendall(frame("hello"))
+    assert other_peer.read() == Message("hello")
+    release.set()
+    peer.sock.sendall(CLOSE)
+    peer.read_to_end()
+    assert websocket.wait_closed(10)
+    assert seen == ["nobody", "nobody"]

@@ -199,7 +199,7 @@ def test_handler_waits_and_returns_the_websocket_stays(connection: Connection) -
 def test_server_drops_the_request_the_client_gets_500(connection: Connection) -> None:
     dummy, end = socket.socketpair()
     end.close()
-    connection.engine.discard(dummy)  # its thread has to run
+    connection.engine._discard(dummy)  # its thread has to run
     connection.websocket.connect()
     del connection.websocket, connection.handover
     gc.collect()

@@ -24,8 +24,6 @@ from .carriers import (
     running_engine,
 )
 
-pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="asyncio polls for the engine")
-
 MESSAGE = write_frame(Opcode.BINARY, bytes(20_000), key=bytes(4))
 
 Prepare = Callable[[WebSocket], object]
@@ -66,7 +64,11 @@ def send_some(peer: socket.socket) -> None:
             peer.sendall(MESSAGE)
 
 
-@pytest.fixture(params=PLACES, ids=" with ".join)
+SUPPORTED = [place for place in PLACES if IS_NATIVE or place[1] != "TLS"]
+"""asyncio cannot take over a TLS socket, so the engine in plain Python cannot either."""
+
+
+@pytest.fixture(params=SUPPORTED, ids=" with ".join)
 def place(request: pytest.FixtureRequest) -> tuple[str, str]:
     found: tuple[str, str] = request.param
     return found
@@ -108,6 +110,7 @@ def test_paused_peer_that_leaves_is_noticed(
         check_end(runner, websocket, ends, before)
 
 
+@pytest.mark.skipif(not IS_NATIVE, reason="the engine in plain Python has one thread")
 @pytest.mark.parametrize("carrier", ["socket", "TLS"])
 @pytest.mark.parametrize("end", [reset, finish], ids=["reset", "fin"])
 def test_busy_listener_sees_its_peers_end_afterwards(
@@ -165,4 +168,4 @@ def test_data_left_by_a_gone_peer_is_bounded(place: tuple[str, str]) -> None:
         wait_for(lambda: bool(ends), "the close event", 10)
         inbox = websocket._inbox
         assert inbox is not None
-        assert inbox.amount() < 300_000  # the limit, plus one read
+        assert inbox.amount() < 350_000  # the limit, plus one read: 256 KiB in asyncio

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from websocket_handler import IS_NATIVE, Engine, State, WebSocket
 from websocket_handler.engine import Channel
 from websocket_handler.engine import pure as fallback
 from websocket_handler.engine.interface import ChannelEvents, ChannelInterface, EngineInterface
+from websocket_handler.engine.send_state import SendState
 
 from ..support.connections import connect, make_websocket
 
@@ -136,11 +138,11 @@ def test_connection_aborted_before_attach_is_released(engine: Engine) -> None:
     theirs.settimeout(10)
     websocket._taken_over = True  # the state that another thread finds when it aborts meanwhile
     aborted = threading.Event()
-    engine.post(websocket.abort)
-    engine.post(aborted.set)
+    engine._post(websocket.abort)
+    engine._post(aborted.set)
     assert aborted.wait(10)
     assert websocket.state is State.CLOSED
-    engine.attach(websocket, ours)
+    engine._attach(websocket, ours)
     with theirs:
         while theirs.recv(4096):  # until the end
             pass
@@ -150,6 +152,13 @@ def test_stop_in_the_engines_own_thread_closes_its_connections(engine: Engine) -
     websocket, over = make_websocket(engine), threading.Event()
     websocket.on("close", lambda *_: over.set())
     peer = connect(websocket)
-    engine.post(engine.stop)
+    engine._post(engine.stop)
     assert peer.sock.recv(1) == b""
     assert over.wait(10)
+
+
+@pytest.mark.skipif(not IS_NATIVE, reason="the values are those of the native channel")
+def test_send_states_of_both_channels_agree() -> None:
+    declared = Path(fallback.__file__).with_name("channel.pxd").read_text()
+    for state in SendState:
+        assert f"SEND_{state.name} = {state.value}\n" in declared

@@ -138,6 +138,15 @@ class Reader(threading.Thread):
             assert isinstance(self.peer.read(), Message)
 
 
+def wait_until_sender_blocks(websocket: WebSocket) -> None:
+    """Wait until a thread waits for the send buffer to drain, and the peer must read first. Then
+    the buffer may be below high water: the kernel may have accepted a part since."""
+    wait_for(
+        lambda: websocket._blocked and websocket._is_behind() and websocket._drain_waiters,
+        "the sender to wait",
+    )
+
+
 def test_thread_blocks_in_send_while_its_peer_is_behind(engine: Engine) -> None:
     websocket = make_websocket(engine)
     reader = Reader(connect(websocket), messages=3000)
@@ -153,7 +162,7 @@ def test_thread_blocks_in_send_while_its_peer_is_behind(engine: Engine) -> None:
 
     sender = threading.Thread(target=send_all, daemon=True)
     sender.start()
-    wait_for(lambda: websocket.buffered_amount > HIGH_WATER, "unsent bytes above high water")
+    wait_until_sender_blocks(websocket)
     assert sent < 3000
     reader.go.set()
     sender.join(20)
@@ -177,7 +186,7 @@ def test_thread_blocked_in_send_learns_that_the_connection_ended(engine: Engine)
 
     sender = threading.Thread(target=send_all, daemon=True)
     sender.start()
-    wait_for(lambda: websocket.buffered_amount > HIGH_WATER, "unsent bytes above high water")
+    wait_until_sender_blocks(websocket)
     peer.sock.close()
     sender.join(10)
     assert [closed.code for closed in raised] == [1006]

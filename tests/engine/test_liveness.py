@@ -177,7 +177,7 @@ def above_high_water(websocket: WebSocket, peer: Peer) -> None:
     del peer
     engine = websocket._engine
     assert engine is not None
-    engine.post(lambda: websocket.send(bytes(8 << 20)))
+    engine._post(lambda: websocket.send(bytes(8 << 20)))
 
 
 def nothing(websocket: WebSocket, peer: Peer) -> None:
@@ -246,7 +246,7 @@ def download(request: pytest.FixtureRequest, engine: Engine) -> Iterator[tuple[W
         for _ in range(pieces):
             websocket.send(bytes(DOWNLOAD // pieces))
 
-    engine.post(send)
+    engine._post(send)
     yield websocket, peer
     websocket.abort()
 
@@ -275,8 +275,8 @@ def test_slow_reader_that_answers_no_ping_is_dropped_at_the_end(
 
 
 def send_and_close(engine: Engine, websocket: WebSocket) -> None:
-    engine.post(partial(websocket.send, bytes(DOWNLOAD)))
-    engine.post(partial(websocket.close, 4000))
+    engine._post(partial(websocket.send, bytes(DOWNLOAD)))
+    engine._post(partial(websocket.close, 4000))
 
 
 def test_slow_reader_receives_what_was_sent_before_the_close(engine: Engine) -> None:

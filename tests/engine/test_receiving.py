@@ -385,7 +385,7 @@ def test_listener_added_at_the_end_gets_nothing(engine: Engine, event: str) -> N
     websocket.on("close", lambda *_: over.set())
     peer.sock.sendall(b"\xff\xff")
     assert over.wait(10)
-    engine.post(over.clear)  # runs after any message the listener could cause
+    engine._post(over.clear)  # runs after any message the listener could cause
     while over.is_set():
         time.sleep(0.001)
     assert heard == []

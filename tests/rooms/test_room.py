@@ -162,7 +162,7 @@ def fill(websocket: WebSocket) -> int:
             count += 1
         flushed = threading.Event()
         assert websocket._engine is not None
-        websocket._engine.post(flushed.set)
+        websocket._engine._post(flushed.set)
         assert flushed.wait(10)
         if websocket.buffered_amount > websocket._settings.high_water:
             return count

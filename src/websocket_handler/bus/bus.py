@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 
 from ..brokers.broker import KINDS, broker_class
 from ..brokers.broker_url import parse_broker_url
+from ..engine.forks import in_forked_child
 from ..engine.native_locks import native_lock
 from ..errors import BusUnavailable
 from .envelope import encode_content
@@ -300,6 +301,7 @@ _parents: list[object] = []
 """Objects of the parent process, kept in a forked child so that their sockets are not closed."""
 
 
+@in_forked_child
 def _after_fork_in_child() -> None:
     for bus in list(_buses):
         bus._after_fork_in_child()
@@ -311,5 +313,3 @@ def _at_exit() -> None:
 
 
 atexit.register(_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,7 +1,8 @@
 """The life cycle of a connection: events, pings, the closing handshake, timeouts.
 
-RFC 6455 sections 5.5 and 7. The base class `Channel` sends and receives; the subclass `WebSocket`
-has the public API. The methods below "Called by the engine" run in the engine's thread.
+RFC 6455 sections 5.5 and 7. The base classes deliver messages (`receiving.py`) and carry bytes
+(`Channel`); the subclasses send (`sending.py`) and have the public API (`WebSocket`). The methods
+below "Called by the engine" run in the engine's thread.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import time
 from collections.abc import Callable
 from contextvars import Context
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
-from ..engine import Channel, Engine
-from ..engine.empty_context import in_empty_context
+from ..engine import Engine
 from ..engine.forks import in_forked_child
 from ..engine.native_locks import native_rlock
 from ..engine.progress import Progress, progress, unacknowledged
+from ..engine.send_state import SendState
 from ..engine.stats import Traffic
 from ..errors import ConnectionClosed, ProtocolError, WebSocketError
 from ..protocol import handshake
@@ -36,8 +37,8 @@ from ..protocol.state import State, Step, advance
 from ..protocol.versions import Version
 from ..protocol.versions.version import Decoder, Encoder
 from ..settings import Settings
-from .inbox import Backlog, LoopInbox, ThreadInbox
 from .liveness import MIN_RATE, AwaitedPong
+from .receiving import ReceivingConnection
 from .surroundings import Surroundings
 
 logger: logging.Logger = logging.getLogger("websocket_handler")
@@ -90,34 +91,24 @@ class Codec:
         )
 
 
-class Connection(Channel):
+class Connection(ReceivingConnection):
     """A connection with its state, its listeners and the queues of its messages."""
 
     __slots__ = (
         "__dict__",
-        "_close",
-        "_inbox",
         "_listeners",
         "_memberships",
         "_outcome",
         "_pinged",
-        "_settings",
-        "_state",
     )
-
-    _state_lock: ClassVar = native_rlock()
-    """A lock, shared by all connections and held briefly to change the state of a connection, its
-    listeners or its queues."""
 
     # Rarely used attributes are not slots: they are in `__dict__` when set, and cost no memory
     # before. The application may set attributes of its own, too.
 
     _codec: Codec | None = None
-    _backlog: Backlog | None = None
     _pong: bytes | None = None  # payload of the newest ping, answered when the buffer is empty
     _surroundings: Surroundings | None = None
     _unread_pongs = 0  # pings sent while reading was paused: their pongs may arrive at once
-    _holds_too_much = False  # more than high water is queued behind a fragmented message
     _taken_while_closing: Progress | None = None  # at the last deadline of a slow peer
     _drain_waiters: list[tuple[Callable[[], object], bool]] | None = None
     _postponed: tuple[Callable[[], object], ...] = ()  # calls, until a blocked listener returns
@@ -129,7 +120,7 @@ class Connection(Channel):
         self._outcome: handshake.Accepted | handshake.Refused | None = None
         self._close = NOT_CLOSED
         self._listeners: tuple[tuple[str, Callable[..., object]], ...] = ()  # except `message`
-        self._inbox: LoopInbox | ThreadInbox | None = None
+        self._inbox = None
         self._pinged: AwaitedPong | None = None
         self._memberships: tuple[Callable[[Connection], object], ...] = ()  # in rooms
 
@@ -158,7 +149,8 @@ class Connection(Channel):
     def _begin_sending(self) -> None:
         """Enable the channel's fast path of `send` if it has the codec, unless closing already."""
         with self._state_lock:
-            self._sendable = self._codec is None and self._accepts_messages()
+            if self._codec is None and self._accepts_messages():
+                self._send_state = SendState.DIRECT
 
     @property
     def _version(self) -> Version:
@@ -183,10 +175,10 @@ class Connection(Channel):
         """Make a call that changes the state: in the calling thread before the handover, in the
         engine's thread after it."""
         engine = self._engine
-        if engine is None or not self._taken_over or engine.is_own_thread() or engine.is_closed:
+        if engine is None or not self._taken_over or engine._is_own_thread() or engine.is_closed:
             call()
         else:
-            engine.post(call)
+            engine._post(call)
 
     def _in_order(self, call: Callable[[], object]) -> None:
         """Like `_in_engine`, for a call that runs listeners: not while another one runs."""
@@ -228,7 +220,7 @@ class Connection(Channel):
                     if not self._is_own_end(error):
                         logger.exception("%r: a listener of %r raised", self, event)
                         if self._engine is not None:
-                            self._engine.ledger.observe_error(error)
+                            self._engine._ledger.observe_error(error)
 
     # Rooms
 
@@ -242,82 +234,6 @@ class Connection(Channel):
 
     def _remove_membership(self, leave: Callable[[Connection], object]) -> None:
         self._memberships = tuple(other for other in self._memberships if other != leave)
-
-    # Messages
-
-    def _queue_unclaimed(self, message: Any) -> None:
-        """Queue a message until there is a listener or a reader."""
-        if self._state is not State.OPEN:
-            return
-        with self._state_lock:
-            listener = self._message_listener  # another thread may just have added one
-            if listener is None and self._inbox is not None:  # or have begun to receive
-                listener = self._inbox.put
-            elif listener is None:
-                self._backlog = Backlog(self, self._settings.high_water)
-                listener = self._message_listener = self._backlog.put
-        listener(message)
-
-    def _hear_listener(self) -> None:
-        """Pass the backlog and later messages to the listener that was added meanwhile."""
-        if self._backlog is not None and self._backlog.listener is not None:
-            self._set_message_listener(self._backlog.listener)
-
-    @in_empty_context
-    def _set_message_listener(self, listener: Callable[[Any], object] | None) -> None:
-        """Pass the backlog, then all later messages, to `listener`, until it is removed or the
-        connection is closed."""
-        with self._state_lock:
-            backlog = self._backlog
-            if backlog is not None:
-                self._backlog = None
-            self._message_listener = listener if self._accepts_messages() else None
-        for message in backlog.messages if backlog else ():
-            try:
-                (self._message_listener or self._queue_unclaimed)(message)
-            except BaseException as error:
-                self._failed(error)
-        if backlog and backlog.is_full:
-            self._resume_reading()
-
-    def _set_inbox(self, inbox: LoopInbox | ThreadInbox) -> None:
-        backlog = self._backlog
-        if backlog is not None and not self._accepts_messages():  # closed: can still be received
-            self._backlog = None
-            for message in backlog.messages:
-                inbox.put(message)
-        self._set_message_listener(inbox.put)
-        if isinstance(inbox, LoopInbox) and inbox.same_loop:
-            self._after_messages = inbox.wake
-        if self._state is State.CLOSED:
-            inbox.end(self._close.code, self._close.reason)
-
-    def _pause_for_backlog(self) -> None:
-        """Pause reading: too many messages wait for the application."""
-        self._pause_reading(True)
-        self._notify_drain_waiters(full=True)
-
-    def _resume_reading(self) -> None:
-        """Resume reading, unless there is another reason to pause."""
-        is_full = self._holds_too_much and not self._is_client
-        self._pause_reading(self._accepts_messages() and (is_full or self._is_reading_paused()))
-
-    def _pause(self, paused: bool) -> None:
-        """Pause or resume reading for the application."""
-        if self._accepts_messages():
-            self._paused = paused
-            self._resume_reading()
-            if paused:
-                self._notify_drain_waiters(full=True)
-
-    def _accepts_messages(self) -> bool:
-        """Whether messages are still delivered: they are discarded once the connection closes."""
-        return self._state in (State.CONNECTING, State.OPEN)
-
-    def _is_reading_paused(self) -> bool:
-        """Whether reading is paused until the application resumes it or takes messages."""
-        waiting = self._inbox or self._backlog
-        return self._paused or (waiting is not None and waiting.is_full)
 
     # Waiting for the send buffer to drain
 
@@ -407,7 +323,7 @@ class Connection(Channel):
     def _start_closing(self, code: int, reason: str) -> None:
         if isinstance(self._outcome, handshake.Refused) or not self._step(Step.CLOSE_SENT):
             return
-        self._sendable = False
+        self._send_state = SendState.ENDED
         self._message_listener = None
         self._close = Close(int(code), reason)
         self._set_deadline(self._settings.close_timeout)  # first: sending may find no memory
@@ -421,7 +337,7 @@ class Connection(Channel):
         if the step is not possible in this state."""
         if not self._step(step):
             return False
-        self._sendable = False
+        self._send_state = SendState.ENDED
         self._close = Close(int(code), reason)
         return True
 
@@ -436,9 +352,9 @@ class Connection(Channel):
 
     def _announce_close(self) -> None:
         if self._engine is not None and isinstance(self._outcome, handshake.Accepted):
-            self._engine.ledger.count_closed(self._close.code)
+            self._engine._ledger.count_closed(self._close.code)
             if not self._taken_over:  # the engine will never release it
-                self._engine.ledger.leave(self._counted_address)
+                self._engine._ledger.leave(self._counted_address)
         code, reason, _ = self._close
         level = logging.DEBUG if code in NORMAL_CLOSE_CODES else logging.INFO
         logger.log(level, "%r: %d %s", self, code, reason)
@@ -557,7 +473,7 @@ class Connection(Channel):
             self._latency = time.monotonic() - self._pinged.pinged_at
             self._pinged = None
             assert self._engine is not None
-            self._engine.ledger.count_round_trip(self._latency)
+            self._engine._ledger.count_round_trip(self._latency)
         if payload != KEEPALIVE:
             self._emit("pong", payload)
 
@@ -608,6 +524,12 @@ class Connection(Channel):
         logger.warning("%r: received data could not be processed: %r", self, error)
         self._fail(CloseCode.INTERNAL_ERROR, "internal error", error)
 
+    def _output_failed(self, error: BaseException) -> None:
+        """A message to many connections could not be sent on this one, for lack of memory."""
+        logger.warning("%r: a message could not be sent: %r", self, error)
+        self._emit_final("error", error)
+        self._start_closing(CloseCode.INTERNAL_ERROR, "internal error")
+
     def _fail(self, code: int, reason: str, error: BaseException) -> None:
         """Close because of `error`, without waiting for the peer's close frame."""
         self._wake_reader()
@@ -650,12 +572,12 @@ class Connection(Channel):
         try:
             logger.error("%r: a listener raised", self, exc_info=error)
             if self._engine is not None:
-                self._engine.ledger.observe_error(error)
+                self._engine._ledger.observe_error(error)
             self._emit_final("error", error)
         finally:
             self._start_closing(CloseCode.INTERNAL_ERROR, "internal error")
         if isinstance(error, KeyboardInterrupt | SystemExit) and self._engine is not None:
-            self._engine.interrupt(error)
+            self._engine._interrupt(error)
 
     def _is_own_end(self, error: BaseException) -> bool:
         """Whether a listener raised because this connection itself has ended meanwhile."""
@@ -783,15 +705,15 @@ class Connection(Channel):
     def _released(self) -> None:
         """The engine has closed the socket."""
         assert self._engine is not None
-        self._engine.ledger.count_past(self.traffic)
+        self._engine._ledger.count_past(self.traffic)
         if isinstance(self._outcome, handshake.Accepted):
-            self._engine.ledger.leave(self._counted_address)
+            self._engine._ledger.leave(self._counted_address)
 
     def _abandoned(self) -> None:
         """In a forked child: the connection stays open in the parent and is closed here. No
         listener is called: the parent's process calls them."""
         self._state = State.CLOSED
-        self._sendable = False
+        self._send_state = SendState.ENDED
         self._close = OF_THE_PARENT
         self._listeners = self._memberships = ()
         self._message_listener = self._after_messages = None
@@ -803,4 +725,4 @@ class Connection(Channel):
 @in_forked_child
 def _renew_lock() -> None:
     """In a forked child: the thread that held the lock does not exist."""
-    Connection._state_lock = native_rlock()
+    ReceivingConnection._state_lock = native_rlock()

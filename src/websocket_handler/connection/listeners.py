@@ -105,9 +105,9 @@ def surrounded(listener: Listener, surroundings: Surroundings) -> Listener:
 class QueuedListener:
     """An `async def` listener, whose calls are queued in its connection's `AsyncListenerQueue`."""
 
-    def __init__(self, listener: AsyncListener, turns: AsyncListenerQueue) -> None:
+    def __init__(self, listener: AsyncListener, queue: AsyncListenerQueue) -> None:
         self.listener = listener
-        self._async_listeners = turns
+        self._async_listeners = queue
 
     def __call__(self, *arguments: object) -> None:
         self._async_listeners.add(self.listener, arguments)

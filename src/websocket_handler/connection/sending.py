@@ -15,6 +15,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
+from ..engine.send_state import SendState
 from ..errors import ConnectionClosed, UnsupportedByVersion, WebSocketError
 from ..protocol import handshake
 from ..protocol.close_codes import CloseCode
@@ -120,7 +121,7 @@ class SendingConnection(Connection):
         raise NotImplementedError
 
     def _check_not_in_engine(self, call: str) -> None:
-        if self._engine is not None and self._engine.is_own_thread():
+        if self._engine is not None and self._engine._is_own_thread():
             raise WebSocketError(
                 f"{call} in the engine's own thread would deadlock: call it in another thread, or "
                 "register a listener with on()"
@@ -171,7 +172,7 @@ class SendingConnection(Connection):
             self._check_not_hopeless()
 
     def _may_wait(self) -> bool:
-        return self._taken_over and self._engine is not None and self._engine.may_wait()
+        return self._taken_over and self._engine is not None and self._engine._may_wait()
 
     def _wait_until_drained(self, end: float | None, of_channel: bool = False) -> None:
         """Wait until drained. Raises `TimeoutError` at the time `end`, `ConnectionClosed` if the
@@ -196,8 +197,12 @@ class SendingConnection(Connection):
         self, message: str | bytes, compress: bool | None, prepared: PreparedMessage | None = None
     ) -> None:
         if self._codec is None:
-            if not self._write_message(message, compress):  # closing, or fragmenting meanwhile
-                self._send_slow_path(message, compress)
+            while not self._write_message(message, compress):  # the state has changed meanwhile
+                if self._queue_if_fragmenting(message, compress):
+                    break
+                self._check_open()
+                if self._send_state == SendState.ENDED:  # the end is about to be recorded
+                    raise ConnectionClosed(self._close.code, self._close.reason)
             return
         with self._codec.sending:
             if not self._queue_if_fragmenting(message, compress):
@@ -265,10 +270,8 @@ class SendingConnection(Connection):
                 return False
             self._queued_sends = deque()
             self._fragmenter = threading.get_ident()
-            if self._codec is None:
-                self._fragmenting = True
         if self._codec is None:
-            self._stop_sending()
+            self._stop_sending(SendState.FRAGMENTED)
         return True
 
     def _send_fragments(self, pieces: Iterable[Any], timeout: float | None = None) -> None:
@@ -329,9 +332,8 @@ class SendingConnection(Connection):
                 return message, compress
             self._queued_sends = self._fragmenter = None
             was_full, self._holds_too_much = self._holds_too_much, False
-            if self._codec is None:
-                self._fragmenting = False
-                self._sendable = self._accepts_messages()
+            if self._send_state == SendState.FRAGMENTED and self._accepts_messages():
+                self._send_state = SendState.DIRECT
         if was_full:
             self._in_engine(self._held_sent)
         return None

@@ -11,6 +11,14 @@ from .engine cimport EpollEngine, Pollable, outgoing, wheel_timer
 ctypedef uint8_t flag
 
 
+# The values of `SendState` (send_state.py).
+cdef enum:
+    SEND_INDIRECT = 0
+    SEND_DIRECT = 1
+    SEND_FRAGMENTED = 2
+    SEND_ENDED = 3
+
+
 # Counts of one connection; the decoder counts the received frames.
 ctypedef struct traffic:
     uint64_t messages_received
@@ -20,11 +28,12 @@ ctypedef struct traffic:
     uint64_t bytes_sent
 
 
-# The engine's state that `end_service` restores: the channel that was being served before, and
-# the number of that iteration.
+# The engine's state that `end_service` restores: the channel that was being served before, the
+# user of the context for listeners, and the number of that iteration.
 ctypedef struct entry:
     void *current
-    unsigned long turns
+    void *context_user
+    unsigned long iteration
 
 
 cdef class Channel(Pollable):
@@ -46,11 +55,9 @@ cdef class Channel(Pollable):
     cdef public float _latency         # seconds from the last ping to its pong; -1 before
     cdef public flag _taken_over       # the connection has left the HTTP server
     cdef public flag _paused           # the application has called `pause()`
-    cdef public flag _sendable         # `send` may write a data frame
+    cdef public flag _send_state       # a `SendState`
     cdef public flag _discard_input             # received data is discarded
     cdef public flag _tell_when_flushed # call `_flushed` when the send buffer is empty
-    cdef public flag _fragmenting      # a fragmented message is being sent; others are queued
-    cdef flag close_sent               # no data frame may follow
     cdef flag masks                    # client role
     cdef flag python_codec                  # the connection has a codec in Python
     cdef flag is_push                      # the layer passes data to us; it is not in the epoll set
@@ -65,6 +72,7 @@ cdef class Channel(Pollable):
     cdef flag finishing                # send the buffered data, then FIN
     cdef flag output_ended             # FIN was sent, or sending has failed
 
+    cdef bint can_send(self, bint held) noexcept
     cdef size_t copied(self) noexcept
     cdef size_t waiting(self) noexcept
     cdef bint write_frame(
@@ -111,6 +119,7 @@ cdef class Channel(Pollable):
     cdef void feed_elsewhere(self, const uint8_t *data, size_t size) noexcept
     cdef void tell_all_delivered(self) noexcept
     cdef void call_listener(self, object message) noexcept
+    cdef bint in_listener_context(self, call, argument) except -1
     cdef void fail(self, error) noexcept
     cdef void input_lost(self, error) noexcept
     cdef void give_up(self) noexcept

@@ -11,6 +11,7 @@ message; `decode` and `deliver` call the listener. The frames that the listener 
 `out`, and one `flush` per read sends them.
 """
 
+from contextvars import Context
 from functools import partial
 from os import strerror
 
@@ -62,6 +63,7 @@ from .engine cimport (
     FIRST_SEND_BUFFER,
     RECEIVE_SIZE,
     EpollEngine,
+    ListenerContext,
     Pollable,
     monotonic_ms,
     wheel_cancel,
@@ -131,8 +133,8 @@ cdef class Channel(Pollable):
         """Set limits, codec and role, before the first byte.
 
         `python_codec` means that the connection has a codec in Python: received bytes are passed to
-        `_feed`, and finished frames to `_write`. `agreed` are the `EndpointParameters` of permessage-deflate
-        if it was negotiated.
+        `_feed`, and finished frames to `_write`. `agreed` are the `EndpointParameters` of
+        permessage-deflate if it was negotiated.
         """
         cdef EpollEngine home = engine
         key = settings if agreed is None else (settings, agreed)
@@ -177,18 +179,18 @@ cdef class Channel(Pollable):
         self.end_service(before)
 
     def _attach_inline(self, int fd):
-        """Like `_attach_here`, but from any thread, if there are no early bytes and no listener to call.
-        As soon as the socket is in the epoll set, the engine's thread may use this channel."""
+        """Like `_attach_here`, but from any thread, if there are no early bytes and no listener to
+        call. As soon as the socket is in the epoll set, the engine's thread may use this channel."""
         self._opened()
         self.heard = monotonic_ms()
         self.fd = fd
         self._engine.link(self)
         self._set_usual_deadline()  # from now on, the engine's thread may set another one
-        if not self._sendable:  # another thread has started closing: set that deadline again
+        if self._send_state == SEND_ENDED:  # another thread has started closing meanwhile
             self._set_usual_deadline()
         self.flush()
         if not self.watched:
-            self._engine.post(partial(self._drop, strerror(errno)))
+            self._engine._post(partial(self._drop, strerror(errno)))
 
     # sending
 
@@ -221,7 +223,7 @@ cdef class Channel(Pollable):
         cdef Py_ssize_t size = 0
         cdef const char *data = NULL
         cdef uint8_t first = 0
-        if self._sendable and self.waiting() <= self.rules.high_water:
+        if self._send_state == SEND_DIRECT and self.waiting() <= self.rules.high_water:
             if isinstance(message, str):
                 data = PyUnicode_AsUTF8AndSize(message, &size)
                 first = FRAME_FIN | OPCODE_TEXT
@@ -252,11 +254,11 @@ cdef class Channel(Pollable):
         return bool(self.interest & EPOLLOUT)
 
     def _write_message(self, message, compress, bint held=False):
-        """Send a str or bytes. Returns False, without sending, after the close frame or while a
-        fragmented message is being sent; `held` is a message that was queued behind that one."""
+        """Send a str or bytes. Returns False, without sending, if sending has ended or a fragmented
+        message is being sent; `held` is a message that was queued behind that one."""
         cdef Py_ssize_t size
         cdef iovec payload
-        if self.close_sent or (self._fragmenting and not held):
+        if not self.can_send(held):
             return False
         is_text = isinstance(message, str)
         if is_text:
@@ -303,14 +305,21 @@ cdef class Channel(Pollable):
         self.controls += 1
         return self.controls > self.rules.max_control_frames
 
-    def _stop_sending(self):
-        """Make `send` call `_send_slow_path` from now on. A message that another thread is
-        compressing with this connection's context is sent first."""
-        if self.context is not None:
-            self.context.acquire()
-        self._sendable = False
-        if self.context is not None:
-            self.context.release()
+    def _stop_sending(self, flag state):
+        """Enter `state`, in which `send` calls `_send_slow_path`, unless sending has ended. A
+        message that another thread is compressing with this connection's context is sent first."""
+        cdef DeflateContext context = self.context
+        if context is not None:
+            context.acquire()
+        if self._send_state != SEND_ENDED:
+            self._send_state = state
+        if context is not None:
+            context.release()
+
+    cdef bint can_send(self, bint held) noexcept:
+        """Whether a message may be sent now; `held` is one that waited for a fragmented message."""
+        return (self._send_state == SEND_DIRECT
+                or (held and self._send_state == SEND_FRAGMENTED))
 
     def _write(self, bytes data not None):
         """Send bytes unchanged: an HTTP response, or frames of a codec in Python."""
@@ -330,17 +339,16 @@ cdef class Channel(Pollable):
 
     def _discard_output(self):
         """Discard the send buffer and all later data frames. Before the engine has the socket."""
-        self._stop_sending()
-        self.close_sent = True
+        self._stop_sending(SEND_ENDED)
         self.drop_output()
 
     def _write_frame(self, int opcode, bytes payload not None, bint fin=True):
-        """Send one frame of any opcode. Returns False, without sending, for a data frame after
-        the close frame."""
-        if self.close_sent and not opcode & FRAME_CONTROL_BIT:
+        """Send one frame of any opcode. Returns False, without sending, for a data frame if
+        sending has ended."""
+        if self._send_state == SEND_ENDED and not opcode & FRAME_CONTROL_BIT:
             return False
         if opcode == OPCODE_CLOSE:
-            self.close_sent = True
+            self._send_state = SEND_ENDED
         self.write_frame(
             opcode | (FRAME_FIN if fin else 0),
             <const uint8_t *>PyBytes_AS_STRING(payload),
@@ -367,9 +375,9 @@ cdef class Channel(Pollable):
             if size > LARGE:
                 deflated = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size + 4)
                 out = <uint8_t *>PyBytes_AS_STRING(deflated)
-            if self._sendable or held:
+            if self.can_send(held):
                 deflated_size = self.deflate(context, data, size, out)
-            is_sendable = not self.close_sent and (self._sendable or held)  # may have changed
+            is_sendable = self.can_send(held)  # may have changed
         finally:
             if context is not None:  # the GIL is held until the frame is written
                 context.release()
@@ -469,7 +477,7 @@ cdef class Channel(Pollable):
         cdef size_t size = <size_t>PyBytes_GET_SIZE(frame)
         if data[0] & FRAME_RSV1:  # the peer's context will contain this message, ours does not
             self.forget_context()  # the GIL is held until the frame is written
-        if not self._sendable or self.waiting() > self.rules.high_water:
+        if self._send_state != SEND_DIRECT or self.waiting() > self.rules.high_water:
             return False
         self.traffic.frames_sent += 1
         self.traffic.messages_sent += 1
@@ -600,7 +608,10 @@ cdef class Channel(Pollable):
             out.start = 0
         if size > out.capacity - out.end:
             capacity = max(out.end + size, 2 * out.capacity)
-            out = <outgoing *>realloc(out, sizeof(outgoing) + capacity)
+            out = <outgoing *>realloc(self.out, sizeof(outgoing) + capacity)
+            if out is NULL:  # there may be enough memory for the close frame
+                capacity = self.out.end + size
+                out = <outgoing *>realloc(self.out, sizeof(outgoing) + capacity)
             if out is NULL:
                 raise MemoryError
             out.capacity = capacity
@@ -636,7 +647,7 @@ cdef class Channel(Pollable):
             self.flush()
         elif not self.flush_due:
             self.flush_due = True
-            self._engine.post(self._flush_now)
+            self._engine._post(self._flush_now)
 
     def _flush_now(self):
         self.flush_due = False
@@ -665,13 +676,13 @@ cdef class Channel(Pollable):
 
     cdef void lose_output(self, str reason) noexcept:
         """Sending has failed. The data that the peer sent before is still read."""
-        self._sendable = False
+        self._send_state = SEND_ENDED
         self._output_lost = reason  # `send` in a blocked listener raises with this reason
         self.drop_output()
         self.output_ended = True
         self._above_water = False
         self.update_interest()
-        self._engine.post(partial(self._run_exclusively, partial(self._read_the_rest, reason)))
+        self._engine._post(partial(self._run_exclusively, partial(self._read_the_rest, reason)))
 
     def _read_the_rest(self, str reason):
         """Deliver the received data, then release the connection."""
@@ -698,7 +709,7 @@ cdef class Channel(Pollable):
             self._above_water = False
             if not self.drain_due:  # posted: `drain` must not interrupt a listener that sends
                 self.drain_due = True
-                self._engine.post(self._emit_drained)
+                self._engine._post(self._emit_drained)
         self.update_interest()
         if left:
             return
@@ -724,8 +735,8 @@ cdef class Channel(Pollable):
         elif not self.is_reading_paused():
             if self.input_pending == UNREAD:
                 self.input_pending = READ_POSTED
-                self._engine.post(self._read_rest)
-            if not (self.is_push and self.input_pending):  # a transport stays paused until we have read
+                self._engine._post(self._read_rest)
+            if not (self.is_push and self.input_pending):  # a transport is paused until we have read
                 interest |= READING
         elif not (self.busy or self.waits_for_peer()):
             interest |= EPOLLRDHUP
@@ -818,7 +829,7 @@ cdef class Channel(Pollable):
         elif self._engine.current is <void *>self:
             call()
         elif self._engine.current is not NULL:
-            self._engine.post(partial(self._run_exclusively, call))
+            self._engine._post(partial(self._run_exclusively, call))
         else:
             before = self.begin_service()
             try:
@@ -855,12 +866,12 @@ cdef class Channel(Pollable):
             return
         self.update_interest()
         if self.drain_due:
-            self._engine.post(self._emit_drained)
+            self._engine._post(self._emit_drained)
         postponed = self._postponed
         if postponed:
             self._postponed = ()
             for call in postponed:
-                self._engine.post(partial(self._run_exclusively, call))
+                self._engine._post(partial(self._run_exclusively, call))
 
     # receiving
 
@@ -937,7 +948,7 @@ cdef class Channel(Pollable):
         self.serve_layer()
 
     cdef void serve_layer(self) noexcept:
-        """Read from the layer, outside of `EpollEngine.serve`."""
+        """Read from the layer, outside of `EpollEngine.dispatch`."""
         cdef entry before
         if self.fd < 0 or self.input_ended:
             return
@@ -959,21 +970,24 @@ cdef class Channel(Pollable):
             self.input_lost(error)
 
     cdef entry begin_service(self) noexcept:
-        """Prepare for calls of listeners outside of `EpollEngine.serve`. Until `end_service`,
-        which gets the result, `take_over` knows that this thread is in this channel."""
+        """Prepare for calls of listeners outside of `EpollEngine.dispatch`, in an empty context.
+        Until `end_service`, which gets the result, `take_over` knows that this thread is in this
+        channel."""
         cdef entry before
         before.current = self._engine.current
-        before.turns = self._engine.turns
-        self._engine.current = <void *>self
+        before.iteration = self._engine.iteration
+        before.context_user = self._engine.listener_context.user
+        self._engine.current = self._engine.listener_context.user = <void *>self
         self.corked = True
         return before
 
     cdef void end_service(self, entry before) noexcept:
         self.end_iteration()
-        if self._engine.turns != before.turns:
+        if self._engine.iteration != before.iteration:
             self.listener_returned()
         else:
             self._engine.current = before.current
+            self._engine.listener_context.user = before.context_user
             self._engine.end_if_asked()
 
     cdef bint receive_from_layer(self) except -1:
@@ -1016,7 +1030,7 @@ cdef class Channel(Pollable):
 
     cdef void feed_elsewhere(self, const uint8_t *data, size_t size) noexcept:
         try:
-            self._feed((<const char *>data)[:size])
+            self.in_listener_context(self._feed, (<const char *>data)[:size])
         except BaseException as error:
             self.input_lost(error)
 
@@ -1054,11 +1068,25 @@ cdef class Channel(Pollable):
         cdef object listener = self._message_listener
         try:
             if listener is None:
-                self._queue_unclaimed(message)
-            else:
+                listener = self._queue_unclaimed
+            if self._engine.listener_context.user is <void *>self:
                 listener(message)
+            else:
+                self.in_listener_context(listener, message)
         except BaseException as error:
             self.fail(error)
+
+    cdef bint in_listener_context(self, call, argument) except -1:
+        """Call `call(argument)` in the context for listeners. A thread that another one has
+        replaced, because a listener has blocked it, no longer has that context."""
+        cdef ListenerContext context = self._engine.listener_context
+        if self.busy:
+            Context().run(call, argument)
+        else:
+            if context.user is not <void *>self:
+                context.enter(<void *>self)
+            call(argument)
+        return True
 
     cdef void fail(self, error) noexcept:
         """Close the connection because a listener has raised."""
@@ -1077,9 +1105,9 @@ cdef class Channel(Pollable):
     cdef void give_up(self) noexcept:
         """Memory does not suffice even for closing in the usual way: drop the connection."""
         self._discard_input = True
-        self._sendable = False
+        self._send_state = SEND_ENDED
         if self.busy:
-            self._engine.post(partial(self._drop, "out of memory"))
+            self._engine._post(partial(self._drop, "out of memory"))
         else:
             self.release("out of memory")
 
@@ -1089,7 +1117,7 @@ cdef class Channel(Pollable):
         """Send the buffered data, then FIN; release the socket after the peer's FIN."""
         self.finishing = True
         self._discard_input = True
-        self._sendable = False
+        self._send_state = SEND_ENDED
         if self.fd >= 0:
             self.flush()
 
@@ -1151,7 +1179,7 @@ cdef class Channel(Pollable):
         self.interest = 0
         self.watched = False
         wheel_cancel(&self.timer)
-        self._sendable = False
+        self._send_state = SEND_ENDED
         self._discard_input = True
         if not self.busy:  # else the blocked thread still uses it
             decoder_free(&self.decoder)
@@ -1166,7 +1194,7 @@ cdef class Channel(Pollable):
         if not self.is_push:
             self._engine.unwatch(self)
         self.close_descriptor()
-        self._sendable = False
+        self._send_state = SEND_ENDED
         self._discard_input = True
         if not self.busy:  # else the blocked thread still uses it
             decoder_free(&self.decoder)

@@ -63,9 +63,10 @@ cdef class Descriptor(Pollable):
 
 cdef class ListenerContext:
     cdef object context
-    cdef void enter(self) noexcept
+    cdef bint is_entered
+    cdef void *user                    # the channel whose listeners are called in it
+    cdef void enter(self, void *user) noexcept
     cdef void leave(self) noexcept
-    cdef void renew(self) noexcept
 
 
 cdef class EpollEngine:
@@ -77,37 +78,37 @@ cdef class EpollEngine:
     cdef uint64_t now                  # ms, read once per iteration
     cdef unsigned long owner           # the thread that polls the engine
     cdef bint serving                  # an iteration is in progress
-    cdef unsigned long turns           # number of the iteration; also changed by a takeover
-    cdef unsigned long served          # number of calls to channels and posted calls so far
+    cdef unsigned long iteration       # number of the iteration; also changed by a takeover
+    cdef unsigned long dispatched      # number of calls to channels and posted calls so far
     cdef unsigned long stuck_at        # the one of them that blocks the engine's thread
     cdef readonly unsigned long listener_takeovers
-    cdef readonly object ledger
+    cdef readonly object _ledger
     cdef void *current                 # the object whose event is being served
     cdef Descriptor watcher_event               # an eventfd that wakes the watcher thread
     cdef bint watcher_sleeps           # the watcher thread reads `bell`
-    cdef bint watching                 # a thread is in `watch_for_blocking`
-    cdef bint stopping                 # `watch_for_blocking` must return
+    cdef bint watching                 # a thread is in `_watch_for_blocking`
+    cdef bint stopping                 # `_watch_for_blocking` must return
     cdef bint closing                  # close now, or at the end of the iteration in progress
     cdef uint8_t *receive_buffer       # shared: a connection has none of its own
     cdef outgoing *spare[SPARE_BUFFERS] # unused send buffers
     cdef size_t spare_count
-    cdef ListenerContext listener_context  # entered for each iteration
+    cdef ListenerContext listener_context  # of the thread that polls
     cdef object interruption           # a KeyboardInterrupt or SystemExit that `poll` raises
     cdef object posted                 # calls for the engine's thread
     cdef list corked                   # channels to flush at the end of the iteration
     cdef public object _call_soon      # of the event loop that the engine runs in, if it does
     cdef list retired                  # released in this iteration; epoll may have reported them
-    cdef dict rules_by_settings        # one `ConnectionLimits` for all connections with equal settings
+    cdef dict rules_by_settings        # one `ConnectionLimits` for connections with equal settings
     cdef set sinks                     # sockets whose input is discarded
     cdef void *first                   # linked list of the attached channels
     cdef object __weakref__
 
     cdef void close_descriptors(self) noexcept
-    cdef bint turn(self, int timeout_ms) except -1
+    cdef bint run_once(self, int timeout_ms) except -1
     cdef void enter(self, Pollable pollable) noexcept
     cdef void leave(self, Pollable pollable, unsigned long number) noexcept
-    cdef void serve(self, Pollable pollable, uint32_t events, unsigned long number) noexcept
-    cdef void end_turn(self, unsigned long number) noexcept
+    cdef void dispatch(self, Pollable pollable, uint32_t events, unsigned long number) noexcept
+    cdef void finish_iteration(self, unsigned long number) noexcept
     cdef void end_if_asked(self) noexcept
     cdef bint is_stuck(self) noexcept nogil
     cdef bint take_over(self) noexcept
@@ -128,6 +129,9 @@ cdef class EpollEngine:
 
 cdef class Sink(Pollable):
     cdef EpollEngine engine
+    cdef wheel_timer timer
+    cdef bint is_timed                 # the first bytes have arrived
+    cdef void end(self) noexcept
 
 
 cdef class HangUp(Pollable):

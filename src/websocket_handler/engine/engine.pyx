@@ -6,7 +6,7 @@ The engine handles descriptors and timers; `channel` reads and writes.
 
 Threads: everything except waiting runs with the GIL held, so a `send` from any thread is atomic.
 A channel is released only in the engine's thread. That may become another thread: if a listener
-blocks the engine's thread, the watcher thread takes over (`watch_for_blocking`).
+blocks the engine's thread, the watcher thread takes over (`_watch_for_blocking`).
 """
 
 import logging
@@ -26,12 +26,13 @@ from posix.unistd cimport close, read, write
 
 from .running_loop import is_in_event_loop
 from .stats import Ledger
+from .timeouts import DISCARD_TIMEOUT_S
 from .linux cimport *
 from .tls import TlsConnection, is_tls
 
 
 cdef enum:
-    EVENTS_PER_TURN = 256
+    MAX_EVENTS = 256
     WATCH_TICK_NS = 3000000   # takeover: after a listener has blocked for 2 to 3 ticks
     QUIET_TICKS = 5           # ticks without an iteration before the watcher sleeps
 
@@ -98,7 +99,7 @@ cdef class TimerDescriptor(Descriptor):
 
     cdef void ready(self, uint32_t events) noexcept:
         cdef uint64_t count
-        read(self.fd, &count, sizeof(count))  # `end_turn` expires the timers
+        read(self.fd, &count, sizeof(count))  # `finish_iteration` expires the timers
 
 
 cdef class WakeupDescriptor(Descriptor):
@@ -106,27 +107,37 @@ cdef class WakeupDescriptor(Descriptor):
 
     cdef void ready(self, uint32_t events) noexcept:
         cdef uint64_t count
-        read(self.fd, &count, sizeof(count))  # `end_turn` makes the posted calls
+        read(self.fd, &count, sizeof(count))  # `finish_iteration` makes the posted calls
 
 
 cdef class ListenerContext:
-    """The `contextvars` context in which a thread calls listeners. It is empty: no listener sees
-    variables that were set by a request or by a listener of another connection."""
+    """The `contextvars` context in which a thread calls message listeners and posted calls. It is
+    empty: none of them sees variables that were set by a request or for another connection.
 
-    cdef void enter(self) noexcept:
-        if self.context is None or PyObject_Size(self.context):
+    It is entered at the first call in an iteration. (`Connection` calls the listeners of all other
+    events in a context of their own.)
+    """
+
+    cdef void enter(self, void *user) noexcept:
+        """Enter the context, which is empty again if `user`, a channel, is not the last one."""
+        if self.is_entered and not PyObject_Size(self.context):
+            self.user = user
+            return
+        self.leave()
+        if self.context is None:
             self.context = PyContext_New()
         PyContext_Enter(self.context)
+        self.is_entered = True
+        self.user = user
 
     cdef void leave(self) noexcept:
-        PyContext_Exit(self.context)
-
-    cdef void renew(self) noexcept:
-        """Replace the context by an empty one if a listener has set a variable in it."""
-        if self.context is not None and PyObject_Size(self.context):
-            self.leave()
-            self.context = None
-            self.enter()
+        """Leave the context if it is entered. Called at the end of an iteration."""
+        self.user = NULL
+        if self.is_entered:
+            self.is_entered = False
+            PyContext_Exit(self.context)
+            if PyObject_Size(self.context):  # a listener has set a variable
+                self.context = None
 
 
 cdef class EpollEngine:
@@ -147,11 +158,12 @@ cdef class EpollEngine:
         self.retired = []
         self.rules_by_settings = {}
         self.sinks = set()
-        self.ledger = Ledger()
+        self._ledger = Ledger()
         self.open()
 
     def open(self):
-        """Open the descriptors: for a new engine, and in a forked child after `forget_after_fork`."""
+        """Open the descriptors: for a new engine, and in a forked child after
+        `forget_after_fork`."""
         self.closing = self.stopping = False
         if self.receive_buffer is NULL:
             self.receive_buffer = <uint8_t *>malloc(RECEIVE_SIZE)
@@ -202,21 +214,21 @@ cdef class EpollEngine:
 
         Waits up to `timeout` seconds for events; None waits without a limit. Returns whether this
         thread still is the engine's: if a listener has blocked, another thread may have taken
-        over (`watch_for_blocking`). Raises `RuntimeError` if the engine is closed or being polled, and a
-        `KeyboardInterrupt` or `SystemExit` that a listener has raised.
+        over (`_watch_for_blocking`). Raises `RuntimeError` if the engine is closed or being polled,
+        and a `KeyboardInterrupt` or `SystemExit` that a listener has raised.
         """
         if self.epoll_fd < 0:
             raise RuntimeError("the engine is closed")
         if self.serving:
             raise RuntimeError("the engine is being polled already")
-        if not self.turn(-1 if timeout is None else <int>(timeout * 1000)):
+        if not self.run_once(-1 if timeout is None else <int>(timeout * 1000)):
             return False
         if self.interruption is not None:
             interruption, self.interruption = self.interruption, None
             raise interruption
         return True
 
-    def watch_for_blocking(self):
+    def _watch_for_blocking(self):
         """Wait, without the GIL, until a listener blocks the engine's thread, then take over.
         Returns True after the takeover, False if the engine was stopped.
 
@@ -236,8 +248,8 @@ cdef class EpollEngine:
             self.watcher_event.close()
         return not self.stopping
 
-    def stop_watching(self):
-        """Make `watch_for_blocking` return."""
+    def _stop_watching(self):
+        """Make `_watch_for_blocking` return."""
         self.stopping = True
         self.wake_watcher()
 
@@ -251,8 +263,8 @@ cdef class EpollEngine:
         tick. Sleeps while the engine is idle."""
         cdef timespec tick
         cdef uint64_t count
-        cdef unsigned long turns = self.turns
-        cdef unsigned long served = self.served
+        cdef unsigned long iteration = self.iteration
+        cdef unsigned long dispatched = self.dispatched
         cdef int quiet = 0
         tick.tv_sec = 0
         tick.tv_nsec = WATCH_TICK_NS
@@ -260,14 +272,14 @@ cdef class EpollEngine:
             nanosleep(&tick, NULL)
             if self.stopping:
                 return False
-            if self.serving and self.served == served:
-                self.stuck_at = served
+            if self.serving and self.dispatched == dispatched:
+                self.stuck_at = dispatched
                 return True
-            quiet = quiet + 1 if self.turns == turns else 0
-            turns, served = self.turns, self.served
+            quiet = quiet + 1 if self.iteration == iteration else 0
+            iteration, dispatched = self.iteration, self.dispatched
         self.watcher_sleeps = True
         nanosleep(&tick, NULL)  # an iteration that has just begun may not have seen it
-        if self.turns != turns or self.stopping:
+        if self.iteration != iteration or self.stopping:
             self.watcher_sleeps = False
             return False
         read(self.watcher_event.fd, &count, sizeof(count))
@@ -283,14 +295,14 @@ cdef class EpollEngine:
         with nogil:  # the engine's thread may only be waiting for the GIL
             nanosleep(&tick, NULL)
         context = ListenerContext()  # before the check: an allocation may run other threads
-        if not self.serving or self.served != self.stuck_at or self.stopping:
+        if not self.serving or self.dispatched != self.stuck_at or self.stopping:
             return False
         buffer = <uint8_t *>malloc(RECEIVE_SIZE)
         if buffer is NULL:
             return False
         self.receive_buffer = buffer  # the blocked thread still uses the old buffer
         self.listener_context = context  # the old one is entered in the blocked thread
-        self.turns += 1
+        self.iteration += 1
         self.listener_takeovers += 1
         self.serving = False
         self.owner = PyThread_get_thread_ident()
@@ -301,24 +313,24 @@ cdef class EpollEngine:
         self.wake()  # for the events and calls that the blocked iteration has left
         return True
 
-    def interrupt(self, error):
+    def _interrupt(self, error):
         """Make `poll` raise `error`, a `KeyboardInterrupt` or `SystemExit` of a listener."""
         self.interruption = error
         self.wake()  # a coroutine may have raised it, outside of `poll`
 
-    def is_own_thread(self):
+    def _is_own_thread(self):
         """Whether the calling thread is the engine's."""
         return self.owner == PyThread_get_thread_ident()
 
-    def may_wait(self):
+    def _may_wait(self):
         """Whether the calling thread may block: not the engine's, nor one with a running loop."""
-        return not self.is_own_thread() and not is_in_event_loop()
+        return not self._is_own_thread() and not is_in_event_loop()
 
-    def adopt_thread(self):
+    def _adopt_thread(self):
         """Make the calling thread the engine's."""
         self.owner = PyThread_get_thread_ident()
 
-    def post(self, call):
+    def _post(self, call):
         """Make `call()` soon in the engine's thread. Thread-safe. If the engine is closed, makes it
         at once in the calling thread."""
         if self.epoll_fd < 0:
@@ -327,32 +339,32 @@ cdef class EpollEngine:
             self.posted.append(call)
             self.wake()
 
-    def try_to_start(self):
+    def _try_to_start(self):
         """Return whether the engine can serve another connection."""
         return not self.closing and self.epoll_fd >= 0
 
-    def attach(self, channel, sock, early=b""):
+    def _attach(self, channel, sock, early=b""):
         """Attach a connected socket, with the `early` bytes already read from it. Thread-safe.
 
         Detaches `sock`. The channel is attached in the engine's thread, or here if no listener
         has to be called, which saves waking that thread. Raises `RuntimeError` if the engine is
         closed.
         """
-        if not self.try_to_start():
+        if not self._try_to_start():
             raise RuntimeError("the engine is closed")
         if sock.family != AF_UNIX:
             sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, True)  # the engine itself joins small writes
         if is_tls(sock):
             layer = TlsConnection(sock)
-            self.post(Arrival(self, channel, layer.fileno(), early, layer))
+            self._post(Arrival(self, channel, layer.fileno(), early, layer))
         else:
             sock.setblocking(False)
             if early or not channel._can_attach_inline():
-                self.post(Arrival(self, channel, sock.detach(), early, None))
+                self._post(Arrival(self, channel, sock.detach(), early, None))
             else:
                 channel._attach_inline(sock.detach())
 
-    def watch_hang_up(self, int fd, channel):
+    def _watch_hang_up(self, int fd, channel):
         """Call `channel._peer_hung_up` once when the peer ends the connection of a socket that a
         transport reads. Returns an object with `cancel()`, or None if the system refuses."""
         cdef HangUp hang_up = HangUp()
@@ -363,9 +375,10 @@ cdef class EpollEngine:
             return None
         return hang_up
 
-    def discard(self, sock):
-        """Take over a socket and discard its input until the peer closes it."""
-        if not self.try_to_start():
+    def _discard(self, sock):
+        """Take over a socket and discard its input until the peer closes it, at most for
+        `DISCARD_TIMEOUT_S` after the first bytes."""
+        if not self._try_to_start():
             raise RuntimeError("the engine is closed")
         sock.setblocking(False)
         cdef Sink sink = Sink()
@@ -378,9 +391,9 @@ cdef class EpollEngine:
 
     def stats(self):
         """Return counters of all that the engine has done so far. Thread-safe."""
-        return self.ledger.stats(self.channels(), self.listener_takeovers)
+        return self._ledger.stats(self._channels(), self.listener_takeovers)
 
-    def channels(self):
+    def _channels(self):
         """Return every attached channel."""
         cdef list found = []
         cdef void *item = self.first
@@ -393,7 +406,7 @@ cdef class EpollEngine:
         """Drop every connection and close the descriptors, in the engine's thread. In a callback
         of the engine, that is done at the end of the iteration."""
         self.closing = True
-        self.stop_watching()  # no takeover any more: `close` listeners may block
+        self._stop_watching()  # no takeover any more: `close` listeners may block
         self.end_if_asked()
 
     cdef void end_if_asked(self) noexcept:
@@ -401,16 +414,17 @@ cdef class EpollEngine:
         if not self.closing or self.serving or self.current is not NULL or self.epoll_fd < 0:
             return
         self.serving = True  # a listener may call `close` again
-        self.run_posted(self.turns)  # a socket may be waiting to be attached
-        self.uncork(self.turns)
-        for channel in self.channels():
+        self.run_posted(self.iteration)  # a socket may be waiting to be attached
+        self.uncork(self.iteration)
+        for channel in self._channels():
             (<Pollable>channel).release("the engine was closed")
         self.retired.clear()
-        for sink in self.sinks:
-            close((<Sink>sink).fd)
-        self.sinks.clear()
+        for sink in list(self.sinks):
+            (<Sink>sink).end()
+        self.retired.clear()
         self.close_descriptors()
-        self.run_posted(self.turns)  # from now on, `post` makes the calls itself
+        self.run_posted(self.iteration)  # from now on, `post` makes the calls itself
+        self.listener_context.leave()
         self.serving = False
 
     def forget_after_fork(self):
@@ -419,7 +433,7 @@ cdef class EpollEngine:
         The epoll set is shared with the parent and is not changed. `open` makes the engine usable
         again. If a listener has forked, its iteration ends when the listener returns.
         """
-        cdef bint is_iterating = self.serving and self.is_own_thread()
+        cdef bint is_iterating = self.serving and self._is_own_thread()
         self.watching = False  # the watcher thread is in the parent
         self.close_descriptors()
         for call in self.posted:
@@ -427,80 +441,79 @@ cdef class EpollEngine:
                 call.forget_after_fork()
         self.posted.clear()
         self.corked.clear()
-        inherited = self.channels()
+        inherited = self._channels()
         for channel in inherited:
             (<Pollable>channel).forget_after_fork()
             self.unlink(channel)
         for sink in self.sinks:
-            close((<Sink>sink).fd)
+            (<Sink>sink).forget_after_fork()
         self.sinks.clear()
-        self.turns += 1
+        self.iteration += 1
         self.listener_context = ListenerContext()  # the old one may be entered at the fork
         self.serving = False
         self.current = NULL
         self.owner = 0
         self.watcher_sleeps = False
-        self.ledger = Ledger()
+        self._ledger = Ledger()
         self.retired.clear()
         if is_iterating:  # the iteration frees its buffer and has pointers to its connections
             self.receive_buffer = NULL
             self.retired.extend(inherited)
 
-    cdef bint turn(self, int timeout_ms) except -1:
+    cdef bint run_once(self, int timeout_ms) except -1:
         """Run one iteration. Returns False if another thread has taken over meanwhile."""
-        cdef epoll_event events[EVENTS_PER_TURN]
+        cdef epoll_event events[MAX_EVENTS]
         cdef int count, i
         cdef unsigned long number
         cdef uint8_t *buffer = self.receive_buffer
         cdef ListenerContext context = self.listener_context
         with nogil:
-            count = epoll_wait(self.epoll_fd, events, EVENTS_PER_TURN, timeout_ms)
+            count = epoll_wait(self.epoll_fd, events, MAX_EVENTS, timeout_ms)
         self.owner = PyThread_get_thread_ident()
         self.now = monotonic_ms()
-        self.turns += 1
-        number = self.turns
+        self.iteration += 1
+        number = self.iteration
         self.serving = True
         if self.watcher_sleeps:
             self.wake_watcher()
-        context.enter()
         i = 0
-        while i < count and self.turns == number:
-            self.serve(<Pollable>events[i].data.ptr, events[i].events, number)
+        while i < count and self.iteration == number:
+            self.dispatch(<Pollable>events[i].data.ptr, events[i].events, number)
             i += 1
-        if self.turns == number:
-            self.end_turn(number)
-        context.leave()
-        if self.turns == number:
+        if self.iteration == number:
+            self.finish_iteration(number)
+        if context.is_entered:
+            context.leave()
+        if self.iteration == number:
             return True
         free(buffer)  # the thread that has taken over has a buffer of its own
         return False
 
-    # A listener may be called in any of these methods. Afterwards, `turns` differs from `number` if
-    # another thread has taken over.
+    # A listener may be called in any of these methods. Afterwards, `iteration` differs from `number`
+    # if another thread has taken over.
 
     cdef void enter(self, Pollable pollable) noexcept:
         """Record that calls until `leave` belong to `pollable`: if one blocks, `take_over` marks
         `pollable` as busy."""
-        self.served += 1
+        self.dispatched += 1
         self.current = <void *>pollable
 
     cdef void leave(self, Pollable pollable, unsigned long number) noexcept:
-        if self.turns == number:
+        if self.iteration == number:
             self.current = NULL
-            self.listener_context.renew()
         else:
             pollable.listener_returned()
 
-    cdef void serve(self, Pollable pollable, uint32_t events, unsigned long number) noexcept:
+    cdef void dispatch(self, Pollable pollable, uint32_t events, unsigned long number) noexcept:
         self.enter(pollable)
         pollable.ready(events)
         self.leave(pollable, number)
 
-    cdef void end_turn(self, unsigned long number) noexcept:
+    cdef void finish_iteration(self, unsigned long number) noexcept:
         self.run_posted(number)
         self.expire_timers(number)
         self.uncork(number)
-        if self.turns != number:
+        if self.iteration != number:
             return
         self.arm()
         self.serving = False
@@ -508,8 +521,8 @@ cdef class EpollEngine:
         self.end_if_asked()
 
     cdef bint cork(self, Pollable pollable) noexcept:
-        """Call `end_iteration` at the end of this iteration, or of the event loop's iteration. Returns
-        False if neither is in progress."""
+        """Call `end_iteration` at the end of this iteration, or of the event loop's iteration.
+        Returns False if neither is in progress."""
         if not self.serving:
             if self._call_soon is None:
                 return False
@@ -520,31 +533,27 @@ cdef class EpollEngine:
 
     cdef void uncork(self, unsigned long number) noexcept:
         cdef Pollable pollable
-        while self.corked and self.turns == number:
+        while self.corked and self.iteration == number:
             pollable = <Pollable>self.corked.pop()
             self.enter(pollable)
             pollable.end_iteration()
             self.leave(pollable, number)
 
     def _uncork(self):
-        cdef ListenerContext context = self.listener_context
-        context.enter()
-        self.uncork(self.turns)
-        context.leave()
+        self.uncork(self.iteration)
         self.end_if_asked()
 
     cdef void run_posted(self, unsigned long number) noexcept:
         cdef Py_ssize_t left = len(self.posted)
-        while left > 0 and self.posted and self.turns == number:
+        while left > 0 and self.posted and self.iteration == number:
             left -= 1
-            self.served += 1
+            self.dispatched += 1
             call = self.posted.popleft()
+            self.listener_context.enter(NULL)
             try:
                 call()
             except BaseException:
                 logger.exception("a call posted to the engine failed: %r", call)
-            if self.turns == number:
-                self.listener_context.renew()
 
     cpdef void wake(self) noexcept:
         """Make a waiting `poll` return. Thread-safe."""
@@ -554,7 +563,7 @@ cdef class EpollEngine:
     cdef void expire_timers(self, unsigned long number) noexcept:
         cdef Pollable pollable
         cdef wheel_timer *timer
-        while self.turns == number:
+        while self.iteration == number:
             timer = wheel_expire(&self.timers, self.now)
             if timer is NULL:
                 return
@@ -643,15 +652,35 @@ cdef class EpollEngine:
 
 
 cdef class Sink(Pollable):
+    """Discards the input of a socket until its end, at most for `DISCARD_TIMEOUT_S` after the
+    first bytes."""
+
+    def __cinit__(self):
+        self.timer.owner = <void *>self
+
     cdef void ready(self, uint32_t events) noexcept:
         cdef ssize_t count = recv(self.fd, self.engine.receive_buffer, RECEIVE_SIZE, 0)
-        if count > 0 or (count < 0 and (errno == EAGAIN or errno == EINTR)):
-            return
+        if count == 0 or (count < 0 and errno != EAGAIN and errno != EINTR):
+            self.end()
+        elif count > 0 and not self.is_timed:
+            self.is_timed = True
+            wheel_set(&self.engine.timers, &self.timer,
+                      self.engine.now + <uint64_t>(DISCARD_TIMEOUT_S * 1000))
+
+    cdef void expired(self) noexcept:
+        self.end()
+
+    cdef void end(self) noexcept:
+        wheel_cancel(&self.timer)
         self.engine.unwatch(self)
         close(self.fd)
         self.fd = -1
         self.engine.retired.append(self)
         self.engine.sinks.discard(self)
+
+    cdef void forget_after_fork(self) noexcept:
+        wheel_cancel(&self.timer)
+        self.close_descriptor()
 
 
 cdef class HangUp(Pollable):

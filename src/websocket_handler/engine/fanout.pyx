@@ -2,12 +2,14 @@
 # cython: initializedcheck=False, embedsignature=True
 """Broadcasts: one message to many connections, framed once and written by native code."""
 
+from functools import partial
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy
 
-from .channel cimport Channel
+from .channel cimport SEND_DIRECT, Channel
 from .codec cimport (
     FRAME_FIN,
     FRAME_MAX_HEADER,
@@ -40,15 +42,19 @@ def fan_out(tuple members, message, excluded=()):
         if has_excluded and member in excluded:
             continue
         channel = <Channel?>member
-        if channel._sendable and not channel.masks:
+        if channel._send_state == SEND_DIRECT and not channel.masks:
             if channel.rules is not known:
                 frame = frame_for(channel, message)
                 known = channel.rules
             if channel._engine is not engine:
                 wake(engine)
                 engine = channel._engine
-            if channel.write_prepared(frame):
-                count += 1
+            try:
+                if channel.write_prepared(frame):
+                    count += 1
+                    continue
+            except MemoryError as error:  # ends this member, not the broadcast
+                channel._in_engine(partial(channel._output_failed, error))
                 continue
         others.append(member)
     wake(engine)

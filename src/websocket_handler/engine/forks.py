@@ -25,8 +25,9 @@ _renewals: list[Callable[[], None]] = []
 
 
 def in_forked_child(renew: Callable[[], None]) -> Callable[[], None]:
-    """Decorator: call `renew` in each forked child, before the engines forget the parent's
-    connections. For locks, which a thread of the parent may have held."""
+    """Decorator: call `renew` in each forked child, in the order of registration and before the
+    engines forget the parent's connections. For locks, which a thread of the parent may have held,
+    and for state of the parent."""
     _renewals.append(renew)
     return renew
 

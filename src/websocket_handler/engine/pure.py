@@ -12,6 +12,7 @@ import contextlib
 import functools
 import logging
 import os
+import select
 import socket
 import threading
 import time
@@ -27,8 +28,10 @@ from .empty_context import in_empty_context
 from .forks import engines
 from .native_locks import native_lock
 from .running_loop import is_in_event_loop
+from .send_state import SendState
 from .shutdown import ClosesAll
 from .stats import Ledger, NoThread, Stats, Traffic
+from .timeouts import DISCARD_TIMEOUT_S, END_CHECK_INTERVAL_S
 
 if TYPE_CHECKING:
     from .interface import ChannelEvents as Events
@@ -36,6 +39,17 @@ else:
     Events = object  # `Connection`, which derives from the channel, has them
 
 logger: logging.Logger = logging.getLogger("websocket_handler")
+
+
+def has_hung_up(descriptor: int) -> bool:
+    """Whether the peer of a socket has ended its sending direction or reset the connection. False
+    where the system cannot tell without reading."""
+    if descriptor < 0 or not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(descriptor, getattr(select, "POLLRDHUP", 0))
+    return bool(poll.poll(0))
+
 
 TLS_BUFFER = 1 << 18
 """Maximum number of bytes that asyncio's TLS buffers."""
@@ -71,15 +85,15 @@ class Engine(ClosesAll):
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._early_calls: list[Callable[[], object]] = []  # posted before there was a loop
-        self._channels: set[Channel] = set()
+        self._attached: set[Channel] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sinks: set[asyncio.Transport] = set()
         self._owner: int | None = None
         self._closed = False
-        self.ledger: Ledger = Ledger()
+        self._ledger: Ledger = Ledger()
         engines.add(self)
         if loop is not None:
-            loop.call_soon_threadsafe(self.adopt_thread)
+            loop.call_soon_threadsafe(self._adopt_thread)
 
     @property
     def event_loop(self) -> asyncio.AbstractEventLoop | None:
@@ -103,19 +117,19 @@ class Engine(ClosesAll):
         assert self._loop is not None
         return self._loop
 
-    def may_wait(self) -> bool:
+    def _may_wait(self) -> bool:
         """Whether the calling thread may block: not one with a running event loop."""
         return not is_in_event_loop()
 
-    def is_own_thread(self) -> bool:
+    def _is_own_thread(self) -> bool:
         """Whether the calling thread is that of the event loop."""
         return self._owner == threading.get_ident()
 
-    def adopt_thread(self) -> None:
+    def _adopt_thread(self) -> None:
         """Make the calling thread the engine's: that of its event loop."""
         self._owner = threading.get_ident()
 
-    def post(self, call: Callable[[], object]) -> None:
+    def _post(self, call: Callable[[], object]) -> None:
         """Make `call()` soon in the engine's thread, or once that is started. Thread-safe. If the
         engine is closed, makes it at once in the calling thread."""
         if self._loop is None and not self._closed:
@@ -129,7 +143,7 @@ class Engine(ClosesAll):
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             self._loop.call_soon_threadsafe(call, context=Context())
 
-    def interrupt(self, error: BaseException) -> None:
+    def _interrupt(self, error: BaseException) -> None:
         """Raise `error`, a `KeyboardInterrupt` or `SystemExit` of a listener, if the engine runs in
         a loop that was passed to it; a background thread ignores it."""
         if self._is_guest:
@@ -142,9 +156,9 @@ class Engine(ClosesAll):
 
     def stats(self) -> Stats:
         """Return counters of all that the engine has done so far. Thread-safe."""
-        return self.ledger.stats(self.channels(), self.listener_takeovers)
+        return self._ledger.stats(self._attached(), self.listener_takeovers)
 
-    def attach(self, channel: Channel, sock: socket.socket, early: bytes = b"") -> None:
+    def _attach(self, channel: Channel, sock: socket.socket, early: bytes = b"") -> None:
         """Attach a connected socket, with the `early` bytes already read from it. Thread-safe.
 
         Detaches `sock`. Raises `RuntimeError` if the engine is closed.
@@ -153,11 +167,11 @@ class Engine(ClosesAll):
         sock.setblocking(False)
         channel._engine = self
         own = socket.socket(fileno=sock.detach())
-        self._channels.add(channel)
+        self._attached.add(channel)
         self._connect(lambda: _Carrier(self, channel, early), own)
 
     @in_empty_context
-    def attach_transport(
+    def _attach_transport(
         self, channel: Channel, transport: asyncio.Transport, early: bytes = b""
     ) -> None:
         """Attach an asyncio transport, with the `early` bytes already read from it.
@@ -166,24 +180,25 @@ class Engine(ClosesAll):
         """
         self._start()
         channel._engine = self
-        self._channels.add(channel)
+        self._attached.add(channel)
         carrier = _Carrier(self, channel, early)
         transport.set_protocol(carrier)
         carrier.connection_made(transport)
         if not channel._reading_paused:
             transport.resume_reading()
         if transport.is_closing():  # the former protocol may have received `connection_lost`
-            self.post(lambda: carrier.connection_lost(None))
+            self._post(lambda: carrier.connection_lost(None))
 
-    def discard(self, sock: socket.socket) -> None:
-        """Take over a socket and discard its input until the peer closes it."""
+    def _discard(self, sock: socket.socket) -> None:
+        """Take over a socket and discard its input until the peer closes it, at most for
+        `DISCARD_TIMEOUT_S` after the first bytes."""
         self._start()
         sock.setblocking(False)
         self._connect(lambda: _Sink(self._sinks), socket.socket(fileno=sock.detach()))
 
-    def channels(self) -> list[Any]:
+    def _attached(self) -> list[Any]:
         """Return every attached channel."""
-        return list(self._channels)
+        return list(self._attached)
 
     def stop(self, timeout: float | None = None) -> None:
         """Drop every connection and stop the engine. Thread-safe. `close_all` closes gracefully.
@@ -194,15 +209,15 @@ class Engine(ClosesAll):
         """
         self._closed = True
         if self._is_guest:
-            self.post(self.close)
+            self._post(self.close)
         elif self._thread is not None and self._loop is not None:
-            self.post(self._loop.stop)
-            if not self.is_own_thread():
+            self._post(self._loop.stop)
+            if not self._is_own_thread():
                 self._thread.join(timeout)
 
     def close(self) -> None:
         """Drop every connection. In the engine's thread only."""
-        for channel in self.channels():
+        for channel in self._attached():
             channel._drop("the engine was closed")
         for sink in tuple(self._sinks):
             sink.abort()
@@ -213,10 +228,10 @@ class Engine(ClosesAll):
         An engine with a thread, or in a loop that has not run yet, starts again when it is needed.
         A loop that has run belongs to the parent: its engine is stopped here.
         """
-        _of_the_parent.append((self._loop, self._tasks, self._channels, self._sinks))
-        for channel in self._channels:
+        _of_the_parent.append((self._loop, self._tasks, self._attached, self._sinks))
+        for channel in self._attached:
             channel._abandon()
-        self._channels, self._tasks, self._sinks = set(), set(), set()
+        self._attached, self._tasks, self._sinks = set(), set(), set()
         if self._is_guest:
             self._closed = self._closed or self._owner is not None
         elif self._loop is not None:
@@ -224,13 +239,13 @@ class Engine(ClosesAll):
             self._loop = self._thread = None
         self._owner = None
         self._starting = threading.Lock()
-        self.ledger = Ledger()
+        self._ledger = Ledger()
 
     def _start(self) -> None:
-        if not self.try_to_start():
+        if not self._try_to_start():
             raise RuntimeError("the engine is closed") if self._closed else NoThread
 
-    def try_to_start(self) -> bool:
+    def _try_to_start(self) -> bool:
         """Start the thread if there is none. Returns whether the engine can serve another
         connection: False if it was stopped, or if a thread cannot be started now."""
         if self._closed:
@@ -259,12 +274,15 @@ class Engine(ClosesAll):
         self._loop = loop
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.adopt_thread()
+        self._adopt_thread()
         process = os.getpid()
         asyncio.set_event_loop(loop)
         loop.run_forever()
         if os.getpid() != process:  # a listener has forked, and this is the child
             return
+        loop.run_until_complete(asyncio.sleep(0))  # for the last posted calls
+        if self._tasks:  # sockets that are being attached
+            loop.run_until_complete(asyncio.wait(self._tasks, timeout=1))
         self.close()
         loop.run_until_complete(asyncio.sleep(0))  # for the last callbacks of the transports
         loop.close()
@@ -275,7 +293,7 @@ class Engine(ClosesAll):
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-        self.post(begin)
+        self._post(begin)
 
 
 def fan_out(
@@ -300,7 +318,6 @@ class Channel(Events):
         "_drain_due",
         "_engine",
         "_finishing",
-        "_fragmenting",
         "_heard",
         "_input_ended",
         "_is_client",
@@ -310,7 +327,7 @@ class Channel(Events):
         "_outgoing",
         "_paused",
         "_reading_paused",
-        "_sendable",
+        "_send_state",
         "_taken_over",
         "_tell_when_flushed",
         "_timer",
@@ -330,7 +347,7 @@ class Channel(Events):
     _unsent: threading.Lock  # held while `_outgoing` and `_waiting` change
     _above_water: bool
     _drain_due: bool
-    _sendable: bool
+    _send_state: int
     _discard_input: bool
     _taken_over: bool
     _paused: bool
@@ -338,7 +355,6 @@ class Channel(Events):
     _corked: bool
     _tell_when_flushed: bool
     _finishing: bool
-    _fragmenting: bool
     _input_ended: bool
     _reading_paused: bool
     _traffic: Traffic
@@ -350,10 +366,11 @@ class Channel(Events):
         self = super().__new__(cls)
         self._engine = self._transport = self._timer = self._message_listener = None
         self._after_messages = None
-        self._sendable = self._discard_input = self._corked = self._tell_when_flushed = False
+        self._send_state = SendState.INDIRECT
+        self._discard_input = self._corked = self._tell_when_flushed = False
         self._finishing = self._input_ended = self._reading_paused = False
         self._above_water = self._drain_due = self._is_client = False
-        self._taken_over = self._paused = self._fragmenting = False
+        self._taken_over = self._paused = False
         self._latency = -1.0
         self._outgoing = []
         self._waiting = 0
@@ -363,6 +380,8 @@ class Channel(Events):
         self._heard = time.monotonic()
         return self
 
+    _end_check: asyncio.TimerHandle | None = None  # until `_look_for_end`, while reading is paused
+    _has_hung_up = False  # the peer has ended the connection while reading was paused
     _is_busy: ClassVar[bool] = False  # a listener that blocks, blocks the whole loop
     has_codec: ClassVar[bool] = False
     has_deflate: ClassVar[bool] = False
@@ -448,8 +467,8 @@ class Channel(Events):
             self._above_water = True
         if self._transport is None or self._engine is None:
             return
-        if not self._engine.is_own_thread():
-            self._engine.post(self._flush)
+        if not self._engine._is_own_thread():
+            self._engine._post(self._flush)
         elif self._waiting > self._limits.high_water:
             self._flush()
         elif not self._corked:  # frames of one iteration of the loop are sent together
@@ -473,7 +492,7 @@ class Channel(Events):
     ) -> bool:
         raise NotImplementedError  # the connection has a codec in Python
 
-    def _stop_sending(self) -> None:
+    def _stop_sending(self, state: int) -> None:
         raise NotImplementedError  # the channel never sends by itself
 
     def _write_frame(self, opcode: int, payload: bytes, fin: bool = True) -> bool:
@@ -515,17 +534,45 @@ class Channel(Events):
             self._pause_reading(self._reading_paused)
             if not self._drain_due:  # posted: `drain` must not interrupt a listener that sends
                 self._drain_due = True
-                self._engine.post(self._emit_drained)
+                self._engine._post(self._emit_drained)
 
     def _pause_reading(self, paused: bool) -> None:
         """Pause or resume reading. In the engine's thread only."""
         self._reading_paused = paused
         if self._transport is None or self._transport.is_closing():
             return
-        if paused or (self._above_water and not self._is_client):
+        if (paused and not self._has_hung_up) or (self._above_water and not self._is_client):
             self._transport.pause_reading()
+            self._look_for_end_later()
         else:
             self._transport.resume_reading()
+
+    def _look_for_end_later(self) -> None:
+        if self._end_check is None and self._engine is not None:
+            self._end_check = self._engine.loop.call_later(
+                END_CHECK_INTERVAL_S, self._look_for_end, context=Context()
+            )
+
+    def _look_for_end(self) -> None:
+        """While reading is paused, asyncio does not notice that the peer ends the connection. If it
+        has, read its last bytes, at most `max_buffered`, and the end."""
+        self._end_check = None
+        transport = self._transport
+        if transport is None or transport.is_closing() or transport.is_reading():
+            return
+        self._has_hung_up = self._has_hung_up or has_hung_up(self._descriptor)
+        if not self._has_hung_up:
+            self._look_for_end_later()
+        elif not self._drop_if_overrun():
+            transport.resume_reading()
+
+    def _drop_if_overrun(self) -> bool:
+        """Drop the connection if the peer has ended it, reading is paused, and more than
+        `max_buffered` bytes of messages wait for the application."""
+        is_overrun = self._has_hung_up and self._reading_paused and self._is_overrun()
+        if is_overrun:
+            self._drop("the peer has disconnected, with too much unread data")
+        return is_overrun
 
     def _run_exclusively(self, call: Callable[[], object]) -> None:
         """Make a call that may run listeners: at once, since all run in one thread."""
@@ -553,12 +600,13 @@ class Channel(Events):
             except BaseException as error:
                 self._failed(error)
         self._uncork()
+        self._drop_if_overrun()
 
     # ending
 
     def _finish(self) -> None:
         self._finishing = self._discard_input = True
-        self._sendable = False
+        self._send_state = SendState.ENDED
         if not self._corked:
             self._flush()
 
@@ -581,7 +629,7 @@ class Channel(Events):
             with contextlib.suppress(OSError):
                 os.close(self._transport.get_extra_info("socket").fileno())
         self._transport = self._timer = None
-        self._sendable = False
+        self._send_state = SendState.ENDED
         self._discard_input = True
         self._unsent = threading.Lock()
         self._outgoing = []
@@ -661,20 +709,24 @@ class _Carrier(asyncio.Protocol):
         if channel._transport is None:
             return
         channel._set_deadline(None)
-        channel._sendable = False
+        if channel._end_check is not None:
+            channel._end_check.cancel()
+        channel._send_state = SendState.ENDED
         channel._transport = None
         channel._outgoing.clear()
         channel._waiting = 0
-        self._engine._channels.discard(channel)
+        self._engine._attached.discard(channel)
         reason = getattr(error, "strerror", None) or str(error or "the connection was dropped")
         channel._connection_lost(reason)
         channel._released()
 
 
 class _Sink(asyncio.Protocol):
-    """Discards the input of a connection that the engine does not serve, until its end."""
+    """Discards the input of a connection that the engine does not serve, until its end, at most
+    for `DISCARD_TIMEOUT_S` after the first bytes."""
 
     _transport: asyncio.Transport
+    _timer: asyncio.TimerHandle | None = None
 
     def __init__(self, sinks: set[asyncio.Transport]) -> None:
         self._sinks = sinks
@@ -684,6 +736,14 @@ class _Sink(asyncio.Protocol):
         self._transport = transport
         self._sinks.add(transport)
 
+    def data_received(self, data: bytes) -> None:
+        del data
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(DISCARD_TIMEOUT_S, self._transport.abort)
+
     def connection_lost(self, error: Exception | None) -> None:
         del error
+        if self._timer is not None:
+            self._timer.cancel()
         self._sinks.discard(self._transport)

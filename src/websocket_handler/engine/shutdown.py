@@ -39,7 +39,7 @@ def close_connections(
     done = threading.Event()
 
     def begin() -> None:
-        waiting.update(websocket for websocket in engine.channels() if only(websocket))
+        waiting.update(websocket for websocket in engine._channels() if only(websocket))
         for websocket in list(waiting):
             websocket.on("close", partial(end, websocket))
             websocket.close(code, reason)
@@ -58,8 +58,8 @@ def close_connections(
             done.set()
             when_done()
 
-    engine.post(begin)
-    return not engine.is_own_thread() and done.wait(timeout)
+    engine._post(begin)
+    return not engine._is_own_thread() and done.wait(timeout)
 
 
 BATCH_INTERVAL_S = 0.02
@@ -90,16 +90,16 @@ class ClosesAll:
         engine: Engine = self  # type: ignore[assignment]
         if not window:
             return close_connections(engine, code or CloseCode.GOING_AWAY, reason, timeout)
-        if engine.is_running and engine.is_own_thread():
+        if engine.is_running and engine._is_own_thread():
             raise WebSocketError("close_all() with a window would block the engine's own thread")
-        engine.ledger.is_draining = True
+        engine._ledger.is_draining = True
         code = code or CloseCode.SERVICE_RESTART
         _close_within(engine, window, code, reason)
         return close_connections(engine, code, reason, timeout)
 
 
 def _close_within(engine: Engine, window: float, code: int, reason: str) -> None:
-    left = engine.channels() if engine.is_running else []
+    left = engine._channels() if engine.is_running else []
     random.shuffle(left)
     begin, total = time.monotonic(), len(left)
     while left:

@@ -12,17 +12,14 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import reduce
-from http import HTTPStatus
 from typing import NamedTuple, Protocol
 
 from ..refusals import RefusalLog
 
 ROUND_TRIP_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the histogram of ping round trips, in seconds."""
-
-NOT_SERVED = HTTPStatus.SERVICE_UNAVAILABLE, "the server cannot serve another connection now"
-"""The refusal if the engine was stopped, or if its thread cannot be started."""
 
 
 class NoThread(RuntimeError):
@@ -83,6 +80,17 @@ class Stats:
     """Number of times that no thread was left, or could be started, for another takeover."""
 
 
+class Limit(Enum):
+    """The reason why an engine does not accept another connection."""
+
+    CLOSING = auto()
+    """The engine is closing its connections (`close_all` with a window)."""
+    CONNECTIONS = auto()
+    """`max_connections` are open."""
+    CONNECTIONS_PER_ADDRESS = auto()
+    """`max_connections_per_address` are open from this address."""
+
+
 class Limits(Protocol):
     """The limits of `Settings` that are checked here."""
 
@@ -120,18 +128,17 @@ class Ledger:
         self.error_observers: tuple[Callable[[BaseException], object], ...] = ()
         """Called with each error that a listener raises: for `websocket_handler.testing`."""
 
-    def enter(self, limits: Limits, address: str | None) -> tuple[HTTPStatus, str] | None:
-        """Count a connection from `address`. Returns None, or the status and reason to refuse it
-        with if a limit is reached."""
+    def enter(self, limits: Limits, address: str | None) -> Limit | None:
+        """Count a connection from `address`. Returns None, or the limit that is reached."""
         most, most_there = limits.max_connections, limits.max_connections_per_address
         with self._lock:
             if self.is_draining:
-                return HTTPStatus.SERVICE_UNAVAILABLE, "the server is shutting down"
+                return Limit.CLOSING
             if most is not None and self._open >= most:
-                return HTTPStatus.SERVICE_UNAVAILABLE, "too many connections"
+                return Limit.CONNECTIONS
             if most_there is not None and address is not None:
                 if self._by_address[address] >= most_there:
-                    return HTTPStatus.TOO_MANY_REQUESTS, f"too many connections from {address}"
+                    return Limit.CONNECTIONS_PER_ADDRESS
                 self._by_address[address] += 1
             self._open += 1
         return None
@@ -177,9 +184,11 @@ class Ledger:
         for observer in self.error_observers:
             observer(error)
 
-    def count_exhausted(self) -> None:
+    def count_exhausted(self) -> int:
+        """Count that no thread was left. Returns the number of times so far."""
         with self._lock:
             self._exhausted += 1
+            return self._exhausted
 
     def stats(self, present: Collection[Connection], listener_takeovers: int) -> Stats:
         """Return the statistics. The engine passes its `present` connections and its takeovers."""

@@ -88,12 +88,12 @@ class Engine(ClosesAll, EpollEngine):
         no longer after `stop()`."""
         return not self._stopped and (self._loop is not None or bool(self._threads))
 
-    def attach(self, channel: Channel, sock: socket.socket, early: bytes = b"") -> None:
+    def _attach(self, channel: Channel, sock: socket.socket, early: bytes = b"") -> None:
         self._start()
-        super().attach(channel, sock, early)
+        super()._attach(channel, sock, early)
 
     @in_empty_context
-    def attach_transport(
+    def _attach_transport(
         self, channel: Channel, transport: asyncio.Transport, early: bytes = b""
     ) -> None:
         """Attach an asyncio transport, with the `early` bytes already read from it.
@@ -105,11 +105,11 @@ class Engine(ClosesAll, EpollEngine):
         transport.set_protocol(layer)
         channel._attach_here(self, layer.descriptor, early, layer)
         if transport.is_closing():  # the former protocol may have received `connection_lost`
-            self.post(partial(channel._drop, "the connection was dropped"))
+            self._post(partial(channel._drop, "the connection was dropped"))
 
-    def discard(self, sock: socket.socket) -> None:
+    def _discard(self, sock: socket.socket) -> None:
         self._start()
-        super().discard(sock)
+        super()._discard(sock)
 
     def stop(self, timeout: float | None = None) -> None:
         """Drop every connection and stop the engine. Thread-safe. `close_all` closes gracefully.
@@ -123,13 +123,13 @@ class Engine(ClosesAll, EpollEngine):
             if not self._loop.is_closed():
                 _call_in(self._loop, self._leave_loop, self._loop)
             return
-        self.stop_watching()
+        self._stop_watching()
         with self._pool:
             self._pool.notify_all()
             if not self._is_polled:  # else the engine's thread closes it
                 super().close()
         self.wake()
-        if not self.is_own_thread():
+        if not self._is_own_thread():
             with self._pool:
                 self._pool.wait_for(self._is_idle, timeout)
 
@@ -141,10 +141,10 @@ class Engine(ClosesAll, EpollEngine):
         return not (self._is_polled or self._has_watcher)
 
     def _start(self) -> None:
-        if not self.try_to_start():
+        if not self._try_to_start():
             raise RuntimeError("the engine is closed") if self._stopped else NoThread
 
-    def try_to_start(self) -> bool:
+    def _try_to_start(self) -> bool:
         """Start the thread if there is none. Returns whether the engine can serve another
         connection: False if it was stopped, or if a thread cannot be started now."""
         if self._stopped:
@@ -184,14 +184,14 @@ class Engine(ClosesAll, EpollEngine):
         self._greenlet = None
         self._stopped = self._stopped or self._has_entered
 
-    def may_wait(self) -> bool:
+    def _may_wait(self) -> bool:
         """Whether the calling thread may block: not that of any engine, nor of a running loop."""
         polls_an_engine = getattr(_own_thread, "polls_an_engine", False)
-        return super().may_wait() and not polls_an_engine
+        return super()._may_wait() and not polls_an_engine
 
-    def is_own_thread(self) -> bool:
+    def _is_own_thread(self) -> bool:
         """Whether the calling thread, or greenlet, is the engine's."""
-        return super().is_own_thread() and self._greenlet in (None, threading.get_ident())
+        return super()._is_own_thread() and self._greenlet in (None, threading.get_ident())
 
     def _add_thread(self, target: Callable[..., None], *arguments: object) -> bool:
         """Start a thread. Returns False if the system cannot."""
@@ -214,7 +214,7 @@ class Engine(ClosesAll, EpollEngine):
         self._next_attempt = time.monotonic() + STANDBY_RETRY_S
         if self._poll_timeout is None:
             self._poll_timeout = STANDBY_RETRY_S
-            self.ledger.count_exhausted()
+            self._ledger.count_exhausted()
             if not self._has_warned:  # once: peers may cause this again and again
                 self._has_warned = True
                 logger.warning(
@@ -235,18 +235,18 @@ class Engine(ClosesAll, EpollEngine):
         _own_thread.polls_an_engine = True
         process = self._process
         if first:
-            self.adopt_thread()
+            self._adopt_thread()
             self._add_standby()
-            self._turn()
+            self._poll_while_own()
         while self._is_serving(process) and self._wait_to_take_over():
-            self._turn()
+            self._poll_while_own()
 
     def _is_serving(self, process: int) -> bool:
         """Whether a thread or greenlet of `process` continues: not after `stop()`, nor in a forked
         child, where a listener that has forked returns."""
         return not self._stopped and self._process == process
 
-    def _turn(self) -> None:
+    def _poll_while_own(self) -> None:
         still_ours = True
         while still_ours and not self._stopped:
             with contextlib.suppress(SystemExit, KeyboardInterrupt):  # of a listener, logged
@@ -254,9 +254,9 @@ class Engine(ClosesAll, EpollEngine):
                 if self._poll_timeout is not None and still_ours:
                     self._look_for_standby()
         if still_ours:
-            self._end_turns()
+            self._close_stopped()
 
-    def _end_turns(self) -> None:
+    def _close_stopped(self) -> None:
         """Close the engine, which was stopped."""
         super().close()
         with self._pool:
@@ -273,24 +273,30 @@ class Engine(ClosesAll, EpollEngine):
             if self._stopped:
                 return False
             self._has_watcher = True
-        took_over = self.watch_for_blocking()
+        took_over = self._watch_for_blocking()
         with self._pool:
             self._has_watcher = False
             if took_over and not self._idle:
                 if len(self._threads) < self._max_threads:
                     self._add_standby()
                 else:
-                    logger.warning(
-                        "the last of %d engine threads is in use: the next listener that blocks "
-                        "delays all connections",
-                        self._max_threads,
-                    )
-                    self.ledger.count_exhausted()
+                    self._threads_exhausted()
             self._pool.notify_all()
         return took_over
 
+    def _threads_exhausted(self) -> None:
+        """Count that all threads are in use; log the first, second, fourth, eighth … time."""
+        times = self._ledger.count_exhausted()
+        if times & (times - 1) == 0:
+            logger.warning(
+                "the last of %d engine threads is in use (time %d): the next listener that blocks "
+                "delays all connections",
+                self._max_threads,
+                times,
+            )
+
     def _poll_in_greenlet(self) -> None:
-        self.adopt_thread()
+        self._adopt_thread()
         self._greenlet = threading.get_ident()
         gevent = importlib.import_module("gevent")
         wait_read: Callable[[int], object] = importlib.import_module("gevent.socket").wait_read
@@ -305,13 +311,13 @@ class Engine(ClosesAll, EpollEngine):
             except SystemExit:
                 pass  # of a listener, logged
         if self._process == process:
-            self._end_turns()
+            self._close_stopped()
 
     def _enter_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._stopped:
             return
         self._reopen()
-        self.adopt_thread()
+        self._adopt_thread()
         self._has_entered = True
         empty = Context()  # else the loop would keep the context of a request
         empty.run(lambda: loop.add_reader(self.fileno(), _Reader(self)))
@@ -329,8 +335,8 @@ class Engine(ClosesAll, EpollEngine):
             return
         self._stopped = True
         self._call_soon = None
-        self.adopt_thread()
-        for channel in self.channels():
+        self._adopt_thread()
+        for channel in self._channels():
             channel._start_closing(CloseCode.GOING_AWAY, "")
         super().close()
 

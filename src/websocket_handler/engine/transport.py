@@ -89,7 +89,7 @@ class TransportConnection(asyncio.Protocol):
         if wanted and self._hang_up is None and not self._transport.is_closing():
             sock = self._transport.get_extra_info("socket")
             if sock is not None and self._channel._engine is not None:
-                self._hang_up = self._channel._engine.watch_hang_up(sock.fileno(), self._channel)
+                self._hang_up = self._channel._engine._watch_hang_up(sock.fileno(), self._channel)
         elif not wanted and self._hang_up is not None:
             self._hang_up.cancel()
             self._hang_up = None

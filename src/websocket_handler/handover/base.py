@@ -179,7 +179,7 @@ class Handover:
         if self._stage is Stage.DETACHED:
             engine = self.websocket._engine
             if engine is not None:
-                engine.post(self.abort)
+                engine._post(self.abort)
             elif self._taken is not None:
                 self._detached.discard(self._taken)
                 close_stream(self._taken)

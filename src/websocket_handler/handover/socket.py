@@ -117,7 +117,7 @@ def transplant(sock: socket.socket, engine: Engine) -> socket.socket:
     with dummy:
         void.shutdown(socket.SHUT_WR)
         os.dup2(dummy.fileno(), sock.fileno(), inheritable=False)
-    engine.discard(void)
+    engine._discard(void)
     return own
 
 

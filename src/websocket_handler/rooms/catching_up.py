@@ -37,7 +37,7 @@ class CatchingUp:
     def call_when_ready(self, call: Callable[[], object]) -> None:
         websocket = self._websocket
         if websocket._taken_over and websocket._engine is not None:
-            websocket._engine.post(partial(websocket._on_drained, call))
+            websocket._engine._post(partial(websocket._on_drained, call))
         else:
             self._rooms._call_later(HANDOVER_POLL_S, call)
 

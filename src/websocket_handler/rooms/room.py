@@ -224,7 +224,7 @@ class Room:
         """
         engine = member._engine
         assert engine is not None
-        engine.post(partial(member._on_drained, partial(self._resume_member, member)))
+        engine._post(partial(member._on_drained, partial(self._resume_member, member)))
 
     def _resume_member(self, member: WebSocket) -> None:
         """Send the queued messages to a member whose send buffer has drained.
@@ -309,5 +309,8 @@ def try_to_send(member: WebSocket, message: PreparedMessage) -> Delivery | None:
     except ConnectionClosed:
         return Delivery()
     except UnsupportedByVersion:
+        return Delivery(dropped=1)
+    except MemoryError as error:  # ends this member, not the broadcast
+        member._in_engine(partial(member._output_failed, error))
         return Delivery(dropped=1)
     return None

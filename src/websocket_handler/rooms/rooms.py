@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Collection, Iterator
 from contextvars import Context
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from weakref import WeakSet, WeakValueDictionary
 from ..bus.bus import Bus
 from ..bus.names import check_name
 from ..bus.settings import BusSettings, BusState, BusStats, History
+from ..engine.forks import in_forked_child
 from ..engine.native_locks import native_lock
 from ..errors import BusUnavailable, WebSocketError
 from ..protocol.prepared import PreparedMessage
@@ -345,10 +345,7 @@ class _Receiver:
 _all_rooms: WeakSet[Rooms] = WeakSet()
 
 
+@in_forked_child
 def _after_fork_in_child() -> None:
     for rooms in list(_all_rooms):
         rooms._reset()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

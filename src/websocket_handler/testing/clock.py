@@ -54,7 +54,7 @@ async def in_engine(
         except BaseException as error:
             future.set_exception(error)
 
-    engine.post(lambda: engine.post(answer))
+    engine._post(lambda: engine._post(answer))
     if not await waits.done(future, time.monotonic() + timeout):
         raise TimeoutError("a listener blocks the engine")
     return future.result()
@@ -67,7 +67,7 @@ def _step(engine: Engine, seconds: float, min_step: float, read_at: float) -> fl
     The clock itself stays: each connection's times are moved into the past. Moves nothing if a ping
     was sent after `read_at`, when the peers began to read: they must be able to answer it.
     """
-    servers = [channel for channel in engine.channels() if not channel._is_client]
+    servers = [channel for channel in engine._channels() if not channel._is_client]
     if any(channel._pinged and channel._pinged.pinged_at > read_at for channel in servers):
         return 0.0
     deadlines = [left for channel in servers if (left := channel._advance(0)) is not None]

@@ -61,13 +61,13 @@ class Failures:
     @contextlib.contextmanager
     def observing_listeners(self, engine: Engine) -> Iterator[None]:
         """Record the exceptions of the listeners that `engine` calls."""
-        ledger, record = engine.ledger, self.record
-        ledger.error_observers += (record,)
+        _ledger, record = engine._ledger, self.record
+        _ledger.error_observers += (record,)
         try:
             yield
         finally:
-            observers = (one for one in ledger.error_observers if one != record)
-            ledger.error_observers = tuple(observers)
+            observers = (one for one in _ledger.error_observers if one != record)
+            _ledger.error_observers = tuple(observers)
 
     def _note_signal(self, sender: object, **_: object) -> None:
         """Record the exception that a framework handles now, if it is from our application."""

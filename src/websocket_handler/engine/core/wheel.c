@@ -7,6 +7,7 @@ void wheel_start(wheel *w, uint64_t now)
 {
     memset(w, 0, sizeof *w);
     w->tick = now / WHEEL_TICK_MS;
+    w->earliest = WHEEL_NEVER;
 }
 
 /* The tick of a timer: the first one that begins when the timer is due or later. */
@@ -27,10 +28,13 @@ static void link_timer(wheel_timer **list, wheel_timer *timer)
 
 void wheel_set(wheel *w, wheel_timer *timer, uint64_t due)
 {
-    size_t slot = (size_t)(tick_of(w, due) % WHEEL_SLOTS);
+    uint64_t tick = w->tick + (tick_of(w, due) - w->tick) % WHEEL_SLOTS;
+    size_t slot = (size_t)(tick % WHEEL_SLOTS);
 
     wheel_cancel(timer);
     timer->due = due;
+    if (tick < w->earliest)
+        w->earliest = tick;
     link_timer(&w->slots[slot], timer);
     w->occupied[slot / 64] |= UINT64_C(1) << slot % 64;
 }
@@ -84,11 +88,11 @@ static void collect(wheel *w, size_t slot, uint64_t now)
 wheel_timer *wheel_expire(wheel *w, uint64_t now)
 {
     uint64_t last = now / WHEEL_TICK_MS;
-    uint64_t tick;
 
-    while (!w->expired && (tick = next_occupied(w, w->tick)) <= last) {
-        collect(w, (size_t)(tick % WHEEL_SLOTS), now);
-        w->tick = tick + 1; /* timers that remain in the slot are due in a later revolution */
+    while (!w->expired && w->earliest <= last) {
+        collect(w, (size_t)(w->earliest % WHEEL_SLOTS), now);
+        w->tick = w->earliest + 1; /* timers that remain there are due in a later revolution */
+        w->earliest = next_occupied(w, w->tick);
     }
     wheel_timer *timer = w->expired;
     if (timer)
@@ -102,6 +106,5 @@ uint64_t wheel_next(const wheel *w)
 {
     if (w->expired)
         return w->expired->due;
-    uint64_t tick = next_occupied(w, w->tick);
-    return tick == WHEEL_NEVER ? WHEEL_NEVER : tick * WHEEL_TICK_MS;
+    return w->earliest == WHEEL_NEVER ? WHEEL_NEVER : w->earliest * WHEEL_TICK_MS;
 }

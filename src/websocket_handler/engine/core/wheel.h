@@ -21,6 +21,7 @@ typedef struct {
     wheel_timer *slots[WHEEL_SLOTS];
     uint64_t occupied[WHEEL_SLOTS / 64]; /* one bit per slot, so that empty slots are skipped */
     uint64_t tick;                       /* all timers before this tick are in `expired` */
+    uint64_t earliest;                   /* the first tick from `tick` on whose slot is occupied */
     wheel_timer *expired;                /* timers that are due and not yet returned */
 } wheel;
 
