@@ -215,4 +215,6 @@ def test_many_raising_listeners_leave_nothing(engine: Engine) -> None:
     finally:
         logging.getLogger("websocket_handler").setLevel(logging.NOTSET)
     assert engine.stats().closed == {1000: 100}  # the peer answers 1011 with this code
-    wait_for(lambda: [type(channel) for channel in engine._channels()] == [WebSocket], "the sockets")
+    wait_for(
+        lambda: [type(channel) for channel in engine._channels()] == [WebSocket], "the sockets"
+    )
