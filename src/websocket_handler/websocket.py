@@ -478,7 +478,7 @@ class WebSocket(SendingConnection):
         try:
             return await self.__aiter__().__anext__()
         except StopAsyncIteration:
-            raise ConnectionClosed(self._close.code, self._close.reason) from None
+            raise self._closed_error() from None
 
     def __aiter__(self) -> LoopInbox:
         """Iterate over the messages in a coroutine: `async for message in websocket`.

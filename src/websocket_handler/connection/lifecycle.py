@@ -37,6 +37,7 @@ from ..protocol.versions import Version
 from ..protocol.versions.version import Decoder, Encoder
 from ..settings import Settings
 from .inbox import Backlog, LoopInbox, ThreadInbox
+from .limits import TOO_MANY_CONTROL_FRAMES, exceeded_limit
 from .liveness import MIN_RATE, AwaitedPong
 from .surroundings import Surroundings
 
@@ -122,6 +123,7 @@ class Connection(Channel):
     _drain_waiters: list[tuple[Callable[[], object], bool]] | None = None
     _postponed: tuple[Callable[[], object], ...] = ()  # calls, until a blocked listener returns
     _output_lost: str | None = None  # the reason, after sending has failed
+    _exceeded_limit = ""  # of which side, and which one, after it has ended the connection
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -199,9 +201,12 @@ class Connection(Channel):
         if self._outcome is None:
             raise WebSocketError("connect() has not been called")
         if self._state in (State.CLOSING, State.CLOSED):
-            raise ConnectionClosed(self._close.code, self._close.reason)
+            raise self._closed_error()
         if self._output_lost is not None:
             raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE, self._output_lost)
+
+    def _closed_error(self) -> ConnectionClosed:
+        return ConnectionClosed(self._close.code, self._close.reason, self._exceeded_limit)
 
     # Events
 
@@ -288,7 +293,7 @@ class Connection(Channel):
         if isinstance(inbox, LoopInbox) and inbox.same_loop:
             self._after_messages = inbox.wake
         if self._state is State.CLOSED:
-            inbox.end(self._close.code, self._close.reason)
+            inbox.end(self._close.code, self._close.reason, self._exceeded_limit)
 
     def _pause_for_backlog(self) -> None:
         """Pause reading: too many messages wait for the application."""
@@ -448,7 +453,7 @@ class Connection(Channel):
         self._call_final(listeners, "close", code, reason)
         self._notify_drain_waiters()
         if self._inbox is not None:
-            self._inbox.end(code, reason)
+            self._inbox.end(code, reason, self._exceeded_limit)
 
     def _half_close(self) -> None:
         """Send the buffered data and FIN, then wait for the peer's FIN. Closing a socket with
@@ -562,7 +567,7 @@ class Connection(Channel):
     def _fail_if_flooded(self) -> bool:
         if not self._count_control_frame():
             return False
-        self._fail_connection(CloseCode.POLICY_VIOLATION, "too many control frames")
+        self._fail_connection(*TOO_MANY_CONTROL_FRAMES)
         return True
 
     def _send_ping(self, payload: bytes) -> None:
@@ -587,6 +592,8 @@ class Connection(Channel):
         self._wake_reader()
         for present, former in self._version._close_codes:
             code = present if code == former else code
+        if code == CloseCode.MESSAGE_TOO_BIG and self._state is State.OPEN:
+            self._exceeded_limit = "a limit of the peer"
         if self._codec is not None:
             initiated = self._state is State.CLOSING
             former = dict(self._version._close_codes).get(code, code)
@@ -599,6 +606,9 @@ class Connection(Channel):
 
     def _fail_connection(self, code: int, reason: str) -> None:
         """Fail the connection (RFC 6455 section 7.1.7)."""
+        limit = exceeded_limit(reason, self._settings)
+        if limit and self._accepts_messages():
+            self._exceeded_limit = limit
         self._fail(code, reason, ProtocolError(code, reason))
 
     def _input_lost(self, error: BaseException) -> None:
