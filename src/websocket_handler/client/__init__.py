@@ -9,10 +9,10 @@ takes over the socket, as it does from HTTP servers, and the application gets th
 
 from __future__ import annotations
 
-from .backoff import backoff, process_exception
-from .connect import Connecting, aconnect, connect
+from .connecting import Connecting, aconnect, connect
 from .options import ClientOptions, ClientSettings
 from .reconnecting import Reconnecting
+from .retrying import backoff, process_exception
 
 __all__ = [
     "ClientOptions",

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ..engine import Engine
 from ..protocol.versions import DEFAULT_VERSIONS, Version, by_name
 from ..settings import Settings, SettingsOptions, check_names, with_options
-from .backoff import backoff, process_exception
 from .proxy_url import ProxyUrl
+from .retrying import backoff, process_exception
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

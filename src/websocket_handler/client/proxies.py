@@ -45,10 +45,13 @@ async def pass_socks(network: Network, stream: Stream, proxy: ProxyUrl, address:
     """
     try:
         stream.sock = await network.pass_socks(stream.sock, proxy, address.host, address.port)
-    except (ProxyFailed, TimeoutError):
+    except ProxyFailed:
         raise
-    except Exception as error:  # python-socks and its errors are optional
-        if type(error).__name__ == "ProxyTimeoutError":
-            raise network.too_late() from None
+    except TimeoutError:
+        raise network.too_late() from None
+    except OSError as error:
+        reason = f"the connection to the proxy {proxy} was lost: {error}"
+        raise ConnectionFailed(reason, error.errno) from error
+    except Exception as error:  # of python-socks
         raise ProxyFailed(f"the proxy {proxy} failed: {error}") from error
     stream.sock.setblocking(False)

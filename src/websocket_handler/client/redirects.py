@@ -24,7 +24,7 @@ def location_of(response: HandshakeFailed) -> str | None:
 def target_of(url: str, location: str) -> str:
     """Return the ws: or wss: URL that `location` refers to, in a response from `url`."""
     joined = urldefrag(urljoin(url, location)).url
-    return re.sub(r"^http(s?):", r"ws\1:", joined, flags=re.IGNORECASE)
+    return re.sub("^http(?=s?:)", "ws", joined, flags=re.IGNORECASE)
 
 
 def why_not_followed(old: Address, new: Address, client: ClientSettings) -> str | None:

@@ -7,8 +7,8 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from .backoff import delay_after_close, delay_after_error
 from .opening import Plan, open_websocket
+from .retrying import delay_after_close, delay_after_error
 
 if TYPE_CHECKING:
     from ..websocket import WebSocket

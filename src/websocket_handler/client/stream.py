@@ -37,7 +37,11 @@ class Stream:
         left = memoryview(data)
         with described(f"the connection to {self._peer} was lost", self._peer):
             while left:
-                sent = await self._repeat(partial(self.sock.send, left), for_writing=True)
+                try:
+                    sent = await self._repeat(partial(self.sock.send, left), for_writing=True)
+                except (ConnectionError, ssl.SSLEOFError):
+                    self._raise_alert()
+                    raise
                 left = left[sent:]
 
     async def receive(self) -> bytes:
@@ -61,6 +65,11 @@ class Stream:
 
     def close(self) -> None:
         close_socket(self.sock)
+
+    def _raise_alert(self) -> None:
+        """Raise the alert with which a TLS peer has ended the connection, if there is one."""
+        with contextlib.suppress(ConnectionError, BlockingIOError, ssl.SSLWantReadError):
+            self.sock.recv(RECEIVE_SIZE)
 
     async def _repeat(self, call: Callable[[], Result], for_writing: bool = False) -> Result:
         """Repeat `call` until it does not have to wait for the peer; returns its result."""
