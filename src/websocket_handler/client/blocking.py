@@ -9,7 +9,8 @@ from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..engine import Engine, default_engine
-from .network import AddressInfo, Network
+from ..protocol.state import State
+from .network import AddressInfo, Network, noticed
 from .socks import pass_blocking
 
 if TYPE_CHECKING:
@@ -70,6 +71,15 @@ class BlockingNetwork(Network):
 
     def default_engine(self) -> Engine:
         return default_engine()
+
+    async def wait_open(self, websocket: WebSocket) -> None:
+        engine = websocket._engine
+        if engine is None or engine.is_own_thread():  # it opens when this listener returns
+            return
+        opened = threading.Event()
+        with noticed(websocket, opened.set):
+            if websocket.state is State.CONNECTING and not opened.wait(self.time_left()):
+                raise self.too_late()
 
     async def sleep(self, seconds: float) -> None:
         self._stopped.wait(seconds)

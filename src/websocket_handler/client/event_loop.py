@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
+from ..connection.sending import tell
 from ..engine import Engine, loop_engine
-from .network import AddressInfo, Network
+from ..protocol.state import State
+from .network import AddressInfo, Network, noticed
 from .socks import pass_in_loop
 
 if TYPE_CHECKING:
@@ -60,6 +63,15 @@ class LoopNetwork(Network):
 
     def default_engine(self) -> Engine:
         return loop_engine(self._loop)
+
+    async def wait_open(self, websocket: WebSocket) -> None:
+        opened = asyncio.Event()
+        with noticed(websocket, partial(tell, self._loop, opened)):
+            if websocket.state is State.CONNECTING:
+                try:
+                    await asyncio.wait_for(opened.wait(), self.time_left())
+                except asyncio.TimeoutError:
+                    raise self.too_late() from None
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ..websocket import Notice, WebSocket
 
 if TYPE_CHECKING:
     from ..engine import Engine
-    from ..websocket import WebSocket
     from .proxy_url import ProxyUrl
 
 AddressInfo: TypeAlias = tuple[int, int, int, str, Any]
 """An address as `socket.getaddrinfo` returns it: family, type, protocol, name, address."""
+
+
+@contextlib.contextmanager
+def noticed(websocket: WebSocket, call: Callable[[], object]) -> Iterator[None]:
+    """Call `call` when `websocket` opens or closes, until the end of the block."""
+    notice = Notice(call)
+    websocket.on("open", notice)
+    websocket.on("close", notice)
+    try:
+        yield
+    finally:
+        websocket.off("open", notice)
+        websocket.off("close", notice)
 
 
 class Network(ABC):
@@ -60,6 +75,10 @@ class Network(ABC):
     @abstractmethod
     def default_engine(self) -> Engine:
         """Return the engine for connections whose engine is not given."""
+
+    @abstractmethod
+    async def wait_open(self, websocket: WebSocket) -> None:
+        """Wait until the engine has opened `websocket`, or it is closed."""
 
     @abstractmethod
     async def sleep(self, seconds: float) -> None:

@@ -17,6 +17,7 @@ from ..errors import ConnectionFailed, HandshakeFailed, WebSocketError
 from ..protocol.client import Address, ClientHandshake, Established
 from ..protocol.printable import printable
 from ..protocol.request import Headers, Request
+from ..protocol.state import State
 from ..protocol.versions import Version
 from ..settings import Settings
 from ..websocket import WebSocket
@@ -123,6 +124,17 @@ def not_followed(response: HandshakeFailed, reason: str) -> HandshakeFailed:
 
 
 async def _open_once(plan: Plan, network: Network) -> WebSocket:
+    websocket = await _shake_hands(plan, network)
+    if websocket.state is State.CONNECTING:
+        try:
+            await network.wait_open(websocket)
+        except BaseException:
+            websocket.abort()
+            raise
+    return websocket
+
+
+async def _shake_hands(plan: Plan, network: Network) -> WebSocket:
     stream = await _reach(plan, network)
     try:
         if plan.address.secure:

@@ -25,6 +25,7 @@ from ..protocol.versions import Version
 from ..settings import Settings
 from .empty_context import in_empty_context
 from .forks import engines
+from .loop_end import watch_loop_end
 from .native_locks import native_lock
 from .running_loop import is_in_event_loop
 from .shutdown import ClosesAll
@@ -79,7 +80,7 @@ class Engine(ClosesAll):
         self.ledger: Ledger = Ledger()
         engines.add(self)
         if loop is not None:
-            loop.call_soon_threadsafe(self.adopt_thread)
+            loop.call_soon_threadsafe(self._enter_loop, context=Context())
 
     @property
     def event_loop(self) -> asyncio.AbstractEventLoop | None:
@@ -114,6 +115,10 @@ class Engine(ClosesAll):
     def adopt_thread(self) -> None:
         """Make the calling thread the engine's: that of its event loop."""
         self._owner = threading.get_ident()
+
+    def _enter_loop(self) -> None:
+        self.adopt_thread()
+        self._loop_end = watch_loop_end(self)  # type: ignore[arg-type]
 
     def post(self, call: Callable[[], object]) -> None:
         """Make `call()` soon in the engine's thread, or once that is started. Thread-safe. If the
