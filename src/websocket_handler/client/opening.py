@@ -124,8 +124,8 @@ def not_followed(response: HandshakeFailed, reason: str) -> HandshakeFailed:
 
 
 async def _open_once(plan: Plan, network: Network) -> WebSocket:
-    websocket = await _shake_hands(plan, network)
-    if websocket.state is State.CONNECTING:
+    websocket, has_early_frames = await _shake_hands(plan, network)
+    if websocket.state is State.CONNECTING and not has_early_frames:  # else listeners come first
         try:
             await network.wait_open(websocket)
         except BaseException:
@@ -134,7 +134,8 @@ async def _open_once(plan: Plan, network: Network) -> WebSocket:
     return websocket
 
 
-async def _shake_hands(plan: Plan, network: Network) -> WebSocket:
+async def _shake_hands(plan: Plan, network: Network) -> tuple[WebSocket, bool]:
+    """Return a WebSocket that the engine has, and whether frames have arrived already."""
     stream = await _reach(plan, network)
     try:
         if plan.address.secure:
@@ -145,7 +146,8 @@ async def _shake_hands(plan: Plan, network: Network) -> WebSocket:
         established = None
         while established is None:
             established = _feed(handshake, await stream.receive())
-        return _hand_over(plan, network, stream.sock, established)
+        websocket = _hand_over(plan, network, stream.sock, established)
+        return websocket, bool(established.rest)
     except BaseException:
         stream.close()
         raise
