@@ -121,6 +121,8 @@ class WebSocket(SendingConnection):
         "_server",
     )
 
+    _received_headers: Headers | None = None  # of the response, in the client role
+
     def __init__(
         self,
         request: Request,
@@ -198,8 +200,13 @@ class WebSocket(SendingConnection):
 
     @property
     def response_headers(self) -> Headers:
-        """Headers to add to the 101 response, such as cookies; set them before `connect()`."""
-        return self._handling.response_headers if self._handling is not None else Headers()
+        """Headers to add to the 101 response, such as cookies; set them before `connect()`.
+
+        Of a client's WebSocket: the headers of the server's response.
+        """
+        if self._handling is not None and self._received_headers is None:
+            return self._handling.response_headers
+        return self._received_headers or Headers()
 
     @property
     def subprotocol(self) -> str | None:

@@ -35,6 +35,7 @@ class EchoServer:
         self.peers: list[Any] = []
         self._process = process
         options: dict[str, Any] = {"process_request": self._record, "ssl": context}
+        options["subprotocols"] = place.pop("subprotocols", None)
         if "path" in place:
             self._server = unix_serve(self._echo, place["path"], **options)
         else:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import websocket_handler
-from websocket_handler import aconnect, connect
+from websocket_handler import WebSocket, aconnect, connect
 from websocket_handler.client import ClientOptions, ClientSettings, Reconnecting
 
 from .forms import Form
@@ -71,6 +71,23 @@ def test_compression_is_offered_if_wanted(echo: Form, server: EchoServer, value:
     assert echo(server.url(), lambda ws: seen.append(ws.extensions), compression=value) == "hello"
     assert seen[0].startswith("permessage-deflate" if value else "")
     assert bool(seen[0]) == bool(value)
+
+
+def test_subprotocol_cookie_and_response_headers_are_exchanged(echo: Form) -> None:
+    server = EchoServer(subprotocols=["b"])
+    seen: list[Any] = []
+
+    def look(websocket: WebSocket) -> None:
+        seen.append((websocket.subprotocol, websocket.response_headers.get("Server", "")))
+
+    try:
+        options = {"subprotocols": ["a", "b"], "additional_headers": {"Cookie": "a=1"}}
+        assert echo(server.url(), look, **options) == "hello"
+        assert server.header("Cookie") == "a=1"
+    finally:
+        server.close()
+    assert seen[0][0] == "b"
+    assert "websockets" in seen[0][1]
 
 
 def test_unix_socket_is_used_in_place_of_the_host(echo: Form, tmp_path: Path) -> None:

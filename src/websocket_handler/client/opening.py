@@ -203,6 +203,7 @@ def _hand_over(
     request = Request("GET", address.target, Headers(fields), "1.1", sock.getpeername(), scheme)
     engine = plan.client.engine or network.default_engine()
     websocket = WebSocket(request, plan.settings, engine=engine)
+    websocket._received_headers = established.headers
     plan.prepare(websocket)
     version = plan.client.version
     assert isinstance(version, Version)
