@@ -362,6 +362,19 @@ def test_close_ends_a_wait_for_the_next_attempt(in_loop: bool) -> None:
             run_in_thread()
 
 
+def test_close_from_another_thread_ends_an_iteration(server: EchoServer) -> None:
+    feed = Reconnecting(server.url(), reconnect_delays=at_once)
+    states = [feed.state]
+    closing = threading.Thread(target=feed.close, args=(4000, "enough"))
+    for websocket in feed:
+        states.append(feed.state)
+        closing.start()
+        assert websocket.wait_closed(20)
+        assert websocket.close_code == 4000
+    closing.join(20)
+    assert [*states, feed.state] == [State.CLOSED, State.OPEN, State.CLOSED]
+
+
 def test_wrong_use_is_an_error(server: EchoServer) -> None:
     feed = Reconnecting(server.url())
     with pytest.raises(ValueError, match="unknown event"):

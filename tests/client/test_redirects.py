@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http
 import socket
+import ssl
 from collections.abc import Iterator
 from typing import Any
 
@@ -144,3 +145,20 @@ def test_redirect_with_a_given_socket_is_not_followed(echo: Form, redirecting: E
     with pytest.raises(HandshakeFailed, match="sock="):
         echo(redirecting.url("/to/302//x"), sock=sock)
     assert sock.fileno() < 0
+
+
+@pytest.mark.skipif(not IS_NATIVE, reason="TLS needs the native engine")
+def test_name_for_the_certificate_is_not_kept_for_another_host(
+    echo: Form, secure_server: EchoServer, certificates: Certificates
+) -> None:
+    issued = certificates.authority.issue_cert("first.example")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    issued.configure_cert(context)
+    first = EchoServer(redirect, context)
+    try:
+        target = secure_server.url("/x", "localhost", "wss")
+        options = {"ssl": certificates.client, "redirect_hosts": ["localhost"]}
+        url = first.url(f"/to/302/{target}", scheme="wss")
+        assert echo(url, server_hostname="first.example", **options) == "hello"
+    finally:
+        first.close()

@@ -95,8 +95,12 @@ class Plan:
         if reason is not None:
             raise not_followed(response, f"to {printable(location[:200])}: {reason}")
         if address.origin != self.address.origin:
-            kept = without_credentials(self.client.header_fields)
-            plan = replace(self, client=replace(self.client, additional_headers=kept))
+            client = replace(
+                self.client, additional_headers=without_credentials(self.client.header_fields)
+            )
+            if address.host != self.address.host:
+                client = replace(client, server_hostname=None)
+            plan = replace(self, client=client)
         else:
             authorization = address.authorization or self.address.authorization
             plan, address = self, address._replace(authorization=authorization)

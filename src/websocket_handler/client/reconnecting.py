@@ -73,14 +73,15 @@ class Reconnecting:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_started = False
+        self._is_active = False
         self._stopped = threading.Event()
         self._ended = threading.Event()
 
     @property
     def state(self) -> State:
-        """OPEN while there is an open connection, CONNECTING while there is none, CLOSED before
-        `start()` and after the end."""
-        if not self._is_started or self._ended.is_set():
+        """OPEN while there is an open connection, CONNECTING while there is none, CLOSING after
+        `close()`, CLOSED before `start()` or an iteration and after its end."""
+        if not self._is_active:
             return State.CLOSED
         if self._stopped.is_set():
             return State.CLOSING
@@ -111,7 +112,7 @@ class Reconnecting:
         """Begin to connect. Does not wait. Raises `WebSocketError` if it was called before."""
         if self._is_started:
             raise WebSocketError("start() was already called")
-        self._is_started = True
+        self._is_started = self._is_active = True
         if is_in_event_loop():
             self._loop = asyncio.get_running_loop()
             self._task = self._loop.create_task(self._run_in_loop())
@@ -161,7 +162,7 @@ class Reconnecting:
             self.wait_closed(self._plan.settings.close_timeout)
 
     def __iter__(self) -> Generator[WebSocket, None, None]:
-        self._is_started = True
+        self._is_started = self._is_active = True
         network = partial(BlockingNetwork, stopped=self._stopped)
         opened = reopen(self._with_listeners, network, self._stopped.is_set)
         try:
@@ -172,6 +173,7 @@ class Reconnecting:
                     return
         finally:
             complete(opened.aclose())
+            self._is_active = False
 
     # Implementation
 
@@ -230,4 +232,5 @@ class Reconnecting:
 
     def _end(self) -> None:
         self._websocket = None
+        self._is_active = False
         self._ended.set()
