@@ -6,7 +6,7 @@ STRESS_SECONDS ?= 600
 BIN = $(VENV)/bin
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/connection/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo cluster-demo test test-all coverage outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-testing bench-guard soak scorecard fuzz stress bench-deflaters dist wheel matrix prose-check clean
+.PHONY: demo cluster-demo test test-all coverage outage autobahn-compression autobahn-client lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-testing bench-guard soak scorecard fuzz stress bench-deflaters dist wheel matrix prose-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
@@ -35,6 +35,10 @@ outage: $(VENV)/.test-ready
 # Run all Autobahn cases of permessage-deflate with each engine. Takes half an hour.
 autobahn-compression: $(VENV)/.test-ready
 	AUTOBAHN_COMPRESSION=all $(BIN)/python -m pytest tests/end_to_end/test_autobahn.py -k compression
+
+# Run all Autobahn cases against the client, in all styles. Takes some minutes.
+autobahn-client: $(VENV)/.test-ready
+	AUTOBAHN_CLIENT=all $(BIN)/python -m pytest tests/client/test_autobahn_client.py
 
 lint: $(VENV)/.test-ready
 	$(BIN)/ruff check .

@@ -18,14 +18,17 @@ class Handler(BaseHTTPRequestHandler):
 import logging
 from importlib.metadata import version as _version
 
-from .client import aconnect, connect
+from .client import Reconnecting, aconnect, connect
 from .engine import IS_NATIVE, Engine, default_engine
 from .engine.stats import Stats, Traffic
 from .errors import (
     BusUnavailable,
     ConnectionClosed,
+    ConnectionFailed,
     HandshakeFailed,
     ProtocolError,
+    ProxyFailed,
+    TlsFailed,
     UnsupportedByVersion,
     WebSocketError,
 )
@@ -66,12 +69,15 @@ __all__ = [
     "CloseCode",
     "Compression",
     "ConnectionClosed",
+    "ConnectionFailed",
     "Delivery",
     "Engine",
     "HandshakeFailed",
     "Headers",
     "History",
     "ProtocolError",
+    "ProxyFailed",
+    "Reconnecting",
     "Request",
     "Room",
     "Rooms",
@@ -81,6 +87,7 @@ __all__ = [
     "SocketHandover",
     "State",
     "Stats",
+    "TlsFailed",
     "Traffic",
     "TransportHandover",
     "UnsupportedByVersion",

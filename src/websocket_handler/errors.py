@@ -14,16 +14,21 @@ class ConnectionClosed(WebSocketError):
 
     `code` and `reason` are those of RFC 6455 section 7.1.5. The code is 1005 if the close frame
     had none, and 1006 if the connection was lost without a close frame.
+
+    `limit` names the limit that was exceeded: our setting and its value, or that it is a limit of
+    the peer; "" if the connection was not closed because of one.
     """
 
-    def __init__(self, code: int, reason: str = "") -> None:
+    def __init__(self, code: int, reason: str = "", limit: str = "") -> None:
         code = int(code)  # a plain int also if it is given as a CloseCode
-        super().__init__(code, reason)
+        super().__init__(code, reason, limit)
         self.code = code
         self.reason = reason
+        self.limit = limit
 
     def __str__(self) -> str:
-        return f"the WebSocket is closed: {self.code} {printable(self.reason)}".rstrip()
+        text = f"the WebSocket is closed: {self.code} {printable(self.reason)}".rstrip()
+        return f"{text} ({self.limit})" if self.limit else text
 
 
 class ProtocolError(WebSocketError):
@@ -70,6 +75,33 @@ class HandshakeFailed(WebSocketError):
 
     def __str__(self) -> str:
         return printable(self.reason)
+
+
+class ProxyFailed(HandshakeFailed):
+    """The proxy refused to open a connection to the server, or broke the protocol.
+
+    `status` is the HTTP status of the proxy's response, None for a SOCKS proxy.
+    """
+
+
+class ConnectionFailed(WebSocketError, OSError):
+    """A client could not open a network connection, or lost it during the handshake.
+
+    `errno` is that of the operating system, None if there was none. The cause
+    (`__cause__`) is the error of the operating system, if there was one.
+    """
+
+    def __init__(self, reason: str, number: int | None = None) -> None:
+        super().__init__(number, reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return printable(self.reason)
+
+
+class TlsFailed(ConnectionFailed):
+    """TLS could not be established: the server's certificate is not valid for it, the server
+    rejected the client's, or the server does not support TLS."""
 
 
 class BusUnavailable(WebSocketError):

@@ -6,14 +6,14 @@ connection, which override those of the server.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any, TypeAlias, TypedDict
 
 from .protocol import origins
-from .protocol.permessage_deflate import Compression
+from .protocol.permessage_deflate import Compression, CompressionOption
 from .protocol.versions import DEFAULT_VERSIONS, Version
 
 Around: TypeAlias = Callable[[], AbstractContextManager[Any] | AbstractAsyncContextManager[Any]]
@@ -63,7 +63,9 @@ class Settings:
 
     open_timeout: float = 10.0
     """The time that a client has to complete a handshake whose last bytes arrive after the
-    response (hixie-76 to hybi-03); with http.server, also for the head of any request."""
+    response (hixie-76 to hybi-03); with http.server, also for the head of any request. In the
+    client, the time for the name, the connection, the proxy, TLS, redirects and the handshake
+    together."""
 
     ping_interval: float | None = 20.0
     """A peer that has sent no bytes for this time is sent a ping. None sends no pings."""
@@ -88,9 +90,10 @@ class Settings:
     versions: tuple[Version, ...] = DEFAULT_VERSIONS
     """The accepted versions of the protocol."""
 
-    compression: Compression | bool = False
+    compression: CompressionOption = False
     """The parameters of message compression, which is used if the peer supports permessage-deflate
-    (RFC 7692). True uses the defaults of `Compression`, False disables compression."""
+    (RFC 7692). True and "deflate" use the defaults of `Compression`, False and None disable
+    compression."""
 
     around: Around | None = None
     """Returns a context manager, which is entered around each call of a listener: Flask's
@@ -117,10 +120,12 @@ class Settings:
             raise TypeError("around is a callable that returns a context manager")
         object.__setattr__(self, "versions", tuple(self.versions))
         _require("versions", self.versions, bool(self.versions))
-        if self.compression is True:
+        if self.compression is True or self.compression == "deflate":
             object.__setattr__(self, "compression", Compression())
+        elif self.compression is None:
+            object.__setattr__(self, "compression", False)
         if not isinstance(self.compression, Compression | bool):
-            raise TypeError("compression must be True, False or a Compression")
+            raise TypeError('compression must be a Compression, "deflate", True, False or None')
         if self.allowed_origins is not None:
             object.__setattr__(self, "allowed_origins", origins.check(self.allowed_origins))
 
@@ -142,7 +147,7 @@ class SettingsOptions(TypedDict, total=False):
     close_timeout: float
     allowed_origins: Collection[str] | str | None
     versions: tuple[Version, ...]
-    compression: Compression | bool
+    compression: CompressionOption
     around: Around | None
     keep_context: bool
 
@@ -156,13 +161,19 @@ def with_options(settings: Settings | None, options: Mapping[str, Any]) -> Setti
     Raises `TypeError` for an unknown name, with the nearest known one, and `ValueError` or
     `TypeError` for a value that a field does not accept.
     """
-    for name in options:
-        if name not in SETTING_NAMES:
-            nearest = get_close_matches(name, SETTING_NAMES, n=1)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-            raise TypeError(f"unknown setting {name!r}{hint}")
+    check_names(options)
     base = settings if settings is not None else Settings()
     return replace(base, **options) if options else base
+
+
+def check_names(options: Iterable[str], others: frozenset[str] = frozenset()) -> None:
+    """Raise `TypeError` unless every option is a field of `Settings` or one of `others`."""
+    known = SETTING_NAMES | others
+    for name in options:
+        if name not in known:
+            nearest = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            raise TypeError(f"unknown setting {name!r}{hint}")
 
 
 def _require(name: str, value: object, condition: bool) -> None:

@@ -123,6 +123,8 @@ class WebSocket(SendingConnection):
         "_server",
     )
 
+    _received_headers: Headers | None = None  # of the response, in the client role
+
     def __init__(
         self,
         request: Request,
@@ -200,8 +202,13 @@ class WebSocket(SendingConnection):
 
     @property
     def response_headers(self) -> Headers:
-        """Headers to add to the 101 response, such as cookies; set them before `connect()`."""
-        return self._handling.response_headers if self._handling is not None else Headers()
+        """Headers to add to the 101 response, such as cookies; set them before `connect()`.
+
+        Of a client's WebSocket: the headers of the server's response.
+        """
+        if self._handling is not None and self._received_headers is None:
+            return self._handling.response_headers
+        return self._received_headers or Headers()
 
     @property
     def subprotocol(self) -> str | None:
@@ -476,7 +483,7 @@ class WebSocket(SendingConnection):
         try:
             return await self.__aiter__().__anext__()
         except StopAsyncIteration:
-            raise ConnectionClosed(self._close.code, self._close.reason) from None
+            raise self._closed_error() from None
 
     def __aiter__(self) -> LoopInbox:
         """Iterate over the messages in a coroutine: `async for message in websocket`.

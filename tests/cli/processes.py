@@ -18,7 +18,7 @@ from websocket_handler import IS_NATIVE
 
 from ..support.programs import wait_for
 
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 COLUMNS = 120
 COMMAND = [sys.executable, "-m", "websocket_handler"]
 EDITING = "\x1b[?2004h"
@@ -41,7 +41,7 @@ def run(
         [*COMMAND, *arguments],
         input=stdin.encode() if isinstance(stdin, str) else stdin,
         capture_output=True,
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
         env=environment(**variables),
         check=False,
     )
@@ -88,14 +88,14 @@ class Terminal:
         return ESCAPES.sub("", self.raw())
 
     def wait_for_prompt(self) -> None:
-        wait_for(lambda: EDITING in self.raw(), f"a prompt:\n{self.screen()}", PATIENCE_S)
+        wait_for(lambda: EDITING in self.raw(), f"a prompt:\n{self.screen()}", TIMEOUT_S)
 
     def wait_for(self, text: str, seen: int = 0) -> None:
-        wait_for(lambda: text in self.screen()[seen:], f"{text!r} on:\n{self.screen()}", PATIENCE_S)
+        wait_for(lambda: text in self.screen()[seen:], f"{text!r} on:\n{self.screen()}", TIMEOUT_S)
 
     def wait(self) -> int:
         """Wait until the command ends; returns its exit code."""
-        wait_for(lambda: self.raw() and self._process.poll() is not None, "the end", PATIENCE_S)
+        wait_for(lambda: self.raw() and self._process.poll() is not None, "the end", TIMEOUT_S)
         return self._process.wait()
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from websocket_handler.protocol.versions.accept import accept_value
 
 from ..support.raw_client import Frame, binary, close, text
 
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 
 Respond = Callable[[socket.socket, bytes], object]
 """Takes a connection and the head of its request; the connection is closed afterwards."""
@@ -41,7 +41,7 @@ def accept_all(listening: socket.socket, respond: Respond, context: ssl.SSLConte
 
 
 def serve(sock: socket.socket, respond: Respond, context: ssl.SSLContext | None) -> None:
-    sock.settimeout(PATIENCE_S)
+    sock.settimeout(TIMEOUT_S)
     with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
         stack.enter_context(sock)
         if context is not None:

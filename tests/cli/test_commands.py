@@ -12,7 +12,7 @@ from websocket_handler import __version__
 
 from ..support.programs import Program, running
 from ..support.raw_client import RawClient, text
-from .processes import PATIENCE_S, environment, run
+from .processes import TIMEOUT_S, environment, run
 
 WITHOUT = """
 import sys
@@ -30,7 +30,7 @@ def run_without(*missing: str, arguments: list[str]) -> subprocess.CompletedProc
         [sys.executable, "-c", WITHOUT.format(missing=missing), *arguments],
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
         env=environment(),
         check=False,
     )

@@ -18,7 +18,7 @@ from websocket_handler.protocol.frame import Opcode
 from ..support.ports import free_port
 from ..support.programs import Program, wait_for
 from ..support.raw_client import Frame, binary, close, text
-from .processes import COMMAND, PATIENCE_S, environment, run
+from .processes import COMMAND, TIMEOUT_S, environment, run
 from .servers import answering, echoing, header, replying, sending, serving, upgrade
 
 INF = ("--wait", "inf")
@@ -152,7 +152,7 @@ def test_close_of_the_peer_ends_a_command_whose_input_goes_on() -> None:
                 [*COMMAND, "connect", f"ws://127.0.0.1:{port}/"],
                 stdin=ours,
                 capture_output=True,
-                timeout=PATIENCE_S,
+                timeout=TIMEOUT_S,
                 env=environment(),
                 check=False,
             )
@@ -180,7 +180,7 @@ def test_closed_output_ends_the_command(url: str) -> None:
         process.stdout.close()
         process.stdin.write(b"two\n")
         process.stdin.flush()
-        assert process.wait(PATIENCE_S) == 0
+        assert process.wait(TIMEOUT_S) == 0
         assert process.stderr.read() == b""
 
 
@@ -195,7 +195,7 @@ def test_ctrl_c_closes_with_1000(echo: Program, url: str) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"hello\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(PATIENCE_S) == 130
+        assert process.wait(TIMEOUT_S) == 130
     echo.wait_for_log("1000", seen)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from ..conftest import ROOT
 from ..support.programs import Program
-from .processes import PATIENCE_S, environment
+from .processes import TIMEOUT_S, environment
 
 DOCUMENT = ROOT / "docs" / "command-line.md"
 PORT = "4080"
@@ -50,7 +50,7 @@ def test_documented_output_is_that_of_the_command(
         ["bash", "-c", command.replace(PORT, str(echo.port))],
         stdout=subprocess.PIPE,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
         env=environment(PATH=path),
         check=False,
     )

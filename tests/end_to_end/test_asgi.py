@@ -359,7 +359,9 @@ def test_fastapi_sessions_reach_the_websocket(server: str) -> None:
             response = client.get("/ordinary/login")
             cookie = response.header("set-cookie").partition(";")[0]
         with connect(
-            program.url("/ordinary/echo"), headers={"Cookie": cookie}, max_message_size=1 << 22
+            program.url("/ordinary/echo"),
+            additional_headers={"Cookie": cookie},
+            max_message_size=1 << 22,
         ) as websocket:
             for message in ("hello", b"x" * 1_000_000):
                 websocket.send(message)

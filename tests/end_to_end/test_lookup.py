@@ -86,7 +86,7 @@ def open_from(address: str, program: Program, origin: str) -> WebSocket:
         "X-Forwarded-Proto": "https",
         "X-Forwarded-Host": PROXY_HOST,
     }
-    return connect(program.url("/"), headers=fields, origin=origin)
+    return connect(program.url("/"), additional_headers=fields, origin=origin)
 
 
 def test_websocket_of_a_request_shows_the_client_behind_the_proxy(

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import pytest
 
 import websocket_handler
-from websocket_handler import Engine, Room, Rooms, Settings, WebSocket
+from websocket_handler import Engine, Reconnecting, Room, Rooms, Settings, WebSocket
+from websocket_handler.client import ClientSettings
 
 from ..conftest import ROOT
 from ..support.ports import free_port
@@ -58,6 +59,7 @@ OURS: dict[str, Any] = {
     "rooms": Rooms,
     "engine": Engine,
     "websocket_handler": websocket_handler,
+    "feed": Reconnecting,
 }
 """The objects that the documentation calls so."""
 
@@ -65,6 +67,8 @@ THEIRS = {"BaseHTTPRequestHandler", "RequestHandler", "WebSocketProtocol", "LATE
 """Names with a capital that fragments use without an import, and that are not exported."""
 
 SETTINGS = {field.name for field in fields(Settings)}
+CLIENT_SETTINGS = {field.name for field in fields(ClientSettings)}
+CLIENTS = (websocket_handler.connect, websocket_handler.aconnect, websocket_handler.Reconnecting)
 
 
 def parse(snippet: Snippet) -> ast.Module:
@@ -115,6 +119,7 @@ def test_snippet_passes_keywords_that_exist(snippet: Snippet) -> None:
             parameters = inspect.signature(called).parameters
             takes_settings = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
             known = set(parameters) | (SETTINGS if takes_settings else set())
+            known |= CLIENT_SETTINGS if called in CLIENTS else set()
             assert passed <= known, ast.unparse(node)
 
 

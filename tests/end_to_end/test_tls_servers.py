@@ -158,7 +158,7 @@ def test_tls_server_serves_many_websockets_beside_a_page(secure: Secure) -> None
 
 def test_messages_larger_than_the_transport_buffer_arrive_over_tls(secure: Secure) -> None:
     messages = [bytes([number]) * 200_000 for number in range(40)]
-    with connect(secure.program.url(secure.path, "wss"), ssl_context=context()) as websocket:
+    with connect(secure.program.url(secure.path, "wss"), ssl=context()) as websocket:
         for frame in secure.greeting:
             assert websocket.receive(timeout=10) == frame.payload.decode()
         for message in messages:

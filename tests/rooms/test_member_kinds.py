@@ -124,7 +124,7 @@ def test_members_of_every_kind_receive_what_another_process_sends(
             url = f"ws://127.0.0.1:{servers[0].server_port}/"
             clients.append(connect_client(url, version=version))
         for port in (servers[1].server_port, aiohttp_server.port):
-            clients.append(connect_client(f"wss://127.0.0.1:{port}/", ssl_context=trusted))
+            clients.append(connect_client(f"wss://127.0.0.1:{port}/", ssl=trusted))
         wait_for(lambda: len(room) == len(clients) + 3, "all members to be in the room")
         wait_until_joined(rooms)
         for text in ("h\xe9llo", "x" * 70_000):

@@ -11,7 +11,7 @@ import pytest
 
 from websocket_handler.testing import Client, ClientFactory
 
-from ..support.programs import PATIENCE
+from ..support.programs import TIMEOUT_S
 from .applications import chat, with_aiohttp
 
 FRAMEWORKS = ("flask", "django", "fastapi", "aiohttp", "http_server", "tornado")
@@ -36,7 +36,7 @@ def app(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def client(app: Any, websocket_client: ClientFactory) -> Client:
-    return websocket_client(app, timeout=PATIENCE)
+    return websocket_client(app, timeout=TIMEOUT_S)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -21,7 +21,7 @@ from starlette.websockets import WebSocket
 from websocket_handler import ASGIMiddleware, ConnectionClosed
 from websocket_handler.testing import Client, ClientFactory, HandshakeFailed
 
-from ..support.programs import PATIENCE
+from ..support.programs import TIMEOUT_S
 from .applications import with_django
 
 journal: list[str] = []
@@ -88,7 +88,7 @@ def _new_journal() -> None:
 
 @pytest.fixture
 def client(websocket_client: ClientFactory) -> Client:
-    return websocket_client(app, timeout=PATIENCE)
+    return websocket_client(app, timeout=TIMEOUT_S)
 
 
 def test_websocket_route_without_this_library_is_served(client: Client) -> None:
@@ -155,7 +155,7 @@ def test_lifespan_that_fails_raises_in_the_test(phase: str) -> None:
         yield
         raise LookupError(phase)
 
-    client = Client(Starlette(lifespan=fails), timeout=PATIENCE)
+    client = Client(Starlette(lifespan=fails), timeout=TIMEOUT_S)
     with contextlib.ExitStack() as stack:
         if phase == "shutdown":
             stack.enter_context(client)
@@ -164,7 +164,7 @@ def test_lifespan_that_fails_raises_in_the_test(phase: str) -> None:
 
 
 def test_settings_of_the_server_apply() -> None:
-    with Client(app, timeout=PATIENCE, max_message_size=10) as client:
+    with Client(app, timeout=TIMEOUT_S, max_message_size=10) as client:
         with client.connect("/echo?token=1") as ws:
             ws.receive()
             ws.send("x" * 11)
@@ -185,12 +185,12 @@ def test_startup_that_hangs_is_an_error_and_is_cancelled() -> None:
 
     with pytest.raises(TimeoutError, match="has not started"):
         Client(Starlette(lifespan=hangs), timeout=0.2).__enter__()
-    assert was_cancelled.wait(PATIENCE)
+    assert was_cancelled.wait(TIMEOUT_S)
 
 
 def test_django_application_raises_in_the_test() -> None:
     with_django.make_app()  # sets Django up
-    with Client(ASGIMiddleware(get_asgi_application()), timeout=PATIENCE) as client:
+    with Client(ASGIMiddleware(get_asgi_application()), timeout=TIMEOUT_S) as client:
         with client.connect("/echo") as ws:
             ws.send("hello")
             assert ws.receive() == "hello"

@@ -11,7 +11,7 @@ import pytest
 from websocket_handler import ASGIMiddleware, WebSocket
 from websocket_handler.testing import AsyncClient, ConnectionClosed, HandshakeFailed
 
-from ..support.programs import PATIENCE
+from ..support.programs import TIMEOUT_S
 from .applications import chat
 
 pytestmark = pytest.mark.anyio
@@ -24,7 +24,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 async def client(app: Any) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(app, timeout=PATIENCE) as client:
+    async with AsyncClient(app, timeout=TIMEOUT_S) as client:
         yield client
 
 
@@ -102,7 +102,7 @@ async def test_application_runs_in_the_loop_of_the_test() -> None:
         if scope["type"] != "lifespan":
             await ASGIMiddleware(app)(scope, receive, send)
 
-    async with AsyncClient(without_lifespan, timeout=PATIENCE) as client:
+    async with AsyncClient(without_lifespan, timeout=TIMEOUT_S) as client:
         async with client.connect("/") as ws:
             await ws.send("x")
             await ws.ping()

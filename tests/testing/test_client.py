@@ -20,7 +20,7 @@ from websocket_handler import (
 )
 from websocket_handler.testing import Client, HandshakeFailed
 
-from ..support.programs import PATIENCE
+from ..support.programs import TIMEOUT_S
 from .applications import chat
 from .conftest import FRAMEWORKS, app_of
 
@@ -47,7 +47,7 @@ def echo(ws: WebSocket | None) -> None:
     ws.connect()
 
 
-def client_of(handler: Any, timeout: float = PATIENCE, **options: Any) -> Client:
+def client_of(handler: Any, timeout: float = TIMEOUT_S, **options: Any) -> Client:
     return Client(Application(handler).app, timeout=timeout, **options)
 
 
@@ -58,7 +58,7 @@ def descriptors() -> set[str]:
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_nothing_remains_after_the_client(framework: str) -> None:
     def use() -> None:
-        with Client(app_of(framework), timeout=PATIENCE) as client:
+        with Client(app_of(framework), timeout=TIMEOUT_S) as client:
             client.get("/echo")
             client.connect("/echo")  # closed by the client's end
             with client.connect("/echo") as ws:
@@ -72,7 +72,7 @@ def test_nothing_remains_after_the_client(framework: str) -> None:
 
 
 def test_connections_that_are_open_at_the_end_are_closed_with_1001(app: Any) -> None:
-    with Client(app, timeout=PATIENCE) as client:
+    with Client(app, timeout=TIMEOUT_S) as client:
         ws = client.connect("/echo")
     assert chat.closed == [(1001, "")]
     assert ws.close_code == 1001
@@ -85,7 +85,7 @@ def test_receive_without_a_message_says_what_it_waited_for() -> None:
         begin = time.monotonic()
         with pytest.raises(TimeoutError, match=r"/quiet: waited 0.05 s for a message"):
             ws.receive(timeout=BRIEF)
-        assert time.monotonic() - begin < PATIENCE
+        assert time.monotonic() - begin < TIMEOUT_S
 
 
 def test_default_limit_of_a_wait_is_a_second() -> None:
@@ -96,7 +96,7 @@ def test_handler_that_never_responds_fails_the_handshake_in_time() -> None:
     may_return = threading.Event()
 
     def hang(_: WebSocket | None) -> None:
-        may_return.wait(PATIENCE)
+        may_return.wait(TIMEOUT_S)
 
     with client_of(hang) as client:
         with pytest.raises(TimeoutError, match=r"/: waited 0.05 s for the response to the hand"):
@@ -111,8 +111,8 @@ def test_handler_that_runs_on_is_an_error() -> None:
 
     def run_on(ws: WebSocket) -> None:
         ws.connect()
-        ws.wait_closed(PATIENCE)
-        may_return.wait(PATIENCE)
+        ws.wait_closed(TIMEOUT_S)
+        may_return.wait(TIMEOUT_S)
 
     client = client_of(run_on, timeout=0.5)
     with client:
@@ -138,7 +138,7 @@ def test_blocking_listener_delays_only_its_own_connection() -> None:
     may_return = threading.Event()
 
     def listen(ws: WebSocket) -> None:
-        ws.on("message", lambda m: may_return.wait(PATIENCE) if m == "block" else ws.send(m))
+        ws.on("message", lambda m: may_return.wait(TIMEOUT_S) if m == "block" else ws.send(m))
         ws.connect()
 
     with client_of(listen) as client, client.connect("/") as one, client.connect("/") as other:
@@ -166,7 +166,7 @@ def test_exception_of_a_listener_is_raised_at_the_end_of_the_with(event: str) ->
 
 
 def test_exceptions_are_not_raised_on_request(app: Any) -> None:
-    with Client(app, timeout=PATIENCE, raise_server_exceptions=False) as client:
+    with Client(app, timeout=TIMEOUT_S, raise_server_exceptions=False) as client:
         with client.connect("/echo") as ws:
             ws.send("fail")
             with pytest.raises(ConnectionClosed) as closed:
@@ -195,7 +195,7 @@ def test_client_closes_with_1011_after_an_exception_of_the_test(app: Any) -> Non
         with client.connect("/echo"):
             raise KeyError("of the test")
 
-    with Client(app, timeout=PATIENCE) as client:
+    with Client(app, timeout=TIMEOUT_S) as client:
         with pytest.raises(KeyError):
             fail_in(client)
         assert chat.closed == [(1011, "")]
@@ -223,14 +223,14 @@ def test_invalid_path_is_rejected(path: str) -> None:
 @pytest.mark.parametrize("version", ALL_VERSIONS, ids=str)
 def test_client_speaks_every_version(version: Version) -> None:
     app = Application(echo, versions=ALL_VERSIONS)
-    with Client(app.app, timeout=PATIENCE) as client, client.connect("/", version=version) as ws:
+    with Client(app.app, timeout=TIMEOUT_S) as client, client.connect("/", version=version) as ws:
         ws.send("hello")
         assert ws.receive() == "hello"
 
 
 def test_compression_is_offered_and_used() -> None:
     app = Application(echo, compression=True)
-    with Client(app.app, timeout=PATIENCE) as client, client.connect("/", compression=True) as ws:
+    with Client(app.app, timeout=TIMEOUT_S) as client, client.connect("/", compression=True) as ws:
         assert ws.headers["Sec-WebSocket-Extensions"].startswith("permessage-deflate")
         ws.send("x" * 10_000)
         assert ws.receive() == "x" * 10_000
@@ -272,7 +272,7 @@ def test_advance_passes_the_limit_of_the_closing_handshake() -> None:
 
 def test_advance_affects_only_its_own_client() -> None:
     app = Application(echo).app
-    with Client(app, timeout=PATIENCE) as one, Client(app, timeout=PATIENCE) as other:
+    with Client(app, timeout=TIMEOUT_S) as one, Client(app, timeout=TIMEOUT_S) as other:
         ws = other.connect("/")
         ws.stop_reading()
         one.advance(1000)
@@ -291,8 +291,8 @@ def test_reading_that_is_stopped_cannot_be_waited_for() -> None:
 def test_message_reaches_other_clients_of_the_application(framework: str) -> None:
     app = app_of(framework)
     with (
-        Client(app, timeout=PATIENCE) as alice,
-        Client(app, timeout=PATIENCE) as bob,
+        Client(app, timeout=TIMEOUT_S) as alice,
+        Client(app, timeout=TIMEOUT_S) as bob,
         alice.connect("/room") as one,
         bob.connect("/room") as other,
     ):

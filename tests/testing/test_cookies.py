@@ -10,7 +10,7 @@ import pytest
 from websocket_handler.testing import Client, HandshakeFailed
 from websocket_handler.testing.cookies import Cookies
 
-from ..support.programs import PATIENCE
+from ..support.programs import TIMEOUT_S
 from .applications import with_flask
 
 
@@ -18,7 +18,7 @@ def test_session_of_a_flask_test_client_is_handed_over() -> None:
     app = with_flask.make_app()
     logged_in = app.test_client()
     logged_in.post("/login", data={"user": "alice"})
-    client = Client(app, cookies=logged_in, timeout=PATIENCE)
+    client = Client(app, cookies=logged_in, timeout=TIMEOUT_S)
     with client, client.connect("/greeting") as ws:
         assert ws.receive() == "hello alice"
 
@@ -28,7 +28,7 @@ def test_session_transaction_of_flask_is_handed_over() -> None:
     prepared = app.test_client()
     with prepared.session_transaction() as session:
         session["user"] = "bob"
-    with Client(app, timeout=PATIENCE) as client:
+    with Client(app, timeout=TIMEOUT_S) as client:
         with client.connect("/greeting", cookies=prepared) as ws:
             assert ws.receive() == "hello bob"
         with pytest.raises(HandshakeFailed):

@@ -13,7 +13,7 @@ from websocket_handler import WebSocket, WSGIMiddleware
 from websocket_handler.testing import Client
 from websocket_handler.testing.servers import interface_of
 
-from ..support.programs import PATIENCE
+from ..support.programs import TIMEOUT_S
 from .conftest import FRAMEWORKS, app_of
 
 EXPECTED = {
@@ -70,7 +70,7 @@ def test_unknown_application_needs_the_interface() -> None:
 
     with pytest.raises(TypeError, match=r'Client\(app, interface="wsgi"\)'):
         Client(app)
-    with Client(app, interface="wsgi", timeout=PATIENCE) as client:
+    with Client(app, interface="wsgi", timeout=TIMEOUT_S) as client:
         assert client.get("/").text == "testserver"
 
 
@@ -99,6 +99,6 @@ def test_bottle_application_is_served() -> None:
         ws.on("message", ws.send)
         return ws.connect()
 
-    with Client(WSGIMiddleware(app), timeout=PATIENCE) as client, client.connect("/echo") as ws:
+    with Client(WSGIMiddleware(app), timeout=TIMEOUT_S) as client, client.connect("/echo") as ws:
         ws.send("hello")
         assert ws.receive() == "hello"

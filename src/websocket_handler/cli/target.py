@@ -41,9 +41,9 @@ class Target:
             self.url,
             version=self.version,
             subprotocols=self.subprotocols,
-            headers=self.headers,
+            additional_headers=self.headers,
             origin=self.origin,
-            ssl_context=self.tls_context() if self.address().secure else None,
+            ssl=self.tls_context() if self.address().secure else None,
             compression=self.compression,
             open_timeout=self.timeout,
             close_timeout=CLOSE_TIMEOUT_S,
@@ -56,11 +56,12 @@ class Target:
 
     def handshake(self, origin: str | None) -> ClientHandshake:
         """Return the opening handshake without I/O. Raises `ValueError` for an invalid option."""
+        address = self.address()
         return ClientHandshake(
-            self.address(),
+            address,
             self.version,
             self.subprotocols,
-            self.headers,
+            [*self.headers, *authorization_of(address)],
             origin,
             Compression() if self.compression else False,
         )
@@ -75,6 +76,11 @@ class Target:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
+
+
+def authorization_of(address: Address) -> list[tuple[str, str]]:
+    """Return the header for the user and password of the URL, if it has them."""
+    return [("Authorization", address.authorization)] if address.authorization else []
 
 
 def websocket_url(text: str) -> str:

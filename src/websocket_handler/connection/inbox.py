@@ -101,16 +101,16 @@ class ThreadInbox(_Inbox):
     def __init__(self, source: Source, high_water: int) -> None:
         super().__init__(source, high_water)
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()  # gevent's if it has patched
-        self._end: ConnectionClosed | None = None
+        self._end: tuple[int, str, str] | None = None  # the arguments of `ConnectionClosed`
 
     def put(self, message: Any) -> None:
         self._queue.put(message)
         self._count_arrival(message)
 
-    def end(self, code: int, reason: str) -> None:
+    def end(self, code: int, reason: str, limit: str = "") -> None:
         """The connection is closed; the messages received before can still be taken."""
         self._source = None
-        self._end = ConnectionClosed(code, reason)
+        self._end = (code, reason, limit)
         self._queue.put(None)
 
     def forget_after_fork(self, code: int, reason: str) -> None:
@@ -128,7 +128,7 @@ class ThreadInbox(_Inbox):
         if message is None:
             self._queue.put(None)  # for the next call
             assert self._end is not None
-            raise ConnectionClosed(self._end.code, self._end.reason)
+            raise ConnectionClosed(*self._end)
         self._count_taken(message)
         return message  # type: ignore[no-any-return]
 
@@ -155,7 +155,7 @@ class LoopInbox(_Inbox):
         self._normal_close_codes = normal_close_codes
         self._first: Any = None  # the next message; usually the only one
         self._others: deque[Any] | None = None
-        self._end: tuple[int, str] | None = None
+        self._end: tuple[int, str, str] | None = None  # the arguments of `ConnectionClosed`
         self._wakeup: Callable[[Any], object] | None = None  # callback of the waiting Task
         self._context: Context | None = None
         self._cancellation: str | None = None
@@ -171,18 +171,18 @@ class LoopInbox(_Inbox):
         else:
             self._loop.call_soon_threadsafe(self._accept_threadsafe, message)
 
-    def end(self, code: int, reason: str) -> None:
+    def end(self, code: int, reason: str, limit: str = "") -> None:
         """The connection is closed; the messages received before can still be taken."""
         self._source = None
         if self.same_loop:
-            self._accept_end(code, reason)
+            self._accept_end(code, reason, limit)
         elif not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._accept_end, code, reason)
+            self._loop.call_soon_threadsafe(self._accept_end, code, reason, limit)
 
     def forget_after_fork(self, code: int, reason: str) -> None:
         """In a forked child: like `end`, but discard the messages, which the parent has too."""
         self._source = self._first = self._others = self._wakeup = self._context = None
-        self._end = (code, reason)
+        self._end = (code, reason, "")
 
     def accept(self, message: Any) -> None:
         """Queue the message."""
@@ -197,8 +197,8 @@ class LoopInbox(_Inbox):
         self.accept(message)
         self.wake()
 
-    def _accept_end(self, code: int, reason: str) -> None:
-        self._end = (code, reason)
+    def _accept_end(self, code: int, reason: str, limit: str) -> None:
+        self._end = (code, reason, limit)
         if not self._loop.is_closed():  # the end of the loop may have closed the connection
             self._loop.call_soon(self.wake)
 
@@ -226,10 +226,9 @@ class LoopInbox(_Inbox):
     async def __anext__(self) -> str | bytes:
         while self._first is None:
             if self._end is not None:
-                code, reason = self._end
-                if code in self._normal_close_codes:
+                if self._end[0] in self._normal_close_codes:
                     raise StopAsyncIteration
-                raise ConnectionClosed(code, reason)
+                raise ConnectionClosed(*self._end)
             if self._wakeup is not None:
                 raise WebSocketError("another coroutine is already waiting for a message")
             self._asyncio_future_blocking = True

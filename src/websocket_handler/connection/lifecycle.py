@@ -37,6 +37,7 @@ from ..protocol.state import State, Step, advance
 from ..protocol.versions import Version
 from ..protocol.versions.version import Decoder, Encoder
 from ..settings import Settings
+from .limits import TOO_MANY_CONTROL_FRAMES, exceeded_limit
 from .liveness import MIN_RATE, AwaitedPong
 from .receiving import ReceivingConnection
 from .surroundings import Surroundings
@@ -191,9 +192,12 @@ class Connection(ReceivingConnection):
         if self._outcome is None:
             raise WebSocketError("connect() has not been called")
         if self._state in (State.CLOSING, State.CLOSED):
-            raise ConnectionClosed(self._close.code, self._close.reason)
+            raise self._closed_error()
         if self._output_lost is not None:
             raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE, self._output_lost)
+
+    def _closed_error(self) -> ConnectionClosed:
+        return ConnectionClosed(self._close.code, self._close.reason, self._exceeded_limit)
 
     # Events
 
@@ -366,7 +370,7 @@ class Connection(ReceivingConnection):
         self._call_final(listeners, "close", code, reason)
         self._notify_drain_waiters()
         if self._inbox is not None:
-            self._inbox.end(code, reason)
+            self._inbox.end(code, reason, self._exceeded_limit)
 
     def _half_close(self) -> None:
         """Send the buffered data and FIN, then wait for the peer's FIN. Closing a socket with
@@ -480,7 +484,7 @@ class Connection(ReceivingConnection):
     def _fail_if_flooded(self) -> bool:
         if not self._count_control_frame():
             return False
-        self._fail_connection(CloseCode.POLICY_VIOLATION, "too many control frames")
+        self._fail_connection(*TOO_MANY_CONTROL_FRAMES)
         return True
 
     def _send_ping(self, payload: bytes) -> None:
@@ -505,6 +509,8 @@ class Connection(ReceivingConnection):
         self._wake_reader()
         for present, former in self._version._close_codes:
             code = present if code == former else code
+        if code == CloseCode.MESSAGE_TOO_BIG and self._state is State.OPEN:
+            self._exceeded_limit = "a limit of the peer"
         if self._codec is not None:
             initiated = self._state is State.CLOSING
             former = dict(self._version._close_codes).get(code, code)
@@ -517,6 +523,9 @@ class Connection(ReceivingConnection):
 
     def _fail_connection(self, code: int, reason: str) -> None:
         """Fail the connection (RFC 6455 section 7.1.7)."""
+        limit = exceeded_limit(reason, self._settings)
+        if limit and self._accepts_messages():
+            self._exceeded_limit = limit
         self._fail(code, reason, ProtocolError(code, reason))
 
     def _input_lost(self, error: BaseException) -> None:

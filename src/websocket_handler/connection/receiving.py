@@ -30,6 +30,7 @@ class ReceivingConnection(Channel):
     listeners or its queues."""
 
     _backlog: Backlog | None = None
+    _exceeded_limit = ""  # of which side, and which one, after it has ended the connection
     _holds_too_much = False  # more than high water is queued behind a fragmented message
 
     def _queue_unclaimed(self, message: Any) -> None:
@@ -77,7 +78,7 @@ class ReceivingConnection(Channel):
         if isinstance(inbox, LoopInbox) and inbox.same_loop:
             self._after_messages = inbox.wake
         if self._state is State.CLOSED:
-            inbox.end(self._close.code, self._close.reason)
+            inbox.end(self._close.code, self._close.reason, self._exceeded_limit)
 
     def _pause_for_backlog(self) -> None:
         """Pause reading: too many messages wait for the application."""

@@ -24,6 +24,7 @@ from ..protocol.message import fragments
 from ..protocol.prepared import PreparedMessage
 from ..protocol.state import State
 from .lifecycle import Codec, Connection
+from .limits import SLOW_CONSUMER, exceeded_limit
 from .listeners import EVENT_OVERHEAD
 
 logger: logging.Logger = logging.getLogger("websocket_handler")
@@ -188,10 +189,9 @@ class SendingConnection(Connection):
     def _check_not_hopeless(self) -> None:
         if self._is_hopeless:
             logger.info("%r: closing slow consumer, %d bytes unsent", self, self.buffered_amount)
-            self._in_engine(
-                partial(self._start_closing, CloseCode.POLICY_VIOLATION, "slow consumer")
-            )
-            raise ConnectionClosed(CloseCode.POLICY_VIOLATION, "slow consumer")
+            self._exceeded_limit = exceeded_limit(SLOW_CONSUMER.reason, self._settings)
+            self._in_engine(partial(self._start_closing, *SLOW_CONSUMER))
+            raise ConnectionClosed(*SLOW_CONSUMER, self._exceeded_limit)
 
     def _send_whole(
         self, message: str | bytes, compress: bool | None, prepared: PreparedMessage | None = None

@@ -26,6 +26,7 @@ from ..protocol.versions import Version
 from ..settings import Settings
 from .empty_context import in_empty_context
 from .forks import engines
+from .loop_end import watch_loop_end
 from .native_locks import native_lock
 from .running_loop import is_in_event_loop
 from .send_state import SendState
@@ -93,7 +94,7 @@ class Engine(ClosesAll):
         self._ledger: Ledger = Ledger()
         engines.add(self)
         if loop is not None:
-            loop.call_soon_threadsafe(self._adopt_thread)
+            loop.call_soon_threadsafe(self._enter_loop, context=Context())
 
     @property
     def event_loop(self) -> asyncio.AbstractEventLoop | None:
@@ -128,6 +129,10 @@ class Engine(ClosesAll):
     def _adopt_thread(self) -> None:
         """Make the calling thread the engine's: that of its event loop."""
         self._owner = threading.get_ident()
+
+    def _enter_loop(self) -> None:
+        self._adopt_thread()
+        self._loop_end = watch_loop_end(self)  # type: ignore[arg-type]
 
     def _post(self, call: Callable[[], object]) -> None:
         """Make `call()` soon in the engine's thread, or once that is started. Thread-safe. If the

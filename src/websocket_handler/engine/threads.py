@@ -13,8 +13,7 @@ import os
 import socket
 import threading
 import time
-import weakref
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextvars import Context
 from functools import partial
 
@@ -23,8 +22,9 @@ from .channel import Channel
 from .empty_context import in_empty_context
 from .engine import EpollEngine
 from .forks import engines
+from .loop_end import watch_loop_end
 from .running_loop import is_gevent
-from .shutdown import ClosesAll, close_connections
+from .shutdown import ClosesAll
 from .stats import NoThread
 from .transport import TransportConnection
 
@@ -34,13 +34,6 @@ STANDBY_RETRY_S = 1.0
 """Seconds until the engine tries again to start a thread that could not be started."""
 
 _own_thread = threading.local()
-
-LOOP_END_TIMEOUT = 1.0
-"""Seconds to wait for the peers' close frames before an event loop ends."""
-
-TRANSPORT_END_ITERATIONS = 3
-"""Iterations of the event loop within which a transport closes its socket, also a TLS transport,
-which first closes the transport beneath it."""
 
 
 class Engine(ClosesAll, EpollEngine):
@@ -340,19 +333,6 @@ class Engine(ClosesAll, EpollEngine):
             channel._start_closing(CloseCode.GOING_AWAY, "")
         super().close()
 
-    async def _end_with_loop(self) -> None:
-        """The loop is about to be closed: close every connection with 1001, and wait up to
-        `LOOP_END_TIMEOUT` seconds for the peers' close frames."""
-        if self._stopped:
-            return
-        done = asyncio.Event()
-        close_connections(self, when_done=done.set)
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(done.wait(), LOOP_END_TIMEOUT)
-        self.stop()
-        for _ in range(TRANSPORT_END_ITERATIONS):
-            await asyncio.sleep(0)
-
 
 class _Reader:
     """The callback of the event loop for the engine's descriptor. It also detects the loop's end:
@@ -361,9 +341,7 @@ class _Reader:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._generator = _until_loop_ends(weakref.ref(engine))
-        with contextlib.suppress(StopIteration):
-            self._generator.__anext__().send(None)
+        self._generator = watch_loop_end(engine)
 
     def __call__(self) -> None:
         self._engine.poll()
@@ -372,15 +350,6 @@ class _Reader:
         self._engine._loop_ended()
         with contextlib.suppress(StopIteration, StopAsyncIteration, RuntimeError):
             self._generator.aclose().send(None)
-
-
-async def _until_loop_ends(engine: weakref.ref[Engine]) -> AsyncGenerator[None, None]:
-    try:
-        yield
-    finally:
-        living = engine()
-        if living is not None:
-            await living._end_with_loop()
 
 
 def _call_in(loop: asyncio.AbstractEventLoop, call: object, argument: object) -> None:

@@ -5,15 +5,16 @@ The caller sends `ClientHandshake.request` and passes the received bytes to `fee
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Sequence
 from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from ..errors import HandshakeFailed
 from . import permessage_deflate
-from .permessage_deflate import Compression, NegotiatedParameters
+from .permessage_deflate import Compression, CompressionOption, NegotiatedParameters
 from .request import FIELD_VALUE, TOKEN, Headers, check_field, tokens
 from .versions import Version
 from .versions.version import Offer
@@ -23,6 +24,9 @@ MAX_HEAD_SIZE = 64 << 10
 
 MAX_BODY_SHOWN = 64 << 10
 """The part of an error response's body that `HandshakeFailed` includes, in bytes."""
+
+MAX_INTERIM_RESPONSES = 10
+"""The maximum number of responses with a status of 100 to 199 before the final one."""
 
 DEFAULT_PORTS = {"ws": 80, "wss": 443}
 
@@ -47,38 +51,42 @@ class Address(NamedTuple):
     host: str
     port: int
     target: str
+    authorization: str | None = None
+    """The value of an Authorization header, from the user and password in the URL."""
 
     @classmethod
     def parse(cls, url: str) -> Address:
         """Parse `url`. Raises `ValueError` unless it is a valid ws: or wss: URL."""
-        if any(character <= " " for character in url):  # urlsplit silently removes some
-            raise ValueError(f"the URL {url!r} contains whitespace")
-        parts = urlsplit(url)
+        parts = split_url(url)
         if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
-            raise ValueError(f"{url!r} is not a ws: or wss: URL")
-        if "[" in parts.netloc and not _is_ipv6(parts.hostname):  # Python 3.10 accepts names too
-            raise ValueError(f"only an IPv6 address may be in brackets, not {parts.hostname!r}")
+            raise ValueError(f"{_without_password(url)!r} is not a ws: or wss: URL")
         if parts.fragment or "#" in url:
             raise ValueError("a WebSocket URL must not have a fragment")
-        if parts.username is not None:
-            raise ValueError("credentials must be sent in a header, not in the URL")
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         if not FIELD_VALUE.fullmatch(target) or not target.isascii():
             raise ValueError("the path and query of the URL must be percent-encoded")
-        host = parts.hostname if parts.hostname.isascii() else _in_ascii(parts.hostname)
-        if not HOST.fullmatch(host):
-            raise ValueError(f"{host!r} is not a valid host name")
-        port = DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
-        if port == 0:
-            raise ValueError("port 0 is not valid")
-        return cls(parts.scheme == "wss", host, port, target)
+        host, port = host_and_port(parts, DEFAULT_PORTS[parts.scheme])
+        return cls(parts.scheme == "wss", host, port, target, basic_authorization(parts))
+
+    @property
+    def origin(self) -> tuple[bool, str, int]:
+        """The scheme, host and port, for which credentials are valid (RFC 6454)."""
+        return self.secure, self.host, self.port
+
+    @property
+    def authority(self) -> str:
+        """The host and port, as in a CONNECT request."""
+        return f"{self._host_in_url}:{self.port}"
 
     @property
     def host_header(self) -> str:
         """The value of the Host header: without the port if it is the default port."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
         default = DEFAULT_PORTS["wss" if self.secure else "ws"]
-        return host if self.port == default else f"{host}:{self.port}"
+        return self._host_in_url if self.port == default else self.authority
+
+    @property
+    def _host_in_url(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
 
 
 class Established(NamedTuple):
@@ -90,6 +98,40 @@ class Established(NamedTuple):
     rest: bytes
     """The bytes that followed the handshake: the first frames."""
     negotiated: NegotiatedParameters | None = None
+
+
+class ResponseHead:
+    """Reads the head of a response, after any interim responses (RFC 9110 section 15.2)."""
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+        self._searched = 0  # bytes of it in which the end of the head does not begin
+        self._interim_responses = 0
+
+    def feed(self, data: bytes) -> tuple[int, Headers, bytes] | None:
+        """Process received bytes. Returns the status, the headers and the bytes after the head
+        once it is complete. Raises `HandshakeFailed` if it is not a valid head of HTTP/1.1."""
+        self._received += data
+        while (head := self._next_head()) is not None:
+            status, headers = parse_head(head)
+            if status == 101 or not 100 <= status < 200:
+                return status, headers, bytes(self._received)
+            self._interim_responses += 1
+            if self._interim_responses > MAX_INTERIM_RESPONSES:
+                raise HandshakeFailed("the server sent too many interim responses", status)
+        return None
+
+    def _next_head(self) -> bytes | None:
+        end = self._received.find(HEAD_ENDS, self._searched)
+        if max(end, len(self._received) if end < 0 else 0) > MAX_HEAD_SIZE:
+            raise HandshakeFailed("the head of the response is too long")
+        if end < 0:
+            self._searched = max(0, len(self._received) - len(HEAD_ENDS) + 1)
+            return None
+        head = bytes(self._received[:end])
+        del self._received[: end + len(HEAD_ENDS)]
+        self._searched = 0
+        return head
 
 
 class ClientHandshake:
@@ -107,7 +149,7 @@ class ClientHandshake:
         subprotocols: Sequence[str] = (),
         headers: Sequence[tuple[str, str]] = (),
         origin: str | None = None,
-        compression: Compression | bool = False,
+        compression: CompressionOption = False,
     ) -> None:
         for name, value in headers:
             check_field(name, value)
@@ -134,9 +176,9 @@ class ClientHandshake:
         )
         self._offered = subprotocols
         self._client_request = version._client_request(offer)
-        self._received = bytearray()
-        self._searched = 0  # bytes of it in which the end of the head does not begin
+        self._response_head = ResponseHead()
         self._head: tuple[int, Headers] | None = None
+        self._received = bytearray()  # after the head
         self._body_size = 0  # bytes to wait for after the head
         self.request: bytes = self._client_request.request
 
@@ -146,13 +188,15 @@ class ClientHandshake:
         b"" means that the server has closed the connection. Raises `HandshakeFailed` if the
         response does not accept the handshake.
         """
-        self._received += data
-        head = self._head or self._read_head()
-        if head is None:
+        if self._head is None:
+            self._read_head(data)
+        else:
+            self._received += data
+        if self._head is None:
             if not data:
                 raise HandshakeFailed("the server closed the connection without a response")
             return None
-        status, headers = head
+        status, headers = self._head
         if data and len(self._received) < self._body_size:
             return None
         if status != 101:
@@ -164,19 +208,13 @@ class ClientHandshake:
             raise HandshakeFailed("the server closed the connection within its response")
         return self._verify(headers)
 
-    def _read_head(self) -> tuple[int, Headers] | None:
-        """Remove the head from the received bytes and return it, None if it is incomplete."""
-        end = self._received.find(HEAD_ENDS, self._searched)
-        if max(end, len(self._received) if end < 0 else 0) > MAX_HEAD_SIZE:
-            raise HandshakeFailed("the head of the response is too long")
-        if end < 0:
-            self._searched = max(0, len(self._received) - len(HEAD_ENDS) + 1)
-            return None
-        head = bytes(self._received[:end])
-        del self._received[: end + len(HEAD_ENDS)]
-        status, headers = self._head = _parse_head(head)
-        self._body_size = self._client_request.body_size if status == 101 else _body_size(headers)
-        return self._head
+    def _read_head(self, data: bytes) -> None:
+        found = self._response_head.feed(data)
+        if found is not None:
+            status, headers, rest = found
+            self._head, self._received = (status, headers), bytearray(rest)
+            is_accepted = status == 101
+            self._body_size = self._client_request.body_size if is_accepted else _body_size(headers)
 
     def _refusal(self, status: int, headers: Headers, body: bytes | None) -> HandshakeFailed:
         reason = f"the server answered with HTTP status {status}"
@@ -208,6 +246,52 @@ class ClientHandshake:
         if len(chosen) > 1 or chosen[0] not in self._offered:
             raise ValueError(f"the subprotocol {', '.join(chosen)!r} was not offered")
         return chosen[0]
+
+
+def split_url(url: str) -> SplitResult:
+    """Split `url`. Raises `ValueError` for whitespace and for brackets around a name."""
+    if any(character <= " " for character in url):  # urlsplit silently removes some
+        raise ValueError(f"the URL {_without_password(url)!r} contains whitespace")
+    parts = urlsplit(url)
+    if "[" in parts.netloc and not _is_ipv6(parts.hostname or ""):  # Python 3.10 accepts names too
+        raise ValueError(f"only an IPv6 address may be in brackets, not {parts.hostname!r}")
+    return parts
+
+
+def host_and_port(parts: SplitResult, default_port: int) -> tuple[str, int]:
+    """Return the host in ASCII and the port of a URL. Raises `ValueError` if one is not valid."""
+    name = parts.hostname or ""
+    host = name if name.isascii() else _in_ascii(name)
+    if not HOST.fullmatch(host):
+        raise ValueError(f"{host!r} is not a valid host name")
+    port = default_port if parts.port is None else parts.port
+    if port == 0:
+        raise ValueError("port 0 is not valid")
+    return host, port
+
+
+def user_and_password(parts: SplitResult) -> tuple[str, str] | None:
+    """Return the user and the password of a URL, percent-decoded; None if it has none.
+
+    Raises `ValueError` for control characters and for a colon in the user's name.
+    """
+    if parts.username is None:
+        return None
+    user, password = unquote(parts.username), unquote(parts.password or "")
+    if ":" in user or not (user + password).isprintable():
+        raise ValueError("the user or the password in the URL is not valid")
+    return user, password
+
+
+def basic_authorization(parts: SplitResult) -> str | None:
+    """Return the credentials of a URL as the Basic scheme has them (RFC 7617); None without any."""
+    pair = user_and_password(parts)
+    return pair and f"Basic {base64.b64encode(':'.join(pair).encode()).decode()}"
+
+
+def _without_password(url: str) -> str:
+    """Return `url` for an error message, which may be logged."""
+    return re.sub(r"//[^/?#]*@", "//…@", url)
 
 
 def _is_ipv6(host: str) -> bool:
@@ -257,7 +341,7 @@ def _check_upgrade(headers: Headers) -> None:
         raise ValueError("the Connection header of the response must contain 'Upgrade'")
 
 
-def _parse_head(head: bytes) -> tuple[int, Headers]:
+def parse_head(head: bytes) -> tuple[int, Headers]:
     """Return status and headers. Raises `HandshakeFailed` if `head` is not valid HTTP."""
     status_line, *lines = head.decode("latin-1").split("\r\n")
     found = STATUS_LINE.fullmatch(status_line)

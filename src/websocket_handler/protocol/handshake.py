@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from . import permessage_deflate, versions
 from .origins import DEFAULT_PORTS, allowed, parse_origin
-from .permessage_deflate import Compression, NegotiatedParameters
+from .permessage_deflate import Compression, CompressionOption, NegotiatedParameters
 from .request import FIELD_VALUE, Headers, Request, check_field, head, tokens
 from .versions import Version
 from .versions.challenge import KEY3_SIZE, KEY_HEADERS
@@ -67,7 +67,7 @@ def answer(
     allowed_origins: Collection[str] | None = None,
     subprotocol: str | None = None,
     extra: Headers | None = None,
-    compression: Compression | bool = False,
+    compression: CompressionOption = False,
 ) -> Accepted | Refused:
     """Return the response to a handshake request.
 

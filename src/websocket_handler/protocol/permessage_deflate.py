@@ -10,7 +10,7 @@ import contextlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from .request import TOKEN, tokens
 
@@ -76,6 +76,10 @@ class Compression:
         for name, allowed in ranges.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} cannot be {getattr(self, name)!r}")
+
+
+CompressionOption: TypeAlias = Compression | Literal["deflate"] | bool | None
+"""A value of `Settings.compression`: True and "deflate" mean `Compression()`, None means False."""
 
 
 class NegotiatedParameters(NamedTuple):

@@ -1,0 +1,1 @@
+"""The client: connecting, proxies, redirects, TLS, reconnecting; against real peers."""

@@ -1,0 +1,133 @@
+"""Certificates that are wrong, each in another way, and servers without TLS."""
+
+from __future__ import annotations
+
+import datetime
+import ssl
+
+import pytest
+import trustme
+
+from websocket_handler import IS_NATIVE, ConnectionFailed, TlsFailed
+
+from .conftest import Certificates
+from .forms import Form, NothingLeft
+from .peers import EchoServer, RawServer
+
+pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="TLS needs the native engine")
+
+LONG_AGO = datetime.datetime(2001, 1, 1, tzinfo=datetime.timezone.utc)
+
+
+def server_with(issued: trustme.LeafCert, authority: trustme.CA | None = None) -> EchoServer:
+    """An echo server with a certificate; it asks for one of `authority`."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    issued.configure_cert(context)
+    if authority is not None:
+        authority.configure_trust(context)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return EchoServer(context=context)
+
+
+def assert_refused(
+    echo: Form, server: EchoServer, context: ssl.SSLContext | None, reason: str
+) -> None:
+    try:
+        with NothingLeft(), pytest.raises(TlsFailed, match=reason) as caught:
+            echo(server.url(host="localhost", scheme="wss"), ssl=context)
+        assert str(caught.value).startswith("TLS with localhost failed: ")
+        assert isinstance(caught.value.__cause__, ssl.SSLError)
+    finally:
+        server.close()
+
+
+def test_expired_certificate_is_named(echo: Form, certificates: Certificates) -> None:
+    issued = certificates.authority.issue_cert("localhost", not_after=LONG_AGO)
+    assert_refused(echo, server_with(issued), certificates.client, "certificate has expired")
+
+
+def test_certificate_of_another_host_is_named(echo: Form, certificates: Certificates) -> None:
+    issued = certificates.authority.issue_cert("example.com")
+    reason = "Hostname mismatch, certificate is not valid for 'localhost'"
+    assert_refused(echo, server_with(issued), certificates.client, reason)
+
+
+def test_unknown_authority_is_named(echo: Form, certificates: Certificates) -> None:
+    issued = trustme.CA().issue_cert("localhost")
+    assert_refused(echo, server_with(issued), certificates.client, "issuer certificate")
+    issued = certificates.authority.issue_cert("localhost")
+    assert_refused(echo, server_with(issued), None, "issuer certificate")
+
+
+def test_client_without_the_certificate_it_is_asked_for_is_refused(
+    echo: Form, certificates: Certificates
+) -> None:
+    """With TLS 1.3 the server refuses after the handshake, and may reset the connection."""
+    issued = certificates.authority.issue_cert("localhost")
+    context = ssl.create_default_context()
+    certificates.authority.configure_trust(context)
+    server = server_with(issued, certificates.authority)
+    with NothingLeft(), pytest.raises(ConnectionFailed, match=r"certificate required|lost"):
+        echo(server.url(host="localhost", scheme="wss"), ssl=context)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    assert_refused(echo, server, context, "handshake failure")
+
+
+def test_client_with_the_certificate_it_is_asked_for_is_accepted(
+    echo: Form, certificates: Certificates
+) -> None:
+    issued = certificates.authority.issue_cert("localhost")
+    server = server_with(issued, certificates.authority)
+    context = ssl.create_default_context()
+    certificates.authority.configure_trust(context)
+    certificates.authority.issue_cert("me@example.com").configure_cert(context)
+    try:
+        assert echo(server.url(host="localhost", scheme="wss"), ssl=context) == "hello"
+    finally:
+        server.close()
+
+
+def test_server_hostname_replaces_that_of_the_url(echo: Form, certificates: Certificates) -> None:
+    server = server_with(certificates.authority.issue_cert("example.com"))
+    url = server.url(scheme="wss")
+    try:
+        options = {"ssl": certificates.client, "server_hostname": "example.com"}
+        assert echo(url, **options) == "hello"
+        assert server.header("Host") == f"127.0.0.1:{server.port}"
+    finally:
+        server.close()
+
+
+def test_ssl_false_does_not_verify_the_certificate(echo: Form) -> None:
+    server = server_with(trustme.CA().issue_cert("example.com"))
+    try:
+        assert echo(server.url(scheme="wss"), ssl=False) == "hello"
+    finally:
+        server.close()
+
+
+def test_server_without_tls_is_an_error(echo: Form) -> None:
+    server = RawServer(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    try:
+        with NothingLeft(), pytest.raises(TlsFailed, match=r"wrong version number|record layer"):
+            echo(f"wss://127.0.0.1:{server.port}/")
+    finally:
+        server.close()
+
+
+def test_connection_that_ends_within_tls_is_an_error(echo: Form) -> None:
+    server = RawServer(b"", closes=True)
+    try:
+        with NothingLeft(), pytest.raises(ConnectionFailed, match=r"TLS with 127\.0\.0\.1 failed"):
+            echo(f"wss://127.0.0.1:{server.port}/")
+    finally:
+        server.close()
+
+
+def test_server_that_hangs_within_tls_is_a_timeout(echo: Form) -> None:
+    server = RawServer(b"")
+    try:
+        with NothingLeft(), pytest.raises(TimeoutError, match="open_timeout"):
+            echo(f"wss://127.0.0.1:{server.port}/", open_timeout=0.3)
+    finally:
+        server.close()
