@@ -119,7 +119,22 @@ def nats_server(
     return BrokerProcess(command, f"nats://{user}127.0.0.1:{port}", port, folder)
 
 
-STARTERS: dict[str, Callable[..., BrokerProcess]] = {"redis": redis_server, "nats": nats_server}
+class LocalDirectory(BrokerProcess):
+    """The directory of local:// rooms: a broker without a process that a test could stop."""
+
+    def __init__(self, folder: Path) -> None:
+        self.url = f"local://{folder}"
+        self.port = 0
+        self.folder = folder
+        self._process = None
+        folder.chmod(0o700)
+
+    def close(self) -> None:
+        """Do nothing: pytest removes the directory."""
+
+
+SERVERS: dict[str, Callable[..., BrokerProcess]] = {"redis": redis_server, "nats": nats_server}
+STARTERS: dict[str, Callable[..., BrokerProcess]] = {**SERVERS, "local": LocalDirectory}
 
 
 class Silent:

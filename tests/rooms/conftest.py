@@ -12,7 +12,7 @@ from websocket_handler.bus.settings import BusSettings, BusState, History
 
 from ..engine.conftest import _close_peers, engine
 from ..support.programs import wait_for
-from .brokers import STARTERS, BrokerProcess
+from .brokers import SERVERS, STARTERS, BrokerProcess
 from .recorder import Recorder
 
 __all__ = ["_close_peers", "engine"]
@@ -21,7 +21,14 @@ Start = Callable[..., BrokerProcess]
 Connect = Callable[..., tuple[Bus, Recorder]]
 
 
-@pytest.fixture(params=list(STARTERS), scope="session")
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests with every kind of broker; those that stop it with every server."""
+    if "kind" in metafunc.fixturenames:
+        kinds = SERVERS if "start" in metafunc.fixturenames else STARTERS
+        metafunc.parametrize("kind", list(kinds), indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -39,6 +46,14 @@ def start(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start
     yield start_one
     for broker in started:
         broker.close()
+
+
+@pytest.fixture
+def fresh(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
+    """A broker for one test, which does not stop it."""
+    broker = STARTERS[kind](tmp_path_factory.mktemp(kind))
+    yield broker
+    broker.close()
 
 
 @pytest.fixture(scope="session")
