@@ -22,15 +22,22 @@ Connect = Callable[..., tuple[Bus, Recorder]]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the tests with every kind of broker; those that stop it with every server."""
-    if "kind" in metafunc.fixturenames:
-        kinds = SERVERS if "start" in metafunc.fixturenames else STARTERS
+    """Run each test with every kind of broker, or with those that are servers."""
+    names = set(metafunc.fixturenames)
+    if "kind" in names:
+        kinds = SERVERS if names & {"start", "server_kind"} else STARTERS
         metafunc.parametrize("kind", list(kinds), indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def server_kind(kind: str) -> str:
+    """A kind of broker that is a server."""
+    return kind
 
 
 @pytest.fixture

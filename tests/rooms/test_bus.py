@@ -7,10 +7,12 @@ import socket
 import threading
 import time
 from contextvars import ContextVar, copy_context
+from pathlib import Path
 
 import pytest
 
 from tests.support.programs import wait_for
+from websocket_handler.brokers.local_frames import MESSAGE, frame
 from websocket_handler.bus.bus import Bus
 from websocket_handler.bus.settings import BusState, History
 from websocket_handler.bus.thread import BusThread
@@ -167,10 +169,9 @@ def test_flush_waits_for_the_broker(start: Start, connect: Connect) -> None:
     assert bus.stats().queued == 0
 
 
-def test_close_flushes_queued_messages(start: Start, connect: Connect) -> None:
-    broker = start()
-    _, receiver = connect(broker, "room")
-    bus, recorder = connect(broker, wait=False)
+def test_close_flushes_queued_messages(fresh: BrokerProcess, connect: Connect) -> None:
+    _, receiver = connect(fresh, "room")
+    bus, recorder = connect(fresh, wait=False)
     send(bus, "room", *map(str, range(1000)))
     assert bus.close(10)
     assert receiver.wait_for_messages(1000) == [str(number) for number in range(1000)]
@@ -274,11 +275,11 @@ def test_malformed_broker_url_is_an_error(url: str) -> None:
 
 
 def test_refused_connection_is_reported_in_the_state(
-    kind: str, connect: Connect, caplog: pytest.LogCaptureFixture
+    server_kind: str, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Silent() as silent:
         port = silent.port
-    bus, recorder = connect(f"{kind}://user:secret@127.0.0.1:{port}", wait=False)
+    bus, recorder = connect(f"{server_kind}://user:secret@127.0.0.1:{port}", wait=False)
     bus.join("room")
     reason = recorder.wait_for_state(BusState.DOWN)
     assert "refused" in reason.lower() or "connect" in reason.lower()
@@ -314,11 +315,11 @@ def test_wrong_password_is_reported_in_the_state(
     ids=["nothing", "http", "ssh", "bytes", "ok"],
 )
 def test_broker_of_another_protocol_is_reported_in_the_state(
-    kind: str, connect: Connect, says: bytes
+    server_kind: str, connect: Connect, says: bytes
 ) -> None:
     with Silent(says) as silent:
         bus, recorder = connect(
-            f"{kind}://127.0.0.1:{silent.port}", "room", wait=False, connect_timeout=0.5
+            f"{server_kind}://127.0.0.1:{silent.port}", "room", wait=False, connect_timeout=0.5
         )
         reason = recorder.wait_for_state(BusState.DOWN)
         assert "has not answered" in reason or "does not answer like" in reason
@@ -348,8 +349,22 @@ def test_malformed_messages_are_ignored(
     assert recorder.losses == []
 
 
+def publish_to_all(folder: Path, channel: str, messages: list[bytes]) -> None:
+    """Send messages to all processes that use a local directory."""
+    for path in folder.iterdir():
+        if path.is_socket():
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(str(path))
+                for message in messages:
+                    connection.sendall(frame(MESSAGE, channel.encode(), message))
+
+
 def publish_raw(broker: BrokerProcess, kind: str, channel: str, messages: list[bytes]) -> None:
     """Publish as another client would, in the broker's own protocol."""
+    if kind == "local":
+        _, _, channel = channel.partition(".")
+        publish_to_all(broker.folder, channel, messages)
+        return
     with socket.create_connection(("127.0.0.1", broker.port), 5) as connection:
         if kind == "redis":
             for message in messages:

@@ -38,6 +38,7 @@ class LocalBroker(Broker):
     _history: LocalHistory | None = None
 
     async def connect(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
         if not sys.platform.startswith("linux"):
             raise BrokerError("local:// needs Linux; use redis:// or nats://")
         self.limit = MAX_ENVELOPE_BYTES
@@ -65,6 +66,8 @@ class LocalBroker(Broker):
                 logger.debug("cannot remove old messages from the history: %s", error)
 
     async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
         if self._siblings is not None:
             self._siblings.close()
         if self._history is not None:
@@ -97,7 +100,9 @@ class LocalBroker(Broker):
         goodbye = seal(Kind.GOODBYE, node, 0, True, encode_content("", None))
         self.receive(EVERYONE, goodbye, None, None)
         if self._history is not None:
-            asyncio.ensure_future(self._receive_last(node))
+            task = asyncio.ensure_future(self._receive_last(node))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _receive_last(self, node: bytes) -> None:
         assert self._history is not None

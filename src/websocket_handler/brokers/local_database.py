@@ -107,7 +107,7 @@ class Database:
                 self._connection.executescript(SCHEMA)
             elif version != SCHEMA_VERSION:
                 raise DatabaseError(f"another version of this library has made {path}")
-            self._identity = os.stat(path)
+            self._identity = path.stat()
 
     def set_lock_timeout(self, seconds: float) -> None:
         with self._errors():
@@ -116,7 +116,7 @@ class Database:
     def is_in_place(self) -> bool:
         """Whether the path still names the open file."""
         try:
-            return os.path.samestat(self._identity, os.stat(self._path))
+            return os.path.samestat(self._identity, self._path.stat())
         except OSError:
             return False
 
@@ -195,12 +195,10 @@ class Database:
     def _insert(self, rows: list[tuple[int, int, float, bytes]]) -> None:
         begin = 0
         for size in ROWS:
-            values = ", ".join(["(?, ?, ?, ?)"] * size)
+            statement = INSERT + ", ".join(["(?, ?, ?, ?)"] * size)
             while len(rows) - begin >= size:
                 arguments = [value for row in rows[begin : begin + size] for value in row]
-                self._execute(
-                    f"INSERT INTO messages (room, number, at, data) VALUES {values}", *arguments
-                )
+                self._execute(statement, *arguments)
                 begin += size
 
     def _room(self, channel: str, now: float) -> tuple[int, int, int]:
@@ -294,7 +292,7 @@ class Database:
         since = 0.0 if self._limits.age is None else time.time() - self._limits.age
         with self._errors():
             rows = self._execute(READ, channel, number, since, count)
-        entries = [((epoch, found), data) for epoch, found, data in rows]
+        entries: list[tuple[Offset, bytes]] = [((epoch, at), data) for epoch, at, data in rows]
         missing = entries[0][0][1] - number - 1 if entries else 0
         return Page(entries, missing)
 
@@ -308,6 +306,8 @@ class Database:
             if channel in channels
         ]
 
+
+INSERT = "INSERT INTO messages (room, number, at, data) VALUES "
 
 TIP = "SELECT epoch, last FROM rooms WHERE channel = ?"
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 HEAD = struct.Struct(">IBH")  # length of channel and data, kind, length of the channel
 
 HELLO = 1
-"""The data is the name of the sender's socket. The SUBSCRIBE frames before it name all channels that
-the sender has joined so far."""
+"""The data is the name of the sender's socket. The SUBSCRIBE frames before it name all channels
+that the sender has joined so far."""
 SUBSCRIBE, UNSUBSCRIBE = 2, 3
 """The data is a list of channels, one a line."""
 MESSAGE = 4

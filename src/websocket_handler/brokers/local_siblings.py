@@ -203,7 +203,7 @@ class Siblings:
     def connect_to_all(self) -> None:
         """Connect to all processes to which this one has no connection."""
         prefix = self._stem.partition(".")[0]
-        for name in os.listdir(self._directory.fd):
+        for name in os.listdir(self._directory.fd):  # noqa: PTH208  (a descriptor)
             if name.startswith(f"{self._stem}."):
                 self._look_at(name)
             elif name.startswith(f"{prefix}.") and _is_socket_name(name):
@@ -345,7 +345,8 @@ class Siblings:
             raise ValueError("an invalid name")
         sibling.name = name
         sibling.link = self._links.get(name) or self._connect(name)
-        self._strangers.discard(sibling.link)  # type: ignore[arg-type]  (None is not in the set)
+        if sibling.link is not None:
+            self._strangers.discard(sibling.link)
 
     def _unsubscribe(self, sibling: Sibling, channel: str) -> None:
         sibling.channels.discard(channel)
