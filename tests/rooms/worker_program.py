@@ -26,8 +26,7 @@ def join(websocket: WebSocket | None) -> Any:
 
 
 def asgi_route(request: Request) -> Response:
-    response: Response = join(WebSocket.of(request))
-    return response
+    return Response(join(WebSocket.of(request)))
 
 
 application = flask.Flask(__name__)
