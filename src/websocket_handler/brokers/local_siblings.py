@@ -121,7 +121,7 @@ class Siblings:
         self._siblings: dict[int, Sibling] = {}
         self._members: dict[str, set[Sibling]] = {}
         self._timers: set[asyncio.TimerHandle] = set()
-        self._has_warned = False
+        self._warnings: set[str] = set()
         self._selector: BaseSelector = original("selectors", "DefaultSelector")()
         self._listener = _new_socket()
         _of_this_process.add(self)
@@ -221,13 +221,17 @@ class Siblings:
         age = self._age(name)
         if age > time.clock_gettime(time.CLOCK_BOOTTIME):
             self._remove(name)
-        elif not self._has_warned:
-            self._has_warned = True
-            logger.warning(
+        else:
+            self._warn(
                 "processes of another machine use the directory %s: Unix sockets do not connect "
-                "machines, use redis:// or nats://",
-                self._directory.path,
+                "machines, use redis:// or nats://"
             )
+
+    def _warn(self, message: str) -> None:
+        """Log a warning about the directory, once."""
+        if message not in self._warnings:
+            self._warnings.add(message)
+            logger.warning(message, self._directory.path)
 
     def _age(self, name: str) -> float:
         """Return the age of a socket in seconds; 0 if there is no such socket."""
@@ -253,7 +257,7 @@ class Siblings:
             elif isinstance(error, BlockingIOError):
                 self._call_later(RETRY_S, self.connect_to_all)
             return None
-        if not _is_same_user(sock):
+        if not self._is_same_user(sock):
             sock.close()
             return None
         link = self._links[name] = Link(sock, self._max_queued, self._overflowed)
@@ -263,11 +267,16 @@ class Siblings:
         link.send(frame(HELLO, b"", self._name.encode()))
         return link
 
+    def _is_same_user(self, sock: socket.socket) -> bool:
+        """Whether the process at the other end runs as the user of this process."""
+        data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+        if CREDENTIALS.unpack(data)[1] == os.geteuid():
+            return True
+        self._warn("a process of another user connects through %s, and is refused")
+        return False
+
     def _overflowed(self) -> None:
-        logger.warning(
-            "a process in %s does not read its messages; they are dropped until it does",
-            self._directory.path,
-        )
+        self._warn("a process in %s does not read its messages; they are dropped until it does")
 
     def _call_later(self, delay: float, call: Callable[[], object]) -> None:
         def run() -> None:
@@ -292,7 +301,7 @@ class Siblings:
         try:
             while True:
                 sock, _ = self._listener.accept()
-                if len(self._siblings) >= MAX_SIBLINGS or not _is_same_user(sock):
+                if len(self._siblings) >= MAX_SIBLINGS or not self._is_same_user(sock):
                     sock.close()
                     continue
                 sock.setblocking(False)
@@ -452,13 +461,6 @@ def _new_socket() -> socket.socket:
     sock: socket.socket = original("socket", "socket")(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.setblocking(False)
     return sock
-
-
-def _is_same_user(sock: socket.socket) -> bool:
-    """Whether the process at the other end runs as the user of this process."""
-    size = CREDENTIALS.size
-    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-    return bool(CREDENTIALS.unpack(data)[1] == os.geteuid())
 
 
 def _boot_id() -> str:
