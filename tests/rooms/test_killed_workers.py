@@ -102,6 +102,7 @@ class Member(asyncio.Protocol):
             if not end:
                 return
             if b" 101 " not in head:
+                self.errors.append(head.decode())
                 self._transport.close()
                 return
             self.is_open = True
@@ -197,7 +198,7 @@ class Run:
 
     def _send(self, room: str) -> None:
         self.sent[room] += 1
-        self._rooms[room].send(f" {self.sent[room]}")
+        self._rooms[room].send(str(self.sent[room]))
 
     async def _kill(self) -> None:
         loop = asyncio.get_running_loop()
