@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
-from tests.support.programs import wait_for
+from tests.support.programs import Program, running, wait_for
+from websocket_handler import WebSocket
+from websocket_handler import connect as connect_client
 from websocket_handler.brokers import local_database, local_directory, local_history
 from websocket_handler.brokers.broker_url import parse_broker_url
 from websocket_handler.brokers.local_frames import HEAD, MAX_FRAME_BYTES
@@ -181,14 +183,15 @@ def test_process_of_another_user_is_refused(directory: LocalDirectory, connect: 
     path.chmod(0o777)
     fd = os.open(directory.folder, os.O_RDONLY)
     program = f"""
-import socket
+import os, socket
+os.setuid(12345)
 with socket.socket(socket.AF_UNIX) as connection:
     connection.settimeout(20)
     connection.connect("/proc/self/fd/{fd}/{path.name}")
     assert connection.recv(1) == b""
 """
     python = [sys.executable, "-I", "-c", program]
-    subprocess.run(python, user=12345, pass_fds=[fd], check=True, cwd="/", timeout=60)
+    subprocess.run(python, pass_fds=[fd], check=True, timeout=60)
     os.close(fd)
     directory.folder.chmod(0o700)
     sender, _ = connect(directory)
@@ -513,3 +516,38 @@ time.sleep(60)
     send(bus, "room", "after")
     assert recorder.wait_for_messages(2) == ["stored", "after"]
     assert recorder.losses == []
+
+
+# The documentation
+
+
+def test_documented_application_receives_from_a_second_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The application and the commands of docs/rooms.md, as they stand there."""
+    text = (ROOT / "docs" / "rooms.md").read_text()
+    (source,) = re.findall(r"^```python\n(from flask .*?)^```", text, re.DOTALL | re.MULTILINE)
+    (command,) = re.findall(r"^python -c '(.*)'$", text, re.MULTILINE)
+    (gunicorn,) = re.findall(r"`gunicorn (-w 4 .*) app:app`", text)
+    (tmp_path / "app.py").write_text(source)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    arguments = [*gunicorn.split(), "-b", "127.0.0.1:0", "--chdir", str(tmp_path), "app:app"]
+    ready = r"Listening at: http://127\.0\.0\.1:(\d+)"
+    with running(Program(["-m", "gunicorn", *arguments], ready)) as program:
+        clients = [connect_client(program.url("/news")) for _ in range(8)]
+
+        def all_received() -> bool:
+            """Send once more: the workers have joined the room a moment after the handshake."""
+            subprocess.run([sys.executable, "-c", command], check=True, timeout=60)
+            return all(received(client) for client in clients)
+
+        wait_for(all_received, "the message", 30)
+        for client in clients:
+            client.close()
+
+
+def received(client: WebSocket) -> bool:
+    try:
+        return client.receive(0.2) == "Sale!"
+    except TimeoutError:
+        return False
