@@ -8,11 +8,13 @@ nobody can replace it between the check and its use.
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from ..engine.native_locks import original
 from .broker import BrokerError
 
 
@@ -30,12 +32,32 @@ class Directory(NamedTuple):
         """
         return f"/proc/self/fd/{self.fd}/{name}"
 
+    def connect(self, name: str) -> socket.socket:
+        """Return a non-blocking connection to a socket in the directory.
+
+        Raises `ConnectionRefusedError` if its process has ended, or another `OSError`.
+        """
+        sock = new_socket()
+        try:
+            sock.connect(self.address(name))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
     def is_in_place(self) -> bool:
         """Whether the path still names this directory."""
         try:
             return os.path.samestat(os.fstat(self.fd), os.lstat(self.path))
         except OSError:
             return False
+
+
+def new_socket() -> socket.socket:
+    """Return a non-blocking Unix socket, not one of gevent's: the bus runs in a real thread."""
+    sock: socket.socket = original("socket", "socket")(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    return sock
 
 
 def open_directory(name: str) -> Directory:

@@ -30,7 +30,7 @@ from weakref import WeakSet
 from ..engine.forks import in_forked_child
 from ..engine.native_locks import original
 from .broker import BrokerError
-from .local_directory import Directory
+from .local_directory import Directory, new_socket
 from .local_frames import (
     HELLO,
     SUBSCRIBE,
@@ -121,9 +121,10 @@ class Siblings:
         self._siblings: dict[int, Sibling] = {}
         self._members: dict[str, set[Sibling]] = {}
         self._timers: set[asyncio.TimerHandle] = set()
+        self._renewal: asyncio.TimerHandle | None = None
         self._warnings: set[str] = set()
         self._selector: BaseSelector = original("selectors", "DefaultSelector")()
-        self._listener = _new_socket()
+        self._listener = new_socket()
         _of_this_process.add(self)
 
     # The beginning and the end
@@ -158,8 +159,13 @@ class Siblings:
             ) from error
         self._renew()
 
+    def _renew_soon(self) -> None:
+        if self._renewal is None:
+            self._renewal = self._loop.call_later(RETRY_S, self._renew)
+
     def _renew(self) -> None:
         """Forget processes that have ended, remove their sockets, and connect to new ones."""
+        self._renewal = None
         alive = {sibling.name for sibling in self._siblings.values()}
         for name, link in list(self._links.items()):
             if name not in alive and link.has_hung_up():
@@ -171,8 +177,9 @@ class Siblings:
     def close(self) -> None:
         self._remove(self._name)
         self._remove(f"{self._name}.new")
-        for timer in self._timers:
-            timer.cancel()
+        for timer in (*self._timers, self._renewal):
+            if timer is not None:
+                timer.cancel()
         for link in self._links.values():
             link.close()
         for sibling in self._siblings.values():
@@ -247,15 +254,15 @@ class Siblings:
 
     def _connect(self, name: str) -> Link | None:
         """Return a new connection to a sibling, None if that is not possible (yet)."""
-        sock = _new_socket()
         try:
-            sock.connect(self._directory.address(name))
-        except OSError as error:
-            sock.close()
-            if isinstance(error, ConnectionRefusedError):
-                self._remove(name)
-            elif isinstance(error, BlockingIOError):
-                self._call_later(RETRY_S, self.connect_to_all)
+            sock = self._directory.connect(name)
+        except ConnectionRefusedError:
+            self._remove(name)
+            return None
+        except FileNotFoundError:
+            return None
+        except OSError:  # its queue of connections is full, or no descriptor is left
+            self._renew_soon()
             return None
         if not self._is_same_user(sock):
             sock.close()
@@ -384,7 +391,7 @@ class Siblings:
         """
         link = sibling.link or self._links.get(sibling.name)
         if link is None or link.has_hung_up():
-            self._call_later(RETRY_S, self._renew)
+            self._renew_soon()
         elif is_last_look:
             self._on_cut_off()
         else:
@@ -436,8 +443,9 @@ class Siblings:
         """
         end = self._loop.time() + MAX_WAIT_S
         for link in list(self._links.values()):
-            if link.queued > HIGH_WATER_BYTES and not link.is_stalled:
-                await _until_read(link, end - self._loop.time())
+            left = end - self._loop.time()
+            if link.queued > HIGH_WATER_BYTES and not link.is_stalled and left > 0:
+                await _until_read(link, left)
 
 
 async def _until_read(link: Link, timeout: float) -> None:
@@ -454,13 +462,6 @@ async def _until_read(link: Link, timeout: float) -> None:
             break
         has_progressed = True
     link.progress = None
-
-
-def _new_socket() -> socket.socket:
-    """Return a non-blocking Unix socket, not one of gevent's: the bus runs in a real thread."""
-    sock: socket.socket = original("socket", "socket")(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.setblocking(False)
-    return sock
 
 
 def _boot_id() -> str:
