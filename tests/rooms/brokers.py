@@ -129,6 +129,20 @@ class LocalDirectory(BrokerProcess):
         self._process = None
         folder.chmod(0o700)
 
+    def sockets(self) -> list[str]:
+        """The names of the sockets in the directory: one for each bus."""
+        return [path.name for path in self.folder.iterdir() if path.is_socket()]
+
+    def connect(self, name: str) -> socket.socket:
+        """Connect to a socket as another process does, without the long path of the directory."""
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
+            fd = os.open(self.folder, os.O_RDONLY)
+            try:
+                connection.connect(f"/proc/self/fd/{fd}/{name}")
+            finally:
+                os.close(fd)
+            return connection.dup()
+
     def close(self) -> None:
         """Do nothing: pytest removes the directory."""
 

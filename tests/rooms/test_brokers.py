@@ -158,6 +158,7 @@ def command(broker: BrokerProcess, text: str) -> None:
         assert connection.recv(100).startswith(b"+OK")
 
 
+@pytest.mark.usefixtures("server_kind")  # without a server, nothing is lost on the way
 def test_gap_longer_than_the_history_is_reported(
     fresh: BrokerProcess, kind: str, connect: Connect
 ) -> None:

@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 from contextvars import ContextVar, copy_context
-from pathlib import Path
 
 import pytest
 
@@ -18,7 +17,7 @@ from websocket_handler.bus.settings import BusState, History
 from websocket_handler.bus.thread import BusThread
 from websocket_handler.errors import BusUnavailable
 
-from .brokers import BrokerProcess, Silent
+from .brokers import BrokerProcess, LocalDirectory, Silent
 from .conftest import Connect, Start
 from .recorder import Delivered, Recorder, new_room
 
@@ -349,21 +348,19 @@ def test_malformed_messages_are_ignored(
     assert recorder.losses == []
 
 
-def publish_to_all(folder: Path, channel: str, messages: list[bytes]) -> None:
+def publish_to_all(directory: LocalDirectory, channel: str, messages: list[bytes]) -> None:
     """Send messages to all processes that use a local directory."""
-    for path in folder.iterdir():
-        if path.is_socket():
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.connect(str(path))
-                for message in messages:
-                    connection.sendall(frame(MESSAGE, channel.encode(), message))
+    for name in directory.sockets():
+        with directory.connect(name) as connection:
+            for message in messages:
+                connection.sendall(frame(MESSAGE, channel.encode(), message))
 
 
 def publish_raw(broker: BrokerProcess, kind: str, channel: str, messages: list[bytes]) -> None:
     """Publish as another client would, in the broker's own protocol."""
     if kind == "local":
-        _, _, channel = channel.partition(".")
-        publish_to_all(broker.folder, channel, messages)
+        assert isinstance(broker, LocalDirectory)
+        publish_to_all(broker, channel.partition(".")[2], messages)
         return
     with socket.create_connection(("127.0.0.1", broker.port), 5) as connection:
         if kind == "redis":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -82,10 +81,6 @@ bus.announce("room", {"ann": 1})
 print("ready", flush=True)
 time.sleep(60)
 """
-
-
-def sockets(directory: LocalDirectory) -> list[Path]:
-    return [path for path in directory.folder.iterdir() if path.is_socket()]
 
 
 # The directory
@@ -178,16 +173,16 @@ def test_removed_directory_is_made_again(tmp_path: Path, connect: Connect) -> No
 def test_process_of_another_user_is_refused(directory: LocalDirectory, connect: Connect) -> None:
     """Even if the rights of the directory have been opened after its check."""
     _, receiver = connect(directory, "room")
-    (path,) = sockets(directory)
+    (name,) = directory.sockets()
     directory.folder.chmod(0o711)
-    path.chmod(0o777)
+    (directory.folder / name).chmod(0o777)
     fd = os.open(directory.folder, os.O_RDONLY)
     program = f"""
 import os, socket
 os.setuid(12345)
 with socket.socket(socket.AF_UNIX) as connection:
     connection.settimeout(20)
-    connection.connect("/proc/self/fd/{fd}/{path.name}")
+    connection.connect("/proc/self/fd/{fd}/{name}")
     assert connection.recv(1) == b""
 """
     python = [sys.executable, "-I", "-c", program]
@@ -208,12 +203,12 @@ def test_killed_process_is_absent_at_once_and_leaves_no_socket(
     bus, _ = connect(directory, "room", presence_ttl=1000.0)
     with process(MEMBER, directory.url) as member:
         wait_for(lambda: bus.present("room") == {"ann": 1}, "ann")
-        assert len(sockets(directory)) == 2
+        assert len(directory.sockets()) == 2
         member.kill()
         killed_at = time.monotonic()
         wait_for(lambda: bus.present("room") == {}, "ann to be absent", pause=0.001)
         assert time.monotonic() - killed_at < 5
-        wait_for(lambda: len(sockets(directory)) == 1, "the socket to be removed")
+        wait_for(lambda: len(directory.sockets()) == 1, "the socket to be removed")
 
 
 def test_sockets_of_killed_processes_are_removed(
@@ -223,14 +218,14 @@ def test_sockets_of_killed_processes_are_removed(
         with process(MEMBER, directory.url):
             pass
     connect(directory)
-    assert len(sockets(directory)) == 1
+    assert len(directory.sockets()) == 1
 
 
 def test_closed_process_leaves_no_socket(directory: LocalDirectory) -> None:
     bus = Bus(directory.url, Recorder())
     send(bus, "room", "x")
     assert bus.close(5)
-    assert sockets(directory) == []
+    assert directory.sockets() == []
 
 
 def test_stopped_process_delays_no_other_and_its_queue_is_bounded(
@@ -306,15 +301,13 @@ def test_malformed_frames_end_only_their_connection(
     directory: LocalDirectory, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     bus, recorder = connect(directory, "room")
-    (path,) = sockets(directory)
+    (name,) = directory.sockets()
     for data in (HEAD.pack(MAX_FRAME_BYTES + 1, 4, 0), HEAD.pack(1, 4, 2) + b"x", b"\xff" * 100):
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(str(path))
+        with directory.connect(name) as connection:
             connection.settimeout(10)
             connection.sendall(data)
             assert connection.recv(1) == b""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(path))
+    with directory.connect(name) as connection:
         connection.sendall(HEAD.pack(3, 200, 0) + b"new")  # a kind of a newer version
         sender, _ = connect(directory)
         send(sender, "room", "x")
@@ -534,7 +527,7 @@ def test_documented_application_receives_from_a_second_terminal(
     arguments = [*gunicorn.split(), "-b", "127.0.0.1:0", "--chdir", str(tmp_path), "app:app"]
     ready = r"Listening at: http://127\.0\.0\.1:(\d+)"
     with running(Program(["-m", "gunicorn", *arguments], ready)) as program:
-        clients = [connect_client(program.url("/news")) for _ in range(8)]
+        clients = [connect_client(program.url("/news"), open_timeout=60) for _ in range(8)]
 
         def all_received() -> bool:
             """Send once more: the workers have joined the room a moment after the handshake."""
