@@ -6,8 +6,8 @@ thus has a connection to every other one without watching the directory: a proce
 without connecting. A process sends on the connections that it has opened, and receives on those
 that it has accepted. So two processes that start at once need not agree on one connection.
 
-The connections are streams, so that one system call carries a batch of messages. With SOCK_SEQPACKET
-each message needs a call of its own, or batches are limited by the size of a packet.
+The connections are streams, so that one system call carries a batch of messages. SOCK_SEQPACKET
+needs a call for each message, or limits a batch to the size of a packet.
 
 A socket gets its final name only when it listens. If a connection to it is refused, its process has
 ended, and its name, which no other process uses, can be removed.
