@@ -6,10 +6,14 @@ STRESS_SECONDS ?= 600
 BIN = $(VENV)/bin
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/connection/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo cluster-demo test test-all coverage outage autobahn-compression autobahn-client lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-testing bench-guard soak scorecard fuzz stress bench-deflaters dist wheel matrix prose-check clean
+.PHONY: demo chat-demo cluster-demo test test-all coverage outage killed-workers autobahn-compression autobahn-client lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-local bench-testing bench-guard soak scorecard fuzz stress bench-deflaters dist wheel matrix prose-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
+
+# Run the chat example on four workers of gunicorn, connected by local:// rooms.
+chat-demo: $(VENV)/.test-ready
+	$(BIN)/gunicorn -w 4 -k gthread --threads 8 -b 127.0.0.1:8000 --chdir examples/chat with_flask:app
 
 # Run the chat example on three servers behind haproxy, with Redis.
 cluster-demo: $(VENV)/.test-ready
@@ -31,6 +35,10 @@ coverage: $(VENV)/.test-ready
 # Kill the brokers of the rooms under load, at full scale. Takes some minutes.
 outage: $(VENV)/.test-ready
 	ROOMS_OUTAGE_MESSAGES=100000 $(BIN)/python -m pytest tests/rooms/test_outage.py
+
+# Kill the workers of gunicorn under local:// rooms, at full scale. Takes some minutes.
+killed-workers: $(VENV)/.test-ready
+	KILLED_WORKERS=full $(BIN)/python -m pytest tests/rooms/test_killed_workers.py -s --timeout=400
 
 # Run all Autobahn cases of permessage-deflate with each engine. Takes half an hour.
 autobahn-compression: $(VENV)/.test-ready
@@ -84,6 +92,10 @@ bench-broadcast: benchmarks/build/ready
 # Measure the impact of a room member that never reads on the other members.
 bench-slow-member: $(VENV)/.installed
 	$(BIN)/python benchmarks/slow_member.py
+
+# Compare local:// rooms with Redis.
+bench-local: $(VENV)/.test-ready
+	$(BIN)/python benchmarks/local.py
 
 # Measure the impact of blocking listeners on other connections.
 bench-blocking: $(VENV)/.installed benchmarks/build/load

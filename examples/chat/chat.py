@@ -1,13 +1,14 @@
 """The chat logic: rooms, members and messages. It is independent of the web framework.
 
-If `CHAT_BROKER` is the URL of a broker (redis://… or nats://…), all processes that use it share
-their rooms, and members that reconnect receive the messages they missed.
+All processes of this machine share the rooms, and members that reconnect receive the messages they
+missed. If `CHAT_BROKER` is the URL of a broker (redis://… or nats://…), the processes of all
+machines that use it share them.
 
 The page and the server exchange JSON. The page sends `{"id", "text"}`. The server sends, by `type`:
 
     welcome  name, server      the member's name, and the name of this server;
              settling          ms until the list of present members is complete
-    message  id, name, text, at, offset      `id` is from the page; `offset` only with a broker
+    message  id, name, text, at, offset      `id` is from the page
     present  who               name -> connections: after joining, and at each change
     lost                       messages may be missing
 """
@@ -31,24 +32,19 @@ PRESENCE_DELAY_S = 0.05
 """The time in which changes of presence are combined into one message."""
 
 SETTLING_MS = 1000
-"""The time that other servers may need to report their members."""
+"""The time that other processes may need to report their members."""
 
-BROKER = os.environ.get("CHAT_BROKER")
-SERVER = os.environ.get("CHAT_SERVER", "")
+BROKER = os.environ.get("CHAT_BROKER", "local://chat")
+SERVER = os.environ.get("CHAT_SERVER")
 
 
 def add_offset(message: str | bytes, offset: str) -> str:
     return json.dumps({**json.loads(message), "offset": offset})
 
 
-if BROKER:
-    # Members of a killed server disappear after 10 s, unless they reconnect.
-    settings = BusSettings(presence_ttl=10.0)
-    rooms = Rooms(
-        BROKER, history=History(length=1000), add_offset=add_offset, bus_settings=settings
-    )
-else:
-    rooms = Rooms()
+# With a broker, members of a killed server disappear after 10 s, unless they reconnect.
+settings = BusSettings(presence_ttl=10.0)
+rooms = Rooms(BROKER, history=History(length=1000), add_offset=add_offset, bus_settings=settings)
 
 
 def tidy(name: str | None) -> str:
@@ -73,10 +69,10 @@ def join(ws: WebSocket, name: str | None) -> Any:
         return ws.reject(4409, "the room is full")
     ws.on("message", lambda message: say(ws, room, name, message))
     answer = ws.connect(max_message_size=16 * 1024)
-    settling = SETTLING_MS if BROKER else 0
-    welcome = {"type": "welcome", "name": name, "server": SERVER, "settling": settling}
+    server = SERVER or f"worker {os.getpid()}"
+    welcome = {"type": "welcome", "name": name, "server": server, "settling": SETTLING_MS}
     ws.send(json.dumps(welcome))
-    room.add(ws, name, since=asked(ws, "since") if BROKER else None)
+    room.add(ws, name, since=asked(ws, "since"))
     return answer
 
 

@@ -1,4 +1,4 @@
-"""Flask: http://localhost:8000/ (and `gunicorn -k gthread --threads 8 with_flask:app`).
+"""Flask: http://localhost:8000/ (and `gunicorn -w 4 -k gthread --threads 8 with_flask:app`).
 
 pip install websocket-handler flask
 """

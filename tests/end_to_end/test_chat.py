@@ -43,6 +43,14 @@ def start(command: list[str], ready: str) -> AbstractContextManager[Program]:
     return running(Program(command, ready, not IS_NATIVE))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _own_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The chat's local:// rooms are not those of other processes of this user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
@@ -257,7 +265,7 @@ def test_room_without_a_name_is_rejected(chat: Program, room: str) -> None:
 @pytest.fixture(scope="module")
 def chat() -> Iterator[Program]:
     """One chat for many tests, served by gunicorn."""
-    gunicorn = ["-m", "gunicorn", "-k", "gthread", "--threads", "4", "-b", "127.0.0.1:0"]
+    gunicorn = ["-m", "gunicorn", "-w", "4", "-k", "gthread", "--threads", "4", "-b", "127.0.0.1:0"]
     ready = r"Listening at: http://127\.0\.0\.1:(\d+)"
     with start([*gunicorn, "--chdir", str(FOLDER), "with_flask:app"], ready) as program:
         yield program

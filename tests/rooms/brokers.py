@@ -120,7 +120,36 @@ def nats_server(
     return BrokerProcess(command, f"nats://{user}127.0.0.1:{port}", port, folder)
 
 
-STARTERS: dict[str, Callable[..., BrokerProcess]] = {"redis": redis_server, "nats": nats_server}
+class LocalDirectory(BrokerProcess):
+    """The directory of local:// rooms: a broker without a process that a test could stop."""
+
+    def __init__(self, folder: Path) -> None:
+        self.url = f"local://{folder}"
+        self.port = 0
+        self.folder = folder
+        self._process = None
+        folder.chmod(0o700)
+
+    def sockets(self) -> list[str]:
+        """The names of the sockets in the directory: one for each bus."""
+        return [path.name for path in self.folder.iterdir() if path.is_socket()]
+
+    def connect(self, name: str) -> socket.socket:
+        """Connect to a socket as another process does, without the long path of the directory."""
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
+            fd = os.open(self.folder, os.O_RDONLY)
+            try:
+                connection.connect(f"/proc/self/fd/{fd}/{name}")
+            finally:
+                os.close(fd)
+            return connection.dup()
+
+    def close(self) -> None:
+        """Do nothing: pytest removes the directory."""
+
+
+SERVERS: dict[str, Callable[..., BrokerProcess]] = {"redis": redis_server, "nats": nats_server}
+STARTERS: dict[str, Callable[..., BrokerProcess]] = {**SERVERS, "local": LocalDirectory}
 
 
 class SilentServer:

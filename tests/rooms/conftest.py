@@ -13,7 +13,7 @@ from websocket_handler.bus.settings import BusSettings, BusState, History
 
 from ..engine.conftest import _close_peers, engine
 from ..support.programs import wait_for
-from .brokers import STARTERS, BrokerProcess
+from .brokers import SERVERS, STARTERS, BrokerProcess
 from .members import SLOW_HEARTBEAT, Make
 from .recorder import Recorder
 
@@ -23,9 +23,23 @@ Start = Callable[..., BrokerProcess]
 Connect = Callable[..., tuple[Bus, Recorder]]
 
 
-@pytest.fixture(params=list(STARTERS), scope="session")
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test with every kind of broker, or with those that are servers."""
+    names = set(metafunc.fixturenames)
+    if "kind" in names:
+        kinds = SERVERS if names & {"start", "server_kind"} else STARTERS
+        metafunc.parametrize("kind", list(kinds), indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def server_kind(kind: str) -> str:
+    """A kind of broker that is a server."""
+    return kind
 
 
 @pytest.fixture
@@ -41,6 +55,14 @@ def start(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start
     yield start_one
     for broker in started:
         broker.close()
+
+
+@pytest.fixture
+def fresh(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
+    """A broker for one test, which does not stop it."""
+    broker = STARTERS[kind](tmp_path_factory.mktemp(kind))
+    yield broker
+    broker.close()
 
 
 @pytest.fixture(scope="session")

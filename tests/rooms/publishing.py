@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 
+from websocket_handler.brokers.local_frames import MESSAGE, frame
 from websocket_handler.bus.bus import Bus
 
-from .brokers import BrokerProcess
+from .brokers import BrokerProcess, LocalDirectory
 
 NAMES = [
     *("", " ", "a b", "lobby", "lobby.1", "*", ">", "a.>", "room.*", "{x}", "%", "~", "ß", "日本"),
@@ -19,8 +20,20 @@ def send(bus: Bus, room: str, *messages: str | bytes, key: str | None = None) ->
         bus.publish(bus.prepare(room, message, key))
 
 
+def publish_to_all(directory: LocalDirectory, channel: str, messages: list[bytes]) -> None:
+    """Send messages to all processes that use a local directory."""
+    for name in directory.sockets():
+        with directory.connect(name) as connection:
+            for message in messages:
+                connection.sendall(frame(MESSAGE, channel.encode(), message))
+
+
 def publish_raw(broker: BrokerProcess, kind: str, channel: str, messages: list[bytes]) -> None:
     """Publish as another client would, in the broker's own protocol."""
+    if kind == "local":
+        assert isinstance(broker, LocalDirectory)
+        publish_to_all(broker, channel.partition(".")[2], messages)
+        return
     with socket.create_connection(("127.0.0.1", broker.port), 5) as connection:
         if kind == "redis":
             for message in messages:

@@ -257,7 +257,7 @@ def test_redis_without_auth_does_not_show_the_password(
 
 
 def test_unexpected_failure_does_not_show_the_password(
-    kind: str,
+    server_kind: str,
     connect: Connect,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -265,8 +265,8 @@ def test_unexpected_failure_does_not_show_the_password(
     async def fail(broker: Broker) -> None:
         raise RuntimeError(f"a library says {broker.url.password}")
 
-    monkeypatch.setattr(broker_class(KINDS[kind]), "connect", fail)
-    bus, recorder = connect(f"{kind}://user:hunter2@127.0.0.1", wait=False)
+    monkeypatch.setattr(broker_class(KINDS[server_kind]), "connect", fail)
+    bus, recorder = connect(f"{server_kind}://user:hunter2@127.0.0.1", wait=False)
     assert "a library says ***" in recorder.wait_for_state(BusState.DOWN)
     assert "Traceback" in caplog.text
     assert "hunter2" not in caplog.text + repr(bus._url)

@@ -10,6 +10,7 @@ from contextvars import ContextVar, copy_context
 import pytest
 
 from tests.support.programs import wait_for
+from websocket_handler.brokers.local_frames import MESSAGE, frame
 from websocket_handler.bus.bus import Bus
 from websocket_handler.bus.settings import BusState, History
 from websocket_handler.bus.thread import BusThread
@@ -158,10 +159,9 @@ def test_flush_waits_for_the_broker(start: Start, connect: Connect) -> None:
     assert bus.stats().queued == 0
 
 
-def test_close_flushes_queued_messages(start: Start, connect: Connect) -> None:
-    broker = start()
-    _, receiver = connect(broker, "room")
-    bus, recorder = connect(broker, wait=False)
+def test_close_flushes_queued_messages(fresh: BrokerProcess, connect: Connect) -> None:
+    _, receiver = connect(fresh, "room")
+    bus, recorder = connect(fresh, wait=False)
     send(bus, "room", *map(str, range(1000)))
     assert bus.close(10)
     assert receiver.wait_for_messages(1000) == [str(number) for number in range(1000)]
@@ -265,11 +265,11 @@ def test_malformed_broker_url_is_an_error(url: str) -> None:
 
 
 def test_refused_connection_is_reported_in_the_state(
-    kind: str, connect: Connect, caplog: pytest.LogCaptureFixture
+    server_kind: str, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     with SilentServer() as silent:
         port = silent.port
-    bus, recorder = connect(f"{kind}://user:secret@127.0.0.1:{port}", wait=False)
+    bus, recorder = connect(f"{server_kind}://user:secret@127.0.0.1:{port}", wait=False)
     bus.join("room")
     reason = recorder.wait_for_state(BusState.DOWN)
     assert "refused" in reason.lower() or "connect" in reason.lower()
@@ -305,11 +305,11 @@ def test_wrong_password_is_reported_in_the_state(
     ids=["nothing", "http", "ssh", "bytes", "ok"],
 )
 def test_broker_of_another_protocol_is_reported_in_the_state(
-    kind: str, connect: Connect, says: bytes
+    server_kind: str, connect: Connect, says: bytes
 ) -> None:
     with SilentServer(says) as silent:
         bus, recorder = connect(
-            f"{kind}://127.0.0.1:{silent.port}", "room", wait=False, connect_timeout=0.5
+            f"{server_kind}://127.0.0.1:{silent.port}", "room", wait=False, connect_timeout=0.5
         )
         reason = recorder.wait_for_state(BusState.DOWN)
         assert "has not answered" in reason or "does not answer like" in reason

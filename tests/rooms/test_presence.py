@@ -304,6 +304,7 @@ def test_presence_survives_a_broker_outage(start: Start, connect: Connect) -> No
     assert recorder.presence == ["room", "room"]
 
 
+@pytest.mark.usefixtures("server_kind")  # without a server, members leave with their connection
 def test_many_identities_stay_when_their_process_reconnects(
     shared: BrokerProcess, connect: Connect
 ) -> None:

@@ -378,7 +378,7 @@ def test_message_over_a_stream_limit_is_reported(
 
 
 def test_message_from_before_the_join_ends_no_session(
-    shared: BrokerProcess, kind: str, connect: Connect
+    shared: BrokerProcess, server_kind: str, connect: Connect
 ) -> None:
     """One that arrives after the last offset of the room was read."""
     kept = HISTORIES[1]
@@ -388,9 +388,9 @@ def test_message_from_before_the_join_ends_no_session(
     bus, recorder = connect(shared, "late", "quiet", history=kept)
     (tip,) = [room.cursor for room in bus._worker.joined.values() if room.name == "late"]
     data = b"\x01\x00\x01another!" + bytes(7) + b"\x01\x00\x00late"
-    if kind == "redis":
+    if server_kind == "redis":
         head = f"@{tip[0]}-{tip[1] - 1},{tip[0]}-{tip[1]};".encode()
-        publish_raw(shared, kind, "websocket-handler:room.late", [head + data])
+        publish_raw(shared, server_kind, "websocket-handler:room.late", [head + data])
     else:
         publish_stored(shared, "websocket-handler.room.late", tip[-1], data)
     send(sender, "late", "4")

@@ -171,7 +171,7 @@ def test_broker_away_members_here_still_receive(engine: Engine, start: Start, ma
 def test_history_without_its_requirements_is_an_error(
     engine: Engine, shared: BrokerProcess
 ) -> None:
-    with pytest.raises(ValueError, match="a history needs a broker"):
+    with pytest.raises(ValueError, match="a history needs a URL"):
         Rooms(history=History())
     with pytest.raises(ValueError, match="without a history messages have no offset"):
         Rooms(shared.url, add_offset=add_offset)

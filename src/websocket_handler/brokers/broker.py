@@ -183,6 +183,7 @@ REDIS = BrokerKind("redis", "RedisBroker", "redis", "redis", 1 << 24)
 REDIS_CLUSTER = REDIS._replace(module="redis_cluster", name="RedisClusterBroker")
 REDIS_SENTINEL = REDIS._replace(module="redis_sentinel", name="RedisSentinelBroker")
 NATS = BrokerKind("nats", "NatsBroker", "nats", "nats", 1 << 20)
+LOCAL = BrokerKind("local", "LocalBroker", "socket", "", 1 << 24)
 
 KINDS = {
     "redis": REDIS,
@@ -195,6 +196,7 @@ KINDS = {
     "nats": NATS,
     "tls": NATS,
     "nats+tls": NATS,
+    "local": LOCAL,
 }
 
 

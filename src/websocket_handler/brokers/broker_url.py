@@ -49,6 +49,9 @@ HOST_NAME = re.compile(r"[\w.-]+")
 IPV6_ADDRESS = re.compile(r"[0-9A-Fa-f:.]+(%\w+)?")
 
 
+LOCAL_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+
+
 class Scheme(NamedTuple):
     """The rules for the URLs of one scheme."""
 
@@ -73,6 +76,7 @@ SCHEMES = {
     "nats": Scheme(4222, is_redis=False, has_many_hosts=True, has_database=False),
     "tls": Scheme(4222, is_tls=True, is_redis=False, has_many_hosts=True, has_database=False),
     "nats+tls": Scheme(4222, is_tls=True, is_redis=False, has_many_hosts=True, has_database=False),
+    "local": Scheme(0, is_redis=False, has_database=False),
 }
 
 
@@ -96,7 +100,7 @@ class BrokerURL:
     """The user name; a token for NATS if there is no password."""
     password: str | None = field(default=None, repr=False)
     path: str = ""
-    """The path of a Unix socket."""
+    """The path of a Unix socket; for local://, the name or the absolute path of the directory."""
     service: str = ""
     database: int = 0
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -114,7 +118,8 @@ class BrokerURL:
         credentials = "***@" if self.user or self.password else ""
         hosts = ",".join(map(str, self.hosts))
         path = "/".join(filter(None, (self.service, str(self.database or ""))))
-        place = self.path if self.scheme == "unix" else f"/{path}" if path else ""
+        has_path = self.scheme in ("unix", "local")
+        place = self.path if has_path else f"/{path}" if path else ""
         return f"{self.scheme}://{credentials}{hosts}{place}"
 
     def without_secrets(self, text: str) -> str:
@@ -135,6 +140,8 @@ def parse_broker_url(url: str) -> BrokerURL:
         raise ValueError(f"the URL of a broker must begin with one of {schemes}")
     if "#" in rest:
         raise _invalid(scheme, "it must not have a fragment")
+    if scheme == "local":
+        return _parse_local(rest)
     rest, _, query = rest.partition("?")
     authority, slash, path = rest.partition("/")
     user, password, hosts = _split_credentials(scheme, authority)
@@ -156,6 +163,19 @@ def parse_broker_url(url: str) -> BrokerURL:
         service=service,
         database=_database(scheme, path if database is None else database, rules.has_database),
     )
+
+
+def _parse_local(rest: str) -> BrokerURL:
+    """Parse the part of a local:// URL after the slashes: a name, or an absolute path."""
+    path = unquote(rest)
+    if "?" in rest or "\0" in path:
+        raise ValueError("not a valid broker URL: local://…: it has no options")
+    if not path.startswith("/") and not LOCAL_NAME.fullmatch(path):
+        raise ValueError(
+            "not a valid broker URL: local://…: it needs a name of up to 64 letters, digits, "
+            "'-', '_' and '.', which does not begin with '.', or three slashes and a path"
+        )
+    return BrokerURL("local", path=path)
 
 
 def _invalid(scheme: str, reason: str) -> ValueError:

@@ -54,10 +54,10 @@ class Bus:
     ) -> None:
         """Create a bus; it does not connect yet.
 
-        `url` begins with redis://, rediss://, unix://, redis+cluster://, rediss+cluster://,
-        redis+sentinel://, rediss+sentinel://, nats://, tls:// or nats+tls://. Raises `ValueError`
-        if it is not valid, and `ImportError`, which names the extra to install, if the broker's
-        library is missing.
+        `url` begins with local://, redis://, rediss://, unix://, redis+cluster://,
+        rediss+cluster://, redis+sentinel://, rediss+sentinel://, nats://, tls:// or nats+tls://.
+        Raises `ValueError` if it is not valid, and `ImportError`, which names the extra to install,
+        if the broker's library is missing.
         """
         self._url = parse_broker_url(url)
         self._kind = KINDS[self._url.scheme]

@@ -11,8 +11,8 @@ from .names import check_prefix
 MIB = 1 << 20
 
 IDLE_EXPIRY_S = 30 * 24 * 60 * 60
-"""Without an `age`, seconds after which Redis drops the history of a room that receives no
-messages, and JetStream drops each message."""
+"""Without an `age`, seconds after which Redis and local:// drop the history of a room that receives
+no messages, and JetStream drops each message."""
 
 
 class BusState(Enum):
@@ -39,8 +39,8 @@ class History:
     age: float | None = None
     """The time in seconds for which a message is stored.
 
-    None: Redis drops a room's history 30 days after its last message; JetStream drops each message
-    after 30 days.
+    None: Redis and local:// drop a room's history 30 days after its last message; JetStream drops
+    each message after 30 days.
     """
 
     def __post_init__(self) -> None:
@@ -84,7 +84,8 @@ class BusSettings:
     """The maximum pause between two attempts."""
 
     presence_ttl: float = 30.0
-    """The time after which the members of a process that was killed are no longer present."""
+    """The time after which the members of a process that was killed are no longer present. With
+    local:// they are absent at once."""
 
     exit_timeout: float = 3.0
     """The maximum time that a process waits on exit for the broker to receive the queued

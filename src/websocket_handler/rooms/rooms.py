@@ -22,6 +22,7 @@ from .catching_up import CatchingUp
 from .delivery import Delivery
 from .room import Room, try_to_send
 from .slow_consumers import SlowConsumers
+from .workers import warn_if_one_of_several
 
 logger: logging.Logger = logging.getLogger("websocket_handler")
 
@@ -70,7 +71,8 @@ class Rooms:
     ) -> None:
         """Create the rooms of this process, or join those of other processes through a broker.
 
-        `url` is the URL of a Redis (redis://, rediss://, unix://, redis+cluster://,
+        `url` is local://NAME, which connects the processes of this user on one machine without a
+        broker, or the URL of a Redis (redis://, rediss://, unix://, redis+cluster://,
         redis+sentinel://) or NATS (nats://, tls://) broker. None: rooms of this process only.
 
         `slow_consumers` is the policy for slow consumers: one `SlowConsumers` for every room, or a
@@ -84,7 +86,7 @@ class Rooms:
         installed.
         """
         if history is not None and url is None:
-            raise ValueError("a history needs a broker: pass the URL of a Redis or NATS server")
+            raise ValueError("a history needs a URL: local://NAME, or a Redis or NATS server")
         if add_offset is not None and history is None:
             raise ValueError("without a history messages have no offset")
         self._policy_of = slow_consumers if callable(slow_consumers) else lambda _: slow_consumers
@@ -95,6 +97,7 @@ class Rooms:
         self._bus_lock = native_lock()  # keeps the calls to the bus in order
         self._joined: set[str] = set()
         self._to_announce: set[str] = set()
+        self._has_checked_workers = False
         self._history = history
         self._with_offset = add_offset
         self._bus = (
@@ -232,6 +235,7 @@ class Rooms:
 
     def _update_bus(self, room: Room, announce: bool = False) -> None:
         if self._bus is None:
+            self._check_workers()
             return
         with self._bus_lock:
             if room._is_needed:
@@ -244,6 +248,12 @@ class Rooms:
             elif room.name in self._joined:
                 self._joined.discard(room.name)
                 self._bus.leave(room.name)
+
+    def _check_workers(self) -> None:
+        """Warn once in each process if other workers do not receive the messages."""
+        if not self._has_checked_workers:
+            self._has_checked_workers = True
+            warn_if_one_of_several()
 
     def _announce(self, room: Room) -> None:
         """Announce the identities in the room, once for all changes since the last announcement."""
@@ -306,6 +316,7 @@ class Rooms:
         self._lock, self._bus_lock = native_lock(), native_lock()
         self._joined.clear()
         self._to_announce.clear()
+        self._has_checked_workers = False
         for room in list(self._rooms.values()):
             room._reset()
 
