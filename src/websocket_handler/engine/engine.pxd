@@ -98,6 +98,7 @@ cdef class EpollEngine:
     cdef list retired                  # released in this iteration; epoll may have reported them
     cdef dict rules_by_settings        # one `ConnectionLimits` for all connections with equal settings
     cdef set sinks                     # sockets whose input is discarded
+    cdef set timers_of_calls           # one `CallTimer` for each `call_later`
     cdef void *first                   # linked list of the attached channels
     cdef object __weakref__
 
@@ -108,6 +109,7 @@ cdef class EpollEngine:
     cdef void serve(self, Pollable pollable, uint32_t events, unsigned long number) noexcept
     cdef void end_turn(self, unsigned long number) noexcept
     cdef void end_if_asked(self) noexcept
+    cdef void cancel_calls(self) noexcept
     cdef bint is_stuck(self) noexcept nogil
     cdef bint take_over(self) noexcept
     cdef void wake_watcher(self) noexcept
@@ -127,6 +129,12 @@ cdef class EpollEngine:
 
 cdef class Sink(Pollable):
     cdef EpollEngine engine
+
+
+cdef class CallTimer(Pollable):
+    cdef EpollEngine engine
+    cdef wheel_timer timer
+    cdef object call
 
 
 cdef class HangUp(Pollable):

@@ -147,6 +147,7 @@ cdef class EpollEngine:
         self.retired = []
         self.rules_by_settings = {}
         self.sinks = set()
+        self.timers_of_calls = set()
         self.ledger = Ledger()
         self.open()
 
@@ -327,6 +328,24 @@ cdef class EpollEngine:
             self.posted.append(call)
             self.wake()
 
+    def call_later(self, double delay, call):
+        """Make `call()` in the engine's thread after `delay` seconds. Thread-safe. The engine drops
+        the call if it is closed before."""
+        cdef CallTimer timer = CallTimer()
+        timer.engine = self
+        timer.call = call
+        timer.timer.owner = <void *>timer
+        self.timers_of_calls.add(timer)
+        self.now = monotonic_ms()
+        wheel_set(&self.timers, &timer.timer, self.now + <uint64_t>(delay * 1000))
+        if not self.serving:
+            self.arm()
+
+    cdef void cancel_calls(self) noexcept:
+        for timer in self.timers_of_calls:
+            wheel_cancel(&(<CallTimer>timer).timer)
+        self.timers_of_calls.clear()
+
     def try_to_start(self):
         """Return whether the engine can serve another connection."""
         return not self.closing and self.epoll_fd >= 0
@@ -409,6 +428,7 @@ cdef class EpollEngine:
         for sink in self.sinks:
             close((<Sink>sink).fd)
         self.sinks.clear()
+        self.cancel_calls()
         self.close_descriptors()
         self.run_posted(self.turns)  # from now on, `post` makes the calls itself
         self.serving = False
@@ -434,6 +454,7 @@ cdef class EpollEngine:
         for sink in self.sinks:
             close((<Sink>sink).fd)
         self.sinks.clear()
+        self.cancel_calls()
         self.turns += 1
         self.listener_context = ListenerContext()  # the old one may be entered at the fork
         self.serving = False
@@ -652,6 +673,17 @@ cdef class Sink(Pollable):
         self.fd = -1
         self.engine.retired.append(self)
         self.engine.sinks.discard(self)
+
+
+cdef class CallTimer(Pollable):
+    """A call that `EpollEngine.call_later` delays."""
+
+    cdef void expired(self) noexcept:
+        self.engine.timers_of_calls.discard(self)
+        try:
+            self.call()
+        except BaseException:
+            logger.exception("a delayed call of the engine failed: %r", self.call)
 
 
 cdef class HangUp(Pollable):

@@ -107,6 +107,10 @@ class Engine(ClosesAll, EpollEngine):
         if transport.is_closing():  # the former protocol may have received `connection_lost`
             self.post(partial(channel._drop, "the connection was dropped"))
 
+    def call_later(self, delay: float, call: Callable[[], object]) -> None:
+        self._start()
+        super().call_later(delay, call)
+
     def discard(self, sock: socket.socket) -> None:
         self._start()
         super().discard(sock)
