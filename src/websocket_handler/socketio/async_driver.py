@@ -134,6 +134,8 @@ class AsyncLink(Link):
         except Exception:
             self._driver.eio.logger.exception("Unknown receive error")
             await self._end_async()
+        if self.session.closed:  # by a CLOSE packet
+            self._forget()
 
     async def _closed_async(self, *_: object) -> None:
         if self._stage is Stage.OPEN:

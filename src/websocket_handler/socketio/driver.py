@@ -100,8 +100,8 @@ class SyncDriver:
         call = partial(self._call_surrounded, task)
         if is_gevent():
             self._table["thread"](target=call).start()
-        elif self._pool.is_full() and not self.engine.is_own_thread():
-            call()  # in the thread of the request: the client waits for its response
+        elif task.link is None and self._pool.is_full():
+            call()  # in the thread of the client's POST: the client waits for its response
         else:
             self._pool.run(call)
 

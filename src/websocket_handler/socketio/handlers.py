@@ -51,14 +51,14 @@ class EventTask:
         self, call: Callable[[], object], link: Link | None, run: Callable[[EventTask], object]
     ) -> None:
         self._call = call
-        self._link = link
+        self.link = link
         self._run = run
         self._done = threading.Lock()
 
     def start(self) -> None:
         self._done.acquire()
-        if self._link is not None:
-            self._link.event_begins()
+        if self.link is not None:
+            self.link.event_begins()
         self._run(self)
 
     def join(self, timeout: float | None = None) -> None:
@@ -74,8 +74,8 @@ class EventTask:
             thread = threading.current_thread()
             threading.excepthook(threading.ExceptHookArgs((kind, error, trace, thread)))
         finally:
-            if self._link is not None:
-                self._link.event_ends()
+            if self.link is not None:
+                self.link.event_ends()
             self._done.release()
 
 

@@ -124,6 +124,8 @@ class Link:
         except Exception:
             self._driver.eio.logger.exception("Unknown receive error")
             self._end()
+        if self.session.closed:  # by a CLOSE packet
+            self._forget()
 
     def _closed(self, *_: object) -> None:
         if self._stage is Stage.OPEN:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from engineio import exceptions
+from engineio import packet as engineio_packet
 
 from ..engine import Channel, Engine
 from ..errors import WebSocketError
@@ -132,7 +133,7 @@ class ParkedPoll(Channel):
     def _respond_with_packets(self) -> None:
         packets = self._outbox.take(self)
         if packets is not None:
-            self._respond(packets)
+            self._respond(packets or [engineio_packet.Packet(engineio_packet.NOOP)])
 
     def _respond(self, packets: Packets | None) -> None:
         """Send the response with `packets`; the error of an expired poll if it is None."""
@@ -219,6 +220,9 @@ class ParkedPoll(Channel):
 
     def _abandoned(self) -> None:
         """In a forked child: nothing to do, the outbox is the parent's."""
+
+    def _feed(self, _: bytes | bytearray) -> None:
+        """Discard bytes after the request."""
 
     def _drained(self) -> None:
         """Do nothing: nothing more is written."""
