@@ -4,6 +4,8 @@ The environment variable SOCKETIO_OPTIONS has options of the server in JSON, SOC
 of `serve`; SOCKETIO_SERVE=none leaves the server to python-socketio.
 """
 
+# mypy: disable-error-code="untyped-decorator"
+
 from __future__ import annotations
 
 import json

@@ -33,7 +33,7 @@ class Emit(RequestHandler):
 
 async def main() -> None:
     routes = [("/socket.io/", tornado_handler(sio)), ("/state", State), ("/emit", Emit)]
-    Application(routes).listen(int(sys.argv[1]), "127.0.0.1")  # type: ignore[arg-type]
+    Application(routes).listen(int(sys.argv[1]), "127.0.0.1")
     await asyncio.Event().wait()
 
 
