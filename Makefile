@@ -6,7 +6,7 @@ STRESS_SECONDS ?= 600
 BIN = $(VENV)/bin
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/connection/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo cluster-demo test test-all outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-guard soak scorecard fuzz stress bench-deflaters dist wheel matrix prose-check clean
+.PHONY: demo cluster-demo test test-all outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-socketio bench-guard soak scorecard fuzz stress bench-deflaters dist wheel matrix prose-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
@@ -75,6 +75,10 @@ bench-broadcast: benchmarks/build/ready
 # Measure the impact of a room member that never reads on the other members.
 bench-slow-member: $(VENV)/.installed
 	$(BIN)/python benchmarks/slow_member.py
+
+# Compare Socket.IO served by this library with Flask-SocketIO on gevent and AsyncServer on uvicorn.
+bench-socketio: $(VENV)/.test-ready
+	$(BIN)/python benchmarks/socketio.py
 
 # Measure the impact of blocking listeners on other connections.
 bench-blocking: $(VENV)/.installed benchmarks/build/load
