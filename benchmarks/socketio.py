@@ -175,7 +175,8 @@ def slow_client(port: int) -> socket.socket:
 
 
 def summary(found: list[float]) -> str:
-    return f"median {median(found):.1f}, p99 {quantiles(found, n=100)[98]:.1f}, max {max(found):.1f}"
+    p99 = quantiles(found, n=100)[98]
+    return f"median {median(found):.1f}, p99 {p99:.1f}, max {max(found):.1f}"
 
 
 def main() -> None:

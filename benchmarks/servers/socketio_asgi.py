@@ -18,7 +18,7 @@ async def echo(_, data):
     return data
 
 
-async def emit(scope, receive, send):
+async def emit(scope, _, send):
     if scope["type"] != "http":
         return
     size = int(parse_qs(scope["query_string"].decode())["size"][0])

@@ -73,7 +73,8 @@ class AsyncDriver:
 
     def _start_background_task(self, target: Any, *args: Any, **kwargs: Any) -> Any:
         if getattr(target, "__name__", "") == "_send_ping":
-            self.call_later(self.eio.ping_interval, partial(self._ping, target.__self__))
+            session = target.__self__
+            self.call_later(self.eio.ping_interval, lambda: self._run(self._ping(session)))
             return None
         task = self._start_task(target, *args, **kwargs)
         link = current_link(self.eio, target, args) if is_event(target) else None
@@ -84,14 +85,14 @@ class AsyncDriver:
 
     # Pings
 
-    def _ping(self, session: Any) -> None:
+    async def _ping(self, session: Any) -> None:
         """Send a ping, the same as `AsyncSocket._send_ping` after its sleep."""
         if session.closing or session.closed:
             return
         session.last_ping = time.time()
-        self._run(session.send(engineio_packet.Packet(engineio_packet.PING)))
         delay = self.eio.ping_timeout + CHECK_DELAY_S
         self.call_later(delay, lambda: self._run(self._check(session)))
+        await session.send(engineio_packet.Packet(engineio_packet.PING))
 
     async def _check(self, session: Any) -> None:
         """Close the WebSocket if the session has ended without a pong: python-engineio puts nothing
