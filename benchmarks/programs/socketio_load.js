@@ -5,14 +5,17 @@ const { io } = require(path.join(__dirname, "../../tests/peers/node_modules/sock
 
 const [url, count] = [process.argv[2], Number(process.argv[3])];
 const AT_ONCE = 40;
+const RETRY_MS = 20000; // a race in python-socketio may lose the connection to the namespace
 const clients = [];
 const answer = (value) => console.log(JSON.stringify(value));
 
 function connect() {
   return new Promise((resolve, reject) => {
     const client = io(url, { forceNew: true, reconnection: false, timeout: 60000 });
+    const retry = setTimeout(() => { client.close(); resolve(connect()); }, RETRY_MS);
     client.on("connect_error", reject);
     client.on("connect", () => {
+      clearTimeout(retry);
       const engine = client.io.engine;
       if (engine.transport.name === "websocket") resolve(client);
       else engine.on("upgrade", () => resolve(client));

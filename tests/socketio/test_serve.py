@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import sys
 import threading
 from typing import Any
 
@@ -115,3 +116,31 @@ def test_call_later_is_made_in_the_engines_thread() -> None:
     default_engine().call_later(0.01, call)
     assert made.wait(10)
     assert threads[0].startswith("websocket-engine")
+
+
+def test_clients_connect_in_many_threads_without_error() -> None:
+    manager = serve(socketio.Server(async_mode="threading")).manager
+    errors: list[BaseException] = []
+
+    def connect_and_disconnect(thread: int) -> None:
+        try:
+            for number in range(200):
+                sid = manager.pre_connect(f"{thread}-{number}", "/")
+                manager.connect(sid, "/")
+                manager.pre_disconnect(sid, "/")
+                manager.disconnect(sid, "/")
+        except BaseException as error:
+            errors.append(error)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=connect_and_disconnect, args=(n,)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not errors
+    assert manager.rooms == manager.pending_connect == manager.pending_disconnect == {}

@@ -19,6 +19,7 @@ from ..protocol.origins import ANY_ORIGIN
 from ..settings import Settings, with_options
 from .async_driver import AsyncDriver, tornado_handler
 from .driver import SyncDriver
+from .locked_clients import lock_clients
 from .packed_environ import PackedEnvirons
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def serve(
         AsyncDriver(eio, chosen, frozenset(volatile)).install()
     else:
         SyncDriver(eio, chosen, frozenset(volatile), threads, engine).install()
+        if socketio is not eio:
+            lock_clients(socketio.manager)
     eio.is_served_by_websocket_handler = True
     if socketio is not eio:
         socketio.environ = PackedEnvirons(socketio.environ)
