@@ -6,7 +6,7 @@ STRESS_SECONDS ?= 600
 BIN = $(VENV)/bin
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/connection/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo cluster-demo test test-all outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-socketio bench-guard soak scorecard fuzz stress bench-deflaters dist wheel matrix prose-check clean
+.PHONY: demo cluster-demo test test-all outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-socketio conformance-socketio test-socketio-versions bench-guard soak scorecard fuzz stress bench-deflaters dist wheel matrix prose-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
@@ -30,6 +30,14 @@ outage: $(VENV)/.test-ready
 # Run all Autobahn cases of permessage-deflate with each engine. Takes half an hour.
 autobahn-compression: $(VENV)/.test-ready
 	AUTOBAHN_COMPRESSION=all $(BIN)/python -m pytest tests/end_to_end/test_autobahn.py -k compression
+
+# Run the test suites of the Socket.IO project, with and without this library.
+conformance-socketio: $(VENV)/.test-ready
+	$(BIN)/python -m tests.socketio.conformance
+
+# Run the tests of Socket.IO with the oldest and the newest allowed version of python-socketio.
+test-socketio-versions: $(VENV)/.test-ready
+	scripts/test-socketio-versions
 
 lint: $(VENV)/.test-ready
 	$(BIN)/ruff check .

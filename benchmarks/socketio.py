@@ -196,7 +196,8 @@ def main() -> None:
                 f"{framework} {kind}: {min(each.upgraded for each in all_)} upgraded, "
                 f"{max(each.threads for each in all_)} threads, "
                 f"{median(each.bytes_per_client for each in all_) / 1024:.1f} KiB a client, "
-                f"{cpu[kind] * 1e6:.0f} us an echo ({cpu['ours'] / cpu[kind]:.2f})"
+                f"{cpu[kind] * 1e6:.0f} us an echo ({cpu['ours'] / cpu[kind]:.2f})",
+                flush=True,
             )
     for framework, pair in PAIRS.items():
         with loaded(pair[0], chosen.clients) as (server, load, _):

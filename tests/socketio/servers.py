@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import ssl
 from collections.abc import Iterator
 from typing import Any
@@ -53,26 +54,52 @@ def serving(
 ) -> Iterator[Program]:
     """Run the application. `serve` are the options of `serve`, `options` those of the server;
     serve="none" leaves the server to python-socketio."""
-    port = free_port()
     if name == "flask-gevent":
         options["async_mode"] = "gevent"
     chosen = serve if serve == "none" else json.dumps(serve or {})
     variables = {"SOCKETIO_OPTIONS": json.dumps(options), "SOCKETIO_SERVE": chosen}
-    command = COMMANDS[name].format(port=port).split()
+    with running(start(f"{COMMANDS[name]} {extra}", variables, pure)) as program:
+        wait_for(lambda: responds(program, tls), f"{name} to respond:\n{program.log()}", 30)
+        yield program
+
+
+@contextlib.contextmanager
+def conformance_server(suite: str, framework: str, serve: str) -> Iterator[Program]:
+    """Run the server that a test suite of the Socket.IO project expects."""
+    options = {"ping_interval": 1, "ping_timeout": 1, "cors_allowed_origins": "*"}
+    variables = {
+        "SOCKETIO_SUITE": suite,
+        "SOCKETIO_OPTIONS": json.dumps(options),
+        "SOCKETIO_SERVE": serve,
+    }
+    wsgi = f"gunicorn --threads 64 -b 127.0.0.1:{{port}} {HERE}.conformance_server:wsgi_app()"
+    asgi = (
+        f"{UVICORN} {OURS if serve != 'none' else ''} --factory {HERE}.conformance_server:asgi_app"
+    )
+    with running(start(wsgi if framework == "wsgi" else asgi, variables)) as program:
+        wait_for(lambda: listens(program), "the server to listen", 30)
+        yield program
+
+
+def start(command: str, variables: dict[str, str], pure: bool = False) -> Program:
+    """Start `python -m` with a command on a free port, and with variables of the environment."""
+    port = free_port()
+    arguments = ["-c", LAUNCH.format(port=port), *command.format(port=port).split()]
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
-        launch = LAUNCH.format(port=port)
-        program = Program(["-c", launch, *command, *extra.split()], r"port (\d+)", pure)
+        return Program(arguments, r"port (\d+)", pure)
     finally:
         for variable, former in before.items():
             if former is None:
                 del os.environ[variable]
             else:
                 os.environ[variable] = former
-    with running(program):
-        wait_for(lambda: responds(program, tls), f"{name} to respond:\n{program.log()}", 30)
-        yield program
+
+
+def listens(program: Program) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(program.address) == 0
 
 
 def responds(program: Program, tls: ssl.SSLContext | None) -> bool:

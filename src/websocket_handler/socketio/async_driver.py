@@ -28,7 +28,7 @@ from .outbox import AsyncOutbox
 REQUESTS = {"asgi": "asgi.scope", "aiohttp": "aiohttp.request", "tornado": "tornado.handler"}
 """The key of the framework's request in the environ, by `async_mode`."""
 
-CHECK_DELAY_S = 0.1
+CHECK_DELAY_S = 0.01
 """Seconds after `ping_timeout` at which a session is checked for its pong."""
 
 
