@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 from ..conftest import ROOT
-from .servers import Program, conformance_server
+from ..support.programs import Program
+from .servers import conformance_server
 
 BUILD = ROOT / "build/conformance"
 SUITES = {
