@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 METHODS = (
@@ -26,7 +27,7 @@ def lock_clients(manager: Any) -> None:
     """Make the methods of a `socketio.Manager` that change its clients exclude each other. None of
     them waits or calls the application."""
     lock = threading.RLock()
-    for name in METHODS:
+    for name in filter(partial(hasattr, manager), METHODS):  # old versions lack `pre_connect`
         setattr(manager, name, _locked(getattr(manager, name), lock))
 
 
