@@ -51,7 +51,7 @@ class EventTask:
         self, call: Callable[[], object], link: Link | None, run: Callable[[EventTask], object]
     ) -> None:
         self._call = call
-        self.link = link
+        self.link: Link | None = link
         self._run = run
         self._done = threading.Lock()
 

@@ -54,8 +54,8 @@ class Link:
 
     def __init__(self, driver: Driver, session: Any, websocket: WebSocket) -> None:
         self._driver = driver
-        self.session = session
-        self.websocket = websocket
+        self.session: Any = session
+        self.websocket: WebSocket = websocket
         self._sender = Sender(websocket, driver.volatile)
         self._stage = Stage.OPEN
         self._unfinished = 0

@@ -34,7 +34,7 @@ class MayPark(threading.local):
     value: bool = False
 
 
-may_park = MayPark()
+may_park: MayPark = MayPark()
 
 
 class MustWait(BaseException):
@@ -45,7 +45,7 @@ class MustWait(BaseException):
 
     def __init__(self, outbox: Outbox) -> None:
         super().__init__()
-        self.outbox = outbox
+        self.outbox: Outbox = outbox
 
 
 class PacketQueue:

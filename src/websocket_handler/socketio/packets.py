@@ -31,7 +31,7 @@ class Sender:
     def __init__(self, websocket: WebSocket, volatile: Collection[str]) -> None:
         self._websocket = websocket
         self._volatile = volatile
-        self._attachments_to_drop = 0
+        self._attachments_to_drop: int = 0
 
     def send(self, packet: Any) -> None:
         """Send a packet of Engine.IO. Discards it if the connection is closed."""

@@ -108,7 +108,7 @@ class ParkedPoll(Channel):
         self._listeners: list[Callable[..., object]] = []
         self._unsent_before = 0  # bytes, at the last deadline while the response is sent
         self._server: object = None
-        self.state = State.OPEN
+        self.state: State = State.OPEN
         self._bind(engine, driver.settings, DEFAULT_VERSIONS[0], False, True, None)
         self._discard_input = True
 
