@@ -6,7 +6,7 @@ STRESS_SECONDS ?= 600
 BIN = $(VENV)/bin
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/connection/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo chat-demo cluster-demo test test-all coverage outage killed-workers autobahn-compression autobahn-client lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-local bench-testing bench-guard soak scorecard fuzz stress bench-deflaters dist wheel matrix prose-check clean
+.PHONY: demo chat-demo cluster-demo test test-all coverage outage killed-workers autobahn-compression autobahn-client conformance-socketio test-socketio-versions lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-local bench-socketio bench-testing bench-guard soak scorecard fuzz stress bench-deflaters dist wheel matrix prose-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
@@ -47,6 +47,14 @@ autobahn-compression: $(VENV)/.test-ready
 # Run all Autobahn cases against the client, in all styles. Takes some minutes.
 autobahn-client: $(VENV)/.test-ready
 	AUTOBAHN_CLIENT=all $(BIN)/python -m pytest tests/client/test_autobahn_client.py
+
+# Run the test suites of the Socket.IO project, with and without this library.
+conformance-socketio: $(VENV)/.test-ready
+	$(BIN)/python -m tests.socketio.conformance
+
+# Run the tests of Socket.IO with the oldest and the newest allowed version of python-socketio.
+test-socketio-versions: $(VENV)/.test-ready
+	scripts/test-socketio-versions
 
 lint: $(VENV)/.test-ready
 	$(BIN)/ruff check .
@@ -96,6 +104,10 @@ bench-slow-member: $(VENV)/.installed
 # Compare local:// rooms with Redis.
 bench-local: $(VENV)/.test-ready
 	$(BIN)/python benchmarks/local.py
+
+# Compare Socket.IO served by this library with Flask-SocketIO on gevent and AsyncServer on uvicorn.
+bench-socketio: $(VENV)/.test-ready
+	$(BIN)/python benchmarks/socketio.py
 
 # Measure the impact of blocking listeners on other connections.
 bench-blocking: $(VENV)/.installed benchmarks/build/load

@@ -222,11 +222,14 @@ class SendingConnection(Connection):
             self._count(messages_sent=1)
             self._write_coded(frame)
 
-    def _send_prepared(self, message: PreparedMessage) -> bool:
+    def _send_prepared(self, message: PreparedMessage, limit: int | None = None) -> bool:
         """Send a message that `fan_out` has not sent. Like `send`, but never blocks: returns False,
-        without sending, if the send buffer is above high water."""
+        without sending, if more than `limit` bytes are unsent (default: above high water)."""
         self._check_open()
-        if self._unflushed > self._settings.high_water or self._has_too_much_ahead():
+        if limit is not None:
+            if self.buffered_amount > limit:
+                return False
+        elif self._unflushed > self._settings.high_water or self._has_too_much_ahead():
             return False
         if not self._queue_if_fragmenting(message.data, None):
             self._send_whole(message.data, None, message)

@@ -100,6 +100,7 @@ cdef class EpollEngine:
     cdef list retired                  # released in this iteration; epoll may have reported them
     cdef dict rules_by_settings        # one `ConnectionLimits` for connections with equal settings
     cdef set sinks                     # sockets whose input is discarded
+    cdef set timers_of_calls           # one `CallTimer` for each `call_later`
     cdef void *first                   # linked list of the attached channels
     cdef object __weakref__
 
@@ -110,6 +111,7 @@ cdef class EpollEngine:
     cdef void dispatch(self, Pollable pollable, uint32_t events, unsigned long number) noexcept
     cdef void finish_iteration(self, unsigned long number) noexcept
     cdef void end_if_asked(self) noexcept
+    cdef void cancel_calls(self) noexcept
     cdef bint is_stuck(self) noexcept nogil
     cdef bint take_over(self) noexcept
     cdef void wake_watcher(self) noexcept
@@ -132,6 +134,12 @@ cdef class Sink(Pollable):
     cdef wheel_timer timer
     cdef bint is_timed                 # the first bytes have arrived
     cdef void end(self) noexcept
+
+
+cdef class CallTimer(Pollable):
+    cdef EpollEngine engine
+    cdef wheel_timer timer
+    cdef object call
 
 
 cdef class HangUp(Pollable):

@@ -158,6 +158,7 @@ cdef class EpollEngine:
         self.retired = []
         self.rules_by_settings = {}
         self.sinks = set()
+        self.timers_of_calls = set()
         self._ledger = Ledger()
         self.open()
 
@@ -339,6 +340,24 @@ cdef class EpollEngine:
             self.posted.append(call)
             self.wake()
 
+    def _call_later(self, double delay, call):
+        """Make `call()` in the engine's thread after `delay` seconds. Thread-safe. The engine drops
+        the call if it is closed before."""
+        cdef CallTimer timer = CallTimer()
+        timer.engine = self
+        timer.call = call
+        timer.timer.owner = <void *>timer
+        self.timers_of_calls.add(timer)
+        self.now = monotonic_ms()
+        wheel_set(&self.timers, &timer.timer, self.now + <uint64_t>(delay * 1000))
+        if not self.serving:
+            self.arm()
+
+    cdef void cancel_calls(self) noexcept:
+        for timer in self.timers_of_calls:
+            wheel_cancel(&(<CallTimer>timer).timer)
+        self.timers_of_calls.clear()
+
     def _try_to_start(self):
         """Return whether the engine can serve another connection."""
         return not self.closing and self.epoll_fd >= 0
@@ -422,6 +441,7 @@ cdef class EpollEngine:
         for sink in list(self.sinks):
             (<Sink>sink).end()
         self.retired.clear()
+        self.cancel_calls()
         self.close_descriptors()
         self.run_posted(self.iteration)  # from now on, `post` makes the calls itself
         self.listener_context.leave()
@@ -448,6 +468,7 @@ cdef class EpollEngine:
         for sink in self.sinks:
             (<Sink>sink).forget_after_fork()
         self.sinks.clear()
+        self.cancel_calls()
         self.iteration += 1
         self.listener_context = ListenerContext()  # the old one may be entered at the fork
         self.serving = False
@@ -681,6 +702,18 @@ cdef class Sink(Pollable):
     cdef void forget_after_fork(self) noexcept:
         wheel_cancel(&self.timer)
         self.close_descriptor()
+
+
+cdef class CallTimer(Pollable):
+    """A call that `EpollEngine._call_later` delays."""
+
+    cdef void expired(self) noexcept:
+        self.engine.timers_of_calls.discard(self)
+        self.engine.listener_context.enter(NULL)
+        try:
+            self.call()
+        except BaseException:
+            logger.exception("a delayed call of the engine failed: %r", self.call)
 
 
 cdef class HangUp(Pollable):

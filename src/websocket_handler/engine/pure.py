@@ -148,6 +148,12 @@ class Engine(ClosesAll):
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             self._loop.call_soon_threadsafe(call, context=Context())
 
+    def _call_later(self, delay: float, call: Callable[[], object]) -> None:
+        """Make `call()` in the engine's thread after `delay` seconds. Thread-safe. The engine drops
+        the call if it is closed before."""
+        self._start()
+        self._post(lambda: self.loop.call_later(delay, call, context=Context()))
+
     def _interrupt(self, error: BaseException) -> None:
         """Raise `error`, a `KeyboardInterrupt` or `SystemExit` of a listener, if the engine runs in
         a loop that was passed to it; a background thread ignores it."""

@@ -100,6 +100,10 @@ class Engine(ClosesAll, EpollEngine):
         if transport.is_closing():  # the former protocol may have received `connection_lost`
             self._post(partial(channel._drop, "the connection was dropped"))
 
+    def _call_later(self, delay: float, call: Callable[[], object]) -> None:
+        self._start()
+        super()._call_later(delay, call)
+
     def _discard(self, sock: socket.socket) -> None:
         self._start()
         super()._discard(sock)

@@ -1,0 +1,175 @@
+"""The driver of an asynchronous server, in its own event loop.
+
+The server's table of python-engineio gets another WebSocket. Its queues and its timers for pings,
+which the table of an asynchronous server does not contain, are replaced on the server itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Any
+
+from engineio import exceptions
+from engineio import packet as engineio_packet
+
+from ..errors import WebSocketError
+from ..servers.asgi import Receive, Scope, Send
+from ..servers.asgi_middleware import ASGIMiddleware
+from ..settings import Settings
+from ..websocket import WebSocket
+from .handlers import current_link, is_event
+from .link import Link, Stage
+from .outbox import AsyncOutbox
+
+REQUESTS = {"asgi": "asgi.scope", "aiohttp": "aiohttp.request", "tornado": "tornado.handler"}
+"""The key of the framework's request in the environ, by `async_mode`."""
+
+CHECK_DELAY_S = 0.01
+"""Seconds after `ping_timeout` at which a session is checked for its pong."""
+
+
+class AsyncDriver:
+    """Serves one `engineio.AsyncServer` on the engine of its event loop."""
+
+    def __init__(self, eio: Any, settings: Settings, volatile: Collection[str]) -> None:
+        if eio.async_mode not in REQUESTS:
+            raise ValueError(
+                f"the server has async_mode={eio.async_mode!r}, which is not supported: create it "
+                f"with one of {', '.join(REQUESTS)}"
+            )
+        self.eio = eio
+        self.settings = settings
+        self.volatile = volatile
+        self._request_key = REQUESTS[eio.async_mode]
+        self._start_task = eio.start_background_task
+        self._tasks: set[asyncio.Future[Any]] = set()  # a loop has only weak references
+
+    def install(self) -> None:
+        """Replace the server's WebSocket, queues and ping timers."""
+        eio = self.eio
+        eio._async = {**eio._async, "websocket": self._transport}
+        eio.create_queue = lambda *_, **__: AsyncOutbox()
+        eio.start_background_task = self._start_background_task
+        if eio.async_mode == "asgi":
+            eio.handle_request = _InnerMiddleware(eio.handle_request, self.settings)
+
+    def call_later(self, delay: float, call: Callable[[], object]) -> None:
+        asyncio.get_running_loop().call_later(delay, call)
+
+    def _transport(self, handler: Any, _: object) -> Callable[[Mapping[str, Any]], Any]:
+        """Return the transport of a request to upgrade. The session is the owner of `handler`,
+        which would wait for messages and is never called."""
+        return partial(self._connect, handler.__self__)
+
+    async def _connect(self, session: Any, environ: Mapping[str, Any]) -> Any:
+        websocket = WebSocket.of(environ[self._request_key])
+        if websocket is None or session.upgrading:
+            return self.eio._bad_request("Invalid websocket upgrade")
+        return AsyncLink(self, session, websocket).connect()
+
+    def _start_background_task(self, target: Any, *args: Any, **kwargs: Any) -> Any:
+        if getattr(target, "__name__", "") == "_send_ping":
+            session = target.__self__
+            self.call_later(self.eio.ping_interval, lambda: self._run(self._ping(session)))
+            return None
+        task = self._start_task(target, *args, **kwargs)
+        link = current_link(self.eio, target, args) if is_event(target) else None
+        if link is not None:
+            link.event_begins()
+            task.add_done_callback(lambda _: link.event_ends())
+        return task
+
+    # Pings
+
+    async def _ping(self, session: Any) -> None:
+        """Send a ping, the same as `AsyncSocket._send_ping` after its sleep."""
+        if session.closing or session.closed:
+            return
+        session.last_ping = time.time()
+        delay = self.eio.ping_timeout + CHECK_DELAY_S
+        self.call_later(delay, lambda: self._run(self._check(session)))
+        await session.send(engineio_packet.Packet(engineio_packet.PING))
+
+    async def _check(self, session: Any) -> None:
+        """Close the WebSocket if the session has ended without a pong: python-engineio puts nothing
+        into the queue then."""
+        with contextlib.suppress(exceptions.SocketIsClosedError):
+            await session.check_ping_timeout()
+        link = session.queue.link
+        if session.closed and link is not None:
+            link.websocket.close()
+
+    def _run(self, coroutine: Any) -> None:
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class AsyncLink(Link):
+    """A link whose session has coroutines."""
+
+    __slots__ = ()
+
+    def _listen(self) -> None:
+        self.websocket.on("message", self._receive_async)
+        self.websocket.on("close", self._closed_async)
+
+    async def _receive_async(self, message: str | bytes) -> None:
+        if self._stage is not Stage.OPEN:
+            self._receive_upgrade(message)
+            return
+        packet = self._decoded(message)
+        if packet is None:
+            await self._end_async()
+            return
+        try:
+            await self.session.receive(packet)
+        except exceptions.UnknownPacketError:
+            pass  # as in python-engineio
+        except exceptions.SocketIsClosedError:
+            await self._end_async()
+        except Exception:
+            self._driver.eio.logger.exception("Unknown receive error")
+            await self._end_async()
+        if self.session.closed:  # by a CLOSE packet
+            self._forget()
+
+    async def _closed_async(self, *_: object) -> None:
+        if self._stage is Stage.OPEN:
+            await self._end_async()
+        else:  # the session goes on to poll
+            self.session.upgrading = False
+
+    async def _end_async(self) -> None:
+        reason = self._driver.eio.reason.TRANSPORT_CLOSE
+        await self.session.close(wait=False, abort=True, reason=reason)
+        self._forget()
+
+
+class _InnerMiddleware(ASGIMiddleware):
+    """Passes WebSocket requests to the server as HTTP requests, so that it may refuse them with
+    any response. Under a Mount, other middleware may be around it: the server is the application.
+    """
+
+    async def _check_placement(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Accept every placement."""
+
+
+def tornado_handler(server: Any) -> Any:
+    """Return the request handler of a server for Tornado, in place of
+    `socketio.get_tornado_handler(server)`."""
+    from engineio.async_drivers.tornado import get_tornado_handler
+
+    eio = getattr(server, "eio", server)
+    if not getattr(eio, "is_served_by_websocket_handler", False):
+        raise WebSocketError("call serve() for this server before")
+
+    class Handler(get_tornado_handler(eio)):  # type: ignore[misc]
+        async def get(self, *_: Any, **__: Any) -> None:
+            await eio.handle_request(self)
+
+    return Handler

@@ -1,0 +1,86 @@
+"""Real clients in JavaScript and Python, with every feature, on every server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+
+import socketio
+
+from ..conftest import PEERS
+from ..support.programs import Program
+from .servers import BOTH, COMMANDS, serving, wait_for_state
+
+ALL_RESULTS = {
+    "events": [["token"]],
+    "echo": ["héllo", {"a": [1, None]}],
+    "binary": [[0, 255], 70000, 7],
+    "session": {"agent": "node", "text": "me"},
+    "environ": ["/socket.io/", "node"],
+    "asked": 42,
+    "namespace": [1, 2],
+    "news": "hi",
+    "reason": "io server disconnect",
+}
+
+
+def run_client(node: str, program: Program, **options: Any) -> dict[str, Any]:
+    script = str(PEERS / "socketio_client.js")
+    command = [node, script, program.url("/", "http"), json.dumps(options)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    results: dict[str, Any] = json.loads(done.stdout)
+    return results
+
+
+@pytest.mark.parametrize("server", COMMANDS)
+def test_javascript_client_upgraded_uses_every_feature(server: str, node: str) -> None:
+    with serving(server) as program:
+        results = run_client(node, program, auth={"token": 1})
+        assert results == {**ALL_RESULTS, "transport": "websocket"}, program.log()
+        state = wait_for_state(program, sockets=0, environs=0, rooms=0)
+        assert ["disconnect", "server disconnect"] in state["journal"]
+        assert "Traceback" not in program.log(), program.log()
+
+
+@pytest.mark.parametrize("server", [*BOTH, "flask-wsgiref", "flask-gevent"])
+def test_javascript_client_polling_uses_every_feature(server: str, node: str) -> None:
+    with serving(server) as program:
+        results = run_client(node, program, auth={"token": 1}, transports=["polling"])
+        assert results == {**ALL_RESULTS, "transport": "polling"}, program.log()
+        assert "Traceback" not in program.log(), program.log()
+
+
+@pytest.mark.parametrize("server", BOTH)
+def test_refused_client_gets_the_reason(server: str, node: str) -> None:
+    with serving(server) as program:
+        results = run_client(node, program, auth={"refuse": True})
+        assert results["refused"] == ["not welcome", {"code": 7}]
+        wait_for_state(program, environs=0, sockets=0)
+
+
+@pytest.mark.parametrize("server", BOTH)
+@pytest.mark.parametrize("transports", [["polling", "websocket"], ["websocket"], ["polling"]])
+def test_python_client_echoes_and_disconnects(server: str, transports: list[str]) -> None:
+    # the short interval: a client that polls may wait for a packet before it ends
+    with (
+        serving(server, ping_interval=1, ping_timeout=1) as program,
+        socketio.SimpleClient() as client,
+    ):
+        client.connect(program.url("/", "http"), transports=transports)
+        assert client.call("echo", ["é", b"\x00\xff"], timeout=15) == [["é", b"\x00\xff"]]
+        wait_for_state(program, sockets=1, websockets=int("websocket" in transports))
+        client.disconnect()
+        ((event, reason),) = wait_for_state(program, sockets=0)["journal"]
+        assert event == "disconnect"
+        assert reason in ("client disconnect", "transport close")  # the client may close first
+
+
+@pytest.mark.parametrize("server", BOTH)
+def test_pure_python_engine_serves_javascript_client(server: str, node: str) -> None:
+    with serving(server, pure=True) as program:
+        results = run_client(node, program, auth={"token": 1})
+        assert results == {**ALL_RESULTS, "transport": "websocket"}, program.log()

@@ -1,0 +1,25 @@
+"""Emitting from another process, through Redis."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import socketio
+
+from ..rooms.brokers import redis_server
+from .engineio_client import connected, receive
+from .servers import serving
+
+
+def test_emit_of_another_process_reaches_the_clients(tmp_path: Path) -> None:
+    redis = redis_server(tmp_path)
+    try:
+        with (
+            serving("flask-gunicorn", message_queue=redis.url) as program,
+            connected(program) as client,
+        ):
+            emitter = socketio.RedisManager(redis.url, "flask-socketio", write_only=True)
+            emitter.emit("news", "from elsewhere", namespace="/")
+            assert receive(client) == '42["news","from elsewhere"]'
+    finally:
+        redis.close()

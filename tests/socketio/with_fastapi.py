@@ -1,0 +1,31 @@
+"""The application beside FastAPI, in `socketio.ASGIApp`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+import socketio
+
+from .application import Journal, options, serve_if_asked, state_of, with_async_handlers
+
+sio = socketio.AsyncServer(**{"async_mode": "asgi", **options()})
+serve_if_asked(sio)
+journal: Journal = []
+with_async_handlers(sio, journal)
+api = FastAPI()
+
+
+@api.get("/state")
+async def state() -> dict[str, Any]:
+    return state_of(sio, journal)
+
+
+@api.get("/emit")
+async def emit(text: str, room: str | None = None, times: int = 1) -> list[str]:
+    await sio.emit("news", text * times, to=room)
+    return ["sent"]
+
+
+app = socketio.ASGIApp(sio, api)

@@ -1,0 +1,44 @@
+"""The application in Flask, with Flask-SocketIO. `python -m` runs it on a server of one process."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from flask import Flask, request
+from flask_socketio import SocketIO
+
+from websocket_handler import WSGIMiddleware
+
+from .application import Journal, options, serve_if_asked, state_of, with_handlers
+
+app = Flask(__name__)
+app.config["SECRET_KEY"] = "for the tests"
+sio = SocketIO(app, **{"async_mode": "threading", **options()})
+serve_if_asked(sio)
+app.wsgi_app = WSGIMiddleware(app.wsgi_app)  # type: ignore[method-assign]
+
+journal: Journal = []
+with_handlers(sio.server, journal)
+
+
+@app.get("/state")
+def state() -> dict[str, Any]:
+    return state_of(sio.server, journal)
+
+
+@app.get("/emit")
+def emit() -> list[str]:
+    text = request.args["text"] * int(request.args.get("times", "1"))
+    sio.emit("news", text, to=request.args.get("room"))
+    return ["sent"]
+
+
+if __name__ == "__main__":
+    server, port = sys.argv[1], int(sys.argv[2])
+    if server == "werkzeug":
+        sio.run(app, port=port, allow_unsafe_werkzeug=True)
+    else:
+        from wsgiref.simple_server import make_server
+
+        make_server("127.0.0.1", port, app).serve_forever()
