@@ -24,6 +24,7 @@ from .engine.stats import Stats, Traffic
 from .errors import (
     BusUnavailable,
     ConnectionClosed,
+    ConnectionMoved,
     HandshakeFailed,
     ProtocolError,
     UnsupportedByVersion,
@@ -31,6 +32,7 @@ from .errors import (
 )
 from .handover.socket import SocketHandover
 from .handover.transport import TransportHandover
+from .moving.departures import MoveResult, amove_connections, move_connections
 from .protocol.close_codes import CloseCode
 from .protocol.permessage_deflate import Compression
 from .protocol.request import Headers, Request, is_websocket_request
@@ -66,11 +68,13 @@ __all__ = [
     "CloseCode",
     "Compression",
     "ConnectionClosed",
+    "ConnectionMoved",
     "Delivery",
     "Engine",
     "HandshakeFailed",
     "Headers",
     "History",
+    "MoveResult",
     "ProtocolError",
     "Request",
     "Room",
@@ -90,10 +94,12 @@ __all__ = [
     "WebSocketError",
     "__version__",
     "aconnect",
+    "amove_connections",
     "configure_server",
     "connect",
     "default_engine",
     "is_websocket_request",
+    "move_connections",
 ]
 
 _logger = logging.getLogger(__name__)

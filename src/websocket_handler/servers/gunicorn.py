@@ -15,6 +15,7 @@ from gunicorn.workers import gasgi
 
 from ..engine import loop_engine
 from ..handover.transport import InertTransport, ServerConnections, TransportHandover
+from ..moving.arrivals import arrival_in_scope
 from ..protocol.close_codes import CloseCode
 from ..settings import Settings
 from ..websocket import WebSocket
@@ -44,6 +45,7 @@ class WebSocketProtocol(ASGIProtocol):  # type: ignore[misc]
         handover = TransportHandover(transport, early=early, server=sockets)
         scope = cast(Scope, self._build_websocket_scope(request, sockname, peername))
         scope["extensions"] = {"websocket.http.response": {}}
+        handover.arrival = arrival_in_scope(scope)
         websocket = WebSocket(
             request_of(scope),
             Settings(

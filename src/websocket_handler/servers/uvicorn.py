@@ -27,6 +27,7 @@ from uvicorn.server import ServerState
 from ..engine import loop_engine
 from ..errors import WebSocketError
 from ..handover.transport import ServerConnections, TransportHandover
+from ..moving.arrivals import arrival_in_scope
 from ..protocol.close_codes import CloseCode
 from ..protocol.printable import printable
 from ..settings import Settings
@@ -71,6 +72,7 @@ class WebSocketProtocol(asyncio.Protocol):
         sockets = Sockets.of(self._server_state)
         handover = TransportHandover(self._transport, early=self._early, server=sockets)
         scope = self._read(data)
+        handover.arrival = arrival_in_scope(scope)
         websocket = WebSocket(
             request_of(scope, method=data.partition(b" ")[0].decode("latin-1")),
             self._choose_settings(),
