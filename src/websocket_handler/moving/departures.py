@@ -139,7 +139,7 @@ class Move:
         self._note(websocket, answer)
 
     def _attempt(self, websocket: WebSocket, counter: Counter) -> Answer:
-        address, facts, request = _in_engine(websocket, partial(_describe, websocket))
+        address, facts, request = _when_idle(websocket, _describe)
         seconds = min(ANSWER_TIMEOUT_S, self._deadline - time.monotonic())
         answer = counter.move(websocket, address, facts, request, max(seconds, 0.0))
         self._has_answer |= answer.status != 0
@@ -265,7 +265,7 @@ def _pass(sock: socket.socket, websocket: WebSocket, facts: Facts) -> Answer:
         status = status if isinstance(status, int) and status != 503 else 0
         return Answer(status, "the new process refuses it")
     try:
-        suspended = _suspend_when_idle(websocket)
+        suspended = _when_idle(websocket, suspend)
     except NotMoved as error:
         _send_if_possible(sock, {"kept": str(error)})
         raise
@@ -302,12 +302,12 @@ def _send_state(sock: socket.socket, suspended: Suspended) -> None:
         _close_all(files)
 
 
-def _suspend_when_idle(websocket: WebSocket) -> Suspended:
-    """Suspend the connection as soon as the application has finished with its last message."""
+def _when_idle(websocket: WebSocket, call: Callable[[WebSocket], Result]) -> Result:
+    """Return the result of a call in the engine's thread, as soon as it does not raise `NotYet`."""
     end = time.monotonic() + IDLE_TIMEOUT_S
     while True:
         try:
-            return _in_engine(websocket, partial(suspend, websocket))
+            return _in_engine(websocket, partial(call, websocket))
         except NotYet as reason:
             if time.monotonic() > end:
                 raise NotMoved(str(reason)) from None

@@ -71,8 +71,10 @@ class Suspended(NamedTuple):
 
 
 def facts_of(websocket: WebSocket) -> Facts:
-    """Raises `NotMoved` if the connection cannot be moved."""
+    """Raises `NotMoved` if the connection cannot be moved, `NotYet` before it is open."""
     outcome = websocket._outcome
+    if websocket.state is ConnectionState.CONNECTING:
+        raise NotYet("it is not open yet")
     if websocket.state is not ConnectionState.OPEN or not isinstance(outcome, Accepted):
         raise NotMoved("it is not open")
     if websocket._is_client:
