@@ -126,7 +126,8 @@ class WebSocket(SendingConnection):
     request again, and `connect()` takes the open connection."""
 
     carry: Any = None
-    """JSON that the new process gets as `carried` if the connection is moved to it."""
+    """JSON that the new process gets as `carried` if the connection is moved to it; None leaves
+    `carried` as it is."""
 
     carried: Any = None
     """The value of `carry` in the old process, None if there was none. It is final when `open` is

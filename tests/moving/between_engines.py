@@ -14,7 +14,7 @@ from websocket_handler import Engine, Headers, Request, Settings, State, Version
 from websocket_handler.handover.base import Handover
 from websocket_handler.moving import departures
 from websocket_handler.moving.arrivals import Arrival
-from websocket_handler.moving.messages import receive
+from websocket_handler.moving.messages import NotMoved, receive
 from websocket_handler.moving.state import Facts
 from websocket_handler.moving.suspension import facts_of
 from websocket_handler.protocol.assembly import Event, Limits
@@ -108,8 +108,8 @@ def move(
     def old_process() -> None:
         with theirs:
             try:
-                answers.append(departures._pass(theirs, old, facts_of(old)))
-            except departures.NotMoved as error:
+                answers.append(departures.pass_on(theirs, old, facts_of(old), 5))
+            except NotMoved as error:
                 answers.append(departures.Answer(0, str(error)))
 
     thread = threading.Thread(target=old_process)

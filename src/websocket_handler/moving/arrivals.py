@@ -59,8 +59,10 @@ class Fetched(NamedTuple):
 class Arrival:
     """A connection that an old process offers. It is taken or refused once."""
 
-    def __init__(self, sock: socket.socket, facts: Facts) -> None:
+    def __init__(self, sock: socket.socket, facts: Facts, is_own: bool = False) -> None:
+        """`is_own`: this process itself has the connection, so it cannot take it."""
         self.facts = facts
+        self._is_own = is_own
         self._sock = sock
 
     # Before the application handles the request
@@ -98,6 +100,8 @@ class Arrival:
         if isinstance(fresh, Refused):
             return fresh
         facts = self.facts
+        if self._is_own:
+            return Refused(503, "this process has the connection already", b"")
         if subprotocol != facts.subprotocol:
             logger.info("a moved connection has the subprotocol %r", facts.subprotocol)
             return Refused(409, "the application has chosen another subprotocol", b"")
@@ -262,7 +266,7 @@ def _connect(name: str) -> socket.socket:
     return sock
 
 
-def _introduce(sock: socket.socket, name: str, secret: str) -> Arrival | None:
+def _introduce(sock: socket.socket, name: str, secret: str) -> Arrival:
     send(sock, {"secret": secret})
     received = receive(sock, FACTS_TIMEOUT_S)
     received.close()
@@ -274,8 +278,4 @@ def _introduce(sock: socket.socket, name: str, secret: str) -> Arrival | None:
         logger.warning("a connection from another version of this library: %s", error)
         send(sock, {"refused": REFUSED_FORMAT})
         raise NotMoved(str(error)) from None
-    arrival = Arrival(sock, facts)
-    if name in own_names:
-        arrival.refuse(503)
-        return None
-    return arrival
+    return Arrival(sock, facts, is_own=name in own_names)

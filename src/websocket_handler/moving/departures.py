@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from ..engine import Engine, default_engine
+from ..engine import Engine, default_engine, loop_engine
 from ..errors import WebSocketError
 from ..protocol.close_codes import CloseCode
 from ..protocol.request import Request, head
@@ -36,6 +36,9 @@ ANSWER_TIMEOUT_S = 5.0
 
 HANDLER_TIMEOUT_S = 10.0
 """Seconds that the new application has to handle a request."""
+
+READY_TIMEOUT_S = 2.0
+"""Seconds that the new process has to read the state: meanwhile no process reads the socket."""
 
 IDLE_TIMEOUT_S = 2.0
 """Seconds that a connection has to come to a point at which it can be moved."""
@@ -140,7 +143,7 @@ class Move:
 
     def _attempt(self, websocket: WebSocket, counter: Counter) -> Answer:
         address, facts, request = _when_idle(websocket, _describe)
-        seconds = min(ANSWER_TIMEOUT_S, self._deadline - time.monotonic())
+        seconds = self._deadline - time.monotonic()
         answer = counter.move(websocket, address, facts, request, max(seconds, 0.0))
         self._has_answer |= answer.status != 0
         return answer
@@ -195,8 +198,10 @@ class Counter:
     def move(
         self, websocket: WebSocket, address: Any, facts: Facts, request: Request, seconds: float
     ) -> Answer:
-        """Repeat the request, and pass the connection to the process that asks for it. Waits up to
-        `seconds` for that."""
+        """Repeat the request, and pass the connection to the process that asks for it. That must
+        happen within `seconds`."""
+        handler_timeout = min(HANDLER_TIMEOUT_S, seconds)
+        seconds = min(ANSWER_TIMEOUT_S, seconds)
         secret = secrets.token_hex(16)
         fields = [
             (name, value)
@@ -210,7 +215,7 @@ class Counter:
                 connection.sendall(repeated)
                 sock = self._wait(connection, secret, time.monotonic() + seconds)
                 with sock:
-                    return _pass(sock, websocket, facts)
+                    return pass_on(sock, websocket, facts, handler_timeout)
         except (OSError, UnicodeEncodeError) as error:
             return Answer(0, str(error))
 
@@ -252,11 +257,14 @@ class Counter:
         return None
 
 
-def _pass(sock: socket.socket, websocket: WebSocket, facts: Facts) -> Answer:
-    """Pass the connection to the new process if its application accepts it."""
+def pass_on(
+    sock: socket.socket, websocket: WebSocket, facts: Facts, handler_timeout: float
+) -> Answer:
+    """Pass the connection to the new process if its application accepts it. Raises `NotMoved` if
+    the connection itself cannot be moved."""
     try:
         send(sock, facts.to_json())
-        asked = receive(sock, HANDLER_TIMEOUT_S)
+        asked = receive(sock, handler_timeout)
         asked.close()
     except NotMoved as error:
         return Answer(500, str(error))
@@ -276,7 +284,7 @@ def _exchange(sock: socket.socket, suspended: Suspended) -> Answer:
     websocket = suspended.websocket
     try:
         _send_state(sock, suspended)
-        ready = receive(sock, HANDLER_TIMEOUT_S)
+        ready = receive(sock, READY_TIMEOUT_S)
         ready.close()
         if "ready" not in ready.fields:
             raise NotMoved("the new process was not ready")
@@ -425,7 +433,8 @@ def move_connections(
     return result
 
 
-async def amove_connections(engine: Engine, **options: Any) -> MoveResult:
-    """Like `move_connections()`, for the engine of an event loop; for coroutines."""
+async def amove_connections(engine: Engine | None = None, **options: Any) -> MoveResult:
+    """Like `move_connections()`, for coroutines; by default for the engine of the running loop."""
     loop = asyncio.get_running_loop()
+    engine = engine or loop_engine(loop)
     return await loop.run_in_executor(None, partial(move_connections, engine, **options))

@@ -181,11 +181,13 @@ def _secret_of(websocket: WebSocket) -> bytes:
 
 
 def _checked_carry(websocket: WebSocket) -> Any:
-    """Return a copy of what the application has left for the new process."""
-    if websocket.carry is None:
+    """Return a copy of what the application has left for the new process, or of what it was left
+    itself if it has set nothing."""
+    carry = websocket.carried if websocket.carry is None else websocket.carry
+    if carry is None:
         return None
     try:
-        text = json.dumps(websocket.carry)
+        text = json.dumps(carry)
     except (TypeError, ValueError, RecursionError) as error:
         raise NotMoved(f"carry cannot be JSON: {error}") from None
     if len(text) > MAX_CARRY_BYTES:

@@ -64,6 +64,7 @@ class ASGIWorker(gasgi.ASGIWorker):  # type: ignore[misc]
     """
 
     settings: ClassVar[dict[str, Any]] = {}
+    moves_connections: ClassVar[bool] = False
     websockets: ServerConnections
 
     async def _serve(self) -> None:
@@ -73,9 +74,19 @@ class ASGIWorker(gasgi.ASGIWorker):  # type: ignore[misc]
 
     async def _shutdown(self) -> None:
         over = asyncio.Event()
-        self.websockets.close_all(when_done=over.set)
+        end = self.websockets.move_all if self.moves_connections else self.websockets.close_all
+        end(when_done=over.set)
         try:
             await asyncio.wait_for(over.wait(), self.cfg.graceful_timeout)
         except asyncio.TimeoutError:
             self.log.warning("some WebSockets did not close in time")
         await super()._shutdown()
+
+
+class MovingASGIWorker(ASGIWorker):
+    """Like `ASGIWorker`, but its shutdown moves WebSockets to the worker that replaces it.
+
+    Only those that could not be moved are closed with 1012.
+    """
+
+    moves_connections: ClassVar[bool] = True

@@ -48,6 +48,7 @@ class WebSocketProtocol(asyncio.Protocol):
     """
 
     settings: ClassVar[dict[str, Any]] = {}
+    moves_connections: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -70,6 +71,7 @@ class WebSocketProtocol(asyncio.Protocol):
         """Run the application. `data` is the request head, which uvicorn has rebuilt."""
         self._transport.pause_reading()
         sockets = Sockets.of(self._server_state)
+        sockets.moves_connections = self.moves_connections
         handover = TransportHandover(self._transport, early=self._early, server=sockets)
         scope = self._read(data)
         handover.arrival = arrival_in_scope(scope)
@@ -136,6 +138,15 @@ class WebSocketProtocol(asyncio.Protocol):
         }
 
 
+class MovingWebSocketProtocol(WebSocketProtocol):
+    """Like `WebSocketProtocol`, but a worker that shuts down moves its WebSockets to another one.
+
+    Only those that could not be moved are closed with 1012.
+    """
+
+    moves_connections: ClassVar[bool] = True
+
+
 class Sockets(ServerConnections):
     """Acts as one of uvicorn's connections, so that its shutdown closes all WebSockets."""
 
@@ -152,10 +163,13 @@ class Sockets(ServerConnections):
         return sockets
 
     _connections: set[Any]
+    moves_connections = False
 
     def shutdown(self) -> None:
-        """Close all WebSockets. uvicorn waits until this object is removed from its connections."""
-        self.close_all(when_done=lambda: self._connections.discard(self))
+        """Move or close all WebSockets. uvicorn waits until this object is removed from its
+        connections."""
+        end = self.move_all if self.moves_connections else self.close_all
+        end(when_done=lambda: self._connections.discard(self))
 
 
 def early_bytes(former: Any) -> bytes:
