@@ -10,6 +10,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -328,29 +329,30 @@ def test_directory_that_is_a_link_is_refused(runtime_directory: Path, tmp_path: 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_process_of_another_user_is_refused_on_both_sides(tmp_path: Path) -> None:
-    tmp_path.chmod(0o777)
-    for parent in list(tmp_path.parents)[:2]:
-        parent.chmod(0o755)
-    path = str(tmp_path / "socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(path)
+def test_process_of_another_user_is_refused_on_both_sides() -> None:
+    with (
+        TemporaryDirectory() as directory,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
+    ):
+        path = Path(directory, "socket")
+        listener.bind(str(path))
         listener.listen()
-        Path(path).chmod(0o777)
         listener.settimeout(10)
-        child = os.fork()
+        Path(directory).chmod(0o755)
+        path.chmod(0o777)
+        child = os.fork()  # no other program: this user may not run this Python
         if not child:
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
-                sock.connect(path)
-                is_trusted = messages.is_of_same_user(sock)
-                sock.recv(1)
-            os._exit(is_trusted)
+            with contextlib.ExitStack() as stack:
+                stack.callback(os._exit, 2)
+                os.setuid(NOBODY)
+                sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+                sock.connect(str(path))
+                os._exit(messages.is_of_same_user(sock))
         accepted, _ = listener.accept()
         with accepted:
             assert not messages.is_of_same_user(accepted)
-        assert os.waitpid(child, 0)[1] == 0, "the child does not trust this process either"
+            status = os.waitpid(child, 0)[1]
+        assert status == 0, "the child does not trust this process either"
 
 
 def test_stale_sockets_are_removed(runtime_directory: Path) -> None:

@@ -167,6 +167,7 @@ class ServerConnections:
         """Move the WebSockets of the engine to a new process, and close the others. In the loop's
         thread."""
         self.is_closing = True
+        self._engine.ledger.is_draining = True
         loop = asyncio.get_running_loop()
         moving = loop.run_in_executor(None, move_connections, self._engine)
         moving.add_done_callback(lambda _: self.close_all(when_done))

@@ -74,8 +74,12 @@ class ASGIWorker(gasgi.ASGIWorker):  # type: ignore[misc]
 
     async def _shutdown(self) -> None:
         over = asyncio.Event()
-        end = self.websockets.move_all if self.moves_connections else self.websockets.close_all
-        end(when_done=over.set)
+        if self.moves_connections:
+            for server in self.servers:  # only other workers accept connections from now on
+                server.close()
+            self.websockets.move_all(when_done=over.set)
+        else:
+            self.websockets.close_all(when_done=over.set)
         try:
             await asyncio.wait_for(over.wait(), self.cfg.graceful_timeout)
         except asyncio.TimeoutError:
