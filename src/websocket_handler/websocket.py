@@ -155,7 +155,8 @@ class WebSocket(SendingConnection):
             self._server = handover.server
             handover.websocket = self
             if handover.arrival is not None:
-                self.resumed, self.carried = True, handover.arrival.facts.carried
+                self.resumed = self._is_arriving = True
+                self.carried = handover.arrival.facts.carried
         self._handling: Handling | None = Handling(engine, handover)
         self._async_listeners: AsyncListenerQueue | None = None
 

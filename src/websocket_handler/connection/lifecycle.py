@@ -122,6 +122,7 @@ class Connection(Channel):
     _drain_waiters: list[tuple[Callable[[], object], bool]] | None = None
     _postponed: tuple[Callable[[], object], ...] = ()  # calls, until a blocked listener returns
     _output_lost: str | None = None  # the reason, after sending has failed
+    _is_arriving = False  # another process has the connection, and is going to move it here
     _traffic_before: Traffic | None = None  # in the process that the connection was moved from
 
     def __init__(self, settings: Settings) -> None:

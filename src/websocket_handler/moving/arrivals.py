@@ -12,6 +12,7 @@ import re
 import socket
 from collections.abc import Callable, MutableMapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..engine import moving
@@ -25,6 +26,7 @@ from ..websocket import WebSocket
 from .directory import open_directory
 from .messages import NotMoved, from_file, is_of_same_user, receive, send
 from .state import Facts, State, UnknownFormat
+from .suspension import rooms_of
 
 logger: logging.Logger = logging.getLogger("websocket_handler")
 
@@ -54,6 +56,7 @@ class Fetched(NamedTuple):
     sock: socket.socket
     state: State
     late: bytes
+    offsets: dict[str, str | None]
 
 
 class Arrival:
@@ -135,18 +138,19 @@ class Arrival:
             return
         loop = websocket._handling.engine.event_loop
         if loop is None:
-            self._finish(websocket, self._try_to_fetch)
+            self._finish(websocket, partial(self._try_to_fetch, websocket))
         else:  # the exchange must not block the loop
-            fetching = loop.run_in_executor(None, self._try_to_fetch)
+            fetching = loop.run_in_executor(None, self._try_to_fetch, websocket)
             fetching.add_done_callback(lambda done: self._finish(websocket, done.result))
 
     def _finish(self, websocket: WebSocket, result: Callable[[], Fetched | str]) -> None:
         fetched = result()
+        websocket._is_arriving = False
         if isinstance(fetched, str):
             logger.info("%r: a moved connection did not arrive: %s", websocket, fetched)
             websocket._connection_lost(fetched)
             return
-        sock, state, late = fetched
+        sock, state, late, offsets = fetched
         websocket.carried = state.carried
         websocket._latency = state.latency
         websocket._traffic_before = state.traffic
@@ -156,17 +160,19 @@ class Arrival:
         if state.window:
             _set_window(websocket, state.window)
         websocket._take_over(sock, state.input)
+        for room in rooms_of(websocket):
+            room.admit_after_move(websocket, offsets.get(room.name))
 
-    def _try_to_fetch(self) -> Fetched | str:
+    def _try_to_fetch(self, websocket: WebSocket) -> Fetched | str:
         """Return the socket with its state; the reason if the old process keeps them."""
         with self._sock as sock:
             try:
-                return _fetch(sock)
+                return _fetch(sock, websocket)
             except (NotMoved, UnknownFormat) as error:
                 return str(error)
 
 
-def _fetch(sock: socket.socket) -> Fetched:
+def _fetch(sock: socket.socket, websocket: WebSocket) -> Fetched:
     send(sock, {"take": True})
     offered = receive(sock, STATE_TIMEOUT_S)
     try:
@@ -174,6 +180,8 @@ def _fetch(sock: socket.socket) -> Fetched:
             raise NotMoved(str(offered.fields.get("kept", "the old process keeps the connection")))
         data = from_file(offered.descriptors[1]) if len(offered.descriptors) > 1 else b""
         state = State.from_json(offered.fields, data)
+        for room in rooms_of(websocket):  # before the old process removes it from its rooms
+            room.admit_before_move(websocket)
         send(sock, {"ready": True})
         given = receive(sock, STATE_TIMEOUT_S)
         try:
@@ -182,7 +190,8 @@ def _fetch(sock: socket.socket) -> Fetched:
             late = from_file(given.descriptors[0]) if given.descriptors else b""
         finally:
             given.close()
-        return Fetched(socket.socket(fileno=offered.descriptors.pop(0)), state, late)
+        offsets = dict(given.fields.get("offsets", {}))
+        return Fetched(socket.socket(fileno=offered.descriptors.pop(0)), state, late, offsets)
     finally:
         offered.close()
 

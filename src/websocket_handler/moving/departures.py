@@ -19,6 +19,7 @@ from ..engine import Engine, default_engine, loop_engine
 from ..errors import WebSocketError
 from ..protocol.close_codes import CloseCode
 from ..protocol.request import Request, head
+from ..rooms.rooms import ANNOUNCE_AFTER_MOVE_S
 from ..websocket import WebSocket
 from .arrivals import HEADER, own_names
 from .directory import Directory, open_directory
@@ -167,6 +168,10 @@ class Move:
             logger.info("%r: not moved: %d %s", websocket, answer.status, answer.reason)
 
 
+left_rooms = threading.Event()
+"""Set once a moved connection was in a room: this process must not end before it has announced
+that."""
+
 NOT_ABOUT_THE_REQUEST = (408, 409, 425, 429)
 """Refusals because of the state or the load of the new process: the client may connect again."""
 
@@ -291,13 +296,15 @@ def _exchange(sock: socket.socket, suspended: Suspended) -> Answer:
     except NotMoved as error:
         _in_engine(websocket, suspended.resume)
         return Answer(500, str(error))
-    late = _in_engine(websocket, suspended.release)
-    if late is None:
+    released = _in_engine(websocket, suspended.release)
+    if released is None:
         _send_if_possible(sock, {"kept": "the application has closed it"})
         raise NotMoved("the application has closed it")
-    descriptors = [to_file(late)] if late else []
-    _send_if_possible(sock, {"given": True}, descriptors)
-    _close_all(descriptors)
+    if released.offsets:
+        left_rooms.set()
+    files = [to_file(released.late)] if released.late else []
+    _send_if_possible(sock, {"given": True, "offsets": released.offsets}, files)
+    _close_all(files)
     return MOVED
 
 
@@ -429,6 +436,8 @@ def move_connections(
     engine.ledger.is_draining = True
     result = Move(engine, timeout, refused_code, pause).run()
     logger.info("moved connections to a new process: %s", result)
+    if left_rooms.is_set():
+        time.sleep(2 * ANNOUNCE_AFTER_MOVE_S)
     engine.close_all(CloseCode.SERVICE_RESTART, window=window if result.closed else 0.0)
     return result
 

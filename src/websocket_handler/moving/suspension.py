@@ -22,6 +22,7 @@ from ..protocol.request import Forwarded
 from ..protocol.state import State as ConnectionState
 from ..protocol.state import Step
 from ..protocol.versions.challenge import AwaitingKey3
+from ..rooms.room import Room
 from ..websocket import Notice, WebSocket
 from .messages import NotMoved
 from .state import Facts, State
@@ -38,6 +39,15 @@ class NotYet(Exception):
     """The connection can be moved a little later."""
 
 
+class Released(NamedTuple):
+    """The end of a connection in this process."""
+
+    late: bytes
+    """The bytes that were sent since it was suspended."""
+    offsets: dict[str, str | None]
+    """For each room, the offset of the last message that the connection was sent."""
+
+
 class Suspended(NamedTuple):
     """A connection that this process has stopped serving. Exactly one of `release` and `resume`
     follows."""
@@ -47,17 +57,18 @@ class Suspended(NamedTuple):
     state: State
     messages: list[Any]
 
-    def release(self) -> bytes | None:
-        """Give the connection up. Returns the bytes that were sent since it was suspended; None if
-        the application has closed it meanwhile: then this process goes on."""
+    def release(self) -> Released | None:
+        """Give the connection up. Returns None if the application has closed it meanwhile: then
+        this process goes on."""
         websocket = self.websocket
         if websocket.state is not ConnectionState.OPEN:
             self.resume()
             return None
+        offsets = {room.name: room.leave_for_move(websocket) for room in rooms_of(websocket)}
         late: bytes = moving.unsent(websocket)[len(self.state.output) :]
         _end(websocket)
         moving.release(websocket, self.descriptor)
-        return late
+        return Released(late, offsets)
 
     def resume(self) -> None:
         """Go on with the connection in this process."""
@@ -130,6 +141,8 @@ def _check_idle(websocket: WebSocket) -> None:
     queue = websocket._async_listeners
     if queue is not None and queue.is_working:
         raise NotYet("an async def listener runs")
+    if not all(room.is_settled(websocket) for room in rooms_of(websocket)):
+        raise NotYet("messages of a room are queued")
     inbox = websocket._inbox
     if inbox is None:
         return
@@ -140,6 +153,12 @@ def _check_idle(websocket: WebSocket) -> None:
             raise NotYet("the handler is about to get a message")
     elif time.monotonic() - websocket._heard < RECENT_S:
         raise NotYet("the handler works on a message")
+
+
+def rooms_of(websocket: WebSocket) -> list[Room]:
+    """Return the rooms that have the WebSocket, or will have it."""
+    found = (getattr(leave, "__self__", None) for leave in websocket._memberships)
+    return [room for room in found if isinstance(room, Room)]
 
 
 def _undelivered(websocket: WebSocket) -> list[Any]:
