@@ -28,6 +28,6 @@ def chat():
 
     response = ws.connect()
     rooms["chat"].add(ws)
-    if not ws.resumed:
-        rooms["chat"].send("somebody has joined")
+    if not ws.resumed:  # after a deploy, nobody is welcomed again
+        ws.send("welcome")
     return response

@@ -41,13 +41,13 @@ class Clients:
         for begin in range(0, count, OPENING):
             opening = [aconnect(url) for _ in range(min(OPENING, count - begin))]
             self.sockets += await asyncio.gather(*opening)
+        for ws in self.sockets:
+            self.wrong += await ws.areceive() != "welcome"
 
     async def ask(self, ws, number):
         began = time.perf_counter()
         ws.send(f"/ask {number}")
-        answer = "somebody has joined"
-        while answer == "somebody has joined":
-            answer = await ws.areceive()
+        answer = await ws.areceive()
         self.longest = max(self.longest, time.perf_counter() - began)
         found, version, pid = answer.split()
         self.pids.add(int(pid))

@@ -303,13 +303,13 @@ def test_forged_header_in_request_opens_an_ordinary_websocket() -> None:
 
 
 def test_wrong_or_replayed_secret_gets_nothing(runtime_directory: Path) -> None:
-    with open_directory(create=True) as directory, departures.Counter(directory) as counter:
+    with open_directory(create=True) as directory, departures.WaitingSocket(directory) as waiting:
         (name,) = (path.name for path in runtime_directory.iterdir())
         for secret in ("0" * 32, "1" * 32):
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
                 sock.connect(directory.path(name))
                 send(sock, {"secret": secret})
-                assert counter._accept("2" * 32) is None
+                assert waiting._accept("2" * 32) is None
                 assert sock.recv(100) == b""
 
 
@@ -359,6 +359,6 @@ def test_stale_sockets_are_removed(runtime_directory: Path) -> None:
     with open_directory(create=True) as directory:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dead:
             dead.bind(directory.path("0123456789abcdef"))
-        with departures.Counter(directory):
+        with departures.WaitingSocket(directory):
             directory.remove_stale()
             assert len(list(runtime_directory.iterdir())) == 1

@@ -116,10 +116,10 @@ class Move:
             thread.join()
 
     def _work(self, directory: Directory) -> None:
-        with Counter(directory) as counter:
+        with WaitingSocket(directory) as waiting:
             while (websocket := self._next()) is not None:
                 began = time.monotonic()
-                self._move(websocket, counter)
+                self._move(websocket, waiting)
                 time.sleep(min(self._pause * (time.monotonic() - began), 1.0))
 
     def _next(self) -> WebSocket | None:
@@ -128,10 +128,10 @@ class Move:
                 return self._left.pop()
             return None
 
-    def _move(self, websocket: WebSocket, counter: Counter) -> None:
+    def _move(self, websocket: WebSocket, waiting: WaitingSocket) -> None:
         for _ in range(MAX_ATTEMPTS):
             try:
-                answer = self._attempt(websocket, counter)
+                answer = self._attempt(websocket, waiting)
             except NotMoved as reason:
                 logger.debug("%r: not moved: %s", websocket, reason)
                 return
@@ -142,10 +142,10 @@ class Move:
             time.sleep(RETRY_AFTER_S)
         self._note(websocket, answer)
 
-    def _attempt(self, websocket: WebSocket, counter: Counter) -> Answer:
+    def _attempt(self, websocket: WebSocket, waiting: WaitingSocket) -> Answer:
         address, facts, request = _when_idle(websocket, _describe)
         seconds = self._deadline - time.monotonic()
-        answer = counter.move(websocket, address, facts, request, max(seconds, 0.0))
+        answer = waiting.move(websocket, address, facts, request, max(seconds, 0.0))
         self._has_answer |= answer.status != 0
         return answer
 
@@ -176,7 +176,7 @@ NOT_ABOUT_THE_REQUEST = (408, 409, 425, 429)
 """Refusals because of the state or the load of the new process: the client may connect again."""
 
 
-class Counter:
+class WaitingSocket:
     """A socket on which one thread waits for the new process, one connection after the other."""
 
     def __init__(self, directory: Directory) -> None:
@@ -184,7 +184,7 @@ class Counter:
         self._name = secrets.token_hex(8)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
-    def __enter__(self) -> Counter:
+    def __enter__(self) -> WaitingSocket:
         own_names.add(self._name)
         try:
             self._listener.bind(self._directory.path(self._name))
@@ -272,7 +272,7 @@ def pass_on(
         asked = receive(sock, handler_timeout)
         asked.close()
     except NotMoved as error:
-        return Answer(500, str(error))
+        return Answer(0, str(error))
     if "take" not in asked.fields:
         status = asked.fields.get("refused")
         status = status if isinstance(status, int) and status != 503 else 0
@@ -295,7 +295,7 @@ def _exchange(sock: socket.socket, suspended: Suspended) -> Answer:
             raise NotMoved("the new process was not ready")
     except NotMoved as error:
         _in_engine(websocket, suspended.resume)
-        return Answer(500, str(error))
+        return Answer(0, str(error))
     released = _in_engine(websocket, suspended.release)
     if released is None:
         _send_if_possible(sock, {"kept": "the application has closed it"})
