@@ -121,7 +121,7 @@ class WebSocket(SendingConnection):
         "_server",
     )
 
-    resumed = False
+    resumed: bool = False
     """Whether an old process of the server had the connection before: the application handles its
     request again, and `connect()` takes the open connection."""
 

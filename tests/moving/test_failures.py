@@ -46,7 +46,7 @@ def runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "mode"
     monkeypatch.setenv("DEPLOY_MODE_FILE", str(path))
-    monkeypatch.setenv("DEPLOY_TIMEOUT", "3")
+    monkeypatch.setenv("DEPLOY_TIMEOUT", "2")
     return path
 
 

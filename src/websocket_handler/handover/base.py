@@ -167,6 +167,8 @@ class Handover:
             self._stage = Stage.COMPLETE
             if self.websocket._outcome is not None:
                 self.websocket.close(CloseCode.INTERNAL_ERROR, "internal error")
+        elif self.arrival is not None:
+            self.arrival.refuse(FAILED)
 
     def decline(self, status: int) -> None:
         """Leave the response to the server. A later `connect()` raises `WebSocketError`."""
