@@ -29,7 +29,7 @@ from .suspension import NotYet, Suspended, facts_of, in_engine, suspend
 
 logger: logging.Logger = logging.getLogger("websocket_handler")
 
-MAX_REQUESTS = 4
+MAX_REQUESTS = 2
 """Requests that are repeated at the same time."""
 
 ANSWER_TIMEOUT_S = 5.0
