@@ -93,16 +93,25 @@ class Move:
     def run(self) -> MoveResult:
         """Move all connections of the engine. Blocks until the last one has moved or the time is
         over."""
-        self._left = [channel for channel in self._engine.channels() if _is_movable(channel)]
-        total = len(self._left)
+        known: set[WebSocket] = set()
+        self._find(known)
         try:
             with open_directory(create=True) as directory:
                 directory.remove_stale()
-                self._work_in_threads(directory)
+                while self._left and time.monotonic() < self._deadline:
+                    self._work_in_threads(directory)
+                    self._find(known)
         except OSError as error:
             logger.warning("connections cannot be moved to a new process: %s", error)
         moved, refused = self._counts["moved"], self._counts["refused"]
-        return MoveResult(moved, refused, total - moved - refused)
+        return MoveResult(moved, refused, len(known) - moved - refused)
+
+    def _find(self, known: set[WebSocket]) -> None:
+        """Find the connections that are not `known` yet: a last handshake may have been completed
+        meanwhile, or another process that ends may have moved its connections here."""
+        found = {channel for channel in self._engine.channels() if _is_movable(channel)}
+        self._left = list(found - known)
+        known |= found
 
     def _work_in_threads(self, directory: Directory) -> None:
         count = min(MAX_REQUESTS, len(self._left))
