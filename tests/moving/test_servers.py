@@ -143,14 +143,17 @@ def test_deploy_moves_between_engines(to_pure: bool) -> None:
 
 
 def test_moved_request_has_the_address_of_the_client_and_no_header_of_ours() -> None:
-    with deploys("gunicorn sync") as (old, others):
-        with RawClient(old.address).open("/facts", {"X-Forwarded-For": "192.0.2.1"}) as client:
-            client.sock.sendall(HELLO)
-            before = client.read_frame().payload.decode()
-            assert str(client.sock.getsockname()) in before
-            seen = len(old.log())
-            deploy("gunicorn sync", old, others)
-            wait_for(lambda: "moved=1" in old.log()[seen:], "the move")
-            client.sock.sendall(HELLO)
-            assert client.read_frame().payload.decode() == before
-            assert before.endswith("[]")
+    headers = {"X-Forwarded-For": "192.0.2.1"}
+    with (
+        deploys("gunicorn sync") as (old, others),
+        RawClient(old.address).open("/facts", headers) as client,
+    ):
+        client.sock.sendall(HELLO)
+        before = client.read_frame().payload.decode()
+        assert str(client.sock.getsockname()) in before
+        assert before.endswith("[]")
+        seen = len(old.log())
+        deploy("gunicorn sync", old, others)
+        wait_for(lambda: "moved=1" in old.log()[seen:], "the move")
+        client.sock.sendall(HELLO)
+        assert client.read_frame().payload.decode() == before
