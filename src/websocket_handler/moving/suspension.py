@@ -1,7 +1,7 @@
 """The old process's side of a move, in the engine's thread: stop, describe, then release or go on.
 
-A suspended connection is neither read nor written here. What the application sends meanwhile is
-collected; it is sent after the state, or by this process if the connection stays.
+A suspended connection is neither read nor written here. Messages that the application sends
+meanwhile are collected. They are sent after the state, or by this process if the connection stays.
 """
 
 from __future__ import annotations
