@@ -29,8 +29,12 @@ from .suspension import NotYet, Suspended, facts_of, in_engine, suspend
 
 logger: logging.Logger = logging.getLogger("websocket_handler")
 
-MAX_REQUESTS = 2
+MAX_REQUESTS = 4
 """Requests that are repeated at the same time."""
+
+MAX_PAUSE_S = 1.0
+PACED_SHARE = 0.5
+"""The share of the remaining time over which the remaining connections are spread at most."""
 
 ANSWER_TIMEOUT_S = 5.0
 """Seconds until the new process must have begun to handle a request; also to start."""
@@ -129,7 +133,13 @@ class Move:
             while (websocket := self._next()) is not None:
                 began = time.monotonic()
                 self._move(websocket, waiting)
-                time.sleep(min(self._pause * (time.monotonic() - began), 1.0))
+                time.sleep(self._pause_after(time.monotonic() - began))
+
+    def _pause_after(self, seconds: float) -> float:
+        """Return the seconds to pause after a move of that duration: less if the time is short."""
+        left = self._deadline - time.monotonic()
+        available = MAX_REQUESTS * left * PACED_SHARE / (len(self._left) + 1) - seconds
+        return max(0.0, min(self._pause * seconds, available, MAX_PAUSE_S))
 
     def _next(self) -> WebSocket | None:
         with self._lock:
@@ -432,7 +442,7 @@ def move_connections(
 
     `engine` is that of the connections (default: `default_engine()`). After each connection, a
     thread of the move pauses for `pause` times the duration of that connection's move, so that the
-    processes have time for other requests.
+    processes have time for other requests; less if `timeout` would not suffice.
 
     Blocks; in an event loop, await `amove_connections()`. Returns how many were moved. Raises
     `WebSocketError` in the engine's own thread.
