@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import count
 from typing import Any, NamedTuple, TypeVar
 
 from ..engine import Engine, default_engine, loop_engine
@@ -36,8 +37,8 @@ MAX_PAUSE_S = 1.0
 PACED_SHARE = 0.5
 """The share of the remaining time over which the remaining connections are spread at most."""
 
-ANSWER_TIMEOUT_S = 5.0
-"""Seconds until the new process must have begun to handle a request; also to start."""
+LISTEN_TIMEOUT_S = 1.0
+"""Seconds until a process must listen."""
 
 HANDLER_TIMEOUT_S = 10.0
 """Seconds that the new application has to handle a request."""
@@ -77,6 +78,7 @@ class Answer(NamedTuple):
 
 
 MOVED = Answer(200)
+NOBODY_LISTENS = Answer(0, "no process listens")
 
 
 class Move:
@@ -92,6 +94,7 @@ class Move:
         self._has_answer = False
         self._is_hopeless = False
         self._first_attempt = time.monotonic()
+        self._start_timeout = timeout / 2
         self._counts = {"moved": 0, "refused": 0}
 
     def run(self) -> MoveResult:
@@ -118,10 +121,10 @@ class Move:
         known |= found
 
     def _work_in_threads(self, directory: Directory) -> None:
-        count = min(MAX_REQUESTS, len(self._left))
+        number = min(MAX_REQUESTS, len(self._left))
         threads = [
             threading.Thread(target=self._work, args=[directory], name="websocket-move")
-            for _ in range(count)
+            for _ in range(number)
         ]
         for thread in threads:
             thread.start()
@@ -148,7 +151,7 @@ class Move:
             return None
 
     def _move(self, websocket: WebSocket, waiting: WaitingSocket) -> None:
-        for _ in range(MAX_ATTEMPTS):
+        for attempt in count(1):
             try:
                 answer = self._attempt(websocket, waiting)
             except NotMoved as reason:
@@ -156,7 +159,7 @@ class Move:
                 return
             if answer.status:
                 break
-            if not self._may_try_again():
+            if not self._may_try_again(answer, attempt):
                 return
             time.sleep(RETRY_AFTER_S)
         self._note(websocket, answer)
@@ -164,13 +167,19 @@ class Move:
     def _attempt(self, websocket: WebSocket, waiting: WaitingSocket) -> Answer:
         address, facts, request = _when_idle(websocket, _describe)
         seconds = self._deadline - time.monotonic()
+        if not self._has_answer:
+            seconds = min(seconds, self._first_attempt + self._start_timeout - time.monotonic())
         answer = waiting.move(websocket, address, facts, request, max(seconds, 0.0))
         self._has_answer |= answer.status != 0
         return answer
 
-    def _may_try_again(self) -> bool:
-        """Whether some process has answered before. If none has, no process replaces this one."""
-        if not self._has_answer and time.monotonic() - self._first_attempt > ANSWER_TIMEOUT_S:
+    def _may_try_again(self, answer: Answer, attempt: int) -> bool:
+        """Whether to repeat a request that was not answered. Before the first answer, the new
+        process may still be starting."""
+        if self._has_answer:
+            return attempt < MAX_ATTEMPTS
+        limit = LISTEN_TIMEOUT_S if answer is NOBODY_LISTENS else self._start_timeout
+        if time.monotonic() - self._first_attempt > limit:
             self._is_hopeless = True
         return not self._is_hopeless
 
@@ -225,7 +234,6 @@ class WaitingSocket:
         """Repeat the request, and pass the connection to the process that asks for it. That must
         happen within `seconds`."""
         handler_timeout = min(HANDLER_TIMEOUT_S, seconds)
-        seconds = min(ANSWER_TIMEOUT_S, seconds)
         secret = secrets.token_hex(16)
         fields = [
             (name, value)
@@ -240,6 +248,8 @@ class WaitingSocket:
                 sock = self._wait(connection, secret, time.monotonic() + seconds)
                 with sock:
                     return pass_on(sock, websocket, facts, handler_timeout)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return NOBODY_LISTENS
         except (OSError, UnicodeEncodeError) as error:
             return Answer(0, str(error))
 
@@ -438,7 +448,7 @@ def move_connections(
     the same address. The application handles the request of each WebSocket again there. A WebSocket
     that it refuses with a status of 400 to 499 is closed with `refused_code`. All that could not be
     moved within `timeout` seconds are closed with 1012, spread over `window` seconds. If no process
-    answers within 5 seconds, nothing is moved.
+    answers within half of `timeout`, nothing is moved.
 
     `engine` is that of the connections (default: `default_engine()`). After each connection, a
     thread of the move pauses for `pause` times the duration of that connection's move, so that the
