@@ -6,7 +6,7 @@ STRESS_SECONDS ?= 600
 BIN = $(VENV)/bin
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/connection/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo chat-demo cluster-demo test test-all coverage outage killed-workers autobahn-compression autobahn-client conformance-socketio test-socketio-versions lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-local bench-socketio bench-testing bench-guard soak scorecard fuzz stress bench-deflaters dist wheel matrix prose-check clean
+.PHONY: demo chat-demo cluster-demo test test-all coverage outage killed-workers autobahn-compression autobahn-client conformance-socketio test-socketio-versions lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-local bench-socketio bench-deploy bench-testing bench-guard soak deploy-soak scorecard fuzz stress bench-deflaters dist wheel matrix prose-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
@@ -109,6 +109,10 @@ bench-local: $(VENV)/.test-ready
 bench-socketio: $(VENV)/.test-ready
 	$(BIN)/python benchmarks/socketio.py
 
+# Compare moving connections to a new process with closing them, after which clients reconnect.
+bench-deploy: $(VENV)/.installed
+	$(BIN)/python benchmarks/deploy.py
+
 # Measure the impact of blocking listeners on other connections.
 bench-blocking: $(VENV)/.installed benchmarks/build/load
 	$(BIN)/python benchmarks/blocking.py
@@ -130,6 +134,10 @@ bench-deflaters: benchmarks/build/ready
 bench-guard: $(VENV)/.test-ready
 	command -v valgrind || apt-get install -y --no-install-recommends valgrind
 	$(BIN)/python benchmarks/instruction_counts.py
+
+# Ten deploys of gunicorn with 5,000 open connections. Takes some minutes.
+deploy-soak: $(VENV)/.test-ready
+	DEPLOYS=full $(BIN)/python -m pytest tests/moving/test_deploys.py --timeout=0 -s
 
 # The attacks of tests/attacks at full scale, and the histories of rooms: some hours.
 soak: $(VENV)/.test-ready

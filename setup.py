@@ -82,6 +82,7 @@ native = [
     extension("engine.engine", ENGINE / "engine.pyx", *core),
     extension("engine.channel", ENGINE / "channel.pyx", *core),
     extension("engine.fanout", ENGINE / "fanout.pyx", *core),
+    extension("engine.moving", ENGINE / "moving.pyx", *core),
     extension(
         "connection.inbox", PACKAGE / "connection" / "inbox.py"
     ),  # a Python module, compiled without changes

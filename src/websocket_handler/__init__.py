@@ -25,6 +25,7 @@ from .errors import (
     BusUnavailable,
     ConnectionClosed,
     ConnectionFailed,
+    ConnectionMoved,
     HandshakeFailed,
     ProtocolError,
     ProxyFailed,
@@ -34,6 +35,7 @@ from .errors import (
 )
 from .handover.socket import SocketHandover
 from .handover.transport import TransportHandover
+from .moving.departures import MoveResult, amove_connections, move_connections
 from .protocol.close_codes import CloseCode
 from .protocol.permessage_deflate import Compression
 from .protocol.request import Headers, Request, is_websocket_request
@@ -70,11 +72,13 @@ __all__ = [
     "Compression",
     "ConnectionClosed",
     "ConnectionFailed",
+    "ConnectionMoved",
     "Delivery",
     "Engine",
     "HandshakeFailed",
     "Headers",
     "History",
+    "MoveResult",
     "ProtocolError",
     "ProxyFailed",
     "Reconnecting",
@@ -97,10 +101,12 @@ __all__ = [
     "WebSocketError",
     "__version__",
     "aconnect",
+    "amove_connections",
     "configure_server",
     "connect",
     "default_engine",
     "is_websocket_request",
+    "move_connections",
 ]
 
 _logger = logging.getLogger(__name__)

@@ -1,6 +1,8 @@
-"""The exceptions of this library, all derived from `WebSocketError`."""
+"""The exceptions of this library. All errors derive from `WebSocketError`."""
 
 from __future__ import annotations
+
+from asyncio import CancelledError
 
 from .protocol.printable import printable
 
@@ -29,6 +31,19 @@ class ConnectionClosed(WebSocketError):
     def __str__(self) -> str:
         text = f"the WebSocket is closed: {self.code} {printable(self.reason)}".rstrip()
         return f"{text} ({self.limit})" if self.limit else text
+
+
+class ConnectionMoved(CancelledError):
+    """Raised to a handler that receives messages after its connection was moved to a new process.
+
+    The connection is still open: the handler of the same request runs again in the new process, and
+    this run should end. Like `asyncio.CancelledError`, from which it derives, it is no `Exception`,
+    so `except Exception` and `except ConnectionClosed` do not mistake it for the end of the
+    connection. The handler need not catch it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the connection was moved to another process")
 
 
 class ProtocolError(WebSocketError):

@@ -125,6 +125,18 @@ class WebSocket(SendingConnection):
 
     _received_headers: Headers | None = None  # of the response, in the client role
 
+    resumed: bool = False
+    """Whether an old process of the server had the connection before: the application handles its
+    request again, and `connect()` takes the open connection."""
+
+    carry: Any = None
+    """JSON that the new process gets as `carried` if the connection is moved to it; None leaves
+    `carried` as it is."""
+
+    carried: Any = None
+    """The value of `carry` in the old process, None if there was none. It is final when `open` is
+    emitted: before `connect()`, the old process still serves the connection."""
+
     def __init__(
         self,
         request: Request,
@@ -146,6 +158,9 @@ class WebSocket(SendingConnection):
             engine = engine or handover.engine
             self._server = handover.server
             handover.websocket = self
+            if handover.arrival is not None:
+                self.resumed = self._is_arriving = True
+                self.carried = handover.arrival.facts.carried
         self._handling: Handling | None = Handling(engine, handover)
         self._async_listeners: AsyncListenerQueue | None = None
 
@@ -285,6 +300,9 @@ class WebSocket(SendingConnection):
         assert handling is not None
         self._request, handling.look = self.request, None
         _check_response_headers(handling.response_headers)
+        arrival = handling.handover.arrival if handling.handover is not None else None
+        if arrival is not None:
+            chosen = arrival.settings(chosen)
         outcome = handshake.answer(
             self.request,
             chosen.versions,
@@ -293,6 +311,8 @@ class WebSocket(SendingConnection):
             handling.response_headers,
             chosen.compression,
         )
+        if arrival is not None:
+            outcome = arrival.outcome(outcome, subprotocol)
         if handling.handover is not None:
             handling.handover.detach()
         self._settings = _shared(self._surround_listeners(chosen))
@@ -305,6 +325,8 @@ class WebSocket(SendingConnection):
             engine._ledger.refusals.report(self, outcome.status, outcome.reason)
         handling.response = outcome.response
         self._answer(engine, outcome)
+        if arrival is not None:
+            arrival.prepare(self)
         if handling.handover is None:
             return ""
         return handling.handover.connect_result(int(outcome.status))

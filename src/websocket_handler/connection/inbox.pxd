@@ -21,6 +21,7 @@ cdef class _Inbox:
     cdef long long _came
     cdef long long _taken
     cdef readonly bint is_full
+    cdef public bint has_moved
 
     @cython.locals(size=Py_ssize_t)
     cdef _count_arrival(self, message)
@@ -32,6 +33,7 @@ cdef class _Inbox:
 cdef class ThreadInbox(_Inbox):
     cdef object _queue
     cdef object _end
+    cdef Py_ssize_t _waiting
 
 
 cdef class LoopInbox(_Inbox):

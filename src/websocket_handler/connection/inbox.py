@@ -14,13 +14,14 @@ again and again; when a message arrives, it calls the Task's wake-up callback di
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import Any, Protocol
 
-from ..errors import ConnectionClosed, WebSocketError
+from ..errors import ConnectionClosed, ConnectionMoved, WebSocketError
 
 MESSAGE_OVERHEAD = 64
 """Bytes that a queued message counts beside its length, so that empty ones are bounded too."""
@@ -68,6 +69,7 @@ class _Inbox:
         self._came = 0
         self._taken = 0
         self.is_full: bool = False
+        self.has_moved: bool = False  # another process receives the messages after the end
 
     def amount(self) -> int:
         """Return the bytes of the queued messages, with `MESSAGE_OVERHEAD` for each."""
@@ -102,6 +104,7 @@ class ThreadInbox(_Inbox):
         super().__init__(source, high_water)
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()  # gevent's if it has patched
         self._end: tuple[int, str, str] | None = None  # the arguments of `ConnectionClosed`
+        self._waiting = 0  # threads that wait for a message
 
     def put(self, message: Any) -> None:
         self._queue.put(message)
@@ -121,16 +124,39 @@ class ThreadInbox(_Inbox):
     def get(self, timeout: float | None) -> str | bytes:
         """Return the next message. Raises `TimeoutError` if none arrived in time,
         `ConnectionClosed` after the last message."""
+        self._waiting += 1
         try:
             message = self._queue.get(timeout=timeout)
         except queue.Empty:
             raise TimeoutError(f"no message arrived within {timeout} seconds") from None
+        finally:
+            self._waiting -= 1
         if message is None:
             self._queue.put(None)  # for the next call
+            if self.has_moved:
+                raise ConnectionMoved
             assert self._end is not None
             raise ConnectionClosed(*self._end)
         self._count_taken(message)
         return message  # type: ignore[no-any-return]
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether a thread waits for the next message: it has finished with the one before."""
+        return self._waiting > 0
+
+    def take_all(self) -> list[Any]:
+        """Remove and return the queued messages, while nothing is received."""
+        messages = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                messages.append(self._queue.get_nowait())
+        return messages
+
+    def put_back(self, messages: list[Any]) -> None:
+        """Undo `take_all`."""
+        for message in messages:
+            self._queue.put(message)
 
 
 class LoopInbox(_Inbox):
@@ -218,6 +244,22 @@ class LoopInbox(_Inbox):
         """Whether the next message can be taken without waiting."""
         return self._first is not None
 
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether a coroutine waits for the next message: it has finished with the one before."""
+        return self._wakeup is not None
+
+    def take_all(self) -> list[Any]:
+        """Remove and return the queued messages, in the loop's thread while nothing is received."""
+        messages = [] if self._first is None else [self._first, *(self._others or ())]
+        self._first = self._others = None
+        return messages
+
+    def put_back(self, messages: list[Any]) -> None:
+        """Undo `take_all`. In the loop's thread."""
+        for message in messages:
+            self.accept(message)
+
     # Methods of an asynchronous iterator and an awaitable
 
     def __aiter__(self) -> LoopInbox:
@@ -226,6 +268,8 @@ class LoopInbox(_Inbox):
     async def __anext__(self) -> str | bytes:
         while self._first is None:
             if self._end is not None:
+                if self.has_moved:
+                    raise ConnectionMoved
                 if self._end[0] in self._normal_close_codes:
                     raise StopAsyncIteration
                 raise ConnectionClosed(*self._end)

@@ -114,6 +114,8 @@ class Connection(ReceivingConnection):
     _drain_waiters: list[tuple[Callable[[], object], bool]] | None = None
     _postponed: tuple[Callable[[], object], ...] = ()  # calls, until a blocked listener returns
     _output_lost: str | None = None  # the reason, after sending has failed
+    _is_arriving = False  # another process has the connection, and is going to move it here
+    _traffic_before: Traffic | None = None  # in the process that the connection was moved from
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -168,9 +170,9 @@ class Connection(ReceivingConnection):
     def traffic(self) -> Traffic:
         """The messages, frames and bytes sent and received so far."""
         counts = Traffic(*self._counts())
-        if self._codec is None:
-            return counts
-        return counts._replace(frames_received=self._codec.decoder.frames)
+        if self._codec is not None:
+            counts = counts._replace(frames_received=self._codec.decoder.frames)
+        return counts if self._traffic_before is None else counts + self._traffic_before
 
     def _in_engine(self, call: Callable[[], object]) -> None:
         """Make a call that changes the state: in the calling thread before the handover, in the

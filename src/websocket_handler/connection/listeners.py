@@ -135,6 +135,11 @@ class AsyncListenerQueue:
         """Return the bytes of the queued messages, with `EVENT_OVERHEAD` for each event."""
         return self._size
 
+    @property
+    def is_working(self) -> bool:
+        """Whether events are queued, or a listener runs."""
+        return self._is_working
+
     def add(self, listener: AsyncListener, arguments: tuple[Any, ...]) -> None:
         if self._loop.is_closed():  # the connections are being closed; no task can run any more
             return

@@ -17,23 +17,27 @@ from .forks import in_forked_child
 from .shutdown import close_connections
 
 if TYPE_CHECKING:
+    from . import moving
     from .channel import Channel
     from .fanout import fan_out
     from .threads import Engine
 
     IS_NATIVE: bool
 elif os.environ.get("WEBSOCKET_HANDLER_PURE_PYTHON", "0") not in ("", "0"):
+    from . import pure_moving as moving
     from .pure import Channel, Engine, fan_out
 
     IS_NATIVE = False
 else:
     try:
+        from . import moving
         from .channel import Channel
         from .fanout import fan_out
         from .threads import Engine
 
         IS_NATIVE = True
     except ImportError:
+        from . import pure_moving as moving
         from .pure import Channel, Engine, fan_out
 
         IS_NATIVE = False
@@ -95,4 +99,5 @@ __all__ = [
     "default_engine",
     "fan_out",
     "loop_engine",
+    "moving",
 ]

@@ -10,8 +10,17 @@ cdef extern from "core/deflate.h" nogil:
     ctypedef struct deflater:
         pass
 
+    ctypedef struct inflater:
+        pass
+
     ctypedef struct deflate_pool:
         pass
+
+    enum:
+        DEFLATE_MAX_WINDOW
+    inflater *inflater_take(deflate_pool *pool, int window_bits)
+    size_t inflater_window(inflater *i, uint8_t *out)
+    bint inflater_set_window(inflater *i, const uint8_t *window, size_t size)
 
     int deflate_is_available()
     deflater *deflater_take(
@@ -76,9 +85,27 @@ cdef extern from "core/decoder.h" nogil:
 
     ctypedef struct decoder:
         const decoder_rules *rules
+        inflater *inflater
+        uint64_t remaining
         uint64_t frames
+        uint8_t key[4]
+        uint8_t key_position
         uint8_t expect_masked
         uint8_t allow_1004
+        uint8_t in_payload
+        uint8_t fin
+
+    ctypedef struct decoder_position:
+        const uint8_t *payload
+        uint64_t size
+        uint32_t fragments
+        uint32_t empty
+        uint8_t opcode
+        uint8_t compressed
+        const uint8_t *unread
+        size_t unread_size
+
+    decoder_position decoder_find_position(const decoder *d)
 
     decoder_kind decoder_next(
         decoder *d, uint8_t **cursor, uint8_t *end, decoder_event *event)

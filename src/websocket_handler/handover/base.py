@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..engine import Engine
 from ..errors import WebSocketError
@@ -13,6 +13,9 @@ from ..protocol.close_codes import CloseCode
 from ..protocol.handshake import Accepted
 from ..protocol.state import State
 from ..websocket import Stream, WebSocket, close_stream
+
+if TYPE_CHECKING:
+    from ..moving.arrivals import Arrival
 
 logger: logging.Logger = logging.getLogger("websocket_handler")
 
@@ -43,6 +46,10 @@ class Handover:
 
     websocket: WebSocket
     """The WebSocket of this handover, which sets the attribute itself."""
+
+    arrival: Arrival | None = None
+    """The connection of an old process that repeats this request, to be taken in place of the
+    connection of the request itself."""
 
     _stage = Stage.OFFERED
     _taken: Stream | None = None
@@ -161,11 +168,15 @@ class Handover:
             self._stage = Stage.COMPLETE
             if self.websocket._outcome is not None:
                 self.websocket.close(CloseCode.INTERNAL_ERROR, "internal error")
+        elif self.arrival is not None:
+            self.arrival.refuse(FAILED)
 
     def decline(self, status: int) -> None:
         """Leave the response to the server. A later `connect()` raises `WebSocketError`."""
         websocket, self._stage = self.websocket, Stage.DECLINED
         self.on_decided = None
+        if self.arrival is not None:
+            self.arrival.refuse(status)
         if status < 400 and websocket._has_listeners:
             logger.warning(
                 "the handler of %r registered listeners for its WebSocket, but did not call "
@@ -229,4 +240,8 @@ class Handover:
         on_decided, self.on_decided = self.on_decided, None
         if on_decided is not None:
             on_decided(self.status)
-        self.websocket._take_over(taken, self._early)
+        if self.arrival is None:
+            self.websocket._take_over(taken, self._early)
+        else:
+            close_stream(taken)
+            self.arrival.settle(self.websocket)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..engine import Engine, close_connections, loop_engine
+from ..moving.departures import move_connections
 from ..websocket import Stream, WebSocket
 from .base import Handover
 from .socket import duplicate
@@ -161,6 +162,15 @@ class ServerConnections:
         self._code = code
         self.is_closing: bool = False
         self.undecided: set[Undecided] = set()
+
+    def move_all(self, when_done: Callable[[], object]) -> None:
+        """Move the WebSockets of the engine to a new process, and close the others. In the loop's
+        thread."""
+        self.is_closing = True
+        self._engine._ledger.is_draining = True
+        loop = asyncio.get_running_loop()
+        moving = loop.run_in_executor(None, move_connections, self._engine)
+        moving.add_done_callback(lambda _: self.close_all(when_done))
 
     def track(self, websocket: WebSocket) -> None:
         """Close the WebSocket if the server is closing. Call it once the request is decided."""

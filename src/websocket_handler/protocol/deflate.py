@@ -83,6 +83,15 @@ class Inflater:
         if not self._takeover:
             self._stream = None
 
+    def window(self) -> bytes:
+        """Return the last decompressed bytes, which the next message may refer to. Call it between
+        two messages."""
+        return b"" if self._stream is None else read_window(self._stream, self._window_bits)
+
+    def set_window(self, window: bytes) -> None:
+        """Set the window, before the first message."""
+        self._stream = zlib.decompressobj(-self._window_bits, zdict=window)
+
     def _is_between_blocks(self) -> bool:
         """Whether the message ended at the end of a block and on a byte boundary, so that an
         empty last block can follow."""
@@ -93,6 +102,52 @@ class Inflater:
         except zlib.error:
             return False
         return probe.eof and not output and not probe.unused_data
+
+
+MATCH_LENGTH = 258
+"""The longest match (RFC 1951 section 3.2.5), whose code has no extra bits."""
+
+
+def read_window(stream: _Decompress, window_bits: int) -> bytes:
+    """Return the window of a raw stream that is between two blocks on a byte boundary.
+
+    The module `zlib` has no function for that. But a copy of the stream decompresses matches at
+    the distance of the whole window, which yield the window itself.
+    """
+    size = 0  # the largest valid distance, by binary search
+    step = 1 << (window_bits - 1)
+    if _copy_matches(stream, 1 << window_bits) is not None:
+        size = 1 << window_bits
+    while step and size < 1 << window_bits:
+        if _copy_matches(stream, size + step) is not None:
+            size += step
+        step //= 2
+    return (_copy_matches(stream, size) or b"") if size else b""
+
+
+def _copy_matches(stream: _Decompress, distance: int) -> bytes | None:
+    """Return the `distance` bytes that begin that far back, None if there are not so many."""
+    count = -(-distance // MATCH_LENGTH)
+    try:
+        return stream.copy().decompress(_matches(distance, count))[:distance]
+    except zlib.error:
+        return None
+
+
+def _matches(distance: int, count: int) -> bytes:
+    """Return a block with fixed Huffman codes (RFC 1951 section 3.2.6) of `count` matches."""
+    code, extra_bits, base = 0, 0, 1
+    while distance >= base + (1 << extra_bits):
+        base += 1 << extra_bits
+        code += 1
+        extra_bits = max(0, code // 2 - 1)
+    length_code = "11000101"  # 285
+    match = length_code + f"{code:05b}"
+    if extra_bits:
+        match += f"{distance - base:0{extra_bits}b}"[::-1]  # extra bits begin with the lowest
+    bits = "010" + match * count + "0000000"  # not the last block; fixed codes (01); end of block
+    bits = bits + "000" + "0" * (-(len(bits) + 3) % 8)  # an empty stored block: a byte boundary
+    return int(bits[::-1], 2).to_bytes(len(bits) // 8, "little") + TAIL
 
 
 class Deflater:

@@ -86,6 +86,7 @@ class EarlyDecoder(StreamDecoder):
         self._format = form
         self._secret = secret
         self._nonce_size = NONCE_SIZE if expect_masked and form.keystream else 0
+        self._header = b""  # of the current frame, as received
         self._key = b""
         self._position = 0  # in the keystream
         self._remaining: int | None = None  # payload bytes of the current frame
@@ -118,6 +119,7 @@ class EarlyDecoder(StreamDecoder):
             payload = self._unmasked(start + size, length, key, size)
             del self._unread[: start + size + length]
             return self._read_control(opcode, payload)
+        self._header = bytes(self._unread[: start + size])
         del self._unread[: start + size]
         self.frames += 1
         if self._assembly is None:

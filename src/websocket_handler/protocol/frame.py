@@ -78,7 +78,12 @@ def write_frame(opcode: int, payload: bytes, fin: bool = True, key: bytes | None
 
     `opcode` may include RSV1.
     """
-    length = len(payload)
+    header = write_header(opcode, len(payload), fin, key)
+    return header + (payload if key is None else apply_mask(payload, key))
+
+
+def write_header(opcode: int, length: int, fin: bool = True, key: bytes | None = None) -> bytes:
+    """Return the header of a frame with a payload of `length` bytes; see `write_frame`."""
     masked = MASK if key else 0
     if length < LENGTH_IN_2_BYTES:
         header = bytes(((FIN if fin else 0) | opcode, masked | length))
@@ -88,9 +93,7 @@ def write_frame(opcode: int, payload: bytes, fin: bool = True, key: bytes | None
     else:
         header = bytes(((FIN if fin else 0) | opcode, masked | LENGTH_IN_8_BYTES))
         header += length.to_bytes(8, "big")
-    if key is None:
-        return header + payload
-    return header + key + apply_mask(payload, key)
+    return header + (key or b"")
 
 
 def apply_mask(payload: bytes, key: bytes, position: int = 0) -> bytes:

@@ -46,6 +46,11 @@ class Decoder(StreamDecoder):
         self._length = 0
         self._received = 0  # payload bytes of that frame so far
 
+    @property
+    def is_compressed(self) -> bool:
+        """Whether the incomplete message, if there is one, is compressed."""
+        return isinstance(self._assembly, CompressedAssembly)
+
     def _read(self) -> Event | NeedData | None:
         return self._read_payload() if self._start else self._read_header()
 

@@ -10,7 +10,7 @@ import marshal
 import zlib
 from typing import Any
 
-from .request import Headers, Request
+from .request import Forwarded, Headers, Request
 
 WINDOW_BITS = -11  # a raw stream, and a window of 2 KiB, which the dictionary fits into
 MEMORY_LEVEL = 3
@@ -52,7 +52,8 @@ def pack(request: Request) -> Request | bytes:
         return request
     address: Any = request.remote_address
     try:
-        plain = marshal.dumps((address, text))
+        received: Any = request.received and (*request.received,)
+        plain = marshal.dumps((address, text, received))
     except ValueError:
         return request
     deflater = zlib.compressobj(1, zlib.DEFLATED, WINDOW_BITS, MEMORY_LEVEL, zdict=ZLIB_DICTIONARY)
@@ -62,7 +63,8 @@ def pack(request: Request) -> Request | bytes:
 def unpack(packed: bytes) -> Request:
     """Return the request that `pack` turned into `packed`."""
     plain = zlib.decompressobj(WINDOW_BITS, zdict=ZLIB_DICTIONARY).decompress(packed)
-    address, text = marshal.loads(plain)  # noqa: S302 (our own bytes)
+    address, text, received = marshal.loads(plain)  # noqa: S302 (our own bytes)
     method, target, http_version, scheme, *words = text.split("\n")
     headers = Headers(zip(words[::2], words[1::2], strict=True))
-    return Request(method, target, headers, http_version, address, scheme)
+    forwarded = None if received is None else Forwarded(*received)
+    return Request(method, target, headers, http_version, address, scheme, forwarded)

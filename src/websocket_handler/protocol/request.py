@@ -156,6 +156,8 @@ class Request:
     http_version: str = "1.1"
     remote_address: object = None
     scheme: str = "http"
+    received: Forwarded | None = None
+    """Address, scheme and host as the server passed them on, if middleware has changed them."""
 
     def __repr__(self) -> str:
         """Return method and target, but no headers, which may contain secrets."""
@@ -172,7 +174,18 @@ class Request:
             headers["Host"] = host
         elif (address, scheme) == (self.remote_address, self.scheme):
             return self
-        return replace(self, remote_address=address, scheme=scheme, headers=headers)
+        received = self.received or self._own_forwarded
+        return replace(
+            self, remote_address=address, scheme=scheme, headers=headers, received=received
+        )
+
+    @property
+    def _own_forwarded(self) -> Forwarded:
+        return Forwarded(self.remote_address, self.scheme, self.headers.get("Host"))
+
+    def as_received(self) -> Request:
+        """Return the request without the changes that middleware has made."""
+        return self if self.received is None else self.with_forwarded(self.received)
 
     @property
     def path(self) -> str:

@@ -27,6 +27,7 @@ class Step(Enum):
     CLOSE_SENT = "this end started the closing handshake"
     CLOSE_RECEIVED = "the peer's close frame was received and answered"
     LOST = "the TCP connection was lost or aborted"
+    MOVED = "another process of the server has the TCP connection"
 
 
 _TRANSITIONS = {
@@ -36,6 +37,7 @@ _TRANSITIONS = {
     (State.OPEN, Step.CLOSE_SENT): State.CLOSING,
     (State.OPEN, Step.CLOSE_RECEIVED): State.CLOSED,
     (State.OPEN, Step.LOST): State.CLOSED,
+    (State.OPEN, Step.MOVED): State.CLOSED,
     (State.CLOSING, Step.CLOSE_RECEIVED): State.CLOSED,
     (State.CLOSING, Step.LOST): State.CLOSED,
 }

@@ -10,8 +10,9 @@ The room's lock guards its own fields only. It is never held while a message is 
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
     from .rooms import Rooms
 
 logger: logging.Logger = logging.getLogger("websocket_handler")
+
+
+MAX_DELIVERY_S = 0.1
+"""Seconds that a member which moves waits for the end of a delivery to all members."""
+
+DELIVERY_CHECK_S = 0.0005
 
 
 class Room:
@@ -56,6 +63,9 @@ class Room:
         self._slow: dict[WebSocket, SlowMember] = {}
         self._joining: dict[WebSocket, str | None] = {}  # catching up, not members yet
         self._identities: Counter[str] = Counter()
+        self._arriving: dict[WebSocket, str | None] = {}  # being moved here, and their `since`
+        self._offset: str | None = None  # of the last message of the history that was delivered
+        self._is_delivering = False
 
     def __repr__(self) -> str:
         return f"<Room {self.name!r}: {len(self)} members>"
@@ -121,9 +131,14 @@ class Room:
             if websocket.state is State.CLOSED or self._includes(websocket):
                 return
             self._joining[websocket] = identity
+            if websocket._is_arriving:
+                self._arriving[websocket] = since or self._offset
+                self._count(identity)
         try:
             websocket._in_engine(partial(websocket._add_membership, self._leave))
-            if since is None:
+            if websocket._is_arriving:
+                self._rooms._members_changed(self, identity)
+            elif since is None:
                 self._admit(websocket)
             else:
                 self._rooms._replay(self, websocket, since)
@@ -264,10 +279,62 @@ class Room:
             if websocket not in self._joining:
                 return
             identity = self._members[websocket] = self._joining.pop(websocket)
-            if identity is not None:
-                self._identities[identity] += 1
+            if websocket in self._arriving:
+                del self._arriving[websocket]
+            else:
+                self._count(identity)
             self._cached_members = None
         self._rooms._members_changed(self, identity)
+
+    def _count(self, identity: str | None) -> None:
+        if identity is not None:
+            self._identities[identity] += 1
+
+    # Members that move between processes
+
+    def _deliver_in_order(self, offset: str, deliver: Callable[[], object]) -> None:
+        """Deliver a message of the history, and note its offset."""
+        with self._lock:
+            self._is_delivering = True
+        try:
+            deliver()
+        finally:
+            with self._lock:
+                self._is_delivering, self._offset = False, offset
+
+    def _is_settled(self, websocket: WebSocket) -> bool:
+        """Whether a member has been sent every message up to the current offset."""
+        return websocket in self._members and websocket not in self._slow
+
+    def _leave_for_move(self, websocket: WebSocket) -> str | None:
+        """Remove a member that moves to another process. Returns the offset of the last message
+        that it has been sent here; None without a history, or before the first message."""
+        end = time.monotonic() + MAX_DELIVERY_S
+        while True:
+            with self._lock:
+                if not self._is_delivering or time.monotonic() > end:
+                    offset, identity = self._offset, self._remove(websocket)
+                    break
+            time.sleep(DELIVERY_CHECK_S)
+        self._rooms._member_moved(self, identity)
+        return offset
+
+    def _admit_before_move(self, websocket: WebSocket) -> None:
+        """Make a WebSocket that arrives from another process a member, while that process still
+        has it. Without a history, it may receive a message twice, but it misses none."""
+        if not self._rooms._has_history:
+            self._admit(websocket)
+
+    def _admit_after_move(self, websocket: WebSocket, offset: str | None) -> None:
+        """Send a WebSocket that has arrived from another process all messages after `offset`, the
+        last one that it received there; then it is a member."""
+        with self._lock:
+            since = self._arriving.get(websocket)
+        since = offset or since
+        if since is None or not self._rooms._has_history:
+            self._admit(websocket)
+        else:
+            self._rooms._replay(self, websocket, since)
 
     def _is_catching_up(self, websocket: WebSocket) -> bool:
         """Whether the WebSocket is still receiving messages of the history. Called by `Rooms`."""
@@ -287,15 +354,24 @@ class Room:
         with self._lock:
             if not self._includes(websocket):
                 return
-            self._joining.pop(websocket, None)
-            identity = self._members.pop(websocket, None)
-            if identity is not None:
-                self._identities[identity] -= 1
-                if not self._identities[identity]:
-                    del self._identities[identity]
-            self._slow.pop(websocket, None)
-            self._cached_members = None
+            identity = self._remove(websocket)
         self._rooms._members_changed(self, identity)
+
+    def _remove(self, websocket: Connection) -> str | None:
+        """Remove a WebSocket, with the lock held. Returns its identity if that was counted."""
+        assert isinstance(websocket, WebSocket)
+        identity = self._joining.pop(websocket, None)
+        if websocket in self._arriving:
+            del self._arriving[websocket]
+        else:
+            identity = self._members.pop(websocket, None)
+        if identity is not None:
+            self._identities[identity] -= 1
+            if not self._identities[identity]:
+                del self._identities[identity]
+        self._slow.pop(websocket, None)
+        self._cached_members = None
+        return identity
 
 
 def try_to_send(member: WebSocket, message: PreparedMessage) -> Delivery | None:

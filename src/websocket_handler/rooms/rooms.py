@@ -34,6 +34,9 @@ DEFAULT_BUS_SETTINGS = BusSettings()
 ANNOUNCE_DELAY_S = 0.02
 """Seconds during which presence changes are collected before they are announced."""
 
+ANNOUNCE_AFTER_MOVE_S = 0.5
+"""Seconds until it is announced that a member has left because it was moved."""
+
 EVENTS = ("bus", "lost", "missed", "presence", "refused")
 
 
@@ -233,6 +236,13 @@ class Rooms:
         if identity is not None:
             self._emit("presence", room)
 
+    def _member_moved(self, room: Room, identity: str | None) -> None:
+        """Like `_members_changed`, but later: the process to which the member has moved announces
+        it first, so that its identity is always present."""
+        if self._bus is not None:
+            changed = partial(self._members_changed, room, identity)
+            self._bus.call_later(ANNOUNCE_AFTER_MOVE_S, changed)
+
     def _update_bus(self, room: Room, announce: bool = False) -> None:
         if self._bus is None:
             self._check_workers()
@@ -265,6 +275,11 @@ class Rooms:
 
     def _remote_presence(self, room: Room) -> dict[str, int]:
         return self._bus.present(room.name) if self._bus is not None else {}
+
+    @property
+    def _has_history(self) -> bool:
+        """Whether the broker stores messages."""
+        return self._history is not None
 
     def _check_history(self) -> None:
         if self._history is None:
@@ -338,7 +353,12 @@ class _Receiver:
         found = self._rooms._rooms.get(room)
         if found is not None:
             prepared = self._rooms._prepare(message, offset)
-            self._rooms._deliver(found, prepared, key, context or ())  # type: ignore[arg-type]
+            excluded: Any = context or ()
+            deliver = partial(self._rooms._deliver, found, prepared, key, excluded)
+            if offset is None:
+                deliver()
+            else:
+                found._deliver_in_order(offset, deliver)
 
     def bus_changed(self, state: BusState, reason: str) -> None:
         self._rooms._emit("bus", state, reason)

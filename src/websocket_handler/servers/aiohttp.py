@@ -22,6 +22,7 @@ from ..engine import loop_engine
 from ..errors import WebSocketError
 from ..handover.raw_response import RawResponse
 from ..handover.transport import InertTransport, ServerConnections, TransportHandover
+from ..moving.arrivals import arrival_in_request
 from ..protocol.close_codes import CloseCode
 from ..protocol.request import Forwarded, Headers, Request, address_of, is_websocket_request
 from ..settings import Settings, with_options
@@ -50,10 +51,12 @@ def websocket(
     """
     found: WebSocket | None = request.get(KEY)
     if found is None and is_websocket_request(request.method, request.headers):
+        handover = AiohttpHandover(request)
+        original, handover.arrival = arrival_in_request(request_of(request))
         found = request[KEY] = WebSocket(
-            request_of(request), with_options(settings, options), handover=AiohttpHandover(request)
+            original, with_options(settings, options), handover=handover
         )
-    if found is not None:
+    if found is not None and not found.resumed:
         found._follow(partial(forwarded_in, request))
     return found
 

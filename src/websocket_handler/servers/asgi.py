@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..connection.inbox import LoopInbox
-from ..errors import ConnectionClosed
+from ..errors import ConnectionClosed, ConnectionMoved
 from ..handover.transport import ServerConnections, TransportHandover
 from ..protocol.close_codes import CloseCode
 from ..protocol.origins import ANY_ORIGIN
@@ -83,7 +83,7 @@ class ASGISession:
         self._server.undecided.add(self)
         try:
             result = await application(scope, self.receive, self.send)
-        except Disconnected:
+        except (Disconnected, ConnectionMoved):
             pass
         except BaseException as error:
             logger.error("%r: Exception in ASGI application", self._websocket, exc_info=error)

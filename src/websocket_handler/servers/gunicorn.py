@@ -15,6 +15,7 @@ from gunicorn.workers import gasgi
 
 from ..engine import loop_engine
 from ..handover.transport import InertTransport, ServerConnections, TransportHandover
+from ..moving.arrivals import arrival_in_scope
 from ..protocol.close_codes import CloseCode
 from ..settings import Settings
 from ..websocket import WebSocket
@@ -44,6 +45,7 @@ class WebSocketProtocol(ASGIProtocol):  # type: ignore[misc]
         handover = TransportHandover(transport, early=early, server=sockets)
         scope = cast(Scope, self._build_websocket_scope(request, sockname, peername))
         scope["extensions"] = {"websocket.http.response": {}}
+        handover.arrival = arrival_in_scope(scope)
         websocket = WebSocket(
             request_of(scope),
             Settings(
@@ -62,6 +64,7 @@ class ASGIWorker(gasgi.ASGIWorker):  # type: ignore[misc]
     """
 
     settings: ClassVar[dict[str, Any]] = {}
+    moves_connections: ClassVar[bool] = False
     websockets: ServerConnections
 
     async def _serve(self) -> None:
@@ -71,9 +74,23 @@ class ASGIWorker(gasgi.ASGIWorker):  # type: ignore[misc]
 
     async def _shutdown(self) -> None:
         over = asyncio.Event()
-        self.websockets.close_all(when_done=over.set)
+        if self.moves_connections:
+            for server in self.servers:  # only other workers accept connections from now on
+                server.close()
+            self.websockets.move_all(when_done=over.set)
+        else:
+            self.websockets.close_all(when_done=over.set)
         try:
             await asyncio.wait_for(over.wait(), self.cfg.graceful_timeout)
         except asyncio.TimeoutError:
             self.log.warning("some WebSockets did not close in time")
         await super()._shutdown()
+
+
+class MovingASGIWorker(ASGIWorker):
+    """Like `ASGIWorker`, but its shutdown moves WebSockets to the worker that replaces it.
+
+    Only those that could not be moved are closed with 1012.
+    """
+
+    moves_connections: ClassVar[bool] = True

@@ -22,8 +22,10 @@ from io import BufferedIOBase, BufferedReader
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from ..engine import Engine, close_connections, default_engine
+from ..errors import ConnectionMoved
 from ..handover.raw_response import RawResponse
 from ..handover.socket import Reader, SocketHandover
+from ..moving.arrivals import HEADER, arrival_in_request
 from ..protocol.request import Headers, Request, is_websocket_request
 from ..settings import Settings, with_options
 from ..websocket import WebSocket
@@ -170,7 +172,11 @@ class WebSocketRequests(BaseHTTPRequestHandler):
         )
         self._handover, self._response = handover, RawResponse(handover)
         self.wfile = ResponseWriter(self.wfile, handover, self._response)
-        self.websocket = WebSocket(self._request(), self.websocket_settings, handover=handover)
+        request, handover.arrival = arrival_in_request(self._request())
+        del self.headers[HEADER]
+        if handover.arrival is not None:
+            self.client_address = cast("tuple[str, int]", request.remote_address or ("", 0))
+        self.websocket = WebSocket(request, self.websocket_settings, handover=handover)
 
     def handle_one_request(self) -> None:
         self._expect_head(may_idle=True)
@@ -185,6 +191,8 @@ class WebSocketRequests(BaseHTTPRequestHandler):
             if not isinstance(cast(object, self.rfile), HeadReader):
                 raise
             self.log_error("Request timed out: %r", error)
+        except ConnectionMoved:
+            self._handover.complete()
         except BaseException:
             if self.websocket is not None:
                 self._log_handover(HTTPStatus.INTERNAL_SERVER_ERROR)

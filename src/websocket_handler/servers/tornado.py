@@ -27,6 +27,7 @@ from ..errors import WebSocketError
 from ..handover.inert_socket import InertTlsSocket
 from ..handover.socket import duplicate, ended_connection
 from ..handover.transport import LoopHandover
+from ..moving.arrivals import arrival_in_request
 from ..protocol.close_codes import CloseCode
 from ..protocol.request import Forwarded, Headers, Request, address_of, is_websocket_request
 from ..settings import Settings, with_options
@@ -57,7 +58,7 @@ def websocket(
     if found is None and is_websocket_request(request.method, headers):
         found = _make_websocket(handler, headers, with_options(settings, options))
         setattr(request, ATTRIBUTE, found)
-    if found is not None:
+    if found is not None and not found.resumed:
         found._follow(partial(forwarded_in, request, request.connection))
     return found
 
@@ -65,7 +66,9 @@ def websocket(
 def _make_websocket(handler: RequestHandler, headers: Headers, settings: Settings) -> WebSocket:
     request: Any = handler.request
     request.connection._disconnect_on_finish = True  # Tornado reads no further request
-    return WebSocket(request_of(request, headers), settings, handover=TornadoHandover(handler))
+    handover = TornadoHandover(handler)
+    original, handover.arrival = arrival_in_request(request_of(request, headers))
+    return WebSocket(original, settings, handover=handover)
 
 
 async def close_all_websockets(

@@ -27,6 +27,7 @@ from uvicorn.server import ServerState
 from ..engine import loop_engine
 from ..errors import WebSocketError
 from ..handover.transport import ServerConnections, TransportHandover
+from ..moving.arrivals import arrival_in_scope
 from ..protocol.close_codes import CloseCode
 from ..protocol.printable import printable
 from ..settings import Settings
@@ -47,6 +48,7 @@ class WebSocketProtocol(asyncio.Protocol):
     """
 
     settings: ClassVar[dict[str, Any]] = {}
+    moves_connections: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -69,8 +71,10 @@ class WebSocketProtocol(asyncio.Protocol):
         """Run the application. `data` is the request head, which uvicorn has rebuilt."""
         self._transport.pause_reading()
         connections = UvicornConnections.of(self._server_state)
+        connections.moves_connections = self.moves_connections
         handover = TransportHandover(self._transport, early=self._early, server=connections)
         scope = self._read(data)
+        handover.arrival = arrival_in_scope(scope)
         websocket = WebSocket(
             request_of(scope, method=data.partition(b" ")[0].decode("latin-1")),
             self._choose_settings(),
@@ -134,6 +138,15 @@ class WebSocketProtocol(asyncio.Protocol):
         }
 
 
+class MovingWebSocketProtocol(WebSocketProtocol):
+    """Like `WebSocketProtocol`, but a worker that shuts down moves its WebSockets to another one.
+
+    Only those that could not be moved are closed with 1012.
+    """
+
+    moves_connections: ClassVar[bool] = True
+
+
 class UvicornConnections(ServerConnections):
     """Acts as one of uvicorn's connections, so that its shutdown closes all WebSockets."""
 
@@ -150,10 +163,13 @@ class UvicornConnections(ServerConnections):
         return connections
 
     _connections: set[Any]
+    moves_connections = False
 
     def shutdown(self) -> None:
-        """Close all WebSockets. uvicorn waits until this object is removed from its connections."""
-        self.close_all(when_done=lambda: self._connections.discard(self))
+        """Move or close all WebSockets. uvicorn waits until this object is removed from its
+        connections."""
+        end = self.move_all if self.moves_connections else self.close_all
+        end(when_done=lambda: self._connections.discard(self))
 
 
 def early_bytes(http_protocol: Any) -> bytes:

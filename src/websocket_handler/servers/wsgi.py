@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote
 
 from ..engine import Engine
-from ..errors import WebSocketError
+from ..errors import ConnectionMoved, WebSocketError
 from ..handover.base import Handover
 from ..handover.socket import SocketHandover
+from ..moving.arrivals import arrival_in_environ
 from ..protocol.handshake import phrase
 from ..protocol.request import Headers, Request, address_of, is_websocket_request
 from ..settings import Settings, with_options
@@ -81,11 +82,13 @@ class WSGIMiddleware:
             environ[KEY]._follow(partial(in_environ, environ))
             return self._application(environ, start_response)
         werkzeug.patch_router()
+        arrival = arrival_in_environ(environ)
         found = find(environ, start_response)
         engine = environ.get(ENGINE_KEY, self._engine)
         handover = (
             SocketHandover(found.sock, found.reader, engine) if found else HiddenHandover(environ)
         )
+        handover.arrival = arrival
         environ[KEY] = websocket = WebSocket(
             request_of(environ, headers), self._settings, engine=engine, handover=handover
         )
@@ -95,6 +98,8 @@ class WSGIMiddleware:
     def _answer(self, call: _Call) -> Iterable[bytes]:
         try:
             result = self._application(call.environ, call.start_response)
+        except ConnectionMoved:
+            return call.end_of_moved()
         except BaseException:
             call.handover.abort()
             raise
@@ -105,6 +110,9 @@ class WSGIMiddleware:
                 call.respond()
                 return _Response(itertools.chain([first], chunks), result)
             call.complete(itertools.chain([first], chunks))
+        except ConnectionMoved:
+            _close(result)
+            return call.end_of_moved()
         except BaseException:
             call.handover.abort()
             _close(result)
@@ -173,6 +181,12 @@ class _Call:
             for chunk in chunks:
                 self.handover.write(chunk)
             self.handover.write(b"", is_last)
+
+    def end_of_moved(self) -> Iterable[bytes]:
+        """End a handler that has received messages until its connection was moved."""
+        self.handover.complete()
+        self.respond_with_nothing()
+        return []
 
     def respond_with_nothing(self) -> None:
         """Pass the status that the client received to the server, for its access log."""

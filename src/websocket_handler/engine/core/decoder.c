@@ -568,6 +568,25 @@ decoder_kind decoder_received(decoder *d, size_t size, decoder_event *event)
     return append_payload(d, size, event);
 }
 
+decoder_position decoder_find_position(const decoder *d)
+{
+    decoder_position position = {0};
+
+    if (d->assembly) {
+        position.payload = d->assembly->storage.data;
+        position.size = d->assembly->size;
+        position.fragments = d->assembly->fragments;
+        position.empty = d->assembly->empty;
+        position.opcode = d->assembly->opcode;
+        position.compressed = d->assembly->compressed;
+    }
+    if (d->partial && !d->partial->consumed) {
+        position.unread = d->partial->bytes;
+        position.unread_size = d->partial->size;
+    }
+    return position;
+}
+
 void decoder_free(decoder *d)
 {
     free(d->partial);

@@ -89,6 +89,21 @@ size_t decoder_want(decoder *d, uint64_t min, uint8_t **into);
 /* Reads `size` bytes that were received into the memory from decoder_want. */
 decoder_kind decoder_received(decoder *d, size_t size, decoder_event *event);
 
+/* How far a decoder is in its stream, to continue with another one. The pointers are valid until the
+ * next call. */
+typedef struct {
+    const uint8_t *payload; /* of the incomplete message, unmasked */
+    uint64_t size;
+    uint32_t fragments; /* frames of that message that have begun; 0: there is no message */
+    uint32_t empty;     /* empty ones among them, except for a last one */
+    uint8_t opcode;
+    uint8_t compressed;
+    const uint8_t *unread; /* an incomplete header or control frame */
+    size_t unread_size;
+} decoder_position;
+
+decoder_position decoder_find_position(const decoder *d);
+
 void decoder_free(decoder *d);
 
 /* Whether `code` may be sent in a close frame (section 7.4). */

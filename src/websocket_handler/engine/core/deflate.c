@@ -38,6 +38,18 @@ int inflater_needs_tail(const inflater *i)
     return 0;
 }
 
+size_t inflater_window(inflater *i, uint8_t *out)
+{
+    (void)i, (void)out;
+    return 0;
+}
+
+int inflater_set_window(inflater *i, const uint8_t *window, size_t size)
+{
+    (void)i, (void)window, (void)size;
+    return 0;
+}
+
 int inflater_finish(inflater *i)
 {
     (void)i;
@@ -198,6 +210,19 @@ int inflater_finish(inflater *i)
 
     i->begun = 0;
     return is_complete;
+}
+
+size_t inflater_window(inflater *i, uint8_t *out)
+{
+    uInt size = DEFLATE_MAX_WINDOW;
+
+    return inflateGetDictionary(&i->stream, out, &size) == Z_OK ? size : 0;
+}
+
+int inflater_set_window(inflater *i, const uint8_t *window, size_t size)
+{
+    return size <= DEFLATE_MAX_WINDOW &&
+           inflateSetDictionary(&i->stream, window, (uInt)size) == Z_OK;
 }
 
 deflater *deflater_take(deflate_pool *pool, int window_bits, int level, int memory_level)

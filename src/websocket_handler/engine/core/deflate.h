@@ -46,6 +46,14 @@ extern const uint8_t deflate_tail[4];
  * next message. */
 int inflater_finish(inflater *i);
 
+/* Copies the window, the last decompressed bytes that the next message may refer to, to `out`, which
+ * has DEFLATE_MAX_WINDOW bytes. Returns its size. */
+enum { DEFLATE_MAX_WINDOW = 32768 };
+size_t inflater_window(inflater *i, uint8_t *out);
+
+/* Sets the window of an inflater that has read nothing. Returns whether it is valid. */
+int inflater_set_window(inflater *i, const uint8_t *window, size_t size);
+
 /* Like the functions of the inflater. `level` and `memory_level` are those of zlib, 1 to 9. */
 deflater *deflater_take(deflate_pool *pool, int window_bits, int level, int memory_level);
 void deflater_give(deflate_pool *pool, deflater *f);

@@ -144,6 +144,11 @@ class AwaitingKey3:
         """The number of frames received so far."""
         return self._rest.frames
 
+    @property
+    def frames_decoder(self) -> Decoder:
+        """The decoder of the bytes after the third key."""
+        return self._rest
+
     def feed(self, data: bytes | bytearray | memoryview) -> list[Event]:
         if self._key3 is None:
             return self._rest.feed(data)

@@ -1,0 +1,168 @@
+"""Deploy the chat again and again while clients use it, and print what they have seen.
+
+    python deploy.py --sockets 500 --talkers 20 --deploys 10
+
+Every talker sends a number and waits for its answer, without a break. Every other socket is asked
+once at the end. Exits with 1 if a socket was closed, or if an answer was wrong.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from websocket_handler import WebSocketError, aconnect
+
+HERE = Path(__file__).parent
+OPENING = 50
+"""Handshakes at the same time."""
+
+
+class Clients:
+    """The clients of one server."""
+
+    def __init__(self, port):
+        self.port = port
+        self.sockets = []
+        self.closed = self.wrong = self.answers = 0
+        self.longest = 0.0
+        self.pids = set()
+        self.versions = set()
+        self.is_over = False
+
+    async def open(self, count):
+        url = f"ws://127.0.0.1:{self.port}/"
+        for begin in range(0, count, OPENING):
+            opening = [aconnect(url) for _ in range(min(OPENING, count - begin))]
+            self.sockets += await asyncio.gather(*opening)
+        for ws in self.sockets:
+            self.wrong += await ws.areceive() != "welcome"
+
+    async def ask(self, ws, number):
+        began = time.perf_counter()
+        ws.send(f"/ask {number}")
+        answer = await ws.areceive()
+        self.longest = max(self.longest, time.perf_counter() - began)
+        found, version, pid = answer.split()
+        self.pids.add(int(pid))
+        self.versions.add(version)
+        self.wrong += found != str(number)
+        self.answers += 1
+
+    async def talk(self, ws):
+        number = 0
+        while not self.is_over:
+            number += 1
+            try:
+                await self.ask(ws, number)
+            except WebSocketError:
+                self.closed += 1
+                return
+            await asyncio.sleep(0.005)
+
+    async def request(self):
+        """Make an ordinary request; return its duration."""
+        began = time.perf_counter()
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        await reader.read()
+        writer.close()
+        return time.perf_counter() - began
+
+    async def browse(self, times):
+        while not self.is_over:
+            times.append(await self.request())
+            await asyncio.sleep(0.01)
+
+
+def percentile(times, share):
+    return sorted(times)[int(len(times) * share)] * 1000 if times else 0.0
+
+
+async def deploys(clients, master, version_file, options):
+    await clients.open(options.sockets)
+    talkers = [asyncio.create_task(clients.talk(ws)) for ws in clients.sockets[: options.talkers]]
+    before, beside = [], []
+    browsing = asyncio.create_task(clients.browse(before))
+    await asyncio.sleep(2)
+    browsing.cancel()
+    clients.longest = 0.0
+    browsing = asyncio.create_task(clients.browse(beside))
+    for number in range(options.deploys):
+        version_file.write_text(str(number + 2))
+        former, clients.pids = clients.pids, set()
+        os.kill(master, signal.SIGHUP)
+        end = time.monotonic() + 60
+        while any(Path("/proc", str(pid)).exists() for pid in former):
+            if time.monotonic() > end:
+                raise SystemExit("the former workers have not ended")
+            await asyncio.sleep(0.05)
+    clients.is_over = True
+    await asyncio.gather(*talkers, return_exceptions=True)
+    await asyncio.gather(browsing, return_exceptions=True)
+    longest = clients.longest
+    for ws in clients.sockets[options.talkers :]:
+        try:
+            await asyncio.wait_for(clients.ask(ws, 0), 10)
+        except (WebSocketError, asyncio.TimeoutError):
+            clients.closed += 1
+    print(f"{options.deploys} deploys, {len(clients.sockets)} sockets, {clients.answers} answers")
+    print(f"closed {clients.closed}, wrong answers {clients.wrong}")
+    print(f"versions seen: {sorted(clients.versions, key=int)}")
+    print(f"longest wait of a talking client: {longest * 1000:.0f} ms")
+    normal, during = percentile(before, 0.99), percentile(beside, 0.99)
+    print(f"p99 of ordinary requests: {normal:.1f} ms before, {during:.1f} ms beside the deploys")
+    return not clients.closed and not clients.wrong
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sockets", type=int, default=500)
+    parser.add_argument("--talkers", type=int, default=20)
+    parser.add_argument("--deploys", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    port = free_port()
+    with tempfile.TemporaryDirectory() as directory:
+        version_file = Path(directory, "version")
+        version_file.write_text("1")
+        command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "chat:app"]
+        server = subprocess.Popen(
+            [*command, "-b", f"127.0.0.1:{port}", "-w", str(options.workers)],
+            cwd=HERE,
+            env={**os.environ, "VERSION_FILE": str(version_file)},
+            stderr=subprocess.DEVNULL,
+        )
+        clients = Clients(port)
+
+        async def run():
+            for _ in range(200):
+                try:
+                    await clients.request()
+                    break
+                except OSError:
+                    await asyncio.sleep(0.05)
+            return await deploys(clients, server.pid, version_file, options)
+
+        try:
+            is_good = asyncio.run(run())
+        finally:
+            server.terminate()
+            server.wait(30)
+    sys.exit(not is_good)
+
+
+if __name__ == "__main__":
+    main()
