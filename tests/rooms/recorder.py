@@ -70,3 +70,7 @@ _names = (f"room-{number}" for number in itertools.count())
 def new_room() -> str:
     """A name that no other test has used."""
     return next(_names)
+
+
+def offsets(recorder: Recorder) -> list[str]:
+    return [str(message.offset) for message in recorder.delivered]

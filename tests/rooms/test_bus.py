@@ -10,7 +10,6 @@ from contextvars import ContextVar, copy_context
 import pytest
 
 from tests.support.programs import wait_for
-from websocket_handler.brokers.local_frames import MESSAGE, frame
 from websocket_handler.bus.bus import Bus
 from websocket_handler.bus.settings import BusState, History
 from websocket_handler.bus.thread import BusThread

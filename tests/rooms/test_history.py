@@ -20,14 +20,10 @@ from .brokers import BrokerProcess, break_connection
 from .conftest import Connect, Start
 from .link import Link
 from .publishing import send
-from .recorder import Recorder, new_room
+from .recorder import new_room, offsets
 from .replay import Replay
 
 KEPT = History(length=10_000)
-
-
-def offsets(recorder: Recorder) -> list[str]:
-    return [str(what.offset) for what in recorder.delivered]
 
 
 def test_all_processes_see_one_order(shared: BrokerProcess, connect: Connect) -> None:

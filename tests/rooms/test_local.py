@@ -28,9 +28,9 @@ from websocket_handler.bus.settings import BusState, History
 
 from .brokers import LocalDirectory
 from .conftest import Connect
-from .recorder import Recorder
-from .test_bus import send
-from .test_history import Replay, offsets
+from .publishing import send
+from .recorder import Recorder, offsets
+from .replay import Replay
 
 KEPT = History(length=10_000)
 

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from ..conftest import PEERS, ROOT
-from ..end_to_end.test_browser import FLAGS
+from ..support.browser import FLAGS
 from ..support.ports import free_port
 from ..support.programs import Program, running, wait_for
 from .engineio_client import PollingClient

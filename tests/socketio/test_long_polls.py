@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ..end_to_end.test_tls import certificate, context  # noqa: F401 (a fixture)
 from ..support.programs import Program, wait_for
+from ..support.tls import context
 from .engineio_client import PollingClient, finish
 from .servers import serving, state, wait_for_state
 
@@ -114,7 +114,7 @@ def test_server_ends_while_polls_wait() -> None:
             poll.close()
 
 
-def test_poll_over_tls_waits_in_the_engine(certificate: Path) -> None:  # noqa: F811
+def test_poll_over_tls_waits_in_the_engine(certificate: Path) -> None:
     options = f"--certfile {certificate} --keyfile {certificate}"
     with serving("flask-gunicorn", extra=options, tls=context()) as program:
         client = PollingClient(program, context())

@@ -113,7 +113,7 @@ def test_call_later_is_made_in_the_engines_thread() -> None:
         threads.append(threading.current_thread().name)
         made.set()
 
-    default_engine().call_later(0.01, call)
+    default_engine()._call_later(0.01, call)
     assert made.wait(10)
     assert threads[0].startswith("websocket-engine")
 

@@ -167,7 +167,7 @@ class Engine(ClosesAll):
 
     def stats(self) -> Stats:
         """Return counters of all that the engine has done so far. Thread-safe."""
-        return self._ledger.stats(self._attached(), self.listener_takeovers)
+        return self._ledger.stats(self._channels(), self.listener_takeovers)
 
     def _attach(self, channel: Channel, sock: socket.socket, early: bytes = b"") -> None:
         """Attach a connected socket, with the `early` bytes already read from it. Thread-safe.
@@ -207,7 +207,7 @@ class Engine(ClosesAll):
         sock.setblocking(False)
         self._connect(lambda: _Sink(self._sinks), socket.socket(fileno=sock.detach()))
 
-    def _attached(self) -> list[Any]:
+    def _channels(self) -> list[Any]:
         """Return every attached channel."""
         return list(self._attached)
 
@@ -228,7 +228,7 @@ class Engine(ClosesAll):
 
     def close(self) -> None:
         """Drop every connection. In the engine's thread only."""
-        for channel in self._attached():
+        for channel in self._channels():
             channel._drop("the engine was closed")
         for sink in tuple(self._sinks):
             sink.abort()

@@ -70,7 +70,7 @@ def release(channel: Channel, _descriptor: int) -> None:
     _suspended.pop(channel).abort()
     engine = channel._engine
     assert engine is not None
-    engine._channels.discard(channel)
+    engine._attached.discard(channel)
     channel._outgoing.clear()
     channel._waiting = 0
     channel._released()

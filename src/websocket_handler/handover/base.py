@@ -169,7 +169,7 @@ class Handover:
             if self.websocket._outcome is not None:
                 self.websocket.close(CloseCode.INTERNAL_ERROR, "internal error")
         elif self.arrival is not None:
-            self.arrival.refuse(FAILED)
+            self.arrival.refuse(INTERNAL_SERVER_ERROR)
 
     def decline(self, status: int) -> None:
         """Leave the response to the server. A later `connect()` raises `WebSocketError`."""

@@ -23,7 +23,7 @@ from ..protocol.handshake import phrase, rejected_by_application
 from ..protocol.state import State
 from ..protocol.versions import DEFAULT_VERSIONS
 from ..servers.wsgi import KEY, WSGIMiddleware, status_of
-from ..servers.wsgi_sockets import Environ, Found, find
+from ..servers.wsgi_sockets import Environ, FoundSocket, find
 from .outbox import MustWait, Outbox, may_park
 
 if TYPE_CHECKING:
@@ -73,11 +73,11 @@ class Requests:
     def _session(self, environ: Environ) -> Any:
         return self._driver.eio.sockets[session_id(environ)]
 
-    def _park(self, environ: Environ, found: Found, outbox: Outbox) -> bool:
+    def _park(self, environ: Environ, found: FoundSocket, outbox: Outbox) -> bool:
         """Take the connection and have it wait for packets. Returns False, with nothing changed, if
         it cannot be taken: the thread of the request waits then."""
         engine = self._driver.engine
-        poll = ParkedPoll(self._driver, engine, outbox, environ)
+        poll = ParkedPoll(self._driver, engine, outbox, environ)  # type: ignore[abstract]
         if not engine._try_to_start():
             return False
         if engine._ledger.enter(self._driver.settings, poll.counted_address) is not None:
@@ -87,7 +87,7 @@ class Requests:
         except (OSError, WebSocketError):
             engine._ledger.leave(poll.counted_address)
             return False
-        found.hang_up()
+        found.close_after_response()
         engine._attach(poll, sock)  # type: ignore[arg-type]
         outbox.wait_for(poll)
         return True
@@ -96,7 +96,8 @@ class Requests:
 class ParkedPoll(Channel):
     """The connection of a long poll in the engine: it waits for packets, then sends the response.
 
-    The client may leave at any time; the packets stay in the outbox then.
+    The client may leave at any time; the packets stay in the outbox then. The methods of
+    `ChannelEvents` that it lacks are for frames, and its input is discarded.
     """
 
     def __init__(
