@@ -62,7 +62,8 @@ def test_start_page_leads_to_an_echo_in_the_browser(
         visitor = browser.new_page()
         visitor.set_default_timeout(60_000)  # milliseconds; the machine may be busy
         visitor.goto(f"http://localhost:{port}/")
-        visitor.wait_for_function("ws.readyState === WebSocket.OPEN")
+        visitor.wait_for_function("ws.readyState !== WebSocket.CONNECTING")
+        assert visitor.evaluate("ws.readyState === WebSocket.OPEN"), log()
         visitor.get_by_role("button").click()
         expect(visitor.locator("output")).to_have_text("You said: Hello")
         visitor.close()
