@@ -35,7 +35,6 @@ from websocket_handler import (
 )
 from websocket_handler.metrics import EngineCollector
 
-from ..conftest import require
 from ..rooms.brokers import STARTERS
 from ..support.commands import environment, serving
 from ..support.documents import DOCS, Block, blocks_of, pages

@@ -21,6 +21,7 @@ from ..support.browser import FLAGS
 from ..support.commands import environment, serving
 from ..support.documents import Block, blocks_of, pages
 from ..support.ports import free_port
+from ..support.served import load
 
 START = pages("start")
 PORT = "8000"
@@ -33,12 +34,14 @@ class Steps(NamedTuple):
     """Files to save and commands that end."""
     server: str
     """The command that serves."""
+    end: int
+    """The line of that command."""
 
 
 def steps_of(page: Path) -> Steps:
     blocks = [one for one in blocks_of(page) if one.language == "bash" or one.file]
     last = max(index for index, one in enumerate(blocks) if one.language == "bash")
-    return Steps(blocks[:last], blocks[last].source.strip())
+    return Steps(blocks[:last], blocks[last].source.strip(), blocks[last].line)
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +103,16 @@ def test_start_page_names_only_commands_of_its_packages() -> None:
         installed = re.findall(r"^pip install (.*)$", text, re.MULTILINE)
         known = {"python", "django-admin"} | set(" ".join(installed).split())
         assert command.removesuffix("-serve") in known, (page.name, command)
+
+
+FURTHER = [
+    block
+    for page in START
+    for block in blocks_of(page)
+    if block.file and block.line > steps_of(page).end
+]
+
+
+@pytest.mark.parametrize("block", FURTHER, ids=str)
+def test_program_after_the_command_runs(block: Block, tmp_path: Path) -> None:
+    assert load(block.source, str(block.file), tmp_path)

@@ -44,7 +44,8 @@ def application(**settings: Any) -> Flask:
         ws.on("message", ws.send)
         response = ws.connect()
         address = seen.remote_address
-        ws.send(f"{address[0] if address else None} {seen.scheme} {seen.headers['Host']}")
+        assert isinstance(address, tuple)
+        ws.send(f"{address[0]} {seen.scheme} {seen.headers['Host']}")
         return response
 
     return app
@@ -141,16 +142,20 @@ def test_nginx_with_host_without_port_leads_to_403(tmp_path: Path) -> None:
 
 def test_nginx_serves_a_subpath(tmp_path: Path) -> None:
     lines = NGINX.replace("location / {", "location /live/ {").replace(f":{BACK};", f":{BACK}/;")
-    with proxied(nginx, lines, tmp_path) as port:
-        with connect(f"ws://127.0.0.1:{port}/live/echo", origin=f"http://127.0.0.1:{port}") as ws:
-            assert ws.receive(TIMEOUT_S)
+    with (
+        proxied(nginx, lines, tmp_path) as port,
+        connect(f"ws://127.0.0.1:{port}/live/echo", origin=f"http://127.0.0.1:{port}") as ws,
+    ):
+        assert ws.receive(TIMEOUT_S)
 
 
 @BOTH
 def test_pings_keep_an_idle_connection_and_without_them_the_proxy_ends_it(
     proxy: Proxy, configuration: str, tmp_path: Path
 ) -> None:
-    lines = configuration.replace("proxy_read_timeout 60s", f"proxy_read_timeout {PROXY_TIMEOUT_S}s")
+    lines = configuration.replace(
+        "proxy_read_timeout 60s", f"proxy_read_timeout {PROXY_TIMEOUT_S}s"
+    )
     lines = lines.replace("timeout tunnel 60s", f"timeout tunnel {PROXY_TIMEOUT_S}s")
     assert lines != configuration
     quiet, lively = tmp_path / "quiet", tmp_path / "lively"

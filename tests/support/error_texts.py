@@ -43,18 +43,24 @@ def error_texts() -> Iterator[Text]:
 def _texts_in(node: ast.AST) -> Iterator[ast.expr]:
     if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
         if _name_of(node.exc) not in REFUSALS:
-            yield from (one for one in node.exc.args[:1] if _name_of(node.exc) != "ConnectionClosed")
+            yield from (
+                one for one in node.exc.args[:1] if _name_of(node.exc) != "ConnectionClosed"
+            )
     elif isinstance(node, ast.Call):
         called = _name_of(node)
         if called in REFUSALS:
             yield from node.args[REFUSALS[called] : REFUSALS[called] + 1]
-        elif isinstance(node.func, ast.Attribute) and called in LEVELS:
-            if ast.unparse(node.func.value).rpartition(".")[2] in ("logger", "log"):
-                yield from node.args[:1]
+        elif called in LEVELS and _is_of_logger(node):
+            yield from node.args[:1]
     elif isinstance(node, ast.FunctionDef) and node.name.endswith(("_error", "_versions")):
         for inner in ast.walk(node):
             if isinstance(inner, ast.Return) and inner.value is not None:
                 yield inner.value
+
+
+def _is_of_logger(call: ast.Call) -> bool:
+    owner = ast.unparse(call.func).split(".")[:-1]
+    return owner[-1:] in (["logger"], ["log"])
 
 
 def _name_of(call: ast.Call) -> str:
@@ -66,9 +72,7 @@ def _written(node: ast.expr) -> Iterator[str]:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         yield PLACEHOLDER.sub("…", node.value)
     elif isinstance(node, ast.JoinedStr):
-        parts = (
-            str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values
-        )
+        parts = (str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
         yield "".join(parts)
     elif isinstance(node, ast.IfExp):
         yield from _written(node.body)
