@@ -39,7 +39,7 @@ autobahn-compression: $(VENV)/.test-ready
 # Build the site of the documentation into build/docs, without the network. A warning is an error.
 docs: $(VENV)/.test-ready
 	$(BIN)/python -m sphinx --builder html --nitpicky --fail-on-warning --keep-going --quiet \
-		--doctree-dir build/docs/.doctrees docs build/docs
+		--fresh-env --doctree-dir build/docs/.doctrees docs build/docs
 	@echo build/docs/index.html
 
 lint: $(VENV)/.test-ready

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def programs() -> list[Program]:
     found = []
     for page in pages("coming-from"):
         blocks = list(blocks_of(page))
-        for block, following in zip(blocks, blocks[1:], strict=False):
+        for block, following in itertools.pairwise(blocks):
             if block.file and following.language == "bash":
                 found.append((block, following))
     return found

@@ -68,8 +68,8 @@ def rows(page: str, name: str) -> int:
 
 
 def entries() -> list[re.Pattern[str]]:
-    """The texts in docs/errors.md; "…" stands for anything."""
-    spans = re.findall(r"`([^`]+)`", (DOCS / "errors.md").read_text())
+    """The texts in docs/reference/errors.md; "…" stands for anything."""
+    spans = re.findall(r"`([^`]+)`", (DOCS / "reference/errors.md").read_text())
     return [
         re.compile(".*".join(map(re.escape, span.split("…"))), re.DOTALL)
         for span in spans
@@ -84,4 +84,4 @@ def test_each_error_and_warning_is_explained() -> None:
         for place, text in error_texts()
         if not any(entry.fullmatch(text) for entry in known)
     ]
-    assert not missing, "docs/errors.md lacks:\n" + "\n".join(missing)
+    assert not missing, "docs/reference/errors.md lacks:\n" + "\n".join(missing)

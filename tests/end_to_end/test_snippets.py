@@ -212,6 +212,7 @@ class Served(NamedTuple):
 PROGRAMS = [
     Served("http_server", "README.md", "serve_forever", "/"),
     Served("flask", "README.md", "from flask"),
+    Served("flask", "index.md", "from flask"),
     Served("django", "README.md", "from django"),
     Served("fastapi", "README.md", "from fastapi"),
     Served("aiohttp", "README.md", "from aiohttp"),
