@@ -14,7 +14,7 @@ from websocket_handler.connection.listeners import EVENTS
 from websocket_handler.rooms import rooms
 
 from ..support.documents import DOCS
-from ..support.error_texts import error_texts
+from ..support.error_texts import WORD, error_texts
 
 REFERENCE = "\n".join(page.read_text() for page in sorted((DOCS / "reference").glob("*.md")))
 
@@ -73,7 +73,7 @@ def entries() -> list[re.Pattern[str]]:
     return [
         re.compile(".*".join(map(re.escape, span.split("…"))), re.DOTALL)
         for span in spans
-        if len(re.findall(r"[A-Za-z]{2,}", span)) > 1
+        if len(WORD.findall(span)) > 1
     ]
 
 

@@ -16,6 +16,7 @@ LEVELS = {"warning", "error", "exception"}
 REFUSALS = {"http_refusal": 1, "Violation": 1, "_refusal": 1, "_invalid": 1}
 """Functions that take the reason of a refusal, and the position of the argument."""
 
+WORD = re.compile("[A-Za-z]{2,}")
 PLACEHOLDER = re.compile(r"%(?:\([a-z_]+\))?[-+ 0]*[\d.]*[a-z]")
 NOT_FOR_USERS = {"demo", "__main__.py"}
 
@@ -36,7 +37,7 @@ def error_texts() -> Iterator[Text]:
         for node in ast.walk(ast.parse(path.read_text())):
             for expression in _texts_in(node):
                 for text in _written(expression):
-                    if re.search("[a-z]", text):
+                    if len(WORD.findall(text)) > 1:
                         yield Text(f"{name}:{expression.lineno}", text)
 
 
