@@ -23,8 +23,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import websocket_handler
-from websocket_handler import Engine, Room, Rooms, Settings, SlowConsumers, WebSocket
-from websocket_handler.engine import loop_engine
+from websocket_handler import Engine, Room, Rooms, Settings, WebSocket
 
 from ..conftest import ROOT
 from ..support.connections import make_websocket
@@ -159,7 +158,7 @@ def test_fragment_runs_with_the_objects_that_its_page_names(
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
     async def run() -> None:
-        engine = loop_engine()
+        engine = websocket_handler.engine.loop_engine()
         ws = make_websocket(engine)
         ours, theirs = socket.socketpair()
         with theirs, ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
@@ -167,7 +166,7 @@ def test_fragment_runs_with_the_objects_that_its_page_names(
             ws._take_over(ours)
             names = {
                 **{name: getattr(websocket_handler, name) for name in websocket_handler.__all__},
-                "LATEST": SlowConsumers("latest"),
+                "LATEST": websocket_handler.SlowConsumers("latest"),
                 "asyncio": asyncio,
                 "rooms": Rooms(),
                 "server": server,
