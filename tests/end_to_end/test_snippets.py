@@ -178,6 +178,7 @@ def test_fragment_runs_with_the_objects_that_its_page_names(
                 await result
             names["rooms"].close()
             ws.abort()
+            await ws.await_closed()
 
     asyncio.run(run())
 
