@@ -166,6 +166,7 @@ def test_fragment_runs_with_the_objects_that_its_page_names(
             ws._take_over(ours)
             names = {
                 **{name: getattr(websocket_handler, name) for name in websocket_handler.__all__},
+                "__name__": "snippet",
                 "LATEST": websocket_handler.SlowConsumers("latest"),
                 "asyncio": asyncio,
                 "rooms": Rooms(),
