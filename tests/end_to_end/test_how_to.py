@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import json
 import re
+import shutil
 import ssl
 import struct
 import subprocess
@@ -23,6 +24,7 @@ import h2.connection
 import h2.events
 import pytest
 import yaml
+from playwright.sync_api import expect, sync_playwright
 from prometheus_client import CollectorRegistry, generate_latest
 
 from websocket_handler import (
@@ -35,7 +37,9 @@ from websocket_handler import (
 )
 from websocket_handler.metrics import EngineCollector
 
+from ..conftest import require
 from ..rooms.brokers import STARTERS
+from ..support.browser import FLAGS
 from ..support.commands import environment, serving
 from ..support.documents import DOCS, Block, blocks_of, pages
 from ..support.ports import free_port
@@ -350,6 +354,31 @@ def command_after(block: Block) -> str:
         for one in blocks_of(page)
         if one.language == "bash" and one.line > block.line
     )
+
+
+@check("reconnecting/app")
+def check_page_gets_the_messages_that_it_has_missed(block: Block, folder: Path) -> None:
+    chromium = shutil.which("chromium")
+    require(chromium, "Chromium")
+    with broker("redis", folder) as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BROKER", url)
+        module = load(block.source, str(block.file), folder)
+        room = module["rooms"]["chat"]
+        with served(module["app"]) as address, sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+            page = browser.new_page()
+            page.goto(f"http://{address}/")
+            wait_for(lambda: len(room) == 1, "the page to join")
+            assert json.loads(request(address, "POST", "/say", text="one")[0]) == {"a visitor": 1}
+            expect(page.locator("output")).to_have_text("one ")
+            room.members[0].abort()
+            wait_for(lambda: not len(room), "the page to leave")
+            request(address, "POST", "/say", text="two")
+            expect(page.locator("output")).to_have_text("one two ")
+            request(address, "POST", "/say", text="three")
+            expect(page.locator("output")).to_have_text("one two three ")
+            browser.close()
+        module["rooms"].close()
 
 
 @check("tls/server")
