@@ -140,7 +140,7 @@ $(VENV)/.installed: $(NATIVE)
 	touch $@
 
 $(VENV)/.test-ready: $(VENV)/.installed tests/peers/package.json scripts/install-test-peers
-	$(BIN)/python -m pip install --quiet --group dev --group docs
+	$(BIN)/python -m pip install --quiet --group dev
 	scripts/install-test-peers
 	touch $@
 
