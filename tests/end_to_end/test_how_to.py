@@ -31,6 +31,7 @@ from playwright.sync_api import expect, sync_playwright
 from prometheus_client import CollectorRegistry, generate_latest
 
 from websocket_handler import (
+    IS_NATIVE,
     ConnectionClosed,
     HandshakeFailed,
     Rooms,
@@ -53,6 +54,9 @@ from ..support.tls import AUTHORITY
 Check = Callable[[Block, Path], None]
 
 PROXIES = {"nginx.conf", "haproxy.cfg"}
+NATIVE_ONLY = {"listeners/blocking", "tls/server"}
+"""Programs that the pure-Python engine cannot run, as their pages say."""
+
 BLOCKS = [
     block
     for page in pages("how-to")
@@ -82,6 +86,8 @@ def name_of(block: Block) -> str:
 def test_program_does_as_its_page_says(
     block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if name_of(block) in NATIVE_ONLY and not IS_NATIVE:
+        pytest.skip("needs the native engine")
     monkeypatch.chdir(tmp_path)
     CHECKS[name_of(block)](block, tmp_path)
 
