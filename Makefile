@@ -161,6 +161,13 @@ wheel: $(VENV)/.test-ready
 prose-check:
 	scripts/prose-check
 
+.PHONY: docs
+# Build the site of the documentation into build/docs, without the network. A warning is an error.
+docs: $(VENV)/.test-ready
+	$(BIN)/python -m sphinx --builder html --nitpicky --fail-on-warning --keep-going --quiet \
+		--fresh-env --doctree-dir build/docs/.doctrees docs build/docs
+	@echo build/docs/index.html
+
 clean:
 	rm -rf .venv* build dist fuzz/build src/*.egg-info tests/peers/node_modules
 	find src -name '*.so' -delete

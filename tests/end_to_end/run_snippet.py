@@ -6,7 +6,6 @@ user who has logged in.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import re
@@ -35,8 +34,7 @@ def serve_flask(path: str, port: int) -> None:
 
     app = runpy.run_path(path)["app"]
     serializer = SecureCookieSessionInterface().get_signing_serializer(app)
-    assert serializer is not None
-    announce(f"session={serializer.dumps(USER)}")
+    announce(f"session={serializer.dumps(USER)}" if serializer else "")  # no secret: no login
     app.run(port=port)
 
 
@@ -76,23 +74,9 @@ def serve_aiohttp(path: str, port: int) -> None:
     from aiohttp import web
 
     snippet = runpy.run_path(path)
-    app = snippet.get("app") or web.Application()
-    if "handler" in snippet:
-        app.add_routes([web.get("/echo", snippet["handler"])])
-    snippet.get("sessions", {})["alice"] = True
+    snippet["sessions"]["alice"] = True
     announce("session=alice")
-    web.run_app(app, host="127.0.0.1", port=port)
-
-
-def serve_tornado(path: str, port: int) -> None:
-    from tornado.web import Application
-
-    async def serve() -> None:
-        Application([("/echo", runpy.run_path(path)["Echo"])]).listen(port, "127.0.0.1")
-        await asyncio.Event().wait()
-
-    announce("")
-    asyncio.run(serve())
+    web.run_app(snippet["app"], host="127.0.0.1", port=port)
 
 
 def announce(cookie: str) -> None:

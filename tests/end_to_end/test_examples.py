@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from ..support.browser import FLAGS
-from ..support.ports import free_port
+from ..support.ports import free_port, listens
 from ..support.programs import wait_for
 
 FOLDER = Path(__file__).parent.parent.parent / "examples"
@@ -31,17 +30,12 @@ def _run(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
     """A server that must not have logged an error at its end."""
     process = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE)
     try:
-        wait_for(lambda: _listens(port), f"{command[0]} to listen")
+        wait_for(lambda: listens(port), f"{command[0]} to listen")
         yield process
     finally:
         process.terminate()
         _, log = process.communicate(timeout=10)
     assert b"Traceback" not in log, log.decode()
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("localhost", port)) == 0
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=[path.stem for path in EXAMPLES])

@@ -1,15 +1,22 @@
-"""The Python in README.md and docs/, as it stands there."""
+"""The Python in README.md and docs/*.md, as it stands there.
+
+The programs in the folders of docs/ are run by test_newcomer.py, test_how_to.py and
+test_coming_from.py.
+"""
 
 from __future__ import annotations
 
 import ast
+import asyncio
 import builtins
 import contextlib
 import importlib
 import inspect
 import re
+import socket
 from collections.abc import Iterator
 from dataclasses import fields
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +27,8 @@ from websocket_handler import Engine, Reconnecting, Room, Rooms, Settings, WebSo
 from websocket_handler.client import ClientSettings
 
 from ..conftest import ROOT
+from ..support.connections import make_websocket
+from ..support.documents import blocks_of
 from ..support.ports import free_port
 from ..support.programs import Program, running, wait_for
 from ..support.raw_client import RawClient, binary, text
@@ -144,6 +153,59 @@ def test_document_names_attributes_that_exist(document: Path) -> None:
         assert hasattr(WebSocket, name), name
 
 
+# Fragments
+
+
+FRAGMENTS = [one for one in SNIPPETS if one.document in ("servers.md", "rooms.md")]
+
+
+@pytest.mark.parametrize("snippet", FRAGMENTS, ids=lambda one: f"{one[0]}:{one[1]}")
+def test_fragment_runs_with_the_objects_that_its_page_names(
+    snippet: Snippet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+    async def run() -> None:
+        engine = websocket_handler.engine.loop_engine()
+        ws = make_websocket(engine)
+        ours, theirs = socket.socketpair()
+        with theirs, ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+            ws.connect()
+            ws._take_over(ours)
+            names = {
+                **{name: getattr(websocket_handler, name) for name in websocket_handler.__all__},
+                "__name__": "snippet",
+                "LATEST": websocket_handler.SlowConsumers("latest"),
+                "asyncio": asyncio,
+                "rooms": Rooms(),
+                "server": server,
+                "websocket_handler": websocket_handler,
+                "ws": ws,
+            }
+            result = eval(compile_fragment(snippet), names)
+            if inspect.isawaitable(result):
+                await result
+            names["rooms"].close()
+            ws.abort()
+            await ws.await_closed()
+
+    asyncio.run(run())
+
+
+def compile_fragment(snippet: Snippet) -> Any:
+    """Return the code of a snippet, which may `await` outside of a function."""
+    name = f"{snippet.document}:{snippet.line}"
+    return compile(snippet.source, name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*/*.md")), ids=lambda one: one.stem)
+def test_block_in_a_folder_is_a_file_that_is_run(page: Path) -> None:
+    """test_newcomer.py, test_how_to.py and test_coming_from.py run the blocks with a name."""
+    for block in blocks_of(page):
+        if block.language in ("python", "js", "nginx", "systemd", "dockerfile", "yaml"):
+            assert block.file, f"{block}: the line before it must name its file"
+
+
 # Programs
 
 
@@ -159,11 +221,10 @@ class Served(NamedTuple):
 PROGRAMS = [
     Served("http_server", "README.md", "serve_forever", "/"),
     Served("flask", "README.md", "from flask"),
+    Served("flask", "index.md", "from flask"),
     Served("django", "README.md", "from django"),
     Served("fastapi", "README.md", "from fastapi"),
     Served("aiohttp", "README.md", "from aiohttp"),
-    Served("aiohttp", "servers.md", "from aiohttp"),
-    Served("tornado", "servers.md", "from tornado"),
 ]
 COOKIE = re.compile(r"cookie <(.*)> on port")
 
@@ -204,5 +265,5 @@ def test_program_echoes_and_tells_a_plain_get_to_upgrade(served: tuple[Served, P
         with RawClient(program.address) as client:
             client.sock.sendall(client.handshake(one.path))
             status = client.read_response().status
-            assert status == (101 if one.document == "servers.md" else 401)
+            assert status == 401
     assert "Traceback" not in program.log(), program.log()

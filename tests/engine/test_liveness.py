@@ -156,6 +156,15 @@ def test_peer_whose_pongs_are_not_read_is_kept(
     assert websocket.state is State.OPEN  # nor do all those pongs together count as a flood
 
 
+def test_idle_peer_is_pinged_after_each_interval_although_the_timeout_is_longer(
+    engine: Engine,
+) -> None:
+    websocket = make_websocket(engine, ping_interval=0.1, ping_timeout=60)
+    answering = Answering(take_over(websocket, by_tcp()))
+    wait_for(lambda: answering.answered > 2, "three pings within one timeout")
+    websocket.abort()
+
+
 def test_peer_that_cannot_send_its_pongs_is_kept(engine: Engine) -> None:
     websocket = make_websocket(engine, ping_interval=0.2, ping_timeout=0.5)
     peer = take_over(websocket, by_tcp())

@@ -20,3 +20,9 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
+
+
+def listens(port: int, host: str = "localhost") -> bool:
+    """Return whether something listens on the port."""
+    with socket.socket() as probe:
+        return probe.connect_ex((host, port)) == 0

@@ -478,6 +478,7 @@ class Connection(ReceivingConnection):
         if self._pinged is not None and self._pinged.payload == payload:
             self._latency = time.monotonic() - self._pinged.pinged_at
             self._pinged = None
+            self._set_deadline(self._settings.ping_interval)  # it was the longer `ping_timeout`
             assert self._engine is not None
             self._engine._ledger.count_round_trip(self._latency)
         if payload != KEEPALIVE:

@@ -107,7 +107,7 @@ def werkzeug(environ: Environ, _: Any) -> FoundSocket | None:
 
 
 def cheroot(environ: Environ, start_response: Any) -> FoundSocket | None:
-    if not str(environ.get("SERVER_SOFTWARE", "")).startswith("Cheroot/"):
+    if "Cheroot/" not in str(environ.get("SERVER_SOFTWARE", "")):  # after "CherryPy/…", too
         return None
     gateway = unwrap_start_response(start_response, "req")
     if gateway is None:
