@@ -19,6 +19,7 @@ from websocket_handler.protocol.frame import Opcode, write_frame
 from websocket_handler.protocol.message import close_payload
 
 from ..support.connections import Peer, connect, make_websocket
+from ..support.programs import wait_for
 from .loops import in_thread
 
 KEY = b"\x01\x02\x03\x04"
@@ -440,3 +441,28 @@ def test_receive_in_the_engines_own_thread_is_an_error(engine: Engine) -> None:
     assert done.wait(10)
     assert re.match(r"receive\(\) (in the engine.s own thread|would block)", str(refused[0]))
     peer.sock.close()
+
+
+def test_thread_that_begins_to_receive_at_the_close_gets_what_arrived_before(
+    engine: Engine,
+) -> None:
+    websocket = make_websocket(engine)
+    received: list[object] = []
+
+    def receive_all() -> None:
+        with suppress(ConnectionClosed):
+            while True:
+                received.append(websocket.receive(timeout=20))
+
+    receiver = threading.Thread(target=receive_all, daemon=True)
+
+    def begin_to_receive(*_: object) -> None:
+        receiver.start()
+        wait_for(lambda: websocket._inbox is not None, "the receiver")
+
+    websocket.on("close", begin_to_receive)
+    peer = connect(websocket)
+    peer.sock.sendall(text("one") + text("two") + close(1000))
+    wait_for(lambda: websocket.state is State.CLOSED, "the close")
+    receiver.join(20)
+    assert received == ["one", "two"]

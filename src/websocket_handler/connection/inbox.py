@@ -71,6 +71,11 @@ class _Inbox:
         self.is_full: bool = False
         self.has_moved: bool = False  # another process receives the messages after the end
 
+    @property
+    def is_ended(self) -> bool:
+        """Whether the connection is closed and no message follows those that are queued."""
+        return self._source is None
+
     def amount(self) -> int:
         """Return the bytes of the queued messages, with `MESSAGE_OVERHEAD` for each."""
         return self._came - self._taken

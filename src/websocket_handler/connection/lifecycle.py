@@ -371,8 +371,7 @@ class Connection(ReceivingConnection):
         self._message_listener = self._after_messages = None
         self._call_final(listeners, "close", code, reason)
         self._notify_drain_waiters()
-        if self._inbox is not None:
-            self._inbox.end(code, reason, self._exceeded_limit)
+        self._end_inbox()
 
     def _half_close(self) -> None:
         """Send the buffered data and FIN, then wait for the peer's FIN. Closing a socket with

@@ -69,16 +69,26 @@ class ReceivingConnection(Channel):
             self._resume_reading()
 
     def _set_inbox(self, inbox: LoopInbox | ThreadInbox) -> None:
-        backlog = self._backlog
-        if backlog is not None and not self._accepts_messages():  # closed: can still be received
-            self._backlog = None
-            for message in backlog.messages:
-                inbox.put(message)
+        if not self._accepts_messages():  # closed: the backlog can still be received
+            self._pass_backlog_to(inbox)
         self._set_message_listener(inbox.put)
         if isinstance(inbox, LoopInbox) and inbox.same_loop:
             self._after_messages = inbox.wake
         if self._state is State.CLOSED:
+            self._end_inbox()
+
+    def _end_inbox(self) -> None:
+        """Pass the end of the connection to the reader, after the messages that were received
+        before: another thread may have begun to receive just now, and not have them yet."""
+        inbox = self._inbox
+        if inbox is not None and not inbox.is_ended:
+            self._pass_backlog_to(inbox)
             inbox.end(self._close.code, self._close.reason, self._exceeded_limit)
+
+    def _pass_backlog_to(self, inbox: LoopInbox | ThreadInbox) -> None:
+        backlog, self._backlog = self._backlog, None
+        for message in backlog.messages if backlog is not None else ():
+            inbox.put(message)
 
     def _pause_for_backlog(self) -> None:
         """Pause reading: too many messages wait for the application."""
