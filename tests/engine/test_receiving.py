@@ -463,6 +463,6 @@ def test_thread_that_begins_to_receive_at_the_close_gets_what_arrived_before(
     websocket.on("close", begin_to_receive)
     peer = connect(websocket)
     peer.sock.sendall(text("one") + text("two") + close(1000))
-    wait_for(lambda: websocket.state is State.CLOSED, "the close")
+    wait_for(lambda: receiver.ident is not None, "the close")
     receiver.join(20)
     assert received == ["one", "two"]
