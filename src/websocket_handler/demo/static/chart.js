@@ -1,13 +1,14 @@
 /* Charts as SVG with axes and units. A chart is as wide as its <figure>, also after a resize. */
 
 const MIN_TOP = 4;               // of the vertical axis, so that its marks are whole numbers
-const NARROW_PX = 420;           // below this width every second label of the bars is omitted
+const NARROW_PX = 420;           // below this width some labels of the horizontal axis are omitted
 
-/** Returns a number in a short form: 950, 1.2K, 35M. */
-export function compact(value) {
-  return COMPACT.format(value);
-}
 const COMPACT = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
+
+/** Returns a number in a short form: 0.4, 950, 1.2K, 35M. */
+export function compact(value) {
+  return COMPACT.format(value < 10 ? Math.round(value * 10) / 10 : value);
+}
 
 /** Returns a new SVG or HTML element. */
 export function element(name, attributes = {}, ...children) {
@@ -69,7 +70,7 @@ export class LineChart extends Chart {
     const last = points.at(-1)?.values ?? [];
     const items = this.series.map((name, i) => element("span", {},
       element("i", { class: colour(i) }), `${name} `, element("b", {}, last.length ? this.format(last[i]) : "–")));
-    this.caption.replaceChildren(...items);
+    this.caption.replaceChildren(...(items.length > 1 ? items : []));
     const values = this.series.map((name, i) => `${name} ${last.length ? this.format(last[i]) : "unknown"}`);
     this.svg.setAttribute("aria-label",
       `${this.name}, last ${this.seconds} seconds: ${values.join(", ")}; highest ${this.format(this.highest())}`);
@@ -87,11 +88,12 @@ export class LineChart extends Chart {
       const at = plot.left + part / 4 * (plot.right - plot.left);
       const ago = this.seconds * (1 - part / 4);
       const label = ago === 0 ? this.end : `−${ago % 60 ? `${ago} s` : `${ago / 60} min`}`;
+      const isOmitted = part % 2 && plot.width < NARROW_PX;
       const anchor = part === 0 ? "start" : part === 4 ? "end" : "middle";
       parts.push(line(at, plot.bottom, at, plot.bottom + .3 * plot.rem, "axis"),
-        element("text", { x: at, y: plot.bottom + 1.2 * plot.rem, "text-anchor": anchor }, label));
+        element("text", { x: at, y: plot.bottom + 1.2 * plot.rem, "text-anchor": anchor }, isOmitted ? "" : label));
     }
-    for (let i = this.series.length - 1; i >= 0; i--) parts.push(...this.#curve(i, x, plot));
+    this.series.forEach((_, i) => parts.push(...this.#curve(i, x, plot)));
     return parts;
   }
 

@@ -19,7 +19,8 @@ const retry = new Retry(watch);
 
 // Figures
 
-const unit = (value) => `${compact(value)}B`;
+/** Returns a number of bytes in a short form: 950 B, 1.2 KB. */
+const size = (value) => compact(value).replace(/^[\d.]+/, "$& ") + "B";
 const count = (value) => value.toLocaleString("en");
 
 /** Name, label, value and note of each figure. */
@@ -31,8 +32,8 @@ function figures(now) {
     ["open", "Open connections", count(now.open), `${count(now.accepted)} accepted so far`],
     ["received", "Messages received", perSecond(rateIn), `${count(inward)} so far`],
     ["sent", "Messages sent", perSecond(rateOut), `${count(outward)} so far`],
-    ["buffered", "Unsent data", unit(now.buffered), "waiting for peers that read slowly"],
-    ["blocked", "Blocking listeners", count(now.listener_takeovers), `calls of over 3 ms${exhausted}`],
+    ["buffered", "Unsent data", size(now.buffered), "waiting for peers that read slowly"],
+    ["blocked", "Blocking listeners", count(now.listener_takeovers), `calls longer than 3 ms${exhausted}`],
     ["cpu", "CPU", processorTime(now), "of one core, whole process"],
     ["uptime", "Running for", duration(now.at - now.started), `since ${clock(new Date(now.started * 1000))}`],
   ];
@@ -85,7 +86,7 @@ function lineChart(name, title, unit, series, format) {
 
 const charts = {
   messages: lineChart("messages", "Messages per second", "messages/s", ["received", "sent"]),
-  bytes: lineChart("bytes", "Bytes per second", "bytes/s", ["received", "sent"], unit),
+  bytes: lineChart("bytes", "Bytes per second", "bytes/s", ["received", "sent"], size),
   connections: lineChart("connections", "Open connections", "connections", ["open"]),
 };
 let roundTrips = null;           // a bar chart; its bars are known from the first message
@@ -96,8 +97,8 @@ function drawCharts(now) {
   charts.connections.draw(samples.map((one) => ({ time: one.time, values: [one.open] })), now.time);
   const { bounds, counts } = now.round_trips, total = counts.reduce((sum, value) => sum + value, 0);
   const labels = [...bounds.map((bound) => bound < 1 ? `${bound * 1000} ms` : `${bound} s`), "more"];
-  roundTrips ??= new BarChart(figure("round-trips"), { name: "Ping round-trip times", unit: "pongs so far, by time up to", labels });
-  roundTrips.draw(counts, total ? `${count(total)} pongs, ${(1000 * now.round_trips.total / total).toFixed(1)} ms on average`
+  roundTrips ??= new BarChart(figure("round-trips"), { name: "Ping round-trip times", unit: "pongs", labels });
+  roundTrips.draw(counts, total ? `${count(total)} pongs so far, ${(1000 * now.round_trips.total / total).toFixed(1)} ms on average; each bar: up to this time`
     : "No pong yet: a peer that is silent for 20 s is pinged.");
 }
 
