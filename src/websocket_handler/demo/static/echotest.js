@@ -125,6 +125,7 @@ function disconnect(code, reason) {
   } catch (error) {
     log("error", error.message); // a code or reason that scripts must not send
     show("detail", error.message, "bad");
+    $("detail").scrollIntoView({ block: "nearest" });
     return;
   }
   if (isWanted && socket?.readyState === WebSocket.CLOSED) show("detail", "not connected");
@@ -140,7 +141,7 @@ function showState() {
   const isOpen = state === "open";
   for (const id of ["send", "ping", "file", "send-random", "close"]) $(id).disabled = !isOpen;
   $("disconnect").disabled = state === "closed" || state === "closing";
-  $("disconnect").textContent = state === "reconnecting" ? "Stop" : "Disconnect";
+  $("disconnect").textContent = state === "reconnecting" ? "Stop trying" : "Disconnect";
   $("connect").disabled = !["closed", "reconnecting"].includes(state);
   $("burst-start").disabled = !isOpen || burst !== null;
   $("burst-stop").disabled = burst === null;
@@ -160,6 +161,7 @@ function send(data, kind = "message") {
   if (kind === "burst") return;
   log("sent", describe(data));
   show("result", `→ ${describe(data)}`);
+  $("result").scrollIntoView({ block: "nearest" });
 }
 
 function receive(data) {
