@@ -6,7 +6,7 @@ STRESS_SECONDS ?= 600
 BIN = $(VENV)/bin
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/connection/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo cluster-demo test test-all coverage outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-guard soak scorecard fuzz stress bench-deflaters dist wheel matrix prose-check clean
+.PHONY: demo cluster-demo test test-all coverage outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-guard soak scorecard fuzz stress bench-deflaters dist wheel matrix screenshots prose-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
@@ -111,6 +111,10 @@ scorecard: $(VENV)/.test-ready benchmarks/build/load
 matrix: $(VENV)/.test-ready
 	$(BIN)/python -m tests.matrix.table
 
+# Take the pictures of the pages in docs/, with Chromium. Takes three minutes.
+screenshots: $(VENV)/.test-ready
+	$(BIN)/python -m tests.end_to_end.screenshots
+
 dist: $(VENV)/.test-ready
 	$(BIN)/python -m build
 
@@ -127,15 +131,18 @@ clean:
 	find src -name '*.c' -not -path '*/core/*' -delete
 
 $(VENV)/.installed: $(NATIVE)
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable .
-	touch $@
+	@echo "Creating a virtual environment in $(VENV) (1 of 2)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@echo "Compiling and installing websocket-handler; this takes about a minute (2 of 2)"
+	@$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
 
 $(VENV)/.test-ready: $(VENV)/.installed tests/peers/package.json scripts/install-test-peers
-	$(BIN)/python -m pip install --quiet --group dev
-	scripts/install-test-peers
-	touch $@
+	@echo "Installing the requirements of the tests; this takes some minutes"
+	@$(BIN)/python -m pip install --quiet --group dev
+	@scripts/install-test-peers
+	@touch $@
 
 benchmarks/build/load: benchmarks/programs/load.c
 	mkdir -p benchmarks/build

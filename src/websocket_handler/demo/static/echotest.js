@@ -3,7 +3,7 @@ import { describeClose } from "./close-codes.js";
 import { Retry } from "./retry.js";
 
 const $ = (id) => document.getElementById(id);
-const MAX_LOG_LINES = 500, MAX_SHOWN_CHARACTERS = 200, CHART_SECONDS = 60, TICK_MS = 500;
+const MAX_LOG_LINES = 500, MAX_SHOWN_CHARACTERS = 200, MAX_SHOWN_BYTES = 12, CHART_SECONDS = 60, TICK_MS = 500;
 const PROBE_TIMEOUT_MS = 3000;
 const SIGNS = { sent: "→", received: "←", open: "●", close: "○", error: "!", info: "·" };
 const TEMPORARY = [1001, 1006, 1012, 1013]; // close codes after which the page connects again
@@ -258,8 +258,9 @@ function describe(data) {
   if (typeof data === "string") {
     return data.length > MAX_SHOWN_CHARACTERS ? `${data.slice(0, MAX_SHOWN_CHARACTERS)}… (${data.length.toLocaleString("en")} characters)` : data || "(empty text)";
   }
-  const first = Array.from(new Uint8Array(data, 0, Math.min(16, data.byteLength)), (byte) => byte.toString(16).padStart(2, "0"));
-  return `${bytes(data.byteLength)}: ${first.join(" ")}${data.byteLength > 16 ? " …" : ""}`;
+  const first = new Uint8Array(data, 0, Math.min(MAX_SHOWN_BYTES, data.byteLength));
+  const digits = Array.from(first, (byte) => byte.toString(16).padStart(2, "0"));
+  return `${bytes(data.byteLength)}: ${digits.join(" ")}${data.byteLength > MAX_SHOWN_BYTES ? " …" : ""}`;
 }
 
 function bytes(count) {

@@ -98,7 +98,7 @@ function drawCharts(now) {
   const { bounds, counts } = now.round_trips, total = counts.reduce((sum, value) => sum + value, 0);
   const labels = [...bounds.map((bound) => bound < 1 ? `${bound * 1000} ms` : `${bound} s`), "more"];
   roundTrips ??= new BarChart(figure("round-trips"), { name: "Ping round-trip times", unit: "pongs", labels });
-  roundTrips.draw(counts, total ? `${count(total)} pongs so far, ${(1000 * now.round_trips.total / total).toFixed(1)} ms on average; each bar: up to this time`
+  roundTrips.draw(counts, total ? `${count(total)} pongs so far, ${(1000 * now.round_trips.total / total).toFixed(1)} ms on average. A bar counts those up to its time.`
     : "No pong yet: a peer that is silent for 20 s is pinged.");
 }
 
