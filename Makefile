@@ -6,7 +6,7 @@ STRESS_SECONDS ?= 600
 BIN = $(VENV)/bin
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/connection/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo cluster-demo test test-all coverage outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-guard soak scorecard fuzz stress bench-deflaters dist wheel matrix screenshots prose-check clean
+.PHONY: demo cluster-demo test test-all coverage outage autobahn-compression lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-guard soak scorecard fuzz stress bench-deflaters dist wheel matrix prose-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
@@ -111,6 +111,7 @@ scorecard: $(VENV)/.test-ready benchmarks/build/load
 matrix: $(VENV)/.test-ready
 	$(BIN)/python -m tests.matrix.table
 
+.PHONY: screenshots
 # Take the pictures of the pages in docs/, with Chromium. Takes three minutes.
 screenshots: $(VENV)/.test-ready
 	$(BIN)/python -m tests.end_to_end.screenshots

@@ -70,28 +70,6 @@ def test_wheel_is_tagged_for_manylinux_or_musllinux(wheel: Path) -> None:
     assert "manylinux" in wheel.name or "musllinux" in wheel.name
 
 
-def test_demo_from_wheel_echoes_without_compiler(clean_python: Path) -> None:
-    code = "import websocket_handler as w; print(w.IS_NATIVE, w.__file__)"
-    environment = {"PATH": str(clean_python.parent)}
-    shown = subprocess.run(
-        [clean_python, "-I", "-c", code],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert shown.startswith("True ")
-    assert str(clean_python.parent.parent) in shown
-    command = ["-I", "-m", "websocket_handler", "--port", "0"]
-    ready = r"http://localhost:(\d+)/echotest\.html is ready"
-    with (
-        running(Program(command, ready, python=str(clean_python))) as program,
-        connect(program.url("/echoserver")) as websocket,
-    ):
-        websocket.send("from a wheel")
-        assert websocket.receive(timeout=10) == "from a wheel"
-
-
 def test_demo_from_wheel_needs_no_environment_variable(clean_python: Path, tmp_path: Path) -> None:
     """As in a slim container: only Python and the wheel, in a directory of their own."""
     outside = ["-i", str(clean_python), "-I", "-m", "websocket_handler", "demo", "--port", "0"]
@@ -120,3 +98,25 @@ def page_and_its_files(program: Program, target: str) -> set[str]:
         named = re.findall(r'(?:(?:src|href)="|from "\.)(/[\w-]+\.\w+)"', text)
         missing |= {name for name in named if not name.endswith(".html")} - found
     return found
+
+
+def test_demo_from_wheel_echoes_without_compiler(clean_python: Path) -> None:
+    code = "import websocket_handler as w; print(w.IS_NATIVE, w.__file__)"
+    environment = {"PATH": str(clean_python.parent)}
+    shown = subprocess.run(
+        [clean_python, "-I", "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert shown.startswith("True ")
+    assert str(clean_python.parent.parent) in shown
+    command = ["-I", "-m", "websocket_handler", "--port", "0"]
+    ready = r"http://localhost:(\d+)/echotest\.html is ready"
+    with (
+        running(Program(command, ready, python=str(clean_python))) as program,
+        connect(program.url("/echoserver")) as websocket,
+    ):
+        websocket.send("from a wheel")
+        assert websocket.receive(timeout=10) == "from a wheel"
