@@ -93,6 +93,7 @@ async function failed(url) {
   const current = failure = { line: log("error", "could not connect"), attempts: 1 };
   const reason = await reasonOf(url);
   current.line.querySelector(".text").textContent = `could not connect: ${reason}`;
+  $("log").scrollTop = $("log").scrollHeight;
   if (failure === current) show("detail", `Could not connect: ${reason}. The page tries again.`, "bad");
 }
 
