@@ -24,7 +24,7 @@ class StatsFeed:
         self._subscribers: set[WebSocket] = set()
         self._change = threading.Condition()
         self._is_running = False
-        self._started = time.time()  # also tells one process from the next
+        self._started = time.time()  # the page recognizes a new process by it
 
     def add(self, websocket: WebSocket) -> None:
         """Subscribe `websocket` from its `open` event to its `close` event.

@@ -12,7 +12,7 @@ let socket = null;
 let isWanted = false;    // whether the user wants a connection: it is opened again if it is lost
 let failure = null;      // the log line of the failed attempts to connect
 let inFlight = [];       // sent messages, oldest first: the echo server keeps the order
-let burst = null;        // {payload} while the load test runs
+let burst = null;        // the payload while the load test runs
 let echoes = 0, echoesAtTick = 0, peak = 0;
 let times = [];          // round-trip times since the last tick, in ms
 const rates = [];        // {time, values: [echoes per second]}, for the chart
@@ -172,7 +172,7 @@ function receive(data) {
   echoes += 1;
   times.push(rtt);
   if (sent?.kind === "burst" && verified) {
-    if (burst) send(burst.payload, "burst");
+    if (burst) send(burst, "burst");
     return;
   }
   const time = sent ? milliseconds(rtt) : "";
@@ -206,9 +206,9 @@ function sendRandom() {
 
 function startBurst() {
   const size = number("burst-size");
-  burst = { payload: "x".repeat(size) };
+  burst = "x".repeat(size);
   log("info", `keeping ${number("burst-in-flight")} messages of ${bytes(size)} in flight`);
-  for (let i = number("burst-in-flight"); i > 0; i--) send(burst.payload, "burst");
+  for (let i = number("burst-in-flight"); i > 0; i--) send(burst, "burst");
   showState();
 }
 
