@@ -6,6 +6,7 @@ import contextlib
 import math
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
@@ -47,13 +48,14 @@ def echo_page(browser: Browser, program: Program, path: Path) -> None:
 def stats_page(browser: Browser, program: Program, path: Path) -> None:
     page = browser.new_page(viewport={"width": 1180, "height": 900})
     open_stats_page(page, program)
-    make_traffic(program)
-    page.screenshot(path=path, full_page=True)
+    with traffic(program):
+        page.screenshot(path=path, full_page=True)
     page.close()
 
 
-def make_traffic(program: Program) -> None:
-    """Let peers come and go, send messages in waves, and let some connections fail."""
+@contextlib.contextmanager
+def traffic(program: Program) -> Iterator[None]:
+    """For TRAFFIC_S, let peers connect, send messages in waves, and leave; some stay to the end."""
     url, begin = program.url("/echoserver"), time.monotonic()
     peers: list[ClientConnection] = []
     with contextlib.suppress(InvalidStatus), connect(url, origin=Origin("https://other.example")):
@@ -68,6 +70,7 @@ def make_traffic(program: Program) -> None:
             for peer in peers[::2]:  # the others are silent, and are pinged
                 exchange(peer, 1 + int(wave * MAX_MESSAGES_PER_PEER))
             time.sleep(0.1)
+        yield
 
 
 def exchange(peer: ClientConnection, count: int) -> None:

@@ -86,7 +86,6 @@ def test_page_measures_the_latency(page: Page) -> None:
     page.locator("#ping").click()
     expect(page.locator("#result")).to_contain_text("ms")
     run_load_test(page, milliseconds=1500)
-    assert int(page.locator("#total").inner_text().replace(",", "")) > 10
     assert page.locator('#log [data-verified="false"]').count() == 0
     page.locator("#disconnect").click()
     expect_state(page, "closed")

@@ -33,7 +33,7 @@ function figures(now) {
     ["received", "Messages received", perSecond(rateIn), `${count(inward)} so far`],
     ["sent", "Messages sent", perSecond(rateOut), `${count(outward)} so far`],
     ["buffered", "Unsent data", size(now.buffered), "waiting for peers that read slowly"],
-    ["blocked", "Blocking listeners", count(now.listener_takeovers), `calls longer than 3 ms${exhausted}`],
+    ["blocked", "Blocking listeners", count(now.listener_takeovers), `calls longer than 3\u00a0ms${exhausted}`],
     ["cpu", "CPU", processorTime(now), "of one core, whole process"],
     ["uptime", "Running for", duration(now.at - now.started), `since ${clock(new Date(now.started * 1000))}`],
   ];
