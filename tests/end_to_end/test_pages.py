@@ -10,8 +10,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-
-from websocket_handler import connect
+from websockets.sync.client import connect
 
 from ..conftest import PEERS, ROOT, require
 from ..support.browser import FLAGS
@@ -266,7 +265,7 @@ def join_chat(chat: Program, name: str, room: str) -> contextlib.AbstractContext
     form = Request(chat.url("/login", "http"), data=b"name=" + quote(name).encode())
     with urlopen(form, timeout=TIMEOUT_S) as response:
         cookie = response.headers["Set-Cookie"].partition(";")[0]
-    return connect(chat.url(f"/chat?room={room}"), headers={"Cookie": cookie})
+    return connect(chat.url(f"/chat?room={room}"), additional_headers={"Cookie": cookie})
 
 
 def test_ten_members_have_ten_colours(page: Page, chat: Program) -> None:
