@@ -151,6 +151,11 @@ scorecard: $(VENV)/.test-ready benchmarks/build/load
 matrix: $(VENV)/.test-ready
 	$(BIN)/python -m tests.matrix.table
 
+.PHONY: screenshots
+# Take the pictures of the pages in docs/, with Chromium. Takes three minutes.
+screenshots: $(VENV)/.test-ready
+	$(BIN)/python -m tests.end_to_end.screenshots
+
 dist: $(VENV)/.test-ready
 	$(BIN)/python -m build
 
@@ -174,15 +179,18 @@ clean:
 	find src -name '*.c' -not -path '*/core/*' -delete
 
 $(VENV)/.installed: $(NATIVE)
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable .
-	touch $@
+	@echo "Creating a virtual environment in $(VENV) (1 of 2)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@echo "Compiling and installing websocket-handler; this takes about a minute (2 of 2)"
+	@$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
 
 $(VENV)/.test-ready: $(VENV)/.installed tests/peers/package.json scripts/install-test-peers
-	$(BIN)/python -m pip install --quiet --group dev
-	scripts/install-test-peers
-	touch $@
+	@echo "Installing the requirements of the tests; this takes some minutes"
+	@$(BIN)/python -m pip install --quiet --group dev
+	@scripts/install-test-peers
+	@touch $@
 
 benchmarks/build/load: benchmarks/programs/load.c
 	mkdir -p benchmarks/build

@@ -6,6 +6,14 @@ warning and the package uses its pure-Python engine.
 
 import os
 import sys
+
+if sys.version_info < (3, 10):  # noqa: UP036 - before anything that older versions cannot run
+    sys.exit(
+        "websocket-handler needs Python 3.10 or newer, but this is Python "
+        f"{sys.version_info[0]}.{sys.version_info[1]} ({sys.executable}). "
+        "Install a newer Python, create a virtual environment with it, and run pip there."
+    )
+
 import tempfile
 from pathlib import Path
 

@@ -3,6 +3,8 @@
 `TinyHTTP` represents such a server: it reads a request, calls the application and writes the
 returned response. `WebSocketTinyHTTP` is the complete integration. docs/servers.md explains it
 step by step.
+
+pip install websocket-handler
 """
 
 import socketserver

@@ -1,4 +1,7 @@
-"""An echo server on the standard library's http.server: ws://localhost:8000/"""
+"""An echo server on the standard library's http.server: ws://localhost:8000/
+
+pip install websocket-handler
+"""
 
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 

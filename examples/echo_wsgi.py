@@ -1,4 +1,7 @@
-"""The echo server as a WSGI application, under wsgiref: ws://localhost:8000/"""
+"""The echo server as a WSGI application, under wsgiref: ws://localhost:8000/
+
+pip install websocket-handler
+"""
 
 from wsgiref.simple_server import make_server
 

@@ -47,6 +47,7 @@ def handshake_status(program: Program) -> int:
         ("/echotest.html", "text/html; charset=utf-8"),
         ("/stats", "text/html; charset=utf-8"),
         ("/style.css", "text/css; charset=utf-8"),
+        ("/chart.js", "text/javascript; charset=utf-8"),
         ("/favicon.svg", "image/svg+xml"),
         ("/favicon.ico", "image/svg+xml"),
         ("/echotest.html?query", "text/html; charset=utf-8"),

@@ -65,13 +65,13 @@ def test_browser_login_opens_the_websocket(example: Path, tmp_path: Path, chromi
         page.goto(f"http://localhost:{port}/")
         log = page.get_by_role("log")
         page.get_by_role("button", name="Connect").click()
-        expect(log).to_have_text("closed: 1006\n")
+        expect(log).to_have_text("refused: log in first\n")
         page.get_by_role("button", name="Log in").click()
         expect(log).to_contain_text("logged in")
         page.get_by_role("button", name="Connect").click()
         expect(log).to_contain_text("open")
         page.get_by_role("button", name="Send").click()
-        expect(log).to_have_text("closed: 1006\nlogged in\nopen\nHello\n")
+        expect(log).to_have_text("refused: log in first\nlogged in\nopen\nHello\n")
         browser.close()
         with pytest.raises(InvalidStatus, match="401"), connect(f"ws://localhost:{port}/echo"):
             pass

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import venv
 import zipfile
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -66,6 +68,36 @@ def test_wheel_contains_no_sources(wheel: Path) -> None:
 
 def test_wheel_is_tagged_for_manylinux_or_musllinux(wheel: Path) -> None:
     assert "manylinux" in wheel.name or "musllinux" in wheel.name
+
+
+def test_demo_from_wheel_needs_no_environment_variable(clean_python: Path, tmp_path: Path) -> None:
+    """As in a slim container: only Python and the wheel, in a directory of their own."""
+    outside = ["-i", str(clean_python), "-I", "-m", "websocket_handler", "demo", "--port", "0"]
+    ready = r"http://localhost:(\d+)/echotest\.html is ready \(native engine\)"
+    script = (
+        f"import os; os.chdir({str(tmp_path)!r}); os.execv('/usr/bin/env', {['env', *outside]})"
+    )
+    with running(Program(["-c", script], ready)) as program:
+        environment = Path("/proc", str(program.pid), "environ").read_text()
+        assert environment == ""
+        for page in ("/echotest.html", "/stats"):
+            assert {"/style.css", "/chart.js"} < page_and_its_files(program, page)
+        with connect(program.url("/echoserver")) as websocket:
+            websocket.send("from a container")
+            assert websocket.receive(timeout=10) == "from a container"
+
+
+def page_and_its_files(program: Program, target: str) -> set[str]:
+    """Request a page, and all files that it and its scripts name; returns their paths."""
+    found, missing = set[str](), {target}
+    while missing:
+        path = missing.pop()
+        found.add(path)
+        with urlopen(program.url(path, "http"), timeout=10) as response:
+            text = response.read().decode()
+        named = re.findall(r'(?:(?:src|href)="|from "\.)(/[\w-]+\.\w+)"', text)
+        missing |= {name for name in named if not name.endswith(".html")} - found
+    return found
 
 
 def test_demo_from_wheel_echoes_without_compiler(clean_python: Path) -> None:

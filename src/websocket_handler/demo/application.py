@@ -29,9 +29,13 @@ SETTINGS: dict[str, Any] = {
 
 FEED = StatsFeed()
 
+SCRIPT = "text/javascript; charset=utf-8"
+SCRIPTS = ("chart.js", "close-codes.js", "echotest.js", "retry.js", "stats.js")
+
 STATIC_FILES = {
     "/echotest.html": ("echotest.html", "text/html; charset=utf-8"),
     "/style.css": ("style.css", "text/css; charset=utf-8"),
+    **{f"/{name}": (name, SCRIPT) for name in SCRIPTS},
     "/favicon.svg": ("favicon.svg", "image/svg+xml"),
     "/favicon.ico": ("favicon.svg", "image/svg+xml"),
 }

@@ -24,6 +24,7 @@ class StatsFeed:
         self._subscribers: set[WebSocket] = set()
         self._change = threading.Condition()
         self._is_running = False
+        self._started = time.time()  # the page recognizes a new process by it
 
     def add(self, websocket: WebSocket) -> None:
         """Subscribe `websocket` from its `open` event to its `close` event.
@@ -65,4 +66,5 @@ class StatsFeed:
         stats = default_engine().stats()
         values = {**asdict(stats), "traffic": stats.traffic._asdict()}
         values["round_trips"] = stats.round_trips._asdict()
-        return json.dumps({**values, "time": time.monotonic(), "cpu": time.process_time()})
+        values |= {"time": time.monotonic(), "cpu": time.process_time()}
+        return json.dumps({**values, "at": time.time(), "started": self._started})
