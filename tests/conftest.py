@@ -43,6 +43,14 @@ def _no_process_outlives_the_tests() -> Iterator[None]:
     assert not left, f"processes that tests have not ended: {left}"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_runtime_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The local:// rooms of programs are not those of other processes of this user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def node() -> str:
     """The path of Node.js; its npm libraries are in tests/peers."""

@@ -43,14 +43,6 @@ def start(command: list[str], ready: str) -> AbstractContextManager[Program]:
     return running(Program(command, ready, not IS_NATIVE))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _own_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The chat's local:// rooms are not those of other processes of this user."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:

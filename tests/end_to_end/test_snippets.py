@@ -37,6 +37,7 @@ RUN_ELSEWHERE = ROOT / "docs" / "testing.md"
 """Its `ws` is a client's end; tests/testing/test_document.py runs all of its Python."""
 
 DOCUMENTS = [ROOT / "README.md", *sorted({*(ROOT / "docs").glob("*.md")} - {RUN_ELSEWHERE})]
+PROJECT = "websocket-handler/websocket-handler"
 FENCED = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -206,44 +207,30 @@ def test_block_in_a_folder_is_a_file_that_is_run(page: Path) -> None:
             assert block.file, f"{block}: the line before it must name its file"
 
 
+def test_links_of_the_readme_name_files_of_the_repository() -> None:
+    readme = (ROOT / "README.md").read_text()
+    links = re.findall(rf"https://\S*{PROJECT}/(?:blob/)?main/([^\s)]+)", readme)
+    assert links
+    assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
 # Programs
 
 
-class Served(NamedTuple):
-    """A snippet that run_snippet.py serves: that of `document` which contains `mark`."""
-
-    framework: str
-    document: str
-    mark: str
-    path: str = "/echo"
-
-
-PROGRAMS = [
-    Served("http_server", "README.md", "serve_forever", "/"),
-    Served("flask", "README.md", "from flask"),
-    Served("flask", "index.md", "from flask"),
-    Served("django", "README.md", "from django"),
-    Served("fastapi", "README.md", "from fastapi"),
-    Served("aiohttp", "README.md", "from aiohttp"),
-]
-COOKIE = re.compile(r"cookie <(.*)> on port")
-
-
-@pytest.fixture(params=PROGRAMS, ids=lambda one: f"{one.document}-{one.framework}")
-def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Served, Program]]:
-    one: Served = request.param
+@pytest.fixture(params=["README.md", "index.md"])
+def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Program]:
+    """The Flask program of a document, served by the command below it."""
     (source,) = [
         snippet.source
         for snippet in SNIPPETS
-        if snippet.document == one.document and one.mark in snippet.source
+        if snippet.document == request.param and "from flask" in snippet.source
     ]
-    file = tmp_path / "snippet.py"
+    file = tmp_path / "app.py"
     file.write_text(source)
-    module = "tests.end_to_end.run_snippet"
-    command = ["-m", module, one.framework, str(file), str(free_port())]
-    with running(Program(command, r"on port (\d+)")) as program:
+    command = ["-m", "flask", "--app", str(file), "run", "--port", str(free_port())]
+    with running(Program(command, r"Running on http://127\.0\.0\.1:(\d+)")) as program:
         wait_for(lambda: is_serving(program), "the snippet to serve")
-        yield one, program
+        yield program
 
 
 def is_serving(program: Program) -> bool:
@@ -252,18 +239,10 @@ def is_serving(program: Program) -> bool:
     return False
 
 
-def test_program_echoes_and_tells_a_plain_get_to_upgrade(served: tuple[Served, Program]) -> None:
-    one, program = served
-    found = COOKIE.search(program.log())
-    cookie = found[1] if found else ""
-    with RawClient(program.address) as client:
-        client.open(one.path, {"Cookie": cookie} if cookie else None)
+def test_program_echoes_and_tells_a_plain_get_to_upgrade(served: Program) -> None:
+    with RawClient(served.address) as client:
+        client.open("/echo")
         client.echo(text("héllo"), binary(b"\x00\xff"))
-    with RawClient(program.address) as client:
-        assert client.get(one.path).status == 426
-    if cookie:
-        with RawClient(program.address) as client:
-            client.sock.sendall(client.handshake(one.path))
-            status = client.read_response().status
-            assert status == 401
-    assert "Traceback" not in program.log(), program.log()
+    with RawClient(served.address) as client:
+        assert client.get("/echo").status == 426
+    assert "Traceback" not in served.log(), served.log()
