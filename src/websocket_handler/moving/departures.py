@@ -44,7 +44,8 @@ HANDLER_TIMEOUT_S = 10.0
 """Seconds that the new application has to handle a request."""
 
 READY_TIMEOUT_S = 2.0
-"""Seconds that the new process has to read the state: meanwhile no process reads the socket."""
+"""Seconds that the new process has to send the secret, and later to read the state: meanwhile no
+process reads the socket."""
 
 IDLE_TIMEOUT_S = 2.0
 """Seconds that a connection has to come to a point at which it can be moved."""
@@ -280,7 +281,7 @@ class WaitingSocket:
             return None
         try:
             if is_of_same_user(sock):
-                received = receive(sock, RETRY_AFTER_S)
+                received = receive(sock, READY_TIMEOUT_S)
                 received.close()
                 shown = str(received.fields.get("secret")).encode()
                 if hmac.compare_digest(shown, secret.encode()):
