@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from websocket_handler import IS_NATIVE, ConnectionClosed, ConnectionMoved, Engine, WebSocket
-from websocket_handler.moving import departures, messages
+from websocket_handler.moving import departures, messages, suspension
 from websocket_handler.moving.arrivals import HEADER, Arrival, arrival_for
 from websocket_handler.moving.directory import VARIABLE, open_directory
 from websocket_handler.moving.messages import NotMoved, receive, send
@@ -155,6 +156,39 @@ def test_new_process_that_ends_leaves_connection_to_old_one(
         assert results[0].status in (0, 500)
         if after == "facts":
             client.sock.sendall(stream[4:])
+        assert client.read(1) == [Message("hello")]
+
+
+@pytest.mark.skipif(not IS_NATIVE, reason="only the native engine has standby threads")
+@pytest.mark.parametrize("delayed", ["before", "after"])
+def test_suspending_that_takes_long_does_not_lose_the_connection(
+    engines: tuple[Engine, Engine], monkeypatch: pytest.MonkeyPatch, delayed: str
+) -> None:
+    """On a busy machine, a standby thread takes over the engine while the connection is suspended:
+    before its socket is taken, or after that."""
+    delays = [0.3]
+    name = "_replay_of" if delayed == "before" else "_window_of"
+    call = getattr(suspension, name)
+
+    def delay(*arguments: Any) -> Any:
+        if delays:
+            time.sleep(delays.pop())
+        return call(*arguments)
+
+    monkeypatch.setattr(suspension, name, delay)
+    with Client(engines[0], RFC6455, lambda ws: ws.on("message", ws.send)) as client:
+        stream = client.encoder.message("hello")
+        client.sock.sendall(stream[:8])
+        wait_for(client.is_read, "the engine to read")
+        ours, thread, results = offered(client.websocket)
+        send(ours, {"take": True})
+        state = receive(ours, 5)
+        assert "sizes" in state.fields, state.fields
+        state.close()
+        ours.close()
+        thread.join(10)
+        assert results[0].status == 0
+        client.sock.sendall(stream[8:])
         assert client.read(1) == [Message("hello")]
 
 
