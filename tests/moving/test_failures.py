@@ -236,6 +236,42 @@ def test_message_sent_while_suspended_arrives_once(engines: tuple[Engine, Engine
         assert results == [departures.MOVED]
 
 
+def test_connection_goes_on_if_the_engine_is_blocked_before_the_release(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(departures, "IDLE_TIMEOUT_S", 0.3)
+    entered, go_on = threading.Semaphore(0), threading.Event()
+    engine = Engine(threads=1)  # and a standby thread
+
+    def block(_: object) -> None:
+        entered.release()
+        go_on.wait(20)
+
+    def prepare(ws: WebSocket) -> None:
+        ws.on("message", block)
+
+    with (
+        Client(engine, RFC6455, lambda ws: ws.on("message", ws.send)) as client,
+        Client(engine, RFC6455, prepare) as first,
+        Client(engine, RFC6455, prepare) as second,
+    ):
+        ours, thread, results = offered(client.websocket)
+        send(ours, {"take": True})
+        receive(ours, 5).close()
+        for other in (first, second):
+            other.sock.sendall(other.encoder.message("block"))
+            is_blocked = entered.acquire(timeout=10)
+            assert is_blocked
+        send(ours, {"ready": True})
+        thread.join(10)
+        ours.close()
+        go_on.set()
+        assert isinstance(results[0], departures.StillBusy)
+        client.sock.sendall(client.encoder.message("hello"))
+        assert client.read(1) == [Message("hello")]
+    engine.stop(timeout=5)
+
+
 def test_connection_closed_while_suspended_stays_in_old_process(
     engines: tuple[Engine, Engine],
 ) -> None:

@@ -25,17 +25,14 @@ from ..websocket import WebSocket
 from .arrivals import HEADER, own_names
 from .directory import Directory, open_directory
 from .messages import NotMoved, is_of_same_user, receive, send, to_file
+from .pace import Pace
 from .state import Facts
 from .suspension import NotYet, Suspended, facts_of, in_engine, suspend
 
 logger: logging.Logger = logging.getLogger("websocket_handler")
 
-MAX_REQUESTS = 4
-"""Requests that are repeated at the same time."""
-
-MAX_PAUSE_S = 1.0
-PACED_SHARE = 0.5
-"""The share of the remaining time over which the remaining connections are spread at most."""
+PACE_INTERVAL_S = 0.25
+"""Seconds after which the number of requests at the same time is reconsidered."""
 
 LISTEN_TIMEOUT_S = 1.0
 """Seconds until a process must listen."""
@@ -56,6 +53,11 @@ MAX_ATTEMPTS = 3
 """Attempts to move one connection, if no process has answered or the old one itself has."""
 
 Result = TypeVar("Result")
+
+
+class StillBusy(NotMoved):
+    """The application was busy with the connection for `IDLE_TIMEOUT_S`."""
+
 
 NOT_IN_REPEATED = frozenset(("content-length", "transfer-encoding", HEADER.lower()))
 """Fields of a request that are not repeated: the third key of some versions was its body."""
@@ -89,8 +91,10 @@ class Move:
         self._engine = engine
         self._deadline = time.monotonic() + timeout
         self._refused_code = refused_code
-        self._pause = pause
+        self._pace = Pace(self._deadline, pause)
+        self._threads = 0
         self._left: list[WebSocket] = []
+        self._postponed: set[WebSocket] = set()
         self._lock = threading.Lock()
         self._has_answer = False
         self._is_hopeless = False
@@ -122,28 +126,33 @@ class Move:
         known |= found
 
     def _work_in_threads(self, directory: Directory) -> None:
-        number = min(MAX_REQUESTS, len(self._left))
-        threads = [
-            threading.Thread(target=self._work, args=[directory], name="websocket-move")
-            for _ in range(number)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        """Move the connections in as many threads as the time requires."""
+        threads: list[threading.Thread] = []
+        while not threads or any(thread.is_alive() for thread in threads):
+            if len(threads) < self._pace.requests(len(self._left)):
+                thread = threading.Thread(
+                    target=self._work, args=[directory], name="websocket-move"
+                )
+                threads.append(thread)
+                self._threads = len(threads)
+                thread.start()
+            for thread in threads:
+                thread.join(PACE_INTERVAL_S / len(threads))
 
     def _work(self, directory: Directory) -> None:
         with WaitingSocket(directory) as waiting:
             while (websocket := self._next()) is not None:
-                began = time.monotonic()
+                had_answer, began = self._has_answer, time.monotonic()
                 self._move(websocket, waiting)
-                time.sleep(self._pause_after(time.monotonic() - began))
+                if had_answer or not self._has_answer:  # else the new process had to start
+                    self._rest(time.monotonic() - began)
 
-    def _pause_after(self, seconds: float) -> float:
-        """Return the seconds to pause after a move of that duration: less if the time is short."""
-        left = self._deadline - time.monotonic()
-        available = MAX_REQUESTS * left * PACED_SHARE / (len(self._left) + 1) - seconds
-        return max(0.0, min(self._pause * seconds, available, MAX_PAUSE_S))
+    def _rest(self, seconds: float) -> None:
+        """Pause after a move of that duration."""
+        with self._lock:
+            self._pace.note(seconds)
+            pause = self._pace.pause_after(seconds, len(self._left), self._threads)
+        time.sleep(pause)
 
     def _next(self) -> WebSocket | None:
         with self._lock:
@@ -155,8 +164,11 @@ class Move:
         for attempt in count(1):
             try:
                 answer = self._attempt(websocket, waiting)
+            except StillBusy as reason:
+                self._postpone(websocket, reason)
+                return
             except NotMoved as reason:
-                logger.debug("%r: not moved: %s", websocket, reason)
+                logger.info("%r: not moved: %s", websocket, reason)
                 return
             if answer.status:
                 break
@@ -164,6 +176,15 @@ class Move:
                 return
             time.sleep(RETRY_AFTER_S)
         self._note(websocket, answer)
+
+    def _postpone(self, websocket: WebSocket, reason: StillBusy) -> None:
+        """Try once more when the other connections have moved."""
+        with self._lock:
+            if websocket in self._postponed:
+                logger.info("%r: not moved: %s", websocket, reason)
+                return
+            self._postponed.add(websocket)
+            self._left.insert(0, websocket)
 
     def _attempt(self, websocket: WebSocket, waiting: WaitingSocket) -> Answer:
         address, facts, request = _when_idle(websocket, _describe)
@@ -317,6 +338,7 @@ def pass_on(
 
 def _exchange(sock: socket.socket, suspended: Suspended) -> Answer:
     websocket = suspended.websocket
+    resume = partial(suspended.resume)
     try:
         _send_state(sock, suspended)
         ready = receive(sock, READY_TIMEOUT_S)
@@ -324,9 +346,13 @@ def _exchange(sock: socket.socket, suspended: Suspended) -> Answer:
         if "ready" not in ready.fields:
             raise NotMoved("the new process was not ready")
     except NotMoved as error:
-        _in_engine(websocket, suspended.resume)
+        in_engine(websocket, resume)
         return Answer(0, str(error))
-    released = _in_engine(websocket, suspended.release)
+    try:
+        released = _in_engine(websocket, suspended.release)
+    except StillBusy:
+        in_engine(websocket, resume)
+        raise
     if released is None:
         _send_if_possible(sock, {"kept": "the application has closed it"})
         raise NotMoved("the application has closed it")
@@ -396,7 +422,7 @@ def _in_engine(websocket: WebSocket, call: Callable[[], Result]) -> Result:
         with lock:
             if not done.is_set():
                 cancelled.append(True)
-                raise NotMoved("a listener does not return")
+                raise StillBusy("a listener does not return")
     if failure:
         raise failure[0]
     return result[0]
