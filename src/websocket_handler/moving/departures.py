@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hmac
 import logging
 import os
@@ -20,6 +21,7 @@ from ..engine import Engine, default_engine, loop_engine
 from ..errors import WebSocketError
 from ..protocol.close_codes import CloseCode
 from ..protocol.request import Request, head
+from ..protocol.state import State
 from ..rooms.rooms import ANNOUNCE_AFTER_MOVE_S
 from ..websocket import WebSocket
 from .arrivals import HEADER, own_names
@@ -168,7 +170,8 @@ class Move:
                 self._postpone(websocket, reason)
                 return
             except NotMoved as reason:
-                logger.info("%r: not moved: %s", websocket, reason)
+                level = logging.INFO if websocket.state is State.OPEN else logging.DEBUG
+                logger.log(level, "%r: not moved: %s", websocket, reason)
                 return
             if answer.status:
                 break
@@ -490,7 +493,11 @@ def move_connections(
     if engine._is_own_thread():
         raise WebSocketError("move_connections() would block the engine's own thread")
     engine._ledger.is_draining = True
-    result = Move(engine, timeout, refused_code, pause).run()
+    gc.freeze()  # a process that ends need not stop for the collection of all its objects
+    try:
+        result = Move(engine, timeout, refused_code, pause).run()
+    finally:
+        gc.unfreeze()
     logger.info("moved connections to a new process: %s", result)
     if left_rooms.is_set():
         time.sleep(2 * ANNOUNCE_AFTER_MOVE_S)
