@@ -142,12 +142,21 @@ class Move:
                 thread.join(PACE_INTERVAL_S / len(threads))
 
     def _work(self, directory: Directory) -> None:
-        with WaitingSocket(directory) as waiting:
-            while (websocket := self._next()) is not None:
-                had_answer, began = self._has_answer, time.monotonic()
-                self._move(websocket, waiting)
-                if had_answer or not self._has_answer:  # else the new process had to start
-                    self._rest(time.monotonic() - began)
+        try:
+            with WaitingSocket(directory) as waiting:
+                while (websocket := self._next()) is not None:
+                    self._move_and_rest(websocket, waiting)
+        except OSError as error:
+            logger.warning("connections cannot be moved to a new process: %s", error)
+
+    def _move_and_rest(self, websocket: WebSocket, waiting: WaitingSocket) -> None:
+        had_answer, began = self._has_answer, time.monotonic()
+        try:
+            self._move(websocket, waiting)
+        except Exception:  # must not stop the move of the others
+            logger.exception("%r: not moved", websocket)
+        if had_answer or not self._has_answer:  # else the new process had to start
+            self._rest(time.monotonic() - began)
 
     def _rest(self, seconds: float) -> None:
         """Pause after a move of that duration."""
