@@ -54,7 +54,7 @@ def test_moved_member_receives_every_message_of_the_history_once(
     count = [0]
 
     def publish(room: Room) -> None:
-        while not is_over.wait(0.005):
+        while not is_over.wait(0.001):
             count[0] += 1
             room.send(str(count[0]))
 
