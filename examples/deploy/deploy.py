@@ -8,6 +8,7 @@ once at the end. Exits with 1 if a socket was closed, or if an answer was wrong.
 
 import argparse
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -87,6 +88,7 @@ def percentile(times, share):
 
 async def deploys(clients, master, version_file, options):
     await clients.open(options.sockets)
+    gc.freeze()  # the pauses of the clients themselves are not those of the server
     talkers = [asyncio.create_task(clients.talk(ws)) for ws in clients.sockets[: options.talkers]]
     before, beside = [], []
     browsing = asyncio.create_task(clients.browse(before))
@@ -133,9 +135,10 @@ def main():
     parser.add_argument("--talkers", type=int, default=20)
     parser.add_argument("--deploys", type=int, default=10)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--log", default=os.devnull, help="file for the server's log")
     options = parser.parse_args()
     port = free_port()
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, Path(options.log).open("w") as log:
         version_file = Path(directory, "version")
         version_file.write_text("1")
         command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "chat:app"]
@@ -143,7 +146,7 @@ def main():
             [*command, "-b", f"127.0.0.1:{port}", "-w", str(options.workers)],
             cwd=HERE,
             env={**os.environ, "VERSION_FILE": str(version_file)},
-            stderr=subprocess.DEVNULL,
+            stderr=log,
         )
         clients = Clients(port)
 

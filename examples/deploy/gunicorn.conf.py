@@ -1,11 +1,17 @@
 """gunicorn moves its WebSockets to the new workers: gunicorn -c gunicorn.conf.py chat:app"""
 
+import gc
+
 import websocket_handler
 
 worker_class = "gthread"
 threads = 8
-timeout = 60  # bounds the whole move, because the worker's heartbeat has ended
+timeout = 60  # gunicorn kills a worker that needs longer to move its connections
+
+
+def post_worker_init(worker):
+    gc.freeze()  # else the collector examines the whole application again and again
 
 
 def worker_exit(server, worker):
-    websocket_handler.move_connections(timeout=40)
+    websocket_handler.move_connections(timeout=worker.cfg.timeout - 15)

@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from websocket_handler import IS_NATIVE, ConnectionClosed, ConnectionMoved, Engine, WebSocket
-from websocket_handler.moving import departures, messages
+from websocket_handler.moving import departures, messages, suspension
 from websocket_handler.moving.arrivals import HEADER, Arrival, arrival_for
 from websocket_handler.moving.directory import VARIABLE, open_directory
 from websocket_handler.moving.messages import NotMoved, receive, send
@@ -158,6 +159,39 @@ def test_new_process_that_ends_leaves_connection_to_old_one(
         assert client.read(1) == [Message("hello")]
 
 
+@pytest.mark.skipif(not IS_NATIVE, reason="only the native engine has standby threads")
+@pytest.mark.parametrize("delayed", ["before", "after"])
+def test_suspending_that_takes_long_does_not_lose_the_connection(
+    engines: tuple[Engine, Engine], monkeypatch: pytest.MonkeyPatch, delayed: str
+) -> None:
+    """On a busy machine, a standby thread takes over the engine while the connection is suspended:
+    before its socket is taken, or after that."""
+    delays = [0.3]
+    name = "_replay_of" if delayed == "before" else "_window_of"
+    call = getattr(suspension, name)
+
+    def delay(*arguments: Any) -> Any:
+        if delays:
+            time.sleep(delays.pop())
+        return call(*arguments)
+
+    monkeypatch.setattr(suspension, name, delay)
+    with Client(engines[0], RFC6455, lambda ws: ws.on("message", ws.send)) as client:
+        stream = client.encoder.message("hello")
+        client.sock.sendall(stream[:8])
+        wait_for(client.is_read, "the engine to read")
+        ours, thread, results = offered(client.websocket)
+        send(ours, {"take": True})
+        state = receive(ours, 5)
+        assert "sizes" in state.fields, state.fields
+        state.close()
+        ours.close()
+        thread.join(10)
+        assert results[0].status == 0
+        client.sock.sendall(stream[8:])
+        assert client.read(1) == [Message("hello")]
+
+
 @pytest.mark.parametrize("after", ["facts", "state"])
 def test_old_process_that_ends_closes_the_new_websocket(
     engines: tuple[Engine, Engine], after: str
@@ -200,6 +234,42 @@ def test_message_sent_while_suspended_arrives_once(engines: tuple[Engine, Engine
         thread.join(10)
         ours.close()
         assert results == [departures.MOVED]
+
+
+def test_connection_goes_on_if_the_engine_is_blocked_before_the_release(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(departures, "IDLE_TIMEOUT_S", 0.3)
+    entered, go_on = threading.Semaphore(0), threading.Event()
+    engine = Engine(threads=1)  # and a standby thread
+
+    def block(_: object) -> None:
+        entered.release()
+        go_on.wait(20)
+
+    def prepare(ws: WebSocket) -> None:
+        ws.on("message", block)
+
+    with (
+        Client(engine, RFC6455, lambda ws: ws.on("message", ws.send)) as client,
+        Client(engine, RFC6455, prepare) as first,
+        Client(engine, RFC6455, prepare) as second,
+    ):
+        ours, thread, results = offered(client.websocket)
+        send(ours, {"take": True})
+        receive(ours, 5).close()
+        for other in (first, second):
+            other.sock.sendall(other.encoder.message("block"))
+            is_blocked = entered.acquire(timeout=10)
+            assert is_blocked
+        send(ours, {"ready": True})
+        thread.join(10)
+        ours.close()
+        go_on.set()
+        assert isinstance(results[0], departures.StillBusy)
+        client.sock.sendall(client.encoder.message("hello"))
+        assert client.read(1) == [Message("hello")]
+    engine.stop(timeout=5)
 
 
 def test_connection_closed_while_suspended_stays_in_old_process(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from websocket_handler import Engine, History, Room, Rooms, WebSocket
+from websocket_handler.moving import departures
 from websocket_handler.protocol.versions import by_name
 
 from ..rooms.brokers import STARTERS, BrokerProcess
@@ -34,6 +35,12 @@ def engines() -> Iterator[tuple[Engine, Engine]]:
     yield both
     for engine in both:
         engine.stop(timeout=5)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member may need long to catch up with a fast publisher on a busy machine."""
+    monkeypatch.setattr(departures, "IDLE_TIMEOUT_S", 20.0)
 
 
 def numbers_of(client: Client, last: int) -> list[int]:

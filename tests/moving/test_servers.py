@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
@@ -13,6 +15,7 @@ import pytest
 from websocket_handler import IS_NATIVE
 from websocket_handler.moving.directory import VARIABLE
 
+from ..conftest import ROOT
 from ..support.ports import free_port
 from ..support.programs import Program, running, wait_for
 from ..support.raw_client import RawClient, close, masked, text
@@ -35,6 +38,8 @@ READY = (
     r"(?:Listening at: http://127\.0\.0\.1:|ready on port |running on http://127\.0\.0\.1:)(\d+)"
 )
 HELLO = masked(text("hello"))
+EXIT_LIMIT_S = 40
+"""More than all limits on the end of a worker together: of running requests, and of the move."""
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +110,7 @@ def test_deploy_keeps_connections_open(server: str) -> None:
         seen = len(old.log())
         deploy(server, old, others)
         for pid in pids:
-            wait_for(lambda ended=pid: not Path("/proc", ended).exists() or is_zombie(ended), pid)  # type: ignore[misc]
+            wait_for_exit(pid)
         for index, client in enumerate(clients):
             words = ask(client, 7 if index % 2 == 0 else 0)
             assert words[0] not in pids, "another process"
@@ -118,6 +123,56 @@ def test_deploy_keeps_connections_open(server: str) -> None:
         assert "Traceback" not in old.log()[seen:], old.log()[seen:]
         for other in others:
             assert "Traceback" not in other.log(), other.log()
+
+
+def wait_for_exit(pid: str) -> None:
+    wait_for(lambda: not Path("/proc", pid).exists() or is_zombie(pid), pid, EXIT_LIMIT_S)
+
+
+def test_worker_that_ends_because_of_max_requests_moves_its_connections() -> None:
+    command = [*GUNICORN, "-k", "gthread", "--max-requests", "20", f"{PROGRAMS}.wsgi:app"]
+    with (
+        running(Program(command, READY, not IS_NATIVE)) as server,
+        RawClient(server.address).open("/echo") as client,
+    ):
+        former = ask(client)[0]
+        end = time.monotonic() + EXIT_LIMIT_S
+        while (words := ask(client))[0] == former:
+            assert serves(server)
+            assert time.monotonic() < end, server.log()
+        assert words[1:] == ["True", words[2], "hello"]
+        wait_for_exit(former)
+        client.send(close(1000))
+        client.expect_close(1000)
+
+
+def test_connections_move_to_another_master(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gunicorn's upgrade: SIGUSR2 starts another master, SIGTERM ends the old one."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    script = Path(sys.executable).with_name("gunicorn")  # a new master is not started with -m
+    pid_file = tmp_path / "pid"
+    options = ["-k", "gthread", "--graceful-timeout", "30", "--pid", str(pid_file)]
+    with (
+        running(
+            Program(
+                [str(script), *GUNICORN[2:], *options, f"{PROGRAMS}.wsgi:app"], READY, not IS_NATIVE
+            )
+        ) as old,
+        RawClient(old.address).open("/echo") as client,
+    ):
+        former = ask(client)[0]
+        wait_for(lambda: old.log().count("Booting worker") == 2, "two workers", 20)
+        old.end_soon(signal.SIGUSR2)
+        wait_for(lambda: old.log().count("Booting worker") == 4, "two new workers", 20)
+        old.end_soon(signal.SIGTERM)
+        assert old.wait(EXIT_LIMIT_S) == 0
+        words = ask(client)
+        assert words[0] != former
+        assert words[1:] == ["True", "2", "hello"]
+        client.send(close(1000))
+        client.expect_close(1000)
 
 
 def is_zombie(pid: str) -> bool:

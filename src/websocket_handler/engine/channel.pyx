@@ -861,8 +861,9 @@ cdef class Channel(Pollable):
             self.busy -= 1
         if self.busy:
             return
-        if self.fd < 0:  # released meanwhile, except for the decoder, which was in use
-            decoder_free(&self.decoder)
+        if self.fd < 0:
+            if self._discard_input:  # released meanwhile, except for the decoder, which was in use
+                decoder_free(&self.decoder)
             return
         self.update_interest()
         if self.drain_due:

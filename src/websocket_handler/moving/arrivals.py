@@ -39,7 +39,7 @@ RAW_HEADER = HEADER.lower().encode()
 
 TICKET = re.compile(r"([0-9a-f]{16}):([0-9a-f]{32})", re.ASCII)
 
-FACTS_TIMEOUT_S = 2.0
+FACTS_TIMEOUT_S = 5.0
 """The old process has just sent the request, so it answers at once."""
 
 STATE_TIMEOUT_S = 5.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hmac
 import logging
 import os
@@ -20,22 +21,20 @@ from ..engine import Engine, default_engine, loop_engine
 from ..errors import WebSocketError
 from ..protocol.close_codes import CloseCode
 from ..protocol.request import Request, head
+from ..protocol.state import State
 from ..rooms.rooms import ANNOUNCE_AFTER_MOVE_S
 from ..websocket import WebSocket
 from .arrivals import HEADER, own_names
 from .directory import Directory, open_directory
 from .messages import NotMoved, is_of_same_user, receive, send, to_file
+from .pace import Pace
 from .state import Facts
 from .suspension import NotYet, Suspended, facts_of, in_engine, suspend
 
 logger: logging.Logger = logging.getLogger("websocket_handler")
 
-MAX_REQUESTS = 4
-"""Requests that are repeated at the same time."""
-
-MAX_PAUSE_S = 1.0
-PACED_SHARE = 0.5
-"""The share of the remaining time over which the remaining connections are spread at most."""
+PACE_INTERVAL_S = 0.25
+"""Seconds after which the number of requests at the same time is reconsidered."""
 
 LISTEN_TIMEOUT_S = 1.0
 """Seconds until a process must listen."""
@@ -44,7 +43,8 @@ HANDLER_TIMEOUT_S = 10.0
 """Seconds that the new application has to handle a request."""
 
 READY_TIMEOUT_S = 2.0
-"""Seconds that the new process has to read the state: meanwhile no process reads the socket."""
+"""Seconds that the new process has to send the secret, and later to read the state: meanwhile no
+process reads the socket."""
 
 IDLE_TIMEOUT_S = 2.0
 """Seconds that a connection has to come to a point at which it can be moved."""
@@ -55,6 +55,11 @@ MAX_ATTEMPTS = 3
 """Attempts to move one connection, if no process has answered or the old one itself has."""
 
 Result = TypeVar("Result")
+
+
+class StillBusy(NotMoved):
+    """The application was busy with the connection for `IDLE_TIMEOUT_S`."""
+
 
 NOT_IN_REPEATED = frozenset(("content-length", "transfer-encoding", HEADER.lower()))
 """Fields of a request that are not repeated: the third key of some versions was its body."""
@@ -88,8 +93,10 @@ class Move:
         self._engine = engine
         self._deadline = time.monotonic() + timeout
         self._refused_code = refused_code
-        self._pause = pause
+        self._pace = Pace(self._deadline, pause)
+        self._threads = 0
         self._left: list[WebSocket] = []
+        self._postponed: set[WebSocket] = set()
         self._lock = threading.Lock()
         self._has_answer = False
         self._is_hopeless = False
@@ -121,28 +128,42 @@ class Move:
         known |= found
 
     def _work_in_threads(self, directory: Directory) -> None:
-        number = min(MAX_REQUESTS, len(self._left))
-        threads = [
-            threading.Thread(target=self._work, args=[directory], name="websocket-move")
-            for _ in range(number)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        """Move the connections in as many threads as the time requires."""
+        threads: list[threading.Thread] = []
+        while not threads or any(thread.is_alive() for thread in threads):
+            if len(threads) < self._pace.requests(len(self._left)):
+                thread = threading.Thread(
+                    target=self._work, args=[directory], name="websocket-move"
+                )
+                threads.append(thread)
+                self._threads = len(threads)
+                thread.start()
+            for thread in threads:
+                thread.join(PACE_INTERVAL_S / len(threads))
 
     def _work(self, directory: Directory) -> None:
-        with WaitingSocket(directory) as waiting:
-            while (websocket := self._next()) is not None:
-                began = time.monotonic()
-                self._move(websocket, waiting)
-                time.sleep(self._pause_after(time.monotonic() - began))
+        try:
+            with WaitingSocket(directory) as waiting:
+                while (websocket := self._next()) is not None:
+                    self._move_and_rest(websocket, waiting)
+        except OSError as error:
+            logger.warning("connections cannot be moved to a new process: %s", error)
 
-    def _pause_after(self, seconds: float) -> float:
-        """Return the seconds to pause after a move of that duration: less if the time is short."""
-        left = self._deadline - time.monotonic()
-        available = MAX_REQUESTS * left * PACED_SHARE / (len(self._left) + 1) - seconds
-        return max(0.0, min(self._pause * seconds, available, MAX_PAUSE_S))
+    def _move_and_rest(self, websocket: WebSocket, waiting: WaitingSocket) -> None:
+        had_answer, began = self._has_answer, time.monotonic()
+        try:
+            self._move(websocket, waiting)
+        except Exception:  # must not stop the move of the others
+            logger.exception("%r: not moved", websocket)
+        if had_answer or not self._has_answer:  # else the new process had to start
+            self._rest(time.monotonic() - began)
+
+    def _rest(self, seconds: float) -> None:
+        """Pause after a move of that duration."""
+        with self._lock:
+            self._pace.note(seconds)
+            pause = self._pace.pause_after(seconds, len(self._left), self._threads)
+        time.sleep(pause)
 
     def _next(self) -> WebSocket | None:
         with self._lock:
@@ -154,8 +175,12 @@ class Move:
         for attempt in count(1):
             try:
                 answer = self._attempt(websocket, waiting)
+            except StillBusy as reason:
+                self._postpone(websocket, reason)
+                return
             except NotMoved as reason:
-                logger.debug("%r: not moved: %s", websocket, reason)
+                level = logging.INFO if websocket.state is State.OPEN else logging.DEBUG
+                logger.log(level, "%r: not moved: %s", websocket, reason)
                 return
             if answer.status:
                 break
@@ -163,6 +188,15 @@ class Move:
                 return
             time.sleep(RETRY_AFTER_S)
         self._note(websocket, answer)
+
+    def _postpone(self, websocket: WebSocket, reason: StillBusy) -> None:
+        """Try once more when the other connections have moved."""
+        with self._lock:
+            if websocket in self._postponed:
+                logger.info("%r: not moved: %s", websocket, reason)
+                return
+            self._postponed.add(websocket)
+            self._left.insert(0, websocket)
 
     def _attempt(self, websocket: WebSocket, waiting: WaitingSocket) -> Answer:
         address, facts, request = _when_idle(websocket, _describe)
@@ -280,7 +314,7 @@ class WaitingSocket:
             return None
         try:
             if is_of_same_user(sock):
-                received = receive(sock, RETRY_AFTER_S)
+                received = receive(sock, READY_TIMEOUT_S)
                 received.close()
                 shown = str(received.fields.get("secret")).encode()
                 if hmac.compare_digest(shown, secret.encode()):
@@ -316,6 +350,7 @@ def pass_on(
 
 def _exchange(sock: socket.socket, suspended: Suspended) -> Answer:
     websocket = suspended.websocket
+    resume = partial(suspended.resume)
     try:
         _send_state(sock, suspended)
         ready = receive(sock, READY_TIMEOUT_S)
@@ -323,9 +358,13 @@ def _exchange(sock: socket.socket, suspended: Suspended) -> Answer:
         if "ready" not in ready.fields:
             raise NotMoved("the new process was not ready")
     except NotMoved as error:
-        _in_engine(websocket, suspended.resume)
+        in_engine(websocket, resume)
         return Answer(0, str(error))
-    released = _in_engine(websocket, suspended.release)
+    try:
+        released = _in_engine(websocket, suspended.release)
+    except StillBusy:
+        in_engine(websocket, resume)
+        raise
     if released is None:
         _send_if_possible(sock, {"kept": "the application has closed it"})
         raise NotMoved("the application has closed it")
@@ -395,7 +434,7 @@ def _in_engine(websocket: WebSocket, call: Callable[[], Result]) -> Result:
         with lock:
             if not done.is_set():
                 cancelled.append(True)
-                raise NotMoved("a listener does not return")
+                raise StillBusy("a listener does not return")
     if failure:
         raise failure[0]
     return result[0]
@@ -463,7 +502,11 @@ def move_connections(
     if engine._is_own_thread():
         raise WebSocketError("move_connections() would block the engine's own thread")
     engine._ledger.is_draining = True
-    result = Move(engine, timeout, refused_code, pause).run()
+    gc.freeze()  # a process that ends need not stop for the collection of all its objects
+    try:
+        result = Move(engine, timeout, refused_code, pause).run()
+    finally:
+        gc.unfreeze()
     logger.info("moved connections to a new process: %s", result)
     if left_rooms.is_set():
         time.sleep(2 * ANNOUNCE_AFTER_MOVE_S)

@@ -19,6 +19,9 @@ MAX_DESCRIPTORS = 2
 MAX_DATA_BYTES = 1 << 26
 """The largest state of a connection: its unsent data and its incomplete message."""
 
+SIZE_ONLY = socket.MSG_PEEK | socket.MSG_TRUNC
+"""Flags with which `recv` returns the size of the next message, which stays in the queue."""
+
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred
 
 
@@ -62,7 +65,9 @@ def receive(sock: socket.socket, seconds: float) -> Received:
     sock.settimeout(max(seconds, 0.001))
     try:
         space = socket.CMSG_SPACE(MAX_DESCRIPTORS * descriptors.itemsize)
-        data, rights, flags, _ = sock.recvmsg(MAX_MESSAGE_BYTES, space, socket.MSG_CMSG_CLOEXEC)
+        size = sock.recv_into(bytearray(1), 1, SIZE_ONLY)  # a buffer for the longest costs more
+        size = min(max(size, 1), MAX_MESSAGE_BYTES)
+        data, rights, flags, _ = sock.recvmsg(size, space, socket.MSG_CMSG_CLOEXEC)
     except OSError as error:
         raise NotMoved(f"the other process: {error}") from None
     for level, kind, payload in rights:

@@ -110,6 +110,8 @@ def suspend(websocket: WebSocket) -> Suspended:
     received = _replay_of(websocket, facts)
     descriptor = moving.suspend(websocket)
     if descriptor is None:
+        if websocket._is_busy:  # this call itself, if the engine's thread was not scheduled in time
+            raise NotYet("another thread has taken over the engine meanwhile")
         raise NotMoved("it has TLS or a transport in Python, or the peer has ended it")
     if websocket._pong is not None:  # the newest ping still needs its answer
         payload, websocket._pong = websocket._pong, None
