@@ -68,17 +68,36 @@ def table(results: dict[str, Any]) -> str:
         "",
         "| | "
         + " | ".join(results["echo"])
-        + " | CPU µs per handshake | bytes per idle connection |",
-        "|---" * (len(results["echo"]) + 3) + "|",
+        + " | CPU µs per handshake | CPU µs per connect, message, close"
+        + " | bytes per idle connection |",
+        "|---" * (len(results["echo"]) + 4) + "|",
     ]
     for name in dict.fromkeys(names):
         if name == BASELINE.name:
             continue
         cells = [cell(title, case, name) for title, case in results["echo"].items()]
         cells.append(number(results["handshake"].get(name), 0))
+        cells.append(number(results.get("churn", {}).get(name), 0))
         cells.append(number(results["idle"].get(name), 0))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    for title, key in (("Servers over TLS", "tls"), ("Clients", "clients")):
+        if results.get(key):
+            lines += ["", f"## {title}", "", *plain_table(results[key])]
     return "\n".join([*lines, "", f"Measured with: {about}.", ""])
+
+
+def plain_table(cases: dict[str, Any]) -> list[str]:
+    """Return a table of CPU time per message in µs: medians, with the range in parentheses."""
+    names = list(next(iter(cases.values())))
+    lines = ["| CPU µs per message | " + " | ".join(cases) + " |", "|---" * (len(cases) + 1) + "|"]
+    for name in names:
+        measured = [[one["cpu_us"] for one in case[name] if one] for case in cases.values()]
+        cells = (
+            f"**{statistics.median(one):.2f}** ({min(one):.2f}–{max(one):.2f})" if one else "–"
+            for one in measured
+        )
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def cell(title: str, case: dict[str, Any], name: str) -> str:

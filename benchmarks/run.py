@@ -13,13 +13,18 @@ import json
 import platform
 import subprocess
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import trustme
 from scenarios import (
     BASELINE,
     C_WEBSOCKET,
     CASES,
+    CLIENTS,
+    FEED,
     HANDSHAKE_ONLY,
     HERE,
     IN_FRAMEWORKS,
@@ -27,7 +32,10 @@ from scenarios import (
     OURS,
     PEERS,
     PICOWS,
+    TLS_CASES,
+    TLS_SERVERS,
     Running,
+    client,
     echo,
 )
 
@@ -49,6 +57,7 @@ def main() -> None:
         wanted = [BASELINE.name, *options.only]
         programs = [one for one in programs if any(part in one.name for part in wanted)]
     results: dict[str, Any] = {"about": describe_machine(), "echo": {}, "idle": {}, "handshake": {}}
+    results |= {"churn": {}, "tls": {}, "clients": {}}
     servers = [Running(one, FIRST_PORT + i) for i, one in enumerate(programs)]
     try:
         for case in CASES:
@@ -60,9 +69,12 @@ def main() -> None:
             server.stop()
     for number, program in enumerate([*programs, HANDSHAKE_ONLY]):
         if not program.raw:
-            results["handshake"][program.name], results["idle"][program.name] = measure_connections(
-                Running(program, FIRST_PORT + 100 + number)
-            )
+            measured = measure_connections(Running(program, FIRST_PORT + 100 + number))
+            for kind, figure in zip(("handshake", "churn", "idle"), measured, strict=True):
+                results[kind][program.name] = figure
+    if not options.quick:
+        results["tls"] = measure_tls(options)
+        results["clients"] = measure_clients(options)
     options.output.write_text(json.dumps(results, indent=1) + "\n")
 
 
@@ -75,20 +87,62 @@ def measure(servers: list[Running], case: Any, options: argparse.Namespace) -> l
     return rounds
 
 
-def measure_connections(server: Running) -> tuple[Any, Any]:
-    """Return CPU time per handshake in µs, and bytes of memory per idle connection."""
+def measure_tls(options: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.NamedTemporaryFile(suffix=".pem") as certificate:
+        issued = trustme.CA().issue_cert("127.0.0.1")
+        issued.private_key_and_cert_chain_pem.write_to_path(certificate.name)
+        servers = [
+            Running(
+                replace(one, environment={**one.environment, "CERTIFICATE": certificate.name}),
+                FIRST_PORT + 200 + number,
+            )
+            for number, one in enumerate(TLS_SERVERS)
+        ]
+        try:
+            return {
+                str(case): {
+                    server.program.name: rounds
+                    for server, rounds in measure(servers, case, options)
+                }
+                for case in TLS_CASES
+            }
+        finally:
+            for server in servers:
+                server.stop()
+
+
+def measure_clients(options: argparse.Namespace) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    for number, (kind, program) in enumerate((("echo", OURS[0]), ("feed", FEED))):
+        server = Running(program, FIRST_PORT + 300 + number)
+        rounds: dict[str, Any] = {name: [] for name in CLIENTS}
+        try:
+            for _ in range(options.rounds):
+                for name, measured in rounds.items():
+                    measured.append(client(name, kind, server, options.seconds))
+        finally:
+            server.stop()
+        results[kind] = rounds
+    return results
+
+
+def measure_connections(server: Running) -> tuple[Any, Any, Any]:
+    """Return CPU time in µs per handshake, and per connection with one message, and bytes of
+    memory per idle connection."""
     print(f"{server.program.name}, connections", file=sys.stderr)
     try:
         handshake = server.generate("handshakes", "seconds=2")
         if server.program.only_handshakes:
-            return handshake and handshake["cpu_us"], None
+            return handshake and handshake["cpu_us"], None, None
+        churn = server.generate("handshakes", "seconds=2", "message")
+        cpu = handshake and handshake["cpu_us"], churn and churn["cpu_us"]
         before = server.memory()
         holder = server.hold_idle()
         if holder is None:
-            return handshake and handshake["cpu_us"], None
+            return *cpu, None
         idle = (server.memory() - before) / server.program.max_connections
         holder.communicate(timeout=60)
-        return handshake and handshake["cpu_us"], idle
+        return *cpu, idle
     finally:
         server.stop()
 

@@ -40,6 +40,11 @@ class Case:
         return f"{self.connections} × {self.in_flight} × {size} {kind}"
 
 
+TLS_CASES = [
+    Case("TLS", 50, 1, 32),
+    Case("pipelined TLS", 50, 16, 32),
+    Case("large TLS", 10, 1, 64 << 10),
+]
 CASES = [
     Case("one", 1, 1, 32),
     Case("hundred", 100, 1, 32),
@@ -56,6 +61,7 @@ class Server:
     """A server program; PORT in its command is replaced.
 
     A `raw` server echoes TCP without WebSockets, and `only_handshakes` supports only handshakes.
+    One with a `CERTIFICATE` in its environment uses TLS.
     """
 
     name: str
@@ -122,6 +128,28 @@ OTHERS = [
         max_connections=500,
     ),
 ]
+
+
+TLS_SERVERS = [
+    *OURS[:3],
+    PICOWS[0],
+    *(one for one in OTHERS if one.name in ("aiohttp", "websockets")),
+]
+"""Servers that use TLS if `CERTIFICATE` names a file with a certificate and its key."""
+
+FEED = _in_ours("feed", "servers/feed.py", "PORT")
+"""The server of clients that only read; those that echo use `OURS[0]`."""
+
+CLIENTS = {
+    "ours, thread": (sys.executable, "ours_thread"),
+    "ours, asyncio, async for": (sys.executable, "ours_asyncio"),
+    "ours, uvloop, async for": (sys.executable, "ours_asyncio_uvloop"),
+    "picows, uvloop": (str(PEERS / "python"), "picows_uvloop"),
+    "websockets": (str(PEERS / "python"), "websockets"),
+    "aiohttp": (str(PEERS / "python"), "aiohttp"),
+    "websocket-client": (str(PEERS / "python"), "websocket_client"),
+}
+"""Clients: the Python that has the library, and the name in programs/client.py."""
 
 
 def wait_until_listening(process: subprocess.Popen[Any], port: int, name: str) -> None:
@@ -196,6 +224,9 @@ class Running:
 
     def _generator(self, mode: str, *words: object) -> list[str]:
         cpu = [f"cpu={pid}" for pid in self.processes()]
+        if "CERTIFICATE" in self.program.environment:
+            generator = [sys.executable, str(HERE / "programs/tls_load.py"), str(self.port)]
+            return [*generator, *map(str, words), *cpu]
         raw = ["raw"] if self.program.raw else []
         return [str(BUILD / "load"), mode, str(self.port), "/", *map(str, words), *raw, *cpu]
 
@@ -222,3 +253,19 @@ def echo(server: Running, case: Case, seconds: float) -> dict[str, float] | None
         "warm-up=0.4",
     ]
     return server.generate("echo", *words, *(["text"] if case.text else []))
+
+
+def client(name: str, kind: str, server: Running, seconds: float) -> dict[str, float] | None:
+    """Measure a client of `CLIENTS`; `kind` is echo or feed. The CPU time is that of the client."""
+    python, library = CLIENTS[name]
+    command = [python, str(HERE / "programs/client.py"), library, str(server.port), kind]
+    try:
+        done = subprocess.run(
+            [*command, str(seconds)],
+            stdout=subprocess.PIPE,
+            timeout=60,
+            preexec_fn=_on_generator_core,
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    return json.loads(done.stdout) if done.stdout else None

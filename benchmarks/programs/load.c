@@ -1,14 +1,14 @@
 /* The load generator: one thread, one epoll set, no dependencies.
  *
  *     load echo       PORT PATH connections=100 in-flight=1 size=32 seconds=2 warm-up=1 [text] [raw]
- *     load handshakes PORT PATH seconds=2
+ *     load handshakes PORT PATH seconds=2 [message]
  *     load idle       PORT PATH connections=5000 [message]
  *     load slow       PORT PATH connections=100 size=65536 seconds=5
  *
  * `echo` keeps `in-flight` messages in flight on each connection and measures their latencies;
  * `raw` is for a server that echoes bytes without WebSockets. `handshakes` opens and closes one
- * connection after the other. `idle` opens connections (with `message`, it exchanges one on each),
- * prints its readiness and keeps them open until its standard input ends. `slow` sends and never reads.
+ * connection after the other. `idle` opens connections, prints its readiness and keeps them open
+ * until its standard input ends. With `message`, both exchange one message on each connection. `slow` sends and never reads.
  * `payload=FILE`, instead of `size`, is the payload of a compressed message: the client requests
  * permessage-deflate without context takeover, and accepts any single frame as an echo.
  * `cpu=PID`, once per process of the server, adds the CPU time of the process to the result.
@@ -365,6 +365,21 @@ static void run_echo(void)
            percentile_us(0.5), percentile_us(0.99));
 }
 
+static void exchange_message(connection *c)
+{
+    size_t used;
+    ssize_t more;
+
+    if (send(c->fd, message, message_size, 0) != (ssize_t)message_size)
+        die("send");
+    do {
+        more = recv(c->fd, input, BUFFER, 0);
+        if (more <= 0)
+            die("echo");
+        used = 0;
+    } while (!take_echo(c, input, (size_t)more, &used));
+}
+
 static void run_handshakes(void)
 {
     struct linger no_linger = {.l_onoff = 1};
@@ -373,7 +388,10 @@ static void run_handshakes(void)
 
     while ((seconds = now() - begin) < opt.seconds) {
         int fd = connect_socket();
+        connection c = {.fd = fd};
         open_websocket(fd);
+        if (opt.with_message)
+            exchange_message(&c);
         setsockopt(fd, SOL_SOCKET, SO_LINGER, &no_linger, sizeof no_linger); /* no TIME_WAIT */
         close(fd);
         count++;
@@ -386,18 +404,8 @@ static void run_idle(void)
 {
     connection *all = open_connections();
 
-    for (int i = 0; opt.with_message && i < opt.connections; i++) {
-        size_t used = 0;
-        ssize_t more;
-        if (send(all[i].fd, message, message_size, 0) != (ssize_t)message_size)
-            die("send");
-        do {
-            more = recv(all[i].fd, input, BUFFER, 0);
-            if (more <= 0)
-                die("echo");
-            used = 0;
-        } while (!take_echo(&all[i], input, (size_t)more, &used));
-    }
+    for (int i = 0; opt.with_message && i < opt.connections; i++)
+        exchange_message(&all[i]);
     printf("{\"ready\": %d}\n", opt.connections);
     fflush(stdout);
     while (read(0, input, BUFFER) > 0)

@@ -3,6 +3,7 @@
 import sys
 
 from aiohttp import WSMsgType, web
+from secure import context
 
 COMPRESSED = sys.argv[2:] == ["compressed"]
 
@@ -20,4 +21,12 @@ async def echo(request):
 
 app = web.Application()
 app.router.add_get("/", echo)
-web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None, access_log=None, backlog=4096)
+web.run_app(
+    app,
+    host="127.0.0.1",
+    port=int(sys.argv[1]),
+    print=None,
+    access_log=None,
+    backlog=4096,
+    ssl_context=context(),
+)

@@ -8,6 +8,8 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from secure import context
+
 import websocket_handler
 
 TASKS = set()
@@ -72,6 +74,8 @@ def main():
     if style and style[0] in COMPRESSION:
         Handler.compression = COMPRESSION[style[0]]
     server = Server(("127.0.0.1", int(port)), Handler)
+    if (secure := context()) is not None:
+        server.socket = secure.wrap_socket(server.socket, server_side=True)
     if mode == "thread":
         websocket_handler.configure_server(server)
         server.serve_forever()

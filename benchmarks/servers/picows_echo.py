@@ -4,6 +4,7 @@ import asyncio
 import sys
 
 import picows
+from secure import context
 
 
 class Echo(picows.WSListener):
@@ -17,7 +18,12 @@ class Echo(picows.WSListener):
 
 async def main():
     server = await picows.ws_create_server(
-        lambda _request: Echo(), "127.0.0.1", int(sys.argv[1]), max_frame_size=1 << 24, backlog=4096
+        lambda _request: Echo(),
+        "127.0.0.1",
+        int(sys.argv[1]),
+        max_frame_size=1 << 24,
+        backlog=4096,
+        ssl=context(),
     )
     await server.serve_forever()
 

@@ -7,6 +7,8 @@ takeover.
 import asyncio
 import sys
 
+from secure import context
+
 if sys.argv[2] == "picows":
     from picows.websockets import serve
 else:
@@ -32,6 +34,7 @@ async def main():
         extensions=EXTENSIONS,
         max_size=1 << 24,
         backlog=4096,
+        ssl=context(),
     ) as server:
         await server.serve_forever()
 

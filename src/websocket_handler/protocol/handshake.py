@@ -34,6 +34,9 @@ FIELDS_NOT_COPIED = CONNECTION_FIELDS | {
 """Fields of a response (and all `Content-*`) that say nothing about a WebSocket, or that only the
 handshake sets. All others are added to the 101: cookies, security policies, request ids."""
 
+HOST_SEPARATOR = re.compile(r"[, \t]")
+"""Separates hosts, which must not be in the one Host: WSGI joins repeated fields."""
+
 HTTP_VERSION = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,3}))?")
 
 
@@ -204,14 +207,14 @@ def _http_error(request: Request) -> str | None:
         return "the method must be GET"
     if not _is_at_least_http_1_1(request.http_version):
         return "the request must be HTTP/1.1"
-    if not FIELD_VALUE.fullmatch("".join(value for _, value in headers.fields())):
+    if not FIELD_VALUE.fullmatch("".join([value for _, value in headers.fields()])):
         return "a header contains a control character"
     hosts = headers.get_all("Host")
-    if len(hosts) != 1 or not hosts[0] or set(", \t") & set(hosts[0]):  # WSGI joins repetitions
+    if len(hosts) != 1 or not hosts[0] or HOST_SEPARATOR.search(hosts[0]):
         return "there must be exactly one Host header"
-    if "websocket" not in _lower_tokens(headers, "Upgrade"):
+    if not _has_token(headers, "Upgrade", "websocket"):
         return "the Upgrade header must be 'websocket'"
-    if "upgrade" not in _lower_tokens(headers, "Connection"):
+    if not _has_token(headers, "Connection", "upgrade"):
         return "the Connection header must contain 'Upgrade'"
     size = headers.get("Content-Length", "0").strip()
     has_third_key = size == str(KEY3_SIZE) and any(name in headers for name in KEY_HEADERS)
@@ -273,14 +276,17 @@ def _foreign_origin(request: Request) -> str:
 
 def origins_of(request: Request) -> list[str]:
     """Return the origins of the request; hybi-04 to hybi-10 use `Sec-WebSocket-Origin`."""
-    named = (request.headers.get_all(name) for name in ("Origin", "Sec-WebSocket-Origin"))
-    return [origin for origins in named for origin in origins]
+    headers = request.headers
+    return headers.get_all("Origin") + headers.get_all("Sec-WebSocket-Origin")
 
 
-def _lower_tokens(headers: Headers, name: str) -> list[str]:
-    return [item.lower() for item in tokens(headers.get_all(name))]
+def _has_token(headers: Headers, name: str, token: str) -> bool:
+    """Whether the list in the fields called `name` has the lower-case `token`, in any case."""
+    value = headers.get(name, "").lower()
+    return value == token or token in tokens((value,))
 
 
+@lru_cache(maxsize=16)
 def _is_at_least_http_1_1(version: str) -> bool:
     found = HTTP_VERSION.fullmatch(version)
     return found is not None and (int(found[1]), int(found[2] or 0)) >= (1, 1)

@@ -50,7 +50,7 @@ class Headers(MutableMapping[str, str]):
     def get(self, name: str, default: Default, /) -> str | Default: ...
     def get(self, name: str, default: object = None, /) -> object:
         """Return `headers[name]`, or `default` if there is no such field."""
-        values = self._values().get(name.lower())
+        values = (self._index or self._values()).get(name.lower())
         return ", ".join(values) if values else default
 
     def __setitem__(self, name: str, value: str) -> None:
@@ -63,7 +63,7 @@ class Headers(MutableMapping[str, str]):
             raise KeyError(name)
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self._values()
+        return isinstance(name, str) and name.lower() in (self._index or self._values())
 
     def __iter__(self) -> Iterator[str]:
         return iter({name.lower(): name for name, _ in self._fields}.values())
@@ -82,7 +82,7 @@ class Headers(MutableMapping[str, str]):
 
     def get_all(self, name: str) -> list[str]:
         """Return the values of all fields called `name`, in order."""
-        return list(self._values().get(name.lower(), ()))
+        return list((self._index or self._values()).get(name.lower(), ()))
 
     def _values(self) -> dict[str, list[str]]:
         if self._index is None:

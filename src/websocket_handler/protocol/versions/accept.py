@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import os
+import re
 from collections.abc import Callable
 
 from ..request import TOKEN, Headers, Request, head, tokens
@@ -18,11 +19,14 @@ from .version import ClientRequest, HandshakeResponse, Offer
 GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 STATUS_LINE = "HTTP/1.1 101 Switching Protocols"
 
+KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
+"""16 bytes in base64."""
+
 
 def accept_value(key: str) -> str:
     """Return the `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (section 4.2.2)."""
     digest = hashlib.sha1((key + GUID).encode(), usedforsecurity=False).digest()
-    return base64.b64encode(digest).decode()
+    return binascii.b2a_base64(digest, newline=False).decode()
 
 
 def new_key() -> str:
@@ -32,7 +36,8 @@ def new_key() -> str:
 
 def matches_version(number: int) -> Callable[[Request], bool]:
     """Return a function that tells whether a request names version `number` and no other."""
-    return lambda request: request.headers.get_all("Sec-WebSocket-Version") == [str(number)]
+    wanted = [str(number)]
+    return lambda request: request.headers.get_all("Sec-WebSocket-Version") == wanted
 
 
 def validation_error(request: Request) -> str | None:
@@ -41,6 +46,8 @@ def validation_error(request: Request) -> str | None:
     if len(keys) != 1 or not keys[0]:
         return "there must be exactly one Sec-WebSocket-Key header"
     offered = offered_subprotocols(request)
+    if not offered:
+        return None
     if not all(TOKEN.fullmatch(name) for name in offered):
         return "Sec-WebSocket-Protocol must be a list of tokens"
     if len(set(offered)) != len(offered):
@@ -54,7 +61,7 @@ def strict_validation_error(request: Request) -> str | None:
     The drafts do not check this: a client of version 8 sent 15 bytes.
     """
     error = validation_error(request)
-    if error is None and not _is_16_bytes_in_base64(request.headers["Sec-WebSocket-Key"]):
+    if error is None and not KEY.fullmatch(request.headers["Sec-WebSocket-Key"]):
         return "Sec-WebSocket-Key must be 16 bytes in base64"
     return error
 
@@ -118,10 +125,3 @@ def client_request(
         return derive_secret(key, headers)
 
     return ClientRequest(head(f"GET {offer.target} HTTP/1.1", [*fields, *offer.headers]), verify)
-
-
-def _is_16_bytes_in_base64(key: str) -> bool:
-    try:
-        return len(key) == 24 and len(base64.b64decode(key, validate=True)) == 16
-    except (binascii.Error, ValueError):
-        return False
