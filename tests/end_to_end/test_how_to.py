@@ -422,7 +422,7 @@ def check_tls(block: Block, folder: Path) -> None:
     context = ssl.create_default_context()
     AUTHORITY.configure_trust(context)
     with serving(command_after(block), folder, port) as log:
-        ws = connect(f"wss://localhost:{port}/", ssl_context=context)
+        ws = connect(f"wss://localhost:{port}/", ssl=context)
         assert ask(ws, "hi") == "hi"
         ws.close()
         assert ws.wait_closed(TIMEOUT_S)

@@ -113,7 +113,7 @@ def test_application_sees_the_address_that_the_proxy_forwards(
         proxied(proxy, configuration, tmp_path, max_connections_per_address=0) as port,
         pytest.raises(HandshakeFailed) as caught,
     ):
-        connect(f"ws://127.0.0.1:{port}/echo", headers={"X-Forwarded-For": "192.0.2.7"})
+        connect(f"ws://127.0.0.1:{port}/echo", additional_headers={"X-Forwarded-For": "192.0.2.7"})
     assert caught.value.status == 429
     assert b"127.0.0.1" in caught.value.body  # of the nearest proxy, not the forged one
 
