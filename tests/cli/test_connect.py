@@ -299,4 +299,4 @@ def test_messages_of_a_feed_arrive_without_input(echo: Program) -> None:
         assert process.stdout.readline().startswith(b'{"')
         assert process.stdout.readline().startswith(b'{"')
         process.send_signal(signal.SIGINT)
-        wait_for(lambda: process.poll() is not None, "the end of the command")
+        wait_for(lambda: process.poll() is not None, "the end of the command", TIMEOUT_S)

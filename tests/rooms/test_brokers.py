@@ -157,7 +157,8 @@ def test_gap_longer_than_the_history_is_reported(
     is_blocked, go_on = threading.Event(), threading.Event()
     assert bus._thread is not None
     break_connection(bus)
-    bus._thread.post(lambda: (is_blocked.set(), go_on.wait()))
+    bus._thread.post(is_blocked.set)
+    bus._thread.post(go_on.wait)
     assert is_blocked.wait(20)
     send(sender, "room", *map(str, range(1, 2001)))
     assert sender.flush(20)
