@@ -94,7 +94,6 @@ cdef class Channel(Pollable):
     cdef ssize_t send_waiting(self) noexcept
     cdef ssize_t send_by_layer(self) noexcept
     cdef bint receive_from_layer(self) except -1
-    cdef bint has_unread_bytes(self) noexcept
     cdef void serve_layer(self) noexcept
     cdef void read_layer(self) noexcept
     cdef bint append(self, const uint8_t *data, size_t size) except -1

@@ -15,9 +15,7 @@ from contextvars import Context
 from functools import partial
 from os import strerror
 
-from cpython.buffer cimport PyBUF_WRITE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc cimport errno as libc_errno
 from libc.errno cimport EAGAIN, EINTR, EPIPE, errno
@@ -84,8 +82,7 @@ cdef enum:
     CORK_LIMIT = 65536    # bytes that may wait for the end of an iteration
     DELEGATE_LIMIT = 16384      # bytes that another thread may leave to the engine's thread
     RULES_KEPT = 256          # `ConnectionLimits` kept, shared by connections with equal settings
-    LAYER_SEND_SIZE = 1 << 18 # bytes passed to a transport in one call
-    TLS_RECORD = 1 << 14      # bytes passed to OpenSSL in one call, which writes one record
+    LAYER_SEND_SIZE = 1 << 18 # bytes passed to a layer in one call
     MAX_LAST_READS = 64       # reads of received data after sending has failed
     READING = EPOLLIN | EPOLLRDHUP
     PEER_FINISHED = 1         # `hang_up`: the peer has ended its sending direction
@@ -581,7 +578,7 @@ cdef class Channel(Pollable):
             with layer.lock:  # a thread with a blocked listener may be in the layer
                 if self.layer is None:
                     raise BrokenPipeError
-                size = min(self.copied(), <size_t>(LAYER_SEND_SIZE if self.is_push else TLS_RECORD))
+                size = min(self.copied(), <size_t>LAYER_SEND_SIZE)
                 if size == 0:  # that thread has sent everything
                     return 0
                 sent = layer.send((<char *>bytes_of(self.out) + self.out.start)[:size])
@@ -997,44 +994,26 @@ cdef class Channel(Pollable):
     cdef bint receive_from_layer(self) except -1:
         """Read at most as much as from a plain socket; the next iteration reads the rest."""
         cdef ssize_t budget = RECEIVE_SIZE
-        cdef uint8_t *data = self._engine.receive_buffer
-        cdef ssize_t size
-        if not self.is_push:
-            shared = PyMemoryView_FromMemory(<char *>data, RECEIVE_SIZE, PyBUF_WRITE)
         while self.fd >= 0:
             if self.is_reading_paused() or budget <= 0:
                 self.input_pending = UNREAD
                 return True
             layer = self.layer
-            if self.is_push:
-                received = layer.receive()
-                if received is None:
-                    return True
-                copy = bytearray(received)  # unmasked in place
-                data = <uint8_t *><char *>copy
-                size = len(copy)
-            else:
-                with layer.lock:
-                    size = layer.receive_into(shared)
-                if size < 0:
-                    return True
-            if size == 0:
+            with layer.lock:
+                data = layer.receive()
+            if data is None:
+                return True
+            if not data:
                 self.input_ended = True
                 self._input_over()
                 return True
             self.heard = self._engine.now
-            budget -= size
-            self.traffic.bytes_received += <size_t>size
+            budget -= len(data)
+            self.traffic.bytes_received += <size_t>len(data)
             if not self._discard_input:
-                self.decode(data, <size_t>size)
-            if not (self.is_push or layer.reads_ahead or self.has_unread_bytes()):
-                return True
+                buffer = bytearray(data)  # unmasked in place
+                self.decode(<uint8_t *><char *>buffer, len(buffer))
         return True
-
-    cdef bint has_unread_bytes(self) noexcept:
-        """Whether the socket has bytes to read. Costs less than a read that raises."""
-        cdef int count = 0
-        return self.fd >= 0 and (ioctl(self.fd, FIONREAD, &count) != 0 or count > 0)
 
     cdef void decode(self, uint8_t *data, size_t size) noexcept:
         cdef uint8_t *cursor = data

@@ -16,6 +16,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+RECEIVE_SIZE = 1 << 16
+
 
 def _python_s_own(module: Any, name: str) -> Any:
     monkey: Any = sys.modules.get("gevent.monkey")
@@ -40,11 +42,7 @@ def is_of_gevent(sock: Any) -> bool:
 
 
 class TlsConnection:
-    """The layer between a channel and a non-blocking TLS socket. Owns the descriptor.
-
-    OpenSSL's object is called directly, unless the class of the socket replaces `read`: such a
-    socket may hold data back that neither OpenSSL nor the operating system reports (`reads_ahead`).
-    """
+    """The layer between a channel and a non-blocking TLS socket. Owns the descriptor."""
 
     is_pollable = True
 
@@ -53,35 +51,28 @@ class TlsConnection:
         SSLSocket.setblocking(self._sock, False)
         self.lock: threading.Lock = threading.Lock()
         """To be held for every call: an OpenSSL object may be used by one thread at a time."""
-        self.reads_ahead = type(self._sock).read is not SSLSocket.read
-        """Whether `receive_into` must be called until it returns -1."""
-        stream: Any = self._sock
-        if not self.reads_ahead:
-            stream = stream._sslobj or stream  # None in a socket that has no TLS connection
-        self._read, self._write = stream.read, stream.write
 
     def fileno(self) -> int:
         return Socket.fileno(self._sock)
 
-    def receive_into(self, buffer: memoryview) -> int:
-        """Read the data of one record. Returns the number of bytes; 0 after the peer's end, -1 if
-        there is none now.
+    def receive(self) -> bytes | None:
+        """Return received data; b"" after the peer's end, None if there is none now.
 
-        `buffer` has room for a whole record. OpenSSL reads no byte beyond the record from the
-        socket, so epoll reports everything that follows.
+        Must be called until it returns None: epoll does not report data that OpenSSL has already
+        read from the socket.
         """
         try:
-            return self._read(len(buffer), buffer)  # type: ignore[no-any-return]
+            return self._sock.read(RECEIVE_SIZE) or b""
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return -1
+            return None
         except (OSError, ValueError):
-            return 0
+            return b""
 
     def send(self, data: bytes) -> int:
         """Write data. Returns the number of bytes accepted, 0 if OpenSSL must wait. Raises
         `OSError` if the connection is lost."""
         try:
-            return self._write(data)  # type: ignore[no-any-return]
+            return self._sock.write(data)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return 0
 
