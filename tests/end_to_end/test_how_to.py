@@ -161,7 +161,7 @@ def check_session(block: Block, folder: Path) -> None:
     with program(block, folder) as address:
         assert status_of(address, "/chat") == 401
         headers = log_in(address)
-        with opened(address, "/chat", headers=headers) as ws:
+        with opened(address, "/chat", additional_headers=headers) as ws:
             assert ask(ws, "hi") == "alice: hi"
         assert status_of(address, "/chat", headers=headers, origin="https://evil.example") == 403
 
@@ -193,12 +193,12 @@ def check_logout(block: Block, folder: Path) -> None:
     module = load(block.source, str(block.file), folder)
     with served(module["app"]) as address:
         headers = log_in(address)
-        with opened(address, "/chat", headers=headers) as ws:
+        with opened(address, "/chat", additional_headers=headers) as ws:
             assert ask(ws, "hi") == "alice: hi"
             request(address, "POST", "/logout", headers)
             assert close_code(ws) == 4401
         module["SESSION_SECONDS"] = -1
-        with opened(address, "/chat", headers=log_in(address)) as ws:
+        with opened(address, "/chat", additional_headers=log_in(address)) as ws:
             ws.send("hi")
             assert close_code(ws) == 4401
             assert ws.close_reason == "session expired"
