@@ -96,6 +96,9 @@ def test_each_check_has_its_program() -> None:
     assert set(map(name_of, BLOCKS)) == set(CHECKS)
 
 
+EVIL = "https://evil.example"
+
+
 @contextlib.contextmanager
 def program(block: Block, folder: Path) -> Iterator[str]:
     """Serve the application of a block; gives its address."""
@@ -163,7 +166,7 @@ def check_session(block: Block, folder: Path) -> None:
         headers = log_in(address)
         with opened(address, "/chat", additional_headers=headers) as ws:
             assert ask(ws, "hi") == "alice: hi"
-        assert status_of(address, "/chat", headers=headers, origin="https://evil.example") == 403
+        assert status_of(address, "/chat", additional_headers=headers, origin=EVIL) == 403
 
 
 @check("authentication/tickets")
