@@ -1,5 +1,5 @@
 """The load generator for TLS: tls_load.py PORT connections=50 in-flight=1 size=32 seconds=1
-warm-up=0.4 cpu=PID …. Prints what `load echo` prints, without latencies."""
+warm-up=0.4 cpu=PID …. Prints the lines of `load echo`, without latencies."""
 
 import json
 import select

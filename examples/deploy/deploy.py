@@ -1,4 +1,4 @@
-"""Deploy the chat again and again while clients use it, and print what they have seen.
+"""Deploy the chat again and again while clients use it, and print their observations.
 
     python deploy.py --sockets 500 --talkers 20 --deploys 10
 

@@ -1,4 +1,4 @@
-"""A process that publishes to a room and records what it receives; for test_outage.py.
+"""A process that publishes to a room and records the received messages; for test_outage.py.
 
 It starts on a line on standard input, and writes its progress and finally its records to standard
 output as lines of JSON.

@@ -1,4 +1,4 @@
-"""The test client: limits of waits, exceptions, and what remains after it."""
+"""The test client: limits of waits, exceptions, and leftovers after it."""
 
 from __future__ import annotations
 

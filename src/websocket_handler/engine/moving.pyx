@@ -30,7 +30,7 @@ def suspend(Channel channel not None):
     cannot be suspended: TLS and transports in Python have state of their own, and after the end of
     one direction there is nothing to move.
 
-    A suspended channel is like one before its socket is attached: it collects what is sent.
+    A suspended channel is like one before its socket is attached: it collects the data to send.
     """
     cdef int fd = channel.fd
     if fd < 0 or channel.layer is not None or channel.busy or channel.hang_up:

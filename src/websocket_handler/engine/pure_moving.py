@@ -19,7 +19,7 @@ def suspend(channel: Channel) -> int | None:
     """Stop reading and writing. Returns the descriptor, which stays open; None if the connection
     cannot be suspended.
 
-    A suspended channel is like one before its socket is attached: it collects what is sent.
+    A suspended channel is like one before its socket is attached: it collects the data to send.
     """
     transport = channel._transport
     if transport is None or transport.is_closing():

@@ -398,7 +398,7 @@ def _when_idle(websocket: WebSocket, call: Callable[[WebSocket], Result]) -> Res
 
 
 def _describe(websocket: WebSocket) -> tuple[Any, Facts, Request]:
-    """Return the address to which the client has connected, and what is known of the connection."""
+    """Return the address to which the client has connected, and facts of the connection."""
     facts = facts_of(websocket)
     descriptor = websocket._descriptor
     if descriptor < 0:

@@ -202,7 +202,7 @@ def _secret_of(websocket: WebSocket) -> bytes:
 
 
 def _checked_carry(websocket: WebSocket) -> Any:
-    """Return a copy of what the application has left for the new process, or of what it was left
+    """Return a copy of the data that the application has left for the new process, or that it got
     itself if it has set nothing."""
     carry = websocket.carried if websocket.carry is None else websocket.carry
     if carry is None:

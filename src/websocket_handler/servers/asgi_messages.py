@@ -333,7 +333,7 @@ class MessageTransport(asyncio.Transport):
         self._something_to_send.set()
 
     def abort(self) -> None:
-        """Drop what is left, but for a whole response in place of the WebSocket: the server ends
+        """Drop the rest, but for a whole response in place of the WebSocket: the server ends
         the connection after that."""
         if not (self._is_denied and self._is_closing):
             self._outgoing.clear()

@@ -110,7 +110,7 @@ class BaseConnection:
 
     def stop_reading(self) -> None:
         """Read nothing until `resume_reading()`, not even pings: as a peer that hangs, or that is
-        too slow for what it is sent."""
+        too slow for its messages."""
         self._peer.stop_reading()
 
     def resume_reading(self) -> None:
@@ -133,7 +133,7 @@ class Client(BaseClient):
     handshake, engine and codec are those of production. An application that runs in an event loop
     gets a loop of its own, in a thread; the others get a thread for each request.
 
-    Every wait has a limit. After it, `TimeoutError` is raised, which tells what was awaited.
+    Every wait has a limit. After it, `TimeoutError` is raised, which names the awaited event.
     """
 
     _in_running_loop = False

@@ -36,7 +36,7 @@ async def advance(
 
 
 async def settle(engine: Engine, waits: Waits, timeout: float) -> None:
-    """Wait until the engine has processed what has arrived and what was posted before."""
+    """Wait until the engine has processed all data and calls that came before."""
     if engine.is_running:
         await in_engine(engine, waits, lambda: None, timeout)
 

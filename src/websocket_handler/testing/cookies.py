@@ -12,7 +12,7 @@ from typing import Any
 class Cookies(MutableMapping[str, str]):
     """The cookies of a client by name.
 
-    Like test clients of frameworks, it sends a cookie whatever its Domain, Secure and SameSite are;
+    Like test clients of frameworks, it ignores Domain, Secure and SameSite of a cookie;
     the Path and the expiry count.
     """
 

@@ -93,7 +93,7 @@ class Peer:
             raise self._timed_out(timeout, "the application to read what was sent")
 
     def _check_open(self) -> None:
-        """Raise if the connection is known to have closed. Reads what has arrived first."""
+        """Raise if the connection is known to have closed. Reads the received data first."""
         if self._stream.is_reading:
             self._stream.read_now()
         if self.close is not None:

@@ -65,7 +65,7 @@ class Session:
         self._is_running = True
 
     async def stop(self, is_raising: bool) -> None:
-        """Close what is open and stop the application. With `is_raising`, raise the first exception
+        """Close all connections, stop the application. With `is_raising`, raise the first exception
         of the application that was not raised yet, or the first one of stopping."""
         self._is_running = False
         errors: list[Exception] = []

@@ -42,7 +42,7 @@ class Stream:
                 del self._unsent[: self._sock.send(self._unsent)]
         except BlockingIOError:
             pass
-        except OSError:  # the application has closed; what it has sent can still be read
+        except OSError:  # the application has closed; its data can still be read
             self._unsent.clear()
 
     async def read(self, until: float) -> bool:

@@ -44,6 +44,6 @@ def refusal(resumed: bool) -> int:
 
 
 def answer(ws: Any, message: str | bytes) -> str:
-    """Return the process, whether it has the connection from another one, and what that left."""
+    """Return the process, whether it has the connection from another one, and the carried data."""
     ws.carry = {"count": ((ws.carry or ws.carried) or {"count": 0})["count"] + 1}
     return f"{os.getpid()} {ws.resumed} {ws.carry['count']} {message!s}"

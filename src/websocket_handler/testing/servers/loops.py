@@ -107,7 +107,7 @@ class InLoopThread:
         await self._server.stop()
 
     def _cancel(self) -> None:
-        """Cancel what runs in the loop, after a wait in vain."""
+        """Cancel all tasks of the loop, after a wait in vain."""
         if self._task is not None:
             self._loop.call_soon_threadsafe(self._task.cancel)
 
