@@ -15,14 +15,13 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from websocket_handler import IS_NATIVE, ConnectionClosed, Engine, State, WebSocket
-from websocket_handler.engine import default_engine, loop_engine
+from websocket_handler.engine import default_engine, forks, loop_engine
 from websocket_handler.protocol.assembly import Message
 from websocket_handler.protocol.frame import Opcode, write_frame
 
 from ..support.connections import Peer, client_role, connect, make_websocket
+from ..support.forks import CHILD_SECONDS, echo_in, echo_once, exit_code_of_child
 from .carriers import EngineRunner, new_websocket, running_engine
-
-CHILD_SECONDS = 20
 
 
 @pytest.fixture(autouse=True)
@@ -30,33 +29,6 @@ def _no_warnings_of_forks() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of forks beside threads
         yield
-
-
-def exit_code_of_child(check: Callable[[], object]) -> int:
-    """Call `check` in a forked child; returns its exit code, which is 0 unless `check` raised."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            signal.alarm(CHILD_SECONDS)  # ends a child that hangs
-            check()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def echo_in(engine: Engine) -> None:
-    websocket = make_websocket(engine)
-    websocket.on("message", websocket.send)
-    peer = connect(websocket)
-    echo_once(peer, "anew")
-
-
-def echo_once(peer: Peer, message: str) -> None:
-    peer.sock.sendall(write_frame(Opcode.TEXT, message.encode(), key=bytes(4)))
-    if peer.read() != Message(message):
-        raise AssertionError(message)
 
 
 def check_closed(websocket: WebSocket) -> None:
@@ -115,6 +87,29 @@ def test_child_has_closed_websockets_and_a_new_engine(
     assert called == ["close"]
     if make is make_engine_of_its_own:
         engine.stop(10)
+
+
+def test_renewal_that_raises_in_a_child_does_not_prevent_the_others(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise ValueError("a fault")
+
+    monkeypatch.setattr(forks, "_renewals", [fail, *forks._renewals])
+    engine = Engine()
+    websocket = make_websocket(engine)
+    peer = connect(websocket)
+
+    def check() -> None:
+        check_closed(websocket)
+        echo_in(engine)
+        if "remains in a forked child" not in caplog.text:
+            raise AssertionError(caplog.text)
+
+    assert exit_code_of_child(check) == 0
+    websocket.send("the parent goes on")
+    assert peer.read() == Message("the parent goes on")
+    engine.stop(10)
 
 
 def test_coroutines_of_a_child_see_closed_websockets() -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.support.forks import echo_in, exit_code_of_child
 from tests.support.programs import wait_for
+from websocket_handler import Engine
 from websocket_handler.bus.bus import Bus
 from websocket_handler.bus.settings import BusState, History
 
@@ -178,6 +180,17 @@ def test_closed_bus_is_not_reopened_by_a_fork(shared: BrokerProcess) -> None:
     send(bus, "room", "x")
     assert bus.close(10)
     assert bus.state is BusState.CLOSED
+
+    def check() -> None:
+        bus.join("room")
+        if bus.state is not BusState.CLOSED:
+            raise AssertionError(bus.state)
+        echo_in(engine)
+
+    engine = Engine()
+    echo_in(engine)
+    assert exit_code_of_child(check) == 0
+    engine.stop(10)
 
 
 GEVENT = (

@@ -65,6 +65,7 @@ class Bus:
         self._rooms = node
         self._history = history
         self._settings = settings
+        self._is_closed = False
         self._begin()
         _buses.add(self)
 
@@ -74,7 +75,6 @@ class Bus:
         self._outbox = Outbox(self._node, self._settings.queue_size, self._settings.queue_bytes)
         self._joined: set[str] = set()
         self._thread: BusThread | None = None
-        self._is_closed = False
         self._worker = BusWorker(
             self._url,
             self._broker_class,

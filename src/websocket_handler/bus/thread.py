@@ -76,9 +76,11 @@ class BusThread:
         """Release the parent's sockets in a forked child, which must not keep them open.
 
         Their file descriptors are replaced by /dev/null, so that closing them later has no effect.
+        Does nothing if the thread had ended: it has closed its selector and its sockets.
         """
+        watched = self._selector.get_map() or {}  # None once the selector is closed
         with open(os.devnull) as nothing:  # noqa: PTH123
-            for key in list(self._selector.get_map().values()):
+            for key in list(watched.values()):
                 os.dup2(nothing.fileno(), key.fd)
 
     def _run(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:

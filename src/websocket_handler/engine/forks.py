@@ -6,10 +6,13 @@ messages to the peers. Each engine forgets them and starts again when it is need
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Protocol
 from weakref import WeakSet
+
+logger: logging.Logger = logging.getLogger("websocket_handler")
 
 
 class Inherited(Protocol):
@@ -33,10 +36,11 @@ def in_forked_child(renew: Callable[[], None]) -> Callable[[], None]:
 
 
 def _after_fork_in_child() -> None:
-    for renew in _renewals:
-        renew()
-    for engine in list(engines):
-        engine.forget_after_fork()
+    for forget in [*_renewals, *(engine.forget_after_fork for engine in engines)]:
+        try:
+            forget()
+        except Exception:  # the other engines must not use the parent's connections
+            logger.exception("state of the parent process remains in a forked child")
 
 
 if hasattr(os, "register_at_fork"):
