@@ -120,6 +120,11 @@ def notice(page: Page, text: str) -> None:
     expect(page.locator("#log .notice", has_text=text)).to_have_count(1, timeout=WAIT)
 
 
+def wait_until_settled(page: Page) -> None:
+    """Wait until the page reports new members: those of the first second were there before."""
+    expect(page.locator("#present")).not_to_have_attribute("aria-busy", "true", timeout=WAIT)
+
+
 def send_message(page: Page, text: str) -> None:
     page.get_by_label("Message").fill(text)
     page.get_by_label("Message").press("Enter")
@@ -145,6 +150,7 @@ def test_users_join_talk_and_leave(browser: Browser, enter: Enter, program: Prog
     room = "<i>room</i>"
     alice = enter(program, "Alice", room)
     expect_present(alice, "Alice")
+    wait_until_settled(alice)
     mallory = enter(program, EVIL_NAME, room)
     for page in (alice, mallory):
         expect_present(page, EVIL_NAME, "Alice")
