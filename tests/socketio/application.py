@@ -40,6 +40,7 @@ def state_of(server: Any, journal: Journal) -> dict[str, Any]:
         "environs": len(server.environ),
         "rooms": len(server.manager.rooms),
         "threads": threading.active_count(),
+        "handler_threads": sum("socketio-handler" in one.name for one in threading.enumerate()),
         "descriptors": len(os.listdir("/proc/self/fd")),  # noqa: PTH208
         "open": default_engine().stats().open,
     }
