@@ -20,14 +20,7 @@ SECTIONS = {"1": 16, "2": 11, "3": 7, "4": 10, "5": 20, "6": 145, "7": 37, "9": 
 """The number of cases of each section; 12 and 13 are about permessage-deflate."""
 
 COMPRESSION = {"12": 90, "13": 126}
-SOME_OF_THEM = [
-    "12.1.2",
-    "12.2.4",
-    "12.3.5",
-    "12.4.3",
-    "12.5.11",
-    *(f"13.{n}.{n}" for n in range(1, 8)),
-]
+SOME_OF_THEM = ["12.1.2", "12.4.3", "12.5.11", "13.1.1", "13.3.3", "13.6.6"]
 """All of them take minutes: `make autobahn-compression`."""
 
 ALL = os.environ.get("AUTOBAHN_COMPRESSION") == "all"

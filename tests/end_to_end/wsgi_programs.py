@@ -27,6 +27,7 @@ SERVERS = {
     "bottle": ["-m", f"{HERE}.serve", "bottle"],
     "runserver": ["-m", f"{HERE}.serve", "runserver"],
 }
+THREADED_GUNICORN = ("gunicorn gthread", "gunicorn preload")
 
 QUIET = re.compile(r"Traceback|Exception|ERROR|CRITICAL")
 

@@ -21,7 +21,10 @@ from ..support.programs import Program, running
 MAX_NATIVE_SIZE = 2 << 20
 """Total size of all extension modules in bytes: stripped they take 0.9 MB, unstripped 5 MB."""
 
-pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="the wheel has the native engine")
+pytestmark = [
+    pytest.mark.skipif(not IS_NATIVE, reason="the wheel has the native engine"),
+    pytest.mark.timeout(400),  # the first test compiles the native engine
+]
 
 
 @pytest.fixture(scope="module")

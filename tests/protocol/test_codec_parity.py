@@ -19,7 +19,7 @@ from .cuts import CUTS, KEYS, cut, garbage
 from .frames import DECODERS, Codec, Limits
 
 SIZES = st.sampled_from([0, 1, 2, 125, 126, 127, 4000, 65535, 65536])
-parity = settings(max_examples=300, deadline=None)
+parity = settings(max_examples=150, deadline=None)
 
 
 @st.composite
@@ -80,7 +80,7 @@ def test_arbitrary_bytes_never_crash_or_hang_a_codec(
 
 
 @pytest.mark.skipif("native" not in DECODERS, reason="there is one codec only")
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(
     data=garbage() | messages().map(lambda stream: stream[1]) | st.binary(max_size=100),
     cuts=CUTS,

@@ -82,7 +82,7 @@ def send(draw: Any, wire: bytearray, data: bytes, payload: bytes) -> list[Event]
 
 
 @pytest.mark.parametrize("new", INFLATING.values(), ids=INFLATING)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(stream=streams(), cuts=CUTS)
 def test_compressed_messages_survive_any_cut(
     new: NewDecoder, stream: tuple[list[Event], bytes, bool], cuts: list[int]
@@ -111,7 +111,7 @@ def garbage_deflated(draw: Any) -> bytes:
 
 
 @pytest.mark.skipif("native" not in INFLATING, reason="there is one codec only")
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(
     data=damaged() | garbage_deflated() | garbage(),
     cuts=CUTS,
@@ -133,7 +133,7 @@ def test_both_codecs_return_the_same_events_for_compressed_bytes(
 
 
 @pytest.mark.parametrize("new", INFLATING.values(), ids=INFLATING)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=damaged() | garbage_deflated(), window_bits=st.integers(8, 15))
 def test_arbitrary_compressed_bytes_never_crash_or_hang_a_codec(
     new: NewDecoder, data: bytes, window_bits: int

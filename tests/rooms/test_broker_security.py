@@ -25,6 +25,10 @@ KEPT = History(length=100)
 HISTORIES = [None, KEPT]
 
 
+TLS_HANDSHAKE = b"\x16\x03"
+"""The first bytes of a TLS client (RFC 8446, 5.1)."""
+
+
 class FakeNats:
     """Answers like a NATS server without TLS, and keeps all bytes from clients."""
 
@@ -49,6 +53,8 @@ class FakeNats:
                 try:
                     while data := connection.recv(65536):
                         self.received += data
+                        if data.startswith(TLS_HANDSHAKE):  # which it does not understand
+                            break
                         if b"PING\r\n" in data:
                             connection.sendall(b"PONG\r\n")
                 except OSError:
