@@ -29,7 +29,7 @@ from .connection.listeners import (
     is_async,
     surrounded,
 )
-from .connection.sending import SendingConnection, tell
+from .connection.sending import SendingConnection, set_threadsafe
 from .connection.surroundings import Surroundings
 from .engine import Engine, default_engine
 from .engine.running_loop import is_in_event_loop
@@ -570,7 +570,7 @@ class WebSocket(SendingConnection):
         self._complete_early()
         loop = asyncio.get_running_loop()
         over = asyncio.Event()
-        notice = Notice(partial(tell, loop, over))
+        notice = Notice(partial(set_threadsafe, loop, over))
         self._in_engine(partial(self._when_closed, notice))
         try:
             await over.wait()

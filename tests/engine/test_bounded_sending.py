@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
@@ -26,6 +27,7 @@ from websocket_handler.protocol.versions import by_name
 
 from ..support.connections import Peer, connect, make_websocket
 from ..support.programs import wait_for
+from .carriers import LoopThread, running_engine
 
 KEY = b"\x01\x02\x03\x04"
 HIGH_WATER = 64 << 10
@@ -255,3 +257,63 @@ def test_prepared_message_is_refused_only_while_its_notice_would_wait(engine: En
         Message(bytes(HIGH_WATER)),
         Message("prepared"),
     ]
+
+
+def connect_observed(
+    engine: Engine, loop: LoopThread, during_write: Callable[[WebSocket], object]
+) -> tuple[WebSocket, Peer, threading.Thread]:
+    """Connect a WebSocket over an asyncio transport. `during_write` runs in the returned thread
+    before the first `write` after the 101 returns, if it does not need what the writer holds."""
+    ours, theirs = socket.socketpair()
+    websocket, peer = make_websocket(engine), Peer(theirs)
+    observer = threading.Thread(target=during_write, args=(websocket,), daemon=True)
+
+    async def give() -> None:
+        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
+            asyncio.Protocol, ours
+        )
+        transport.pause_reading()
+        write = transport.write
+        websocket.connect()
+        websocket._take_over(transport)
+        await asyncio.to_thread(peer.read_head)
+
+        def observed_write(data: bytes) -> None:
+            write(data)
+            if observer.ident is None:
+                observer.start()
+                observer.join(0.3)
+
+        transport.write = observed_write  # type: ignore[method-assign, assignment]
+
+    loop.run(give())
+    return websocket, peer, observer
+
+
+def test_message_passed_to_a_transport_is_counted_once() -> None:
+    counts: list[int] = []
+    with running_engine("asyncio") as runner:
+        assert runner.thread is not None
+        websocket, _, observer = connect_observed(
+            runner.engine, runner.thread, lambda ws: counts.append(ws.buffered_amount)
+        )
+        websocket.send(bytes(4 << 20))
+        wait_for(lambda: counts, "the count")
+        observer.join(10)
+        assert counts[0] < 5 << 20
+        websocket.abort()
+
+
+def test_message_sent_during_a_write_is_unsent_until_the_peer_reads() -> None:
+    with running_engine("asyncio") as runner:
+        assert runner.thread is not None
+        websocket, peer, observer = connect_observed(
+            runner.engine, runner.thread, lambda ws: ws.send(bytes(4 << 20))
+        )
+        websocket.send("small")
+        assert peer.read() == Message("small")
+        wait_for(lambda: websocket.buffered_amount > HIGH_WATER, "unsent bytes")
+        observer.join(10)
+        assert not websocket.drain(0.01)
+        assert peer.read() == Message(bytes(4 << 20))
+        assert websocket.drain(10)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..connection.sending import tell
+from ..connection.sending import set_threadsafe
 from ..engine import Engine, loop_engine
 from ..protocol.state import State
 from .network import AddressInfo, Network, noticed
@@ -66,7 +66,7 @@ class LoopNetwork(Network):
 
     async def wait_open(self, websocket: WebSocket) -> None:
         opened = asyncio.Event()
-        with noticed(websocket, partial(tell, self._loop, opened)):
+        with noticed(websocket, partial(set_threadsafe, self._loop, opened)):
             if websocket.state is State.CONNECTING:
                 try:
                     await asyncio.wait_for(opened.wait(), self.time_left())

@@ -106,7 +106,7 @@ class SendingConnection(Connection):
         self._complete_early()
         loop = asyncio.get_running_loop()
         drained = asyncio.Event()
-        notice = partial(tell, loop, drained)
+        notice = partial(set_threadsafe, loop, drained)
         self._in_engine(partial(self._on_drained, notice))
         try:
             await drained.wait()
@@ -362,7 +362,7 @@ def _size_of(message: Any) -> int:
     return EVENT_OVERHEAD + (len(message) if isinstance(message, str | bytes) else 0)
 
 
-def tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+def set_threadsafe(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
     """Set the event of a loop, from any thread. Does nothing if the loop is closed."""
     if not loop.is_closed():
         loop.call_soon_threadsafe(event.set)

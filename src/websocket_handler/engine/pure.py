@@ -27,7 +27,7 @@ from ..settings import Settings
 from .empty_context import in_empty_context
 from .forks import engines
 from .loop_end import watch_loop_end
-from .native_locks import native_lock
+from .native_locks import native_rlock
 from .running_loop import is_in_event_loop
 from .send_state import SendState
 from .shutdown import ClosesAll
@@ -355,7 +355,7 @@ class Channel(Events):
     _after_messages: Callable[[], object] | None
     _outgoing: list[bytes]
     _waiting: int  # bytes in `_outgoing`
-    _unsent: threading.Lock  # held while `_outgoing` and `_waiting` change
+    _unsent: Any  # a lock, held while the unsent bytes are counted, move or change `_above_water`
     _above_water: bool
     _drain_due: bool
     _send_state: int
@@ -387,7 +387,7 @@ class Channel(Events):
         self._waiting = 0
         self._traffic = Traffic()
         self._controls, self._controls_since = 0, 0.0
-        self._unsent = native_lock()
+        self._unsent = native_rlock()
         self._heard = time.monotonic()
         return self
 
@@ -435,8 +435,9 @@ class Channel(Events):
 
     def _kept(self) -> int:
         """Return the bytes in the send buffers of this channel and of the transport."""
-        kept = self._transport.get_write_buffer_size() if self._transport else 0
-        return kept + self._waiting
+        with self._unsent:
+            transport = self._transport
+            return self._waiting + (transport.get_write_buffer_size() if transport else 0)
 
     @property
     def _blocked(self) -> bool:
@@ -474,8 +475,8 @@ class Channel(Events):
         with self._unsent:
             self._outgoing.append(data)
             self._waiting += len(data)
-        if self._kept() > self._limits.high_water:
-            self._above_water = True
+            if self._kept() > self._limits.high_water:
+                self._above_water = True
         if self._transport is None or self._engine is None:
             return
         if not self._engine._is_own_thread():
@@ -493,7 +494,7 @@ class Channel(Events):
             self._waiting += len(data)
 
     def _discard_output(self) -> None:
-        """Discard the send buffer. Before the engine has the socket."""
+        """Discard the send buffer. Before the engine has the socket, or after its end."""
         with self._unsent:
             self._outgoing.clear()
             self._waiting = 0
@@ -518,13 +519,12 @@ class Channel(Events):
         if self._transport is None:
             return
         with self._unsent:
-            outgoing, self._outgoing = self._outgoing, []
-        if outgoing and not self._transport.is_closing():
-            data = b"".join(outgoing)
-            self._traffic += Traffic(bytes_sent=len(data))
-            self._transport.write(data)
-        with self._unsent:  # only now, so that `buffered_amount` is never too small
-            self._waiting -= sum(map(len, outgoing))
+            data = b"".join(self._outgoing)
+            self._outgoing = []
+            if data and not self._transport.is_closing():
+                self._traffic += Traffic(bytes_sent=len(data))
+                self._transport.write(data)
+            self._waiting -= len(data)
         if self._finishing:
             self._end_output()
         else:
@@ -535,17 +535,21 @@ class Channel(Events):
         transport = self._transport
         if not self._above_water or transport is None or transport.is_closing():
             return
-        assert self._engine is not None
-        left = transport.get_write_buffer_size()
+        with self._unsent:  # another thread may be sending
+            left = self._kept()
+            self._above_water = left > self._limits.high_water // 4
         if left > self._limits.high_water:
             if not self._is_client:
                 transport.pause_reading()
-        elif left <= self._limits.high_water // 4:
-            self._above_water = False
-            self._pause_reading(self._reading_paused)
-            if not self._drain_due:  # posted: `drain` must not interrupt a listener that sends
-                self._drain_due = True
-                self._engine._post(self._emit_drained)
+        elif not self._above_water:
+            self._resume_after_drain()
+
+    def _resume_after_drain(self) -> None:
+        assert self._engine is not None
+        self._pause_reading(self._reading_paused)
+        if not self._drain_due:  # posted: `drain` must not interrupt a listener that sends
+            self._drain_due = True
+            self._engine._post(self._emit_drained)
 
     def _pause_reading(self, paused: bool) -> None:
         """Pause or resume reading. In the engine's thread only."""
@@ -642,7 +646,7 @@ class Channel(Events):
         self._transport = self._timer = None
         self._send_state = SendState.ENDED
         self._discard_input = True
-        self._unsent = threading.Lock()
+        self._unsent = native_rlock()
         self._outgoing = []
         self._waiting = 0
         self._abandoned()
@@ -724,8 +728,7 @@ class _Carrier(asyncio.Protocol):
             channel._end_check.cancel()
         channel._send_state = SendState.ENDED
         channel._transport = None
-        channel._outgoing.clear()
-        channel._waiting = 0
+        channel._discard_output()
         self._engine._attached.discard(channel)
         reason = getattr(error, "strerror", None) or str(error or "the connection was dropped")
         channel._connection_lost(reason)

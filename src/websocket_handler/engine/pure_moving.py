@@ -71,8 +71,7 @@ def release(channel: Channel, _descriptor: int) -> None:
     engine = channel._engine
     assert engine is not None
     engine._attached.discard(channel)
-    channel._outgoing.clear()
-    channel._waiting = 0
+    channel._discard_output()
     channel._released()
 
 

@@ -38,7 +38,14 @@ def is_tls(sock: Any) -> bool:
 
 
 def is_of_gevent(sock: Any) -> bool:
-    return is_tls(sock) and hasattr(sock, "_sslobj") and hasattr(sock, "_sock")
+    is_python_s = isinstance(sock, SSLSocket)
+    return is_tls(sock) and not is_python_s and hasattr(sock, "_sslobj") and hasattr(sock, "_sock")
+
+
+def _beneath_tls(sock: SSLSocket) -> Any:
+    """Return `sock` with the methods of a plain socket. They are gevent's if `ssl` was imported
+    after gevent had patched `socket`: Python's class of TLS sockets derives from gevent's then."""
+    return super(SSLSocket, sock)
 
 
 class TlsConnection:
@@ -48,12 +55,13 @@ class TlsConnection:
 
     def __init__(self, sock: SSLSocket) -> None:
         self._sock = take_from_gevent(sock) if is_of_gevent(sock) else sock
-        SSLSocket.setblocking(self._sock, False)
+        _beneath_tls(self._sock).setblocking(False)
         self.lock: threading.Lock = threading.Lock()
         """To be held for every call: an OpenSSL object may be used by one thread at a time."""
 
     def fileno(self) -> int:
-        return Socket.fileno(self._sock)
+        descriptor: int = _beneath_tls(self._sock).fileno()
+        return descriptor
 
     def receive(self) -> bytes | None:
         """Return received data; b"" after the peer's end, None if there is none now.
@@ -81,10 +89,14 @@ class TlsConnection:
         with contextlib.suppress(OSError, ValueError):
             SSLSocket.unwrap(self._sock)
         with contextlib.suppress(OSError):
-            Socket.shutdown(self._sock, socket.SHUT_WR)
+            _beneath_tls(self._sock).shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        descriptor = Socket.detach(self._sock)
+        """Close the descriptor, and let go of OpenSSL's object, as `SSLSocket.close` does. A thread
+        that has waited for the lock may still call the other methods: OpenSSL would go on to use
+        the number of the descriptor, which may belong to another connection by then."""
+        self._sock._sslobj = None  # type: ignore[attr-defined]
+        descriptor = _beneath_tls(self._sock).detach()
         if descriptor >= 0:
             os.close(descriptor)
 
@@ -104,17 +116,18 @@ def take_from_gevent(sock: Any) -> SSLSocket:
     dummy, end = socket.socketpair()
     end.close()
     sock._sock = _socket.socket(dummy.family, dummy.type, dummy.proto, dummy.detach())
-    sock._sslobj = _Void()
+    sock._sslobj = ClosedTls()
     taken = SSLSocket.__new__(SSLSocket)
-    Socket.__init__(taken, beneath.family, beneath.type, beneath.proto, beneath.detach())
+    plain = _beneath_tls(taken)
+    plain.__init__(beneath.family, beneath.type, beneath.proto, beneath.detach())
     taken.__dict__.update(_sslobj=connection, _context=connection.context, _connected=True)
     taken.__dict__.update(suppress_ragged_eofs=True, server_side=connection.server_side)
     taken.__dict__["_beneath"] = beneath  # OpenSSL's object has only a weak reference to it
     return taken
 
 
-class _Void:
-    """Stands in for OpenSSL's object: reads nothing and discards writes."""
+class ClosedTls:
+    """Stands in for OpenSSL's object in gevent's socket: reads nothing and discards writes."""
 
     def read(self, _size: int = 0, buffer: object = None) -> bytes | int:
         return b"" if buffer is None else 0
