@@ -29,6 +29,10 @@ from .proxy_url import ProxyUrl, proxy_for
 from .redirects import location_of, target_of, why_not_followed, without_credentials
 from .stream import Stream
 
+BODY_TIMEOUT_S = 2.0
+"""The time that the body of an error response may take after its head, in seconds. Then
+`HandshakeFailed` has the part that was received."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -147,14 +151,27 @@ async def _shake_hands(plan: Plan, network: Network) -> tuple[WebSocket, bool]:
             await stream.start_tls(tls_context(plan.client.ssl), hostname)
         handshake = plan.handshake()
         await stream.send(handshake.request)
-        established = None
-        while established is None:
-            established = _feed(handshake, await stream.receive())
+        established = await _receive_answer(stream, network, handshake)
         websocket = _hand_over(plan, network, stream.sock, established)
         return websocket, bool(established.rest)
     except BaseException:
         stream.close()
         raise
+
+
+async def _receive_answer(
+    stream: Stream, network: Network, handshake: ClientHandshake
+) -> Established:
+    while not handshake.is_refused:
+        established = _feed(handshake, await stream.receive())
+        if established is not None:
+            return established
+    with network.at_most(BODY_TIMEOUT_S):
+        while True:
+            try:
+                handshake.feed(await stream.receive())
+            except (ConnectionFailed, TimeoutError):
+                handshake.feed(b"")  # raises `HandshakeFailed` with the part that was received
 
 
 def _feed(handshake: ClientHandshake, data: bytes) -> Established | None:
