@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -21,6 +21,7 @@ from ..protocol.state import State
 from ..protocol.versions import Version
 from ..settings import Settings
 from ..websocket import WebSocket
+from .cookies import cookie_header, store_cookies
 from .happy_eyeballs import open_connection, open_unix_connection
 from .network import Network
 from .options import ClientSettings
@@ -80,7 +81,15 @@ class Plan:
             fields.append(("User-Agent", user_agent))
         if self.address.authorization is not None and "authorization" not in given:
             fields.append(("Authorization", self.address.authorization))
+        if self.client.cookies is not None and "cookie" not in given:
+            cookies = cookie_header(self.client.cookies, self.address)
+            fields += [("Cookie", cookies)] if cookies is not None else []
         return fields
+
+    def store_cookies(self, fields: Sequence[tuple[str, str]]) -> None:
+        """Store the cookies that a response of the server sets."""
+        if self.client.cookies is not None:
+            store_cookies(self.client.cookies, self.address, fields)
 
     @property
     def user_agent(self) -> str | None:
@@ -151,7 +160,12 @@ async def _shake_hands(plan: Plan, network: Network) -> tuple[WebSocket, bool]:
             await stream.start_tls(tls_context(plan.client.ssl), hostname)
         handshake = plan.handshake()
         await stream.send(handshake.request)
-        established = await _receive_answer(stream, network, handshake)
+        try:
+            established = await _receive_answer(stream, network, handshake)
+        except HandshakeFailed as refusal:
+            plan.store_cookies(refusal.headers)
+            raise
+        plan.store_cookies(established.headers.fields())
         websocket = _hand_over(plan, network, stream.sock, established)
         return websocket, bool(established.rest)
     except BaseException:
