@@ -30,10 +30,10 @@ ADDRESS = Address.parse("ws://example.com/")
 
 def answer(_: ServerConnection, request: Request) -> Response | None:
     """`/STATUS/COOKIE/LOCATION` answers with the status, sets the cookie and redirects."""
-    status, _, rest = request.path[1:].partition("/")
+    status, *rest = request.path[1:].split("/", 2)
     if not status.isdigit():
         return None
-    cookie, _, location = rest.partition("/")
+    cookie, location = (*rest, "")[:2]
     fields = [("Set-Cookie", f"{cookie}; Path=/"), ("Content-Length", "0")]
     fields += [("Location", location)] if location else []
     return Response(int(status), http.HTTPStatus(int(status)).phrase, Headers(fields))
