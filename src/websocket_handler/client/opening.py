@@ -25,7 +25,7 @@ from .cookies import cookie_header, store_cookies
 from .happy_eyeballs import open_connection, open_unix_connection
 from .network import Network
 from .options import ClientSettings
-from .proxies import pass_socks, request_tunnel
+from .proxies import pass_proxy
 from .proxy_url import ProxyUrl, proxy_for
 from .redirects import location_of, target_of, why_not_followed, without_credentials
 from .stream import Stream
@@ -216,12 +216,8 @@ async def _reach_through(proxy: ProxyUrl, plan: Plan, network: Network) -> Strea
     sock = await open_connection(network, proxy.host, proxy.port, plan.client.local_addr)
     stream = Stream(network, sock, str(proxy))
     try:
-        if proxy.is_socks:
-            await pass_socks(network, stream, proxy, plan.address)
-            return stream
-        if proxy.scheme == "https":
-            await stream.start_tls(tls_context(plan.client.proxy_ssl), proxy.host)
-        await request_tunnel(stream, proxy, plan.address, plan.user_agent)
+        context = plan.client.proxy_ssl
+        await pass_proxy(network, stream, proxy, plan.address, context, plan.user_agent)
         return stream
     except BaseException:
         stream.close()
