@@ -44,7 +44,7 @@ killed-workers: $(VENV)/.test-ready
 autobahn-compression: $(VENV)/.test-ready
 	AUTOBAHN_COMPRESSION=all $(BIN)/python -m pytest tests/end_to_end/test_autobahn.py -k compression
 
-# Run all Autobahn cases against the client, in all styles. Takes some minutes.
+# Run all Autobahn cases against the client, in all styles. Takes an hour.
 autobahn-client: $(VENV)/.test-ready
 	AUTOBAHN_CLIENT=all $(BIN)/python -m pytest tests/client/test_autobahn_client.py
 

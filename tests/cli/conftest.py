@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from ..support.programs import Program, demo
+from ..support.proxies import forget_proxies
 
 
 @pytest.fixture(scope="package")
@@ -29,3 +30,8 @@ def _log_level_is_restored() -> Iterator[None]:
     level = logger.level
     yield
     logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_proxies(monkeypatch)

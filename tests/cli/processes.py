@@ -7,6 +7,7 @@ import fcntl
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -44,6 +45,18 @@ def run(
         timeout=TIMEOUT_S,
         env=environment(**variables),
         check=False,
+    )
+
+
+def start_interruptible(*arguments: str) -> subprocess.Popen[bytes]:
+    """Start a command that SIGINT interrupts, also if the tests run in the background, where
+    shells let it be ignored."""
+    return subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 

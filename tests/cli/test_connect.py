@@ -16,9 +16,9 @@ from websocket_handler.cli import commands
 from websocket_handler.protocol.frame import Opcode
 
 from ..support.ports import free_port
-from ..support.programs import Program, wait_for
+from ..support.programs import Program
 from ..support.raw_client import Frame, binary, close, text
-from .processes import COMMAND, TIMEOUT_S, environment, run
+from .processes import COMMAND, TIMEOUT_S, environment, run, start_interruptible
 from .servers import answering, echoing, header, replying, sending, serving, upgrade
 
 INF = ("--wait", "inf")
@@ -186,12 +186,7 @@ def test_closed_output_ends_the_command(url: str) -> None:
 
 def test_ctrl_c_closes_with_1000(echo: Program, url: str) -> None:
     seen = len(echo.log())
-    with subprocess.Popen(
-        [*COMMAND, "connect", url, *INF, "-x", "hello"],
-        stdout=subprocess.PIPE,
-        env=environment(),
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    ) as process:
+    with start_interruptible("connect", url, *INF, "-x", "hello") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"hello\n"
         process.send_signal(signal.SIGINT)
@@ -289,14 +284,9 @@ def test_invalid_input_is_a_usage_error(url: str, stdin: bytes, message: str) ->
 
 
 def test_messages_of_a_feed_arrive_without_input(echo: Program) -> None:
-    with subprocess.Popen(
-        [*COMMAND, "connect", echo.url("/stats"), *INF],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        env=environment(),
-    ) as process:
+    with start_interruptible("connect", echo.url("/stats"), *INF) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith(b'{"')
         assert process.stdout.readline().startswith(b'{"')
         process.send_signal(signal.SIGINT)
-        wait_for(lambda: process.poll() is not None, "the end of the command", TIMEOUT_S)
+        assert process.wait(TIMEOUT_S) == 130

@@ -143,12 +143,14 @@ def test_address_that_drops_packets_is_left_in_time() -> None:
 
 
 @contextlib.contextmanager
-def secure(tmp_path: Path, leaf: trustme.LeafCert) -> Iterator[tuple[str, Path]]:
+def secure(
+    tmp_path: Path, leaf: trustme.LeafCert, issuer: trustme.CA = AUTHORITY
+) -> Iterator[tuple[str, Path]]:
     """Serve over TLS; yields the URL, and the file of the authority."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     leaf.configure_cert(context)
     authority = tmp_path / "authority.pem"
-    AUTHORITY.cert_pem.write_to_path(authority)
+    issuer.cert_pem.write_to_path(authority)
     with serving(sending(close(1000)), context) as port:
         yield f"wss://localhost:{port}/", authority
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import trustme
 
 from websocket_handler import connect
 
+from ..support.proxies import forget_proxies
 from .forms import Form, echo_blocking, echo_in_loop
 from .peers import EchoServer, dante, tinyproxy
 
@@ -26,9 +26,7 @@ def echo(request: pytest.FixtureRequest) -> Form:
 
 @pytest.fixture(autouse=True)
 def _no_proxy_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in tuple(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
+    forget_proxies(monkeypatch)
 
 
 @pytest.fixture(scope="session")

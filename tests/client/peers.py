@@ -35,7 +35,8 @@ class EchoServer:
         self.peers: list[Any] = []
         self._process = process
         options: dict[str, Any] = {"process_request": self._record, "ssl": context}
-        options["subprotocols"] = place.pop("subprotocols", None)
+        for name in ("subprotocols", "process_response"):
+            options[name] = place.pop(name, None)
         if "path" in place:
             self._server = unix_serve(self._echo, place["path"], **options)
         else:

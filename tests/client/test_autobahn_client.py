@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,17 +17,21 @@ from websocket_handler import IS_NATIVE, ConnectionClosed, aconnect, connect
 from ..support.programs import Program, running
 
 ALL = os.environ.get("AUTOBAHN_CLIENT") == "all"
-"""All cases take minutes: `make autobahn-client`. By default those about sizes and speed are left
-out, and most of those about compression."""
+"""All cases take an hour: `make autobahn-client`. By default most cases about single code points,
+sizes, speed and compression are left out."""
 
-CASES = ["1.*", "2.*", "3.*", "4.*", "5.*", "7.*", "10.*"]
+CASES = [f"{section}.*" for section in (1, 2, 3, 4, 5, 7, 10)]
 CASES += ["6.1.*", "6.2.*", "6.3.*", "6.4.*", "9.1.1", "9.2.1"]
-COMPRESSED = [f"13.{number}.1" for number in range(1, 8)]
+CASES += [f"13.{number}.1" for number in range(1, 8)]
+PAUSES = ["5.19", "5.20", "6.4.*"]
+"""Cases in which the server pauses for a second within a message. By default one style runs them:
+the styles differ only after a message is complete."""
 if ALL:
-    CASES, COMPRESSED = [f"{section}.*" for section in (*range(1, 8), 9, 10)], ["12.*", "13.*"]
+    CASES = [f"{section}.*" for section in (*range(1, 8), 9, 10, 12, 13)]
 
-KOSOKU = [str(Path(sys.executable).with_name("kosoku"))]
-COMPRESSION = ["-m", "tests.end_to_end.kosoku_compression"]
+SERVER = ["-m", "tests.end_to_end.kosoku_compression", "-m", "fuzzingserver", "127.0.0.1:0"]
+
+READY = r"listening on ws://127\.0\.0\.1:(\d+)"
 
 GOOD = {"OK", "INFORMATIONAL"}
 ANSWERED_BEFORE_A_VIOLATION = [
@@ -35,12 +39,13 @@ ANSWERED_BEFORE_A_VIOLATION = [
 ]
 """Cases that send a message and break the protocol at once. It is stricter to answer the message
 first, but a thread may get it after the connection has failed: "NON-STRICT"."""
-LARGEST = 1 << 25
+MAX_REPETITIONS = 3
 SECONDS = 600.0 if ALL else 60.0
+OPTIONS: dict[str, Any] = {"compression": True, "max_message_size": 1 << 25}
 
 
-async def echo_in_loop(url: str, compression: bool, listens: bool) -> None:
-    async with aconnect(url, compression=compression, max_message_size=LARGEST) as websocket:
+async def echo_in_loop(url: str, listens: bool) -> None:
+    async with aconnect(url, **OPTIONS) as websocket:
         if listens:
             websocket.on("message", websocket.send)
             await asyncio.wait_for(websocket.await_closed(), SECONDS)
@@ -50,8 +55,8 @@ async def echo_in_loop(url: str, compression: bool, listens: bool) -> None:
                 await websocket.adrain()
 
 
-def echo_in_thread(url: str, compression: bool, listens: bool) -> None:
-    with connect(url, compression=compression, max_message_size=LARGEST) as websocket:
+def echo_in_thread(url: str, listens: bool) -> None:
+    with connect(url, **OPTIONS) as websocket:
         if listens:
             websocket.on("message", websocket.send)
             assert websocket.wait_closed(SECONDS)
@@ -60,17 +65,17 @@ def echo_in_thread(url: str, compression: bool, listens: bool) -> None:
                 websocket.send(message)
 
 
-def receive_in_thread(url: str, compression: bool, _: bool) -> None:
-    with connect(url, compression=compression, max_message_size=LARGEST) as websocket:
+def receive_in_thread(url: str, _: bool) -> None:
+    with connect(url, **OPTIONS) as websocket:
         while True:
             websocket.send(websocket.receive(SECONDS))
 
 
-def in_loop(url: str, compression: bool, listens: bool) -> None:
-    asyncio.run(echo_in_loop(url, compression, listens))
+def in_loop(url: str, listens: bool) -> None:
+    asyncio.run(echo_in_loop(url, listens))
 
 
-Style = tuple[Callable[[str, bool, bool], object], bool]
+Style = tuple[Callable[[str, bool], object], bool]
 STYLES: dict[str, Style] = {
     "listener in a thread": (echo_in_thread, True),
     "for": (echo_in_thread, False),
@@ -80,40 +85,60 @@ STYLES: dict[str, Style] = {
 }
 
 
-def run_cases(style: Style, cases: list[str], folder: Path, module: list[str]) -> dict[str, str]:
-    """Run the cases. Returns the results of those that failed, by their name."""
+def run_cases(style: Style, selection: list[str], folder: Path) -> dict[str, Any]:
+    """Run the cases that the arguments of the server select. Returns the report of each."""
     run, listens = style
-    compression = module is COMPRESSION
-    include = [argument for case in cases for argument in ("-i", case)]
-    command = [*module, "-m", "fuzzingserver", "127.0.0.1:0", "-o", str(folder), *include]
-    with running(Program(command, r"listening on ws://127\.0\.0\.1:(\d+)")) as program:
+    with running(Program([*SERVER, "-o", str(folder), *selection], READY)) as program:
         with connect(program.url("/getCaseCount")) as websocket:
             count = int(websocket.receive(timeout=20))
         for number in range(1, count + 1):
             url = program.url(f"/runCase?case={number}&agent=ours")
             with contextlib.suppress(ConnectionClosed):  # many cases break the protocol
-                run(url, compression, listens)
+                run(url, listens)
         with connect(program.url("/updateReports?agent=ours")) as websocket:
             websocket.wait_closed(SECONDS)
         program.wait(SECONDS)
-    (report,) = json.loads((folder / "index.json").read_text()).values()
-    assert len(report) == count >= len(cases)
-    in_thread = run is not in_loop or not IS_NATIVE
-    tolerated = {case: {"NON-STRICT"} for case in ANSWERED_BEFORE_A_VIOLATION if in_thread}
+    (reports,) = json.loads((folder / "index.json").read_text()).values()
+    assert len(reports) == count > 0
     return {
-        case: f"{result['behavior']}, {result['behaviorClose']}"
-        for case, result in report.items()
-        if not {result["behavior"], result["behaviorClose"]} <= GOOD | tolerated.get(case, set())
+        case: json.loads((folder / report["reportfile"]).read_text())
+        for case, report in reports.items()
     }
 
 
-@pytest.mark.timeout(1300 if ALL else 120)
+def selected(included: list[str], excluded: list[str] | tuple[str, ...] = ()) -> list[str]:
+    """Return the arguments of the server."""
+    include = [argument for case in included for argument in ("-i", case)]
+    return include + [argument for case in excluded for argument in ("-x", case)]
+
+
+def has_failed(case: str, report: dict[str, Any], is_in_thread: bool) -> bool:
+    tolerated = {"NON-STRICT"} if is_in_thread and case in ANSWERED_BEFORE_A_VIOLATION else set()
+    return not {report["behavior"], report["behaviorClose"]} <= GOOD | tolerated
+
+
+def is_late(report: dict[str, Any]) -> bool:
+    """Whether the server has ended the case at its time limit: for most cases half a second."""
+    return ["KLE"] in report["wirelog"]
+
+
+@pytest.mark.timeout(7200 if ALL else 120)
 @pytest.mark.parametrize("style", STYLES)
 def test_client_passes_the_autobahn_cases(style: str, tmp_path: Path) -> None:
-    assert run_cases(STYLES[style], CASES, tmp_path, KOSOKU) == {}
-
-
-@pytest.mark.timeout(1300 if ALL else 120)
-@pytest.mark.parametrize("style", STYLES)
-def test_client_passes_the_compression_cases(style: str, tmp_path: Path) -> None:
-    assert run_cases(STYLES[style], COMPRESSED, tmp_path, COMPRESSION) == {}
+    """Cases that were late, as on a busy machine, are repeated."""
+    is_in_thread = STYLES[style][0] is not in_loop or not IS_NATIVE
+    has_pauses = ALL or style == "listener in a thread"
+    selection = selected(CASES, () if has_pauses else PAUSES)
+    for repetition in range(MAX_REPETITIONS + 1):
+        reports = run_cases(STYLES[style], selection, tmp_path / str(repetition))
+        failed = {case: one for case, one in reports.items() if has_failed(case, one, is_in_thread)}
+        in_time = {
+            case: f"{one['behavior']}, {one['behaviorClose']}: {one['result']}"
+            for case, one in failed.items()
+            if not is_late(one)
+        }
+        assert in_time == {}
+        if not failed:
+            return
+        selection = selected(list(failed))
+    pytest.fail(f"late again and again: {list(failed)}")

@@ -122,6 +122,7 @@ def test_local_address_is_used(echo: Form, server: EchoServer) -> None:
         ({"max_redirects": -1}, "max_redirects"),
         ({"redirect_hosts": "host"}, "redirect_hosts"),
         ({"ssl": "yes"}, "ssl must be"),
+        ({"cookies": {"a": "1"}}, "cookies must be"),
         ({"unix": "/x", "proxy": "http://host"}, "cannot be combined"),
         ({"additional_headers": {"X": "a\nb"}}, "must not contain"),
         ({"user_agent_header": "a\r\nX: b"}, "must not contain"),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from websocket_handler import ConnectionFailed, HandshakeFailed
+from websocket_handler.client import opening
 from websocket_handler.client.happy_eyeballs import MAX_ADDRESSES
 
 from .forms import Form, NothingLeft
@@ -173,6 +174,29 @@ def test_connection_that_ends_within_the_handshake_is_an_error(echo: Form, answe
     try:
         with NothingLeft(), pytest.raises(ConnectionFailed, match=r"closed|lost"):
             echo(f"ws://127.0.0.1:{server.port}/")
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "body"),
+    [
+        (b"HTTP/1.1 403 No\r\n\r\nno entry", b"no entry"),
+        (b"HTTP/1.1 403 No\r\nContent-Length: 99\r\n\r\nno entry", b"no entry"),
+        (b"HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n", b"no"),
+    ],
+    ids=["without length", "with length", "chunked"],
+)
+@pytest.mark.parametrize("closes", [True, False])
+def test_refusal_has_the_body_up_to_the_end_or_a_time_limit(
+    echo: Form, answer: bytes, body: bytes, closes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "BODY_TIMEOUT_S", 20 if closes else 0.2)
+    server = RawServer(answer, closes=closes)
+    try:
+        with NothingLeft(), pytest.raises(HandshakeFailed) as caught:
+            echo(f"ws://127.0.0.1:{server.port}/", open_timeout=40)
+        assert (caught.value.status, caught.value.body) == (403, body)
     finally:
         server.close()
 

@@ -11,7 +11,12 @@ from websocket_handler import Headers, Request, UnsupportedByVersion
 from websocket_handler.errors import HandshakeFailed
 from websocket_handler.protocol import handshake
 from websocket_handler.protocol.assembly import Completed
-from websocket_handler.protocol.client import MAX_HEAD_SIZE, Address, ClientHandshake
+from websocket_handler.protocol.client import (
+    MAX_BODY_SHOWN,
+    MAX_HEAD_SIZE,
+    Address,
+    ClientHandshake,
+)
 from websocket_handler.protocol.versions import ALL_VERSIONS, by_name
 
 from .frames import Limits
@@ -209,13 +214,44 @@ def test_misleading_url_is_an_error(url: str) -> None:
         Address.parse(url)
 
 
-def test_rejection_without_length_ends_with_the_connection() -> None:
+@pytest.mark.parametrize("fields", [b"", b"Connection: close\r\n", b"Connection: keep-alive\r\n"])
+def test_rejection_without_length_ends_with_the_connection(fields: bytes) -> None:
     client = new_client()
-    assert client.feed(b"HTTP/1.0 403 Forbidden\r\nConnection: close\r\n\r\nnot ") is None
+    assert client.feed(b"HTTP/1.0 403 Forbidden\r\n" + fields + b"\r\nnot ") is None
     assert client.feed(b"you") is None
     with pytest.raises(HandshakeFailed) as caught:
         client.feed(b"")
     assert (caught.value.status, caught.value.body) == (403, b"not you")
+
+
+def test_long_rejection_without_length_is_cut_off() -> None:
+    client = new_client()
+    assert client.feed(b"HTTP/1.1 403 Forbidden\r\n\r\n" + bytes(MAX_BODY_SHOWN - 1)) is None
+    with pytest.raises(HandshakeFailed) as caught:
+        client.feed(bytes(10))
+    assert len(caught.value.body) == MAX_BODY_SHOWN
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_rejection_that_cannot_have_a_body_is_reported_at_once(status: int) -> None:
+    with pytest.raises(HandshakeFailed) as caught:
+        new_client().feed(b"HTTP/1.1 %d Odd\r\n\r\n" % status)
+    assert (caught.value.status, caught.value.body) == (status, b"")
+
+
+def test_bytes_after_the_body_of_a_rejection_are_ignored() -> None:
+    with pytest.raises(HandshakeFailed) as caught:
+        new_client().feed(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nnoHTTP/1.1 200 OK")
+    assert caught.value.body == b"no"
+
+
+def test_incomplete_chunked_rejection_has_the_received_part() -> None:
+    client = new_client()
+    head = b"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert client.feed(head + b"3\r\nnot\r\n9\r\n yet") is None
+    with pytest.raises(HandshakeFailed) as caught:
+        client.feed(b"")
+    assert caught.value.body == b"not yet"
 
 
 def test_chunked_rejection_is_decoded() -> None:

@@ -157,6 +157,7 @@ def make_target(url: str, **options: Any) -> Target:
     target = Target(websocket_url(url), **options)
     try:
         target.handshake(target.origin)
+        target.proxy()
         if target.address().secure:
             target.tls_context()
     except (ValueError, WebSocketError, OSError) as error:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
 from .. import client
+from ..client.blocking import BlockingNetwork, complete
+from ..client.opening import default_user_agent
+from ..client.proxies import pass_proxy
+from ..client.proxy_url import ProxyUrl, proxy_for
+from ..client.stream import Stream
+from ..client.tls_in_tls import wrap_tls_again
 from ..protocol.client import Address, ClientHandshake, Established
 from ..protocol.permessage_deflate import Compression
 from ..protocol.versions import DEFAULT_VERSIONS, Version
 from ..websocket import WebSocket
 
-__all__ = ["Address", "ClientHandshake", "Established", "Target", "websocket_url"]
+__all__ = ["Address", "ClientHandshake", "Established", "ProxyUrl", "Target", "websocket_url"]
 
 CLOSE_TIMEOUT_S = 5.0
 """The time that the peer has to answer a close frame."""
@@ -65,6 +72,34 @@ class Target:
             origin,
             Compression() if self.compression else False,
         )
+
+    def proxy(self) -> ProxyUrl | None:
+        """Return the proxy of the environment for the URL. Raises `ValueError` if it is not
+        valid."""
+        return proxy_for(self.address(), True)
+
+    def pass_proxy(self, sock: socket.socket, proxy: ProxyUrl, limit: float) -> socket.socket:
+        """Have the proxy at the other end of `sock` connect to the server. Returns the socket to
+        use from now on; closes `sock` if that fails.
+
+        Raises `ProxyFailed`, `ConnectionFailed`, or `TimeoutError` after `limit` seconds.
+        """
+        network = BlockingNetwork(limit)
+        stream = Stream(network, sock, str(proxy))
+        user_agent = default_user_agent()
+        try:
+            complete(pass_proxy(network, stream, proxy, self.address(), None, user_agent))
+        except BaseException:
+            stream.close()
+            raise
+        return stream.sock
+
+    def add_tls(self, sock: socket.socket) -> ssl.SSLSocket:
+        """Return a TLS socket over `sock`, before the TLS handshake."""
+        context, host = self.tls_context(), self.address().host
+        if isinstance(sock, ssl.SSLSocket):
+            return wrap_tls_again(sock, context, host)
+        return context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
 
     def tls_context(self) -> ssl.SSLContext:
         """Return a context that trusts the system's authorities and `ca`, or any certificate if

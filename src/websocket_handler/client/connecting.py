@@ -30,6 +30,7 @@ def connect(
     - `version=RFC 6455`: the protocol version, one of `ALL_VERSIONS` or its name.
     - `subprotocols=()`: offered in this order; `WebSocket.subprotocol` is the server's choice.
     - `additional_headers=()`: a mapping or pairs. `origin=None`: the Origin header.
+      `cookies=None`: an `http.cookiejar.CookieJar` to send from and to store in.
       `user_agent_header`: default "websocket-handler/VERSION Python/x.y"; None sends none.
     - `compression=False`: True or "deflate", or a `Compression`, offers permessage-deflate.
     - `ssl=None`: an `ssl.SSLContext` for wss:. None and True verify the server's certificate with

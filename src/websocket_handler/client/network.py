@@ -47,6 +47,16 @@ class Network(ABC):
             raise self.too_late()
         return left
 
+    @contextlib.contextmanager
+    def at_most(self, seconds: float) -> Iterator[None]:
+        """Bring the time limit forward until the end of the block: to `seconds` from now."""
+        end = self._end
+        self._end = min(end, time.monotonic() + seconds)
+        try:
+            yield
+        finally:
+            self._end = end
+
     def too_late(self) -> TimeoutError:
         return TimeoutError(
             f"the connection was not open within {self._timeout:g} seconds (open_timeout)"

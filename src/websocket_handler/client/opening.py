@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -21,13 +21,18 @@ from ..protocol.state import State
 from ..protocol.versions import Version
 from ..settings import Settings
 from ..websocket import WebSocket
+from .cookies import cookie_header, store_cookies
 from .happy_eyeballs import open_connection, open_unix_connection
 from .network import Network
 from .options import ClientSettings
-from .proxies import pass_socks, request_tunnel
+from .proxies import pass_proxy
 from .proxy_url import ProxyUrl, proxy_for
 from .redirects import location_of, target_of, why_not_followed, without_credentials
 from .stream import Stream
+
+BODY_TIMEOUT_S = 2.0
+"""The time that the body of an error response may take after its head, in seconds. Then
+`HandshakeFailed` has the part that was received."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,15 @@ class Plan:
             fields.append(("User-Agent", user_agent))
         if self.address.authorization is not None and "authorization" not in given:
             fields.append(("Authorization", self.address.authorization))
+        if self.client.cookies is not None and "cookie" not in given:
+            cookies = cookie_header(self.client.cookies, self.address)
+            fields += [("Cookie", cookies)] if cookies is not None else []
         return fields
+
+    def store_cookies(self, fields: Sequence[tuple[str, str]]) -> None:
+        """Store the cookies that a response of the server sets."""
+        if self.client.cookies is not None:
+            store_cookies(self.client.cookies, self.address, fields)
 
     @property
     def user_agent(self) -> str | None:
@@ -147,14 +160,32 @@ async def _shake_hands(plan: Plan, network: Network) -> tuple[WebSocket, bool]:
             await stream.start_tls(tls_context(plan.client.ssl), hostname)
         handshake = plan.handshake()
         await stream.send(handshake.request)
-        established = None
-        while established is None:
-            established = _feed(handshake, await stream.receive())
+        try:
+            established = await _receive_answer(stream, network, handshake)
+        except HandshakeFailed as refusal:
+            plan.store_cookies(refusal.headers)
+            raise
+        plan.store_cookies(established.headers.fields())
         websocket = _hand_over(plan, network, stream.sock, established)
         return websocket, bool(established.rest)
     except BaseException:
         stream.close()
         raise
+
+
+async def _receive_answer(
+    stream: Stream, network: Network, handshake: ClientHandshake
+) -> Established:
+    while not handshake.is_refused:
+        established = _feed(handshake, await stream.receive())
+        if established is not None:
+            return established
+    with network.at_most(BODY_TIMEOUT_S):
+        while True:
+            try:
+                handshake.feed(await stream.receive())
+            except (ConnectionFailed, TimeoutError):
+                handshake.feed(b"")  # raises `HandshakeFailed` with the part that was received
 
 
 def _feed(handshake: ClientHandshake, data: bytes) -> Established | None:
@@ -185,12 +216,8 @@ async def _reach_through(proxy: ProxyUrl, plan: Plan, network: Network) -> Strea
     sock = await open_connection(network, proxy.host, proxy.port, plan.client.local_addr)
     stream = Stream(network, sock, str(proxy))
     try:
-        if proxy.is_socks:
-            await pass_socks(network, stream, proxy, plan.address)
-            return stream
-        if proxy.scheme == "https":
-            await stream.start_tls(tls_context(plan.client.proxy_ssl), proxy.host)
-        await request_tunnel(stream, proxy, plan.address, plan.user_agent)
+        context = plan.client.proxy_ssl
+        await pass_proxy(network, stream, proxy, plan.address, context, plan.user_agent)
         return stream
     except BaseException:
         stream.close()

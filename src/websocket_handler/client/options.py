@@ -16,6 +16,8 @@ from .proxy_url import ProxyUrl
 from .retrying import backoff, process_exception
 
 if TYPE_CHECKING:
+    from http.cookiejar import CookieJar  # imports the HTTP client of Python
+
     from typing_extensions import Unpack
 
 HeaderFields: TypeAlias = Mapping[str, str] | Sequence[tuple[str, str]]
@@ -38,6 +40,11 @@ class ClientSettings:
     additional_headers: HeaderFields = ()
     """Header fields to send in addition to those of the handshake. An `Authorization` field
     replaces the user and the password of the URL."""
+
+    cookies: CookieJar | None = None
+    """The cookies to send, for the host and path of the URL. Those that a response to a handshake
+    sets, also a refusal or a redirect, are stored in it. Not used if `additional_headers` has a
+    `Cookie` field. Default: none are sent."""
 
     origin: str | None = None
     """The value of the Origin header. None, the default, sends none."""
@@ -104,6 +111,8 @@ class ClientSettings:
             raise ValueError("a proxy cannot be combined with sock or unix")
         if not isinstance(self.ssl, ssl_module.SSLContext | bool | None):
             raise TypeError("ssl must be an SSLContext, True, False or None")
+        if self.cookies is not None and not hasattr(self.cookies, "add_cookie_header"):
+            raise TypeError("cookies must be an http.cookiejar.CookieJar or None")
         if not 0 <= self.max_redirects <= MAX_REDIRECTS_LIMIT:
             raise ValueError(f"max_redirects cannot be {self.max_redirects!r}")
         if isinstance(self.redirect_hosts, str):
@@ -122,6 +131,7 @@ class ClientOptions(SettingsOptions, total=False):
     version: Version | str
     subprotocols: Sequence[str]
     additional_headers: HeaderFields
+    cookies: CookieJar | None
     origin: str | None
     user_agent_header: str | None
     ssl: ssl_module.SSLContext | bool | None

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import ssl
+
 from ..errors import ConnectionFailed, HandshakeFailed, ProxyFailed
 from ..protocol.client import Address, ResponseHead
 from ..protocol.request import head
 from .network import Network
 from .proxy_url import ProxyUrl
 from .stream import Stream
+
+
+async def pass_proxy(
+    network: Network,
+    stream: Stream,
+    proxy: ProxyUrl,
+    address: Address,
+    context: ssl.SSLContext | None,
+    user_agent: str | None,
+) -> None:
+    """Have the proxy at the other end of `stream` connect to `address`. `context` is the TLS
+    context for an https: proxy.
+
+    Raises `ProxyFailed` if it refuses, and the errors of `Stream`.
+    """
+    if proxy.is_socks:
+        await pass_socks(network, stream, proxy, address)
+        return
+    if proxy.scheme == "https":
+        await stream.start_tls(context or ssl.create_default_context(), proxy.host)
+    await request_tunnel(stream, proxy, address, user_agent)
 
 
 async def request_tunnel(

@@ -52,6 +52,14 @@ class TlsInTls(SSLSocket):
         accepted, self._accepted = self._accepted, 0
         return accepted
 
+    def getpeercert(self, binary_form: bool = False) -> Any:
+        """Return the certificate of the second peer."""
+        return self._inner.getpeercert(binary_form)
+
+    def version(self) -> str | None:
+        """Return the version of the second TLS."""
+        return self._inner.version()
+
     def unwrap(self) -> Any:
         """Send both close_notify alerts, as far as the socket accepts them."""
         try:

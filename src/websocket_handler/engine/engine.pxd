@@ -114,6 +114,7 @@ cdef class EpollEngine:
     cdef void cancel_calls(self) noexcept
     cdef bint is_stuck(self) noexcept nogil
     cdef bint take_over(self) noexcept
+    cdef void wait_for_tick(self) noexcept nogil
     cdef void wake_watcher(self) noexcept
     cdef bint cork(self, Pollable pollable) noexcept
     cdef void uncork(self, unsigned long number) noexcept

@@ -262,15 +262,12 @@ cdef class EpollEngine:
     cdef bint is_stuck(self) noexcept nogil:
         """Watch the iterations for a while. Returns whether one event was processed for a whole
         tick. Sleeps while the engine is idle."""
-        cdef timespec tick
         cdef uint64_t count
         cdef unsigned long iteration = self.iteration
         cdef unsigned long dispatched = self.dispatched
         cdef int quiet = 0
-        tick.tv_sec = 0
-        tick.tv_nsec = WATCH_TICK_NS
         while quiet < QUIET_TICKS:
-            nanosleep(&tick, NULL)
+            self.wait_for_tick()
             if self.stopping:
                 return False
             if self.serving and self.dispatched == dispatched:
@@ -279,22 +276,32 @@ cdef class EpollEngine:
             quiet = quiet + 1 if self.iteration == iteration else 0
             iteration, dispatched = self.iteration, self.dispatched
         self.watcher_sleeps = True
-        nanosleep(&tick, NULL)  # an iteration that has just begun may not have seen it
+        self.wait_for_tick()  # an iteration that has just begun may not have seen it
         if self.iteration != iteration or self.stopping:
             self.watcher_sleeps = False
             return False
         read(self.watcher_event.fd, &count, sizeof(count))
         return False
 
+    cdef void wait_for_tick(self) noexcept nogil:
+        """Sleep for one tick, or until `_stop_watching` is called."""
+        cdef timespec tick
+        cdef pollfd event
+        cdef uint64_t count
+        tick.tv_sec = 0
+        tick.tv_nsec = WATCH_TICK_NS
+        event.fd = self.watcher_event.fd
+        event.events = POLLIN
+        if ppoll(&event, 1, &tick, NULL) > 0 and not self.stopping:
+            read(event.fd, &count, sizeof(count))  # it was sent when the watcher did not sleep
+            nanosleep(&tick, NULL)
+
     cdef bint take_over(self) noexcept:
         """Make the calling thread, which holds the GIL, the engine's. Returns whether it is."""
         cdef Pollable current
         cdef uint8_t *buffer
-        cdef timespec tick
-        tick.tv_sec = 0
-        tick.tv_nsec = WATCH_TICK_NS
         with nogil:  # the engine's thread may only be waiting for the GIL
-            nanosleep(&tick, NULL)
+            self.wait_for_tick()
         context = ListenerContext()  # before the check: an allocation may run other threads
         if not self.serving or self.dispatched != self.stuck_at or self.stopping:
             return False

@@ -3,7 +3,7 @@
 
 from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t
-from posix.time cimport itimerspec
+from posix.time cimport itimerspec, timespec
 
 
 cdef extern from "<sys/epoll.h>" nogil:
@@ -32,6 +32,15 @@ cdef extern from "<sys/eventfd.h>" nogil:
         EFD_CLOEXEC
         EFD_NONBLOCK
     int eventfd(unsigned int value, int flags)
+
+
+cdef extern from "<poll.h>" nogil:
+    enum:
+        POLLIN
+    struct pollfd:
+        int fd
+        short events
+    int ppoll(pollfd *waits, unsigned long count, const timespec *timeout, const void *signals)
 
 
 cdef extern from "<sys/timerfd.h>" nogil:

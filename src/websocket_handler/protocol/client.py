@@ -31,6 +31,7 @@ MAX_INTERIM_RESPONSES = 10
 DEFAULT_PORTS = {"ws": 80, "wss": 443}
 
 HEAD_ENDS = b"\r\n\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
 CHUNK_STARTS = re.compile(rb"([0-9A-Fa-f]{1,8})[^\r]*\r\n")
 STATUS_LINE = re.compile(r"HTTP/1\.[0-9] ([0-9]{3})(?: .*)?")
 HOST = re.compile(r"[!$&'()*+,;=\-._~%0-9A-Za-z]+|[0-9A-Fa-f:.]+")
@@ -197,28 +198,40 @@ class ClientHandshake:
                 raise HandshakeFailed("the server closed the connection without a response")
             return None
         status, headers = self._head
-        if data and len(self._received) < self._body_size:
+        if data and not self._has_body(headers):
             return None
         if status != 101:
-            body = _body_shown(headers, bytes(self._received[:MAX_BODY_SHOWN]))
-            if body is None and data and len(self._received) < MAX_BODY_SHOWN:
-                return None
-            raise self._refusal(status, headers, body)
-        if len(self._received) < self._body_size:
+            raise self._refusal(status, headers)
+        if not self._has_body(headers):
             raise HandshakeFailed("the server closed the connection within its response")
         return self._verify(headers)
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the server has refused: `feed` raises `HandshakeFailed` once the body of the
+        response is complete, or with b""."""
+        return self._head is not None and self._head[0] != 101
 
     def _read_head(self, data: bytes) -> None:
         found = self._response_head.feed(data)
         if found is not None:
             status, headers, rest = found
             self._head, self._received = (status, headers), bytearray(rest)
-            is_accepted = status == 101
-            self._body_size = self._client_request.body_size if is_accepted else _body_size(headers)
+            self._body_size = (
+                self._client_request.body_size if status == 101 else _body_size(status, headers)
+            )
 
-    def _refusal(self, status: int, headers: Headers, body: bytes | None) -> HandshakeFailed:
+    def _has_body(self, headers: Headers) -> bool:
+        """Whether the body is complete, or its shown part."""
+        if len(self._received) >= self._body_size:
+            return True
+        return _is_chunked(headers) and self._received.endswith(LAST_CHUNK)
+
+    def _refusal(self, status: int, headers: Headers) -> HandshakeFailed:
         reason = f"the server answered with HTTP status {status}"
-        return HandshakeFailed(reason, status, headers.fields(), body or b"")
+        body = bytes(self._received[: self._body_size])
+        shown = _join_chunks(body) if _is_chunked(headers) else body
+        return HandshakeFailed(reason, status, headers.fields(), shown)
 
     def _verify(self, headers: Headers) -> Established:
         size = self._client_request.body_size
@@ -309,23 +322,26 @@ def _in_ascii(host: str) -> str:
         raise ValueError(f"{host!r} is not a valid host name") from None
 
 
-def _body_size(headers: Headers) -> int:
-    """Return the number of bytes of an error response's body to wait for."""
+def _body_size(status: int, headers: Headers) -> int:
+    """Return the number of bytes of an error response's body to wait for.
+
+    A body without Content-Length lasts until its last chunk, or until the end of the connection
+    (RFC 9112 section 6.3).
+    """
+    if status in (204, 304):
+        return 0
+    if "Content-Length" not in headers or _is_chunked(headers):
+        return MAX_BODY_SHOWN
     length = headers.get("Content-Length", "")
-    if not length and headers.get("Connection", "").lower() == "close":
-        return MAX_BODY_SHOWN  # it ends with the connection
     return min(int(length), MAX_BODY_SHOWN) if re.fullmatch(r"[0-9]{1,9}", length) else 0
 
 
-def _body_shown(headers: Headers, body: bytes) -> bytes | None:
-    """Return the body of an error response, with its chunks joined (RFC 9112 section 7.1).
+def _is_chunked(headers: Headers) -> bool:
+    return "chunked" in headers.get("Transfer-Encoding", "").lower()
 
-    Returns None if a chunked body is incomplete.
-    """
-    if "chunked" not in headers.get("Transfer-Encoding", "").lower():
-        return body
-    if not body.endswith(b"0\r\n\r\n"):
-        return None
+
+def _join_chunks(body: bytes) -> bytes:
+    """Return the content of a chunked body, as far as it was received (RFC 9112 section 7.1)."""
     joined = b""
     while chunk := CHUNK_STARTS.match(body):
         start, size = chunk.end(), int(chunk[1], 16)

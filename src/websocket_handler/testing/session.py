@@ -167,17 +167,16 @@ class Session:
         """Close a WebSocket, and wait for the end of the connection and of the handler. Raises the
         application's exception, if there is one."""
         peer.resume_reading()
+        handler = self._peers.pop(peer, None)
         try:
             await peer.start_closing(code, reason, timeout)
             await peer.wait_closed(timeout)
+            if handler is not None:
+                await self._finish(peer.path, handler)
         except BaseException:
             peer.drop()
             raise
         finally:
-            handler = self._peers.pop(peer, None)
-            await self._settle()
-        if handler is not None:
-            await self._finish(peer.path, handler)
             await self._settle()
         self._failures.raise_first()
 

@@ -64,8 +64,7 @@ def ask(sock: socket.socket, handshake: ClientHandshake, limit: float) -> Answer
         sock.settimeout(clock.left())
         sock.sendall(handshake.request)
         while established is None:
-            sock.settimeout(clock.left())
-            data = sock.recv(RECEIVE_SIZE)
+            data = receive(sock, handshake, clock)
             beginning = beginning or data[:64]
             established = handshake.feed(data)
     except HandshakeFailed as error:
@@ -78,6 +77,17 @@ def ask(sock: socket.socket, handshake: ClientHandshake, limit: float) -> Answer
         text = f"the connection was lost: {error.strerror or error}"
         return Answer(error=text, beginning=beginning, seconds=clock.seconds)
     return Answer(established, 101, established.headers, beginning=beginning, seconds=clock.seconds)
+
+
+def receive(sock: socket.socket, handshake: ClientHandshake, clock: Clock) -> bytes:
+    """Return received bytes; b"" as well if the rest of an error's body does not come."""
+    try:
+        sock.settimeout(clock.left())
+        return sock.recv(RECEIVE_SIZE)
+    except OSError:
+        if handshake.is_refused:
+            return b""
+        raise
 
 
 def passed_servers(headers: Headers) -> str:

@@ -7,11 +7,13 @@ import socket
 import ssl
 from collections.abc import Iterator
 
+from ...errors import WebSocketError
 from ..target import Target
 from .answer import Answer, ask, explain, name_of, passed_servers
 from .conversation import Conversation, check_close, check_message, check_pings
 from .finding import Clock, Finding, Level, Step
 from .network import check_name, check_tcp, check_tls
+from .proxy import check_proxy, note_of_proxy
 
 TLS_ALERT = b"\x15"
 """The first byte with which a TLS server may answer a plain request."""
@@ -31,6 +33,7 @@ class Examination:
         self._address = target.address()
         self._limit = limit
         self._message = message
+        self._proxy = target.proxy()
         self._place: tuple[socket.AddressFamily, object] | None = None
         self._tcp_seconds = 0.0
 
@@ -51,17 +54,27 @@ class Examination:
             yield from self._browser_origin()
 
     def _connect(self) -> Step[socket.socket | None]:
-        places = yield from check_name(self._address, self._limit)
+        sock = yield from self._reach()
+        if sock is None or not self._address.secure:
+            return sock
+        return (yield from check_tls(self._target, sock, self._limit))
+
+    def _reach(self) -> Step[socket.socket | None]:
+        """Connect to the server, or to it through the proxy of the environment."""
+        first = self._proxy or self._address
+        if self._proxy is not None:
+            yield note_of_proxy(self._proxy)
+        places = yield from check_name(first, self._limit)
         if not places:
             return None
-        connected = yield from check_tcp(self._address, places, self._limit)
+        connected = yield from check_tcp(first, places, self._limit)
         if connected is None:
             return None
         sock, self._tcp_seconds = connected
         self._place = sock.family, sock.getpeername()
-        if not self._address.secure:
+        if self._proxy is None:
             return sock
-        return (yield from check_tls(self._target, self._address, sock, self._limit))
+        return (yield from check_proxy(self._target, self._proxy, sock, self._limit))
 
     def _handshake(self, answer: Answer) -> Finding:
         details = {"status": answer.status, "headers": answer.headers.fields()}
@@ -153,11 +166,12 @@ class Examination:
             with self._connect_again(clock) as sock:
                 if not self._address.secure:
                     return ask(sock, self._target.handshake(origin), clock.left())
-                context = self._target.tls_context()
-                with context.wrap_socket(sock, server_hostname=self._address.host) as secured:
+                with self._target.add_tls(sock) as secured:
+                    secured.do_handshake()
                     return ask(secured, self._target.handshake(origin), clock.left())
-        except OSError as error:
-            return Answer(error=f"the connection was lost: {error.strerror or error}")
+        except (OSError, WebSocketError) as error:
+            reason = getattr(error, "strerror", None) or error
+            return Answer(error=f"the connection was lost: {reason}")
 
     def _speaks_tls(self) -> bool:
         """Whether the port answers a TLS handshake; no request is sent."""
@@ -167,7 +181,7 @@ class Examination:
             limit = min(self._limit, TLS_PROBE_LIMIT_S)
             with self._connect_again(Clock(limit)) as sock, context.wrap_socket(sock):
                 return True
-        except OSError:
+        except (OSError, WebSocketError):
             return False
 
     def _connect_again(self, clock: Clock) -> socket.socket:
@@ -177,6 +191,8 @@ class Examination:
         try:
             sock.settimeout(clock.left())
             sock.connect(place)  # type: ignore[arg-type]
+            if self._proxy is not None:
+                sock = self._target.pass_proxy(sock, self._proxy, clock.left())
             sock.settimeout(clock.left())
         except BaseException:
             sock.close()

@@ -10,7 +10,7 @@ import time
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from ..target import Address, Target
+from ..target import Address, ProxyUrl, Target
 from .finding import Clock, Finding, Level, Step
 
 MIN_VALID_DAYS = 14
@@ -22,8 +22,8 @@ Place = tuple[socket.AddressFamily, Any]
 """A family and a socket address."""
 
 
-def check_name(address: Address, limit: float) -> Step[list[Place]]:
-    """Resolve the host of the URL; returns its addresses."""
+def check_name(address: Address | ProxyUrl, limit: float) -> Step[list[Place]]:
+    """Resolve the host of the URL, or of the proxy; returns its addresses."""
     clock = Clock(limit)
     try:
         places = resolve(address, limit)
@@ -37,7 +37,7 @@ def check_name(address: Address, limit: float) -> Step[list[Place]]:
     return places
 
 
-def resolve(address: Address, limit: float) -> list[Place]:
+def resolve(address: Address | ProxyUrl, limit: float) -> list[Place]:
     """Return the addresses of the host. Waits in a thread: the call itself has no time limit."""
     answers: SimpleQueue[list[Place] | OSError] = SimpleQueue()
 
@@ -65,7 +65,7 @@ def cure_of_name(host: str) -> str:
 
 
 def check_tcp(
-    address: Address, places: list[Place], limit: float
+    address: Address | ProxyUrl, places: list[Place], limit: float
 ) -> Step[tuple[socket.socket, float] | None]:
     """Connect to the first address that accepts; returns the socket, and the seconds it took."""
     failures: list[str] = []
@@ -123,14 +123,10 @@ CERTIFICATE_CURES = {
 NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL")
 
 
-def check_tls(
-    target: Target, address: Address, sock: socket.socket, limit: float
-) -> Step[ssl.SSLSocket | None]:
+def check_tls(target: Target, sock: socket.socket, limit: float) -> Step[ssl.SSLSocket | None]:
     """Perform the TLS handshake; returns the secured socket."""
     clock = Clock(limit)
-    secured = target.tls_context().wrap_socket(
-        sock, server_hostname=address.host, do_handshake_on_connect=False
-    )
+    secured = target.add_tls(sock)
     try:
         secured.settimeout(clock.left())  # for the whole handshake
         secured.do_handshake()
