@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterator
 
 import pytest
@@ -145,6 +146,21 @@ def test_sleeping_handlers_do_not_exceed_the_pool() -> None:
         answers = {receive(client) for _ in range(40)}
         assert answers == {f"43{number}[0.05]" for number in range(40)}
         assert state(program)["threads"] <= before + 4
+
+
+def test_flood_of_events_of_a_polling_client_waits_for_handlers() -> None:
+    with serving("fastapi-uvicorn") as program:
+        client = PollingClient(program)
+        client.connect()
+        for _ in range(64):
+            client.send(*16 * ['42["sleep",3600]'])
+        waiting = client.begin("POST", '42["sleep",3600]')
+        poll = client.begin("GET")
+        wait_for_state(program, polls=1, unfinished=1024)
+        assert not select.select([waiting.sock], [], [], 0.3)[0]
+        assert state(program)["unfinished"] == 1024
+        assert finish(client.begin("GET")).status == 400  # the second poll ends the session
+        assert [finish(one).status for one in (poll, waiting)] == [200, 200]
 
 
 def test_flood_of_events_pauses_reading_until_handlers_return() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -21,9 +22,11 @@ from ..servers.asgi import Receive, Scope, Send
 from ..servers.asgi_middleware import ASGIMiddleware
 from ..settings import Settings
 from ..websocket import WebSocket
-from .handlers import current_link, is_event
+from .handlers import is_event, outbox_of
 from .link import Link, Stage
 from .outbox import AsyncOutbox
+from .pings import time_of_ping
+from .polls import session_id
 
 REQUESTS = {"asgi": "asgi.scope", "aiohttp": "aiohttp.request", "tornado": "tornado.handler"}
 """The key of the framework's request in the environ, by `async_mode`."""
@@ -46,12 +49,19 @@ class AsyncDriver:
         self.volatile = volatile
         self._request_key = REQUESTS[eio.async_mode]
         self._start_task = eio.start_background_task
+        self._trigger = eio._trigger_event
+        self._translate = eio._async["translate_request"]
         self._tasks: set[asyncio.Future[Any]] = set()  # a loop has only weak references
 
     def install(self) -> None:
         """Replace the server's WebSocket, queues and ping timers."""
         eio = self.eio
-        eio._async = {**eio._async, "websocket": self._transport}
+        eio._async = {
+            **eio._async,
+            "translate_request": self._translate_request,
+            "websocket": self._transport,
+        }
+        eio._trigger_event = self._trigger_event
         eio.create_queue = lambda *_, **__: AsyncOutbox()
         eio.start_background_task = self._start_background_task
         if eio.async_mode == "asgi":
@@ -73,40 +83,89 @@ class AsyncDriver:
 
     def _start_background_task(self, target: Any, *args: Any, **kwargs: Any) -> Any:
         if getattr(target, "__name__", "") == "_send_ping":
-            session = target.__self__
-            self.call_later(self.eio.ping_interval, lambda: self._run(self._ping(session)))
+            due = time.time() + self.eio.ping_interval
+            ping = partial(self._ping, target.__self__, due)
+            self.call_later(self.eio.ping_interval, lambda: self._run(ping()))
             return None
         task = self._start_task(target, *args, **kwargs)
-        link = current_link(self.eio, target, args) if is_event(target) else None
-        if link is not None:
-            link.event_begins()
-            task.add_done_callback(lambda _: link.event_ends())
+        outbox = outbox_of(self.eio, target, args) if is_event(target) else None
+        if outbox is not None:
+            outbox.event_begins()
+            task.add_done_callback(lambda _: outbox.event_ends())
         return task
+
+    # Requests of clients that poll
+
+    async def _translate_request(self, *request: Any) -> dict[str, Any]:
+        """Return the environ of a request. A poll that comes after the ping timeout finds its
+        session closed; the body of a POST waits for the client's handlers."""
+        environ: dict[str, Any] = self._translate(*request)
+        if inspect.isawaitable(environ):
+            environ = await environ
+        session = self.eio.sockets.get(session_id(environ))
+        if session is None:
+            return environ
+        if environ["REQUEST_METHOD"] == "POST":
+            environ["wsgi.input"] = _WaitingBody(environ["wsgi.input"], session.queue)
+        elif not session.closed:
+            await session.check_ping_timeout()
+        return environ
+
+    # The end of sessions
+
+    def _trigger_event(self, event: str, *args: Any, **kwargs: Any) -> Any:
+        if event == "disconnect":
+            return self._disconnect(*args, **kwargs)
+        return self._trigger(event, *args, **kwargs)
+
+    async def _disconnect(self, sid: str, *args: Any, **kwargs: Any) -> Any:
+        """Call the handler, then end the session: python-engineio leaves it to the next poll."""
+        session = self.eio.sockets.get(sid)
+        try:
+            return await self._trigger("disconnect", sid, *args, **kwargs)
+        finally:
+            if session is not None:
+                asyncio.get_running_loop().call_soon(self._end, session)
+
+    def _end(self, session: Any) -> None:
+        session.queue.end()
+        if self.eio.sockets.get(session.sid) is session:
+            del self.eio.sockets[session.sid]
 
     # Pings
 
-    async def _ping(self, session: Any) -> None:
+    async def _ping(self, session: Any, due: float) -> None:
         """Send a ping, the same as `AsyncSocket._send_ping` after its sleep."""
         if session.closing or session.closed:
             return
-        session.last_ping = time.time()
+        session.last_ping = time_of_ping(due)
         delay = self.eio.ping_timeout + CHECK_DELAY_S
         self.call_later(delay, lambda: self._run(self._check(session)))
         await session.send(engineio_packet.Packet(engineio_packet.PING))
 
     async def _check(self, session: Any) -> None:
-        """Close the WebSocket if the session has ended without a pong: python-engineio puts nothing
-        into the queue then."""
+        """Close the session if no pong has arrived."""
         with contextlib.suppress(exceptions.SocketIsClosedError):
             await session.check_ping_timeout()
-        link = session.queue.link
-        if session.closed and link is not None:
-            link.websocket.close()
 
     def _run(self, coroutine: Any) -> None:
         task = asyncio.ensure_future(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+class _WaitingBody:
+    """The body of a POST. It is complete once the client may send more events."""
+
+    def __init__(self, body: Any, outbox: AsyncOutbox) -> None:
+        self._body = body
+        self._outbox = outbox
+
+    async def read(self, length: int) -> bytes:
+        """Return `length` bytes."""
+        body: bytes = await self._body.read(length)
+        await self._outbox.wait_for_handlers()
+        return body
 
 
 class AsyncLink(Link):
