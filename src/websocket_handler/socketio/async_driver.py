@@ -17,14 +17,16 @@ from typing import Any
 from engineio import exceptions
 from engineio import packet as engineio_packet
 
+from ..connection.surroundings import Surroundings
 from ..errors import WebSocketError
 from ..servers.asgi import Receive, Scope, Send
 from ..servers.asgi_middleware import ASGIMiddleware
 from ..settings import Settings
 from ..websocket import WebSocket
+from .direct_events import EVENT, Handler, direct_handler, run_now
 from .handlers import is_event, outbox_of
 from .link import Link, Stage
-from .outbox import AsyncOutbox
+from .outbox import AsyncOutbox, PacketQueue
 from .pings import time_of_ping
 from .polls import session_id
 
@@ -49,6 +51,7 @@ class AsyncDriver:
         self.volatile = volatile
         self._request_key = REQUESTS[eio.async_mode]
         self._start_task = eio.start_background_task
+        self._handle_directly: Handler | None = None
         self._trigger = eio._trigger_event
         self._translate = eio._async["translate_request"]
         self._tasks: set[asyncio.Future[Any]] = set()  # a loop has only weak references
@@ -62,6 +65,8 @@ class AsyncDriver:
             "websocket": self._transport,
         }
         eio._trigger_event = self._trigger_event
+        if Surroundings.of(self.settings) is None:
+            self._handle_directly = direct_handler(eio)
         eio.create_queue = lambda *_, **__: AsyncOutbox()
         eio.start_background_task = self._start_background_task
         if eio.async_mode == "asgi":
@@ -87,12 +92,26 @@ class AsyncDriver:
             ping = partial(self._ping, target.__self__, due)
             self.call_later(self.eio.ping_interval, lambda: self._run(ping()))
             return None
-        task = self._start_task(target, *args, **kwargs)
         outbox = outbox_of(self.eio, target, args) if is_event(target) else None
-        if outbox is not None:
-            outbox.event_begins()
-            task.add_done_callback(lambda _: outbox.event_ends())
-        return task
+        if outbox is None:
+            return self._start_task(target, *args, **kwargs)
+        outbox.event_begins()
+        return asyncio.get_running_loop().create_task(_run_event(outbox, target, args))
+
+    @property
+    def has_direct_events(self) -> bool:
+        """Whether the handlers of all events run in tasks of their own."""
+        return self._handle_directly is not None
+
+    def handle_event(self, session: Any, event: str) -> None:
+        """Start the task of an event of Socket.IO, the same as `AsyncSocket.receive`."""
+        assert self._handle_directly is not None
+        logger = self.eio.logger
+        logger.info("%s: Received packet MESSAGE data %s", session.sid, event)
+        try:
+            run_now(self._handle_directly(session.sid, event))
+        except Exception:
+            logger.exception("message async handler error")
 
     # Requests of clients that poll
 
@@ -168,14 +187,38 @@ class _WaitingBody:
         return body
 
 
+async def _run_event(outbox: PacketQueue, target: Any, args: tuple[Any, ...]) -> Any:
+    try:
+        return await target(*args)
+    finally:
+        outbox.event_ends()
+
+
 class AsyncLink(Link):
     """A link whose session has coroutines."""
 
-    __slots__ = ()
+    __slots__ = ("_receive_later",)
+
+    _driver: AsyncDriver
 
     def _listen(self) -> None:
-        self.websocket.on("message", self._receive_async)
         self.websocket.on("close", self._closed_async)
+        if self._driver.has_direct_events:
+            self._receive_later = self.websocket._callable(self._receive_async)
+            self.websocket.on("message", self._receive)
+        else:
+            self.websocket.on("message", self._receive_async)
+
+    def _receive(self, message: str | bytes) -> None:
+        if isinstance(message, str) and message.startswith(EVENT) and self._is_idle():
+            self._driver.handle_event(self.session, message[1:])
+        else:
+            self._receive_later(message)
+
+    def _is_idle(self) -> bool:
+        """Whether the next packet may be handled: no earlier one waits or is being handled."""
+        queue = self.websocket._async_listeners
+        return self._stage is Stage.OPEN and queue is not None and not queue.is_working
 
     async def _receive_async(self, message: str | bytes) -> None:
         if self._stage is not Stage.OPEN:

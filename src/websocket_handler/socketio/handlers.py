@@ -17,12 +17,12 @@ from ..engine.forks import in_forked_child
 from .outbox import PacketQueue
 
 EVENT_TARGETS = {
-    ("socketio", "_handle_event_internal"),
-    ("engineio", "run_handler"),
-    ("engineio", "run_async_handler"),
-    ("engineio", "run_sync_handler"),
+    "_handle_event_internal": "socketio.",
+    "run_handler": "engineio.",
+    "run_async_handler": "engineio.",
+    "run_sync_handler": "engineio.",
 }
-"""The package and the name of the functions that python-socketio and python-engineio run in a new
+"""The name and the package of the functions that python-socketio and python-engineio run in a new
 thread or task for each event."""
 
 
@@ -40,8 +40,8 @@ def outbox_of(eio: Any, target: Any, args: tuple[Any, ...]) -> PacketQueue | Non
 
 def is_event(target: Any) -> bool:
     """Whether a background task handles one event of a client."""
-    package = str(getattr(target, "__module__", "")).partition(".")[0]
-    return (package, getattr(target, "__name__", "")) in EVENT_TARGETS
+    package = EVENT_TARGETS.get(getattr(target, "__name__", ""))
+    return package is not None and str(target.__module__).startswith(package)
 
 
 class EventTask:
