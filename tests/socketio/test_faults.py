@@ -67,6 +67,16 @@ def test_client_without_pongs_is_disconnected(server: str) -> None:
         assert state(program)["journal"][1:] == [["disconnect", "ping timeout"]]
 
 
+@on_both
+def test_client_with_pongs_stays_connected(server: str) -> None:
+    with serving(server, ping_interval=2, ping_timeout=1) as program, connected(program) as client:
+        for _ in range(2):
+            assert client.recv(TIMEOUT_S) == "2"
+            client.send("3")
+        client.send('421["echo","still here"]')
+        assert receive(client) == '431[["still here"]]'
+
+
 def test_upgrade_broken_off_leaves_the_session_polling(program: Program) -> None:
     client = PollingClient(program)
     client.connect()

@@ -6,6 +6,7 @@ SOCKETIO_CLIENTS is the number of clients for each phase.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import socket
 from collections.abc import Callable
@@ -17,6 +18,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
+import socketio
+
 from ..support.programs import TIMEOUT_S, Program, wait_for
 from .engineio_client import PollingClient, connected, finish, receive, vanish, websocket
 from .servers import BOTH, serving, state, wait_for_state
@@ -25,6 +28,10 @@ CLIENTS = int(os.environ.get("SOCKETIO_CLIENTS", "6"))
 MAX_THREADS = 20
 """Threads of a server without those for handlers: 8 are workers, the others the engine's."""
 HANDLER_THREADS = 4
+LIBRARY_LEAVES_PACKETS = (
+    inspect.getsource(socketio.Server).count("del self._binary_packet[eio_sid]") < 2
+)
+"""Old versions of python-socketio keep a packet whose attachments did not arrive."""
 OPTIONS: Any = {"ping_interval": 1, "ping_timeout": 1, "max_http_buffer_size": 100_000}
 
 
@@ -142,7 +149,9 @@ def test_clients_that_vanish_in_any_phase_leave_nothing(server: str) -> None:
         with ThreadPoolExecutor(8) as threads:
             for _ in threads.map(lambda phase: phase(program), CLIENTS * PHASES):
                 pass
-        wait_for_state(program, sockets=0, environs=0, rooms=0, others=0, open=0)
+        wait_for_state(program, sockets=0, environs=0, rooms=0, open=0)
+        if not LIBRARY_LEAVES_PACKETS:
+            wait_for_state(program, others=0)
         limits = {
             "descriptors": before["descriptors"],
             "tasks": before["tasks"],

@@ -88,8 +88,9 @@ class AsyncDriver:
 
     def _start_background_task(self, target: Any, *args: Any, **kwargs: Any) -> Any:
         if getattr(target, "__name__", "") == "_send_ping":
-            due = time.time() + self.eio.ping_interval
-            ping = partial(self._ping, target.__self__, due)
+            session, due = target.__self__, time.time() + self.eio.ping_interval
+            session.last_ping = None  # old versions do it in `_send_ping`
+            ping = partial(self._ping, session, due)
             self.call_later(self.eio.ping_interval, lambda: self._run(ping()))
             return None
         outbox = outbox_of(self.eio, target, args) if is_event(target) else None

@@ -125,6 +125,7 @@ class PingTimer:
         self._session = session
 
     def start(self) -> None:
+        self._session.last_ping = None  # old versions do it in `_send_ping`
         interval = self._driver.eio.ping_interval
         self._driver.call_later(interval, partial(send_ping, self._session, time.time() + interval))
 

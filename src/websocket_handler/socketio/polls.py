@@ -268,6 +268,10 @@ class _ServerView:
     def _get_socket(self, _: str) -> _PolledSession:
         return self._polled
 
+    def transport(self, _: str) -> str:
+        """Return the transport of the session, for old versions of python-engineio."""
+        return "polling"
+
 
 class _PolledSession:
     connected = True
