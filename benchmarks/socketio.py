@@ -184,8 +184,10 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--echoes", type=int, default=20, help="of each client in a round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=PAIRS, help="one framework")
     chosen = parser.parse_args()
-    for framework, pair in PAIRS.items():
+    pairs = {chosen.only: PAIRS[chosen.only]} if chosen.only else PAIRS
+    for framework, pair in pairs.items():
         found: dict[str, list[Figures]] = {side[0]: [] for side in pair}
         for _ in range(chosen.rounds):
             for side in pair:
@@ -199,7 +201,7 @@ def main() -> None:
                 f"{cpu[kind] * 1e6:.0f} us an echo ({cpu['ours'] / cpu[kind]:.2f})",
                 flush=True,
             )
-    for framework, pair in PAIRS.items():
+    for framework, pair in pairs.items():
         with loaded(pair[0], chosen.clients) as (server, load, _):
             alone = delays(server, load)
             sock = slow_client(server.port)

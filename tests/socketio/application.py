@@ -8,6 +8,8 @@ of `serve`; SOCKETIO_SERVE=none leaves the server to python-socketio.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import threading
@@ -33,17 +35,29 @@ def serve_if_asked(server: Any) -> None:
 
 def state_of(server: Any, journal: Journal) -> dict[str, Any]:
     sockets = list(server.eio.sockets.values())
+    outboxes = [one.queue for one in sockets]
     return {
         "journal": journal,
         "sockets": len(sockets),
         "websockets": sum(one.upgraded for one in sockets),
         "environs": len(server.environ),
         "rooms": len(server.manager.rooms),
+        "others": len(server._binary_packet) + len(server.manager.callbacks),
+        "polls": sum(getattr(one, "has_poll", False) for one in outboxes),
+        "unfinished": sum(getattr(one, "_unfinished", 0) for one in outboxes),
+        "tasks": count_tasks(),
         "threads": threading.active_count(),
         "handler_threads": sum("socketio-handler" in one.name for one in threading.enumerate()),
         "descriptors": len(os.listdir("/proc/self/fd")),  # noqa: PTH208
         "open": default_engine().stats().open,
     }
+
+
+def count_tasks() -> int:
+    """Return the number of tasks of the event loop; 0 without one."""
+    with contextlib.suppress(RuntimeError):
+        return len(asyncio.all_tasks())
+    return 0
 
 
 def with_handlers(sio: Any, journal: Journal) -> None:

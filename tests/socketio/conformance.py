@@ -2,7 +2,8 @@
 
 The suites are cloned from GitHub into build/, with their times set to whole seconds, because
 python-engineio announces its intervals in seconds. Each suite runs against python-socketio alone
-and against this library. The program fails if a test passes only without this library.
+and against this library. The program fails if a test passes only without this library. It ends by
+itself, after at most half an hour, because every step has a limit in time.
 """
 
 from __future__ import annotations
@@ -21,15 +22,21 @@ SUITES = {
     "engineio": "https://github.com/socketio/engine.io-protocol",
     "socketio": "https://github.com/socketio/socket.io-protocol",
 }
+INSTALL_TIMEOUT_S = 240
+SUITE_TIMEOUT_S = 120
+TEST_TIMEOUT_MS = 10_000
 PASSED = re.compile(r"^\s*✔ (.*?)(?: \(\d+ms\))?$", re.MULTILINE)
 
 
 def prepare(name: str, source: str) -> Path:
     folder = BUILD / name
     if not folder.is_dir():
-        subprocess.run(["git", "clone", "--quiet", "--depth=1", source, str(folder)], check=True)
+        clone = ["git", "clone", "--quiet", "--depth=1", source, str(folder)]
+        subprocess.run(clone, check=True, timeout=INSTALL_TIMEOUT_S)
     suite = folder / "test-suite"
-    subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund"], cwd=suite, check=True)
+    if not (suite / "node_modules").is_dir():
+        install = ["npm", "install", "--silent", "--no-audit", "--no-fund"]
+        subprocess.run(install, cwd=suite, check=True, timeout=INSTALL_TIMEOUT_S)
     return suite
 
 
@@ -40,8 +47,15 @@ def run(suite: Path, program: Program) -> list[str]:
     source = re.sub(r"(PING_INTERVAL|PING_TIMEOUT) = \d+", r"\1 = 1000", source)
     changed = suite / "changed-suite.js"
     changed.write_text(source)
-    command = ["npx", "mocha", "--timeout", "10000", "--exit", changed.name]
-    done = subprocess.run(command, cwd=suite, capture_output=True, text=True, check=False)
+    mocha = ["node", "node_modules/mocha/bin/_mocha", "--timeout", str(TEST_TIMEOUT_MS), "--exit"]
+    done = subprocess.run(
+        [*mocha, changed.name],
+        cwd=suite,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SUITE_TIMEOUT_S,
+    )
     tests: list[str] = []
     section: dict[int, str] = {}
     for line in done.stdout.splitlines():

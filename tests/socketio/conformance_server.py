@@ -19,7 +19,7 @@ import socketio
 from .application import options, serve_if_asked
 
 SUITE = os.environ["SOCKETIO_SUITE"]
-DELAY_S = 0.03
+DELAY_S = 0.2
 
 
 def wsgi_app() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterator
 
 import pytest
@@ -64,6 +65,16 @@ def test_client_without_pongs_is_disconnected(server: str) -> None:
                 read_without_pongs(client)
             assert_nothing_is_left(program, before)
         assert state(program)["journal"][1:] == [["disconnect", "ping timeout"]]
+
+
+@on_both
+def test_client_with_pongs_stays_connected(server: str) -> None:
+    with serving(server, ping_interval=2, ping_timeout=1) as program, connected(program) as client:
+        for _ in range(2):
+            assert client.recv(TIMEOUT_S) == "2"
+            client.send("3")
+        client.send('421["echo","still here"]')
+        assert receive(client) == '431[["still here"]]'
 
 
 def test_upgrade_broken_off_leaves_the_session_polling(program: Program) -> None:
@@ -144,6 +155,21 @@ def test_sleeping_handlers_do_not_exceed_the_pool() -> None:
         answers = {receive(client) for _ in range(40)}
         assert answers == {f"43{number}[0.05]" for number in range(40)}
         assert 1 <= state(program)["handler_threads"] <= 4
+
+
+def test_flood_of_events_of_a_polling_client_waits_for_handlers() -> None:
+    with serving("fastapi-uvicorn") as program:
+        client = PollingClient(program)
+        client.connect()
+        for _ in range(64):
+            client.send(*16 * ['42["sleep",3600]'])
+        waiting = client.begin("POST", '42["sleep",3600]')
+        poll = client.begin("GET")
+        wait_for_state(program, polls=1, unfinished=1024)
+        assert not select.select([waiting.sock], [], [], 0.3)[0]
+        assert state(program)["unfinished"] == 1024
+        assert finish(client.begin("GET")).status == 400  # the second poll ends the session
+        assert [finish(one).status for one in (poll, waiting)] == [200, 200]
 
 
 def test_flood_of_events_pauses_reading_until_handlers_return() -> None:

@@ -11,7 +11,7 @@ import pytest
 from ..support.programs import Program, wait_for
 from ..support.tls import context
 from .engineio_client import PollingClient, finish
-from .servers import serving, state, wait_for_state
+from .servers import BOTH, serving, state, wait_for_state
 
 CLIENTS = 200
 SYNCHRONOUS = ("flask-gunicorn", "flask-wsgiref", "flask-werkzeug", "flask-gevent")
@@ -74,24 +74,38 @@ def test_client_that_leaves_its_poll_loses_no_packet() -> None:
         assert client.poll() == '42["news","kept"]'
 
 
-def test_second_poll_ends_the_session() -> None:
-    with serving("flask-gunicorn") as program:
+@pytest.mark.parametrize("server", BOTH)
+def test_second_poll_ends_the_session(server: str) -> None:
+    with serving(server) as program:
         client = polling(program)
         first = client.begin("GET")
-        wait_for_parked(program, 1)
+        wait_for_state(program, polls=1)
         assert finish(client.begin("GET")).status == 400
         response = finish(first)
         assert (response.status, response.body) == (200, "1")  # type: ignore[attr-defined]
         wait_for_state(program, sockets=0, open=0)
 
 
-def test_session_closed_by_its_client_ends_the_poll() -> None:
-    with serving("flask-gunicorn") as program:
+@pytest.mark.parametrize("server", BOTH)
+def test_session_closed_by_its_client_ends_the_poll(server: str) -> None:
+    with serving(server) as program:
         client = polling(program)
         poll = client.begin("GET")
-        wait_for_parked(program, 1)
+        wait_for_state(program, polls=1)
         client.send("1")
         assert finish(poll).body == "6"  # type: ignore[attr-defined]
+        assert finish(client.begin("GET")).status == 400
+        assert finish(client.begin("POST", "42[]")).status == 400
+        wait_for_state(program, sockets=0, environs=0)
+
+
+@pytest.mark.parametrize("server", BOTH)
+def test_ping_timeout_ends_the_poll(server: str) -> None:
+    with serving(server, ping_interval=1, ping_timeout=1) as program:
+        client = polling(program)
+        assert client.poll() == "2"
+        assert client.poll() == "6"
+        assert state(program)["journal"] == [["disconnect", "ping timeout"]]
 
 
 def test_poll_above_the_connection_limit_waits_in_its_thread() -> None:

@@ -21,9 +21,10 @@ from ..engine.running_loop import is_gevent
 from ..servers.wsgi import KEY
 from ..settings import Settings
 from ..websocket import WebSocket
-from .handlers import EventTask, HandlerThreads, current_link, is_event
+from .handlers import EventTask, HandlerThreads, is_event, outbox_of
 from .link import Link
 from .outbox import Outbox
+from .pings import time_of_ping
 from .polls import Requests
 
 MODES = ("threading", "gevent")
@@ -93,14 +94,14 @@ class SyncDriver:
             return PingTimer(self, target.__self__)
         call = partial(target, *args, **(kwargs or {}))
         if is_event(target):
-            return EventTask(call, current_link(self.eio, target, tuple(args)), self._run)
+            return EventTask(call, outbox_of(self.eio, target, tuple(args)), self._run)
         return self._table["thread"](target=call)
 
     def _run(self, task: EventTask) -> None:
         call = partial(self._call_surrounded, task)
         if is_gevent():
             self._table["thread"](target=call).start()
-        elif task.link is None and self._pool.is_full():
+        elif not task.is_of_websocket and self._pool.is_full():
             call()  # in the thread of the client's POST: the client waits for its response
         else:
             self._pool.run(call)
@@ -124,13 +125,15 @@ class PingTimer:
         self._session = session
 
     def start(self) -> None:
-        self._driver.call_later(self._driver.eio.ping_interval, partial(send_ping, self._session))
+        self._session.last_ping = None  # old versions do it in `_send_ping`
+        interval = self._driver.eio.ping_interval
+        self._driver.call_later(interval, partial(send_ping, self._session, time.time() + interval))
 
 
-def send_ping(session: Any) -> None:
+def send_ping(session: Any, due: float) -> None:
     """Send a ping unless the session is closed; the same as `Socket._send_ping` after its sleep."""
     if not session.closing and not session.closed:
-        session.last_ping = time.time()
+        session.last_ping = time_of_ping(due)
         session.send(engineio_packet.Packet(engineio_packet.PING))
 
 

@@ -14,51 +14,59 @@ from typing import Any
 from weakref import WeakSet
 
 from ..engine.forks import in_forked_child
-from .link import Link
+from .outbox import PacketQueue
 
 EVENT_TARGETS = {
-    ("socketio", "_handle_event_internal"),
-    ("engineio", "run_handler"),
-    ("engineio", "run_async_handler"),
-    ("engineio", "run_sync_handler"),
+    "_handle_event_internal": "socketio.",
+    "run_handler": "engineio.",
+    "run_async_handler": "engineio.",
+    "run_sync_handler": "engineio.",
 }
-"""The package and the name of the functions that python-socketio and python-engineio run in a new
+"""The name and the package of the functions that python-socketio and python-engineio run in a new
 thread or task for each event."""
 
 
-def current_link(eio: Any, target: Any, args: tuple[Any, ...]) -> Link | None:
-    """Return the link of the client whose event `target` handles; None if the client polls."""
+def outbox_of(eio: Any, target: Any, args: tuple[Any, ...]) -> PacketQueue | None:
+    """Return the outbox of the client whose event `target` handles; None if it has left."""
     if args:  # server, sid, eio_sid, …
         sid = args[2]
     else:  # a function of python-engineio, which has its arguments in its closure
         cells = dict(zip(target.__code__.co_freevars, target.__closure__, strict=True))
         sid = cells["args"].cell_contents[0]
     session = eio.sockets.get(sid)
-    link: Link | None = session.queue.link if session is not None else None
-    return link
+    outbox: PacketQueue | None = session.queue if session is not None else None
+    return outbox
 
 
 def is_event(target: Any) -> bool:
     """Whether a background task handles one event of a client."""
-    package = str(getattr(target, "__module__", "")).partition(".")[0]
-    return (package, getattr(target, "__name__", "")) in EVENT_TARGETS
+    package = EVENT_TARGETS.get(getattr(target, "__name__", ""))
+    return package is not None and str(target.__module__).startswith(package)
 
 
 class EventTask:
     """Handles one event. Behaves like the `threading.Thread` that python-engineio would start."""
 
     def __init__(
-        self, call: Callable[[], object], link: Link | None, run: Callable[[EventTask], object]
+        self,
+        call: Callable[[], object],
+        outbox: PacketQueue | None,
+        run: Callable[[EventTask], object],
     ) -> None:
         self._call = call
-        self.link: Link | None = link
+        self._outbox = outbox
         self._run = run
         self._done = threading.Lock()
 
+    @property
+    def is_of_websocket(self) -> bool:
+        """Whether the client has a WebSocket; else it polls, or has left."""
+        return self._outbox is not None and self._outbox.link is not None
+
     def start(self) -> None:
         self._done.acquire()
-        if self.link is not None:
-            self.link.event_begins()
+        if self._outbox is not None:
+            self._outbox.event_begins()
         self._run(self)
 
     def join(self, timeout: float | None = None) -> None:
@@ -74,8 +82,8 @@ class EventTask:
             thread = threading.current_thread()
             threading.excepthook(threading.ExceptHookArgs((kind, error, trace, thread)))
         finally:
-            if self.link is not None:
-                self.link.event_ends()
+            if self._outbox is not None:
+                self._outbox.event_ends()
             self._done.release()
 
 

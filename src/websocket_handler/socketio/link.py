@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from enum import Enum
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from engineio import exceptions
 from engineio import packet as engineio_packet
 
-from ..engine.forks import in_forked_child
-from ..engine.native_locks import native_rlock
 from ..settings import Settings
 from ..websocket import WebSocket
-from .packets import Sender, is_close
+from .packets import Sender, is_close, noop
 
 UPGRADE_TIMEOUT_S = 10.0
 """Seconds that a client has from its handshake to the end of the upgrade."""
-
-MAX_UNFINISHED_EVENTS = 1024
-"""Events of one client whose handlers have not returned; then nothing more is read from it."""
 
 
 class Stage(Enum):
@@ -47,10 +42,7 @@ class Link:
     packets to `send` once the upgrade is complete.
     """
 
-    __slots__ = ("_driver", "_sender", "_stage", "_unfinished", "session", "websocket")
-
-    _lock: ClassVar = native_rlock()
-    """One lock for the counts of all links, held briefly."""
+    __slots__ = ("_driver", "_sender", "_stage", "session", "websocket")
 
     def __init__(self, driver: Driver, session: Any, websocket: WebSocket) -> None:
         self._driver = driver
@@ -58,7 +50,6 @@ class Link:
         self.websocket: WebSocket = websocket
         self._sender = Sender(websocket, driver.volatile)
         self._stage = Stage.OPEN
-        self._unfinished = 0
 
     def connect(self) -> Any:
         """Complete the handshake of the WebSocket. Returns the result of its `connect()`."""
@@ -85,21 +76,6 @@ class Link:
             self._sender.send(packet)
         if packet is None or is_close(packet):
             self.websocket.close()
-
-    # Events of the application, which run in other threads or tasks
-
-    def event_begins(self) -> None:
-        """Count an event whose handler is going to run. Above the limit, reading pauses."""
-        with self._lock:
-            self._unfinished += 1
-            if self._unfinished == MAX_UNFINISHED_EVENTS:
-                self.websocket.pause()
-
-    def event_ends(self) -> None:
-        with self._lock:
-            self._unfinished -= 1
-            if self._unfinished == MAX_UNFINISHED_EVENTS // 2:
-                self.websocket.resume()
 
     # Listeners of the WebSocket
 
@@ -166,7 +142,7 @@ class Link:
             self.websocket.close()
 
     def _end_poll(self) -> None:
-        self.session.queue.put_nowait(engineio_packet.Packet(engineio_packet.NOOP))
+        self.session.queue.put_nowait(noop())
 
     def _upgrade_expired(self) -> None:
         if self._stage is not Stage.OPEN:
@@ -180,9 +156,3 @@ class Link:
         except Exception as error:
             self._driver.eio.logger.info("%s: Malformed packet: %s", self.session.sid, error)
             return None
-
-
-@in_forked_child
-def _renew_lock() -> None:
-    """In a forked child: the thread that held the lock does not exist."""
-    Link._lock = native_rlock()

@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ..engine.forks import in_forked_child
 from ..engine.native_locks import native_rlock
-from .packets import is_noop
+from .packets import is_noop, noop
 
 if TYPE_CHECKING:
     from .link import Link
+
+MAX_UNFINISHED_EVENTS = 1024
+"""Events of one client whose handlers have not returned; then nothing more is read from it."""
 
 
 class Poll(Protocol):
@@ -51,15 +54,16 @@ class MustWait(BaseException):
 class PacketQueue:
     """The packets for one client, and the link that they go to after the upgrade."""
 
-    __slots__ = ("_packets", "link")
+    __slots__ = ("_packets", "_unfinished", "link")
 
     _lock: ClassVar = native_rlock()
-    """One lock for all clients. It is held only to change a list of packets."""
+    """One lock for all clients. It is held only to change a list of packets or a count."""
 
     def __init__(self) -> None:
         self.link: Link | None = None
         """The WebSocket that the packets go to; None while the client polls."""
         self._packets: list[Any] = []
+        self._unfinished = 0
 
     def put_nowait(self, packet: Any) -> None:
         """Send a packet to the WebSocket, or queue it for the next poll."""
@@ -92,6 +96,27 @@ class PacketQueue:
         """Wake the poll that waits for packets. Must not block."""
         raise NotImplementedError
 
+    # Events of the application, which run in other threads or tasks
+
+    def event_begins(self) -> None:
+        """Count an event whose handler is going to run. At the limit, reading pauses."""
+        with self._lock:
+            self._unfinished += 1
+            if self._unfinished >= MAX_UNFINISHED_EVENTS and self.link is not None:
+                self.link.websocket.pause()
+
+    def event_ends(self) -> None:
+        """Count an event whose handler has returned."""
+        with self._lock:
+            self._unfinished -= 1
+            if self._unfinished == MAX_UNFINISHED_EVENTS // 2:
+                self._resume()
+
+    def _resume(self) -> None:
+        """Read from the client again."""
+        if self.link is not None:
+            self.link.websocket.resume()
+
 
 class Outbox(PacketQueue):
     """Replaces the `queue.Queue` of an Engine.IO socket. None in it ends the connection."""
@@ -102,6 +127,11 @@ class Outbox(PacketQueue):
         super().__init__()
         self._poll: Poll | None = None
         self._arrived: threading.Event | None = None
+
+    @property
+    def has_poll(self) -> bool:
+        """Whether a poll waits for packets."""
+        return self._poll is not None
 
     # The methods of a queue
 
@@ -129,11 +159,6 @@ class Outbox(PacketQueue):
         next poll of any other client, which may never come."""
 
     # Long polls
-
-    @property
-    def has_poll(self) -> bool:
-        """Whether a poll waits for packets."""
-        return self._poll is not None
 
     def wait_for(self, poll: Poll) -> None:
         """Notify `poll` once there are packets; now if there are some."""
@@ -171,11 +196,18 @@ class Outbox(PacketQueue):
 class AsyncOutbox(PacketQueue):
     """Replaces the `asyncio.Queue` of an Engine.IO socket."""
 
-    __slots__ = ("_arrived",)
+    __slots__ = ("_arrived", "_is_ended", "_resumed")
 
     def __init__(self) -> None:
         super().__init__()
         self._arrived: asyncio.Event | None = None
+        self._resumed: asyncio.Event | None = None
+        self._is_ended = False
+
+    @property
+    def has_poll(self) -> bool:
+        """Whether a poll waits for packets."""
+        return self._arrived is not None
 
     async def put(self, packet: Any) -> None:
         self.put_nowait(packet)
@@ -183,13 +215,14 @@ class AsyncOutbox(PacketQueue):
     async def get(self) -> Any:
         """Return the next packet. Raises `TimeoutError`, which ends the session, if another poll
         waits: the protocol allows one poll at a time."""
-        if self._arrived is not None:
+        if self.has_poll:
             raise asyncio.TimeoutError
         try:
             while not self._packets:
                 self._arrived = asyncio.Event()
                 await self._arrived.wait()
-            return self._packets.pop(0)
+            packet = self._packets.pop(0)
+            return noop() if packet is None else packet
         finally:
             self._arrived = None
 
@@ -201,6 +234,25 @@ class AsyncOutbox(PacketQueue):
 
     async def join(self) -> None:
         """Return at once, like `Outbox.join`."""
+
+    def end(self) -> None:
+        """Close the WebSocket, or respond to the poll that waits: the session has ended."""
+        self._is_ended = True
+        self._resume()
+        self.put_nowait(None)
+
+    async def wait_for_handlers(self) -> None:
+        """Return once fewer than `MAX_UNFINISHED_EVENTS` events have handlers that run, or the
+        session has ended."""
+        while self._unfinished >= MAX_UNFINISHED_EVENTS and not self._is_ended:
+            resumed = self._resumed = self._resumed or asyncio.Event()
+            await resumed.wait()
+
+    def _resume(self) -> None:
+        super()._resume()
+        resumed, self._resumed = self._resumed, None
+        if resumed is not None:
+            resumed.set()
 
     def _notify(self) -> None:
         if self._arrived is not None:

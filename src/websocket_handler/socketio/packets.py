@@ -82,5 +82,10 @@ def is_close(packet: Any) -> bool:
     return bool(packet.packet_type == engineio_packet.CLOSE)
 
 
+def noop() -> Any:
+    """Return a packet that only ends a poll."""
+    return engineio_packet.Packet(engineio_packet.NOOP)
+
+
 def is_noop(packet: Any) -> bool:
     return packet is not None and packet.packet_type == engineio_packet.NOOP

@@ -7,13 +7,12 @@ there are packets, or when the time is up. The response is python-engineio's own
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from engineio import exceptions
-from engineio import packet as engineio_packet
 
 from ..engine import Channel, Engine
 from ..errors import WebSocketError
@@ -25,6 +24,7 @@ from ..protocol.versions import DEFAULT_VERSIONS
 from ..servers.wsgi import KEY, WSGIMiddleware, status_of
 from ..servers.wsgi_sockets import Environ, FoundSocket, find
 from .outbox import MustWait, Outbox, may_park
+from .packets import noop
 
 if TYPE_CHECKING:
     from .driver import SyncDriver
@@ -49,7 +49,12 @@ class Requests:
         return self._with_websocket(environ, start_response)
 
     def _handle_one(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
-        found = find(environ, start_response) if self._may_poll(environ) else None
+        if not self._may_poll(environ):
+            return self._handle(environ, start_response)
+        session = self._session(environ)
+        if session is not None and not session.closed:
+            session.check_ping_timeout()
+        found = find(environ, start_response)
         if found is None:
             return self._handle(environ, start_response)
         may_park.value = True
@@ -61,7 +66,8 @@ class Requests:
             may_park.value = False
         if outbox.has_poll:  # the protocol allows one poll at a time
             session = self._session(environ)
-            session.close(wait=False, reason=self._driver.eio.reason.TRANSPORT_ERROR)
+            if session is not None:
+                session.close(wait=False, reason=self._driver.eio.reason.TRANSPORT_ERROR)
         elif self._park(environ, found, outbox):
             start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "0")])
             return []
@@ -71,7 +77,7 @@ class Requests:
         return environ["REQUEST_METHOD"] == "GET" and environ[KEY] is None
 
     def _session(self, environ: Environ) -> Any:
-        return self._driver.eio.sockets[session_id(environ)]
+        return self._driver.eio.sockets.get(session_id(environ))
 
     def _park(self, environ: Environ, found: FoundSocket, outbox: Outbox) -> bool:
         """Take the connection and have it wait for packets. Returns False, with nothing changed, if
@@ -134,7 +140,7 @@ class ParkedPoll(Channel):
     def _respond_with_packets(self) -> None:
         packets = self._outbox.take(self)
         if packets is not None:
-            self._respond(packets or [engineio_packet.Packet(engineio_packet.NOOP)])
+            self._respond(packets or [noop()])
 
     def _respond(self, packets: Packets | None) -> None:
         """Send the response with `packets`; the error of an expired poll if it is None."""
@@ -232,9 +238,10 @@ class ParkedPoll(Channel):
         """Do nothing: nothing more is written."""
 
 
-def session_id(environ: Environ) -> str:
-    sid: str = parse_qs(environ["QUERY_STRING"])["sid"][0]
-    return sid
+def session_id(environ: Mapping[str, Any]) -> str | None:
+    """Return the session of a request; None if it opens one."""
+    found = parse_qs(environ.get("QUERY_STRING", "")).get("sid")
+    return found[0] if found else None
 
 
 def response_of(eio: Any, environ: Environ, packets: Packets | None) -> Response:
@@ -250,7 +257,7 @@ class _ServerView:
     """A server whose only session has just been polled: `handle_request` gets the session's
     packets, although the session may have been closed meanwhile."""
 
-    def __init__(self, eio: Any, sid: str, packets: Packets | None) -> None:
+    def __init__(self, eio: Any, sid: str | None, packets: Packets | None) -> None:
         self._eio = eio
         self._polled = _PolledSession(packets)
         self.sockets = {sid: self._polled}
@@ -260,6 +267,10 @@ class _ServerView:
 
     def _get_socket(self, _: str) -> _PolledSession:
         return self._polled
+
+    def transport(self, _: str) -> str:
+        """Return the transport of the session, for old versions of python-engineio."""
+        return "polling"
 
 
 class _PolledSession:
