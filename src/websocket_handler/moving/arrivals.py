@@ -21,12 +21,13 @@ from ..protocol.message import Decoder as FrameDecoder
 from ..protocol.permessage_deflate import Compression
 from ..protocol.request import Headers, Request
 from ..protocol.versions.challenge import AwaitingKey3
+from ..rooms.membership import moved_offset
 from ..settings import Settings
 from ..websocket import WebSocket
 from .directory import open_directory
 from .messages import NotMoved, from_file, is_of_same_user, receive, send
 from .state import Facts, State, UnknownFormat
-from .suspension import rooms_of
+from .suspension import Released, rooms_of
 
 logger: logging.Logger = logging.getLogger("websocket_handler")
 
@@ -55,8 +56,7 @@ own_names: set[str] = set()
 class Fetched(NamedTuple):
     sock: socket.socket
     state: State
-    late: bytes
-    offsets: dict[str, str | None]
+    released: Released
 
 
 class Arrival:
@@ -145,12 +145,14 @@ class Arrival:
 
     def _finish(self, websocket: WebSocket, result: Callable[[], Fetched | str]) -> None:
         fetched = result()
-        websocket._is_arriving = False
         if isinstance(fetched, str):
+            websocket._is_arriving = False
             logger.info("%r: a moved connection did not arrive: %s", websocket, fetched)
             websocket._connection_lost(fetched)
             return
-        sock, state, late, offsets = fetched
+        sock, state, (late, offsets) = fetched
+        websocket._offsets_of_rooms = tuple(moved_offset(*pair) for pair in offsets)
+        websocket._is_arriving = False
         websocket.carried = state.carried
         websocket._latency = state.latency
         websocket._traffic_before = state.traffic
@@ -161,7 +163,7 @@ class Arrival:
             _set_window(websocket, state.window)
         websocket._take_over(sock, state.input)
         for room in rooms_of(websocket):
-            room._admit_after_move(websocket, offsets.get(room.name))
+            room._admit_after_move(websocket)
 
     def _try_to_fetch(self, websocket: WebSocket) -> Fetched | str:
         """Return the socket with its state; the reason if the old process keeps them."""
@@ -187,11 +189,11 @@ def _fetch(sock: socket.socket, websocket: WebSocket) -> Fetched:
         try:
             if "given" not in given.fields:
                 raise NotMoved(str(given.fields.get("kept", "the old process has not let go")))
-            late = from_file(given.descriptors[0]) if given.descriptors else b""
+            rest = from_file(given.descriptors[0]) if given.descriptors else b""
+            released = Released.from_json(given.fields, rest)
         finally:
             given.close()
-        offsets = dict(given.fields.get("offsets", {}))
-        return Fetched(socket.socket(fileno=offered.descriptors.pop(0)), state, late, offsets)
+        return Fetched(socket.socket(fileno=offered.descriptors.pop(0)), state, released)
     finally:
         offered.close()
 
