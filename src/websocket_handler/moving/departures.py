@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import threading
 import time
+from collections.abc import Iterator
 from functools import partial
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from ..engine import Engine, default_engine, loop_engine
 from ..errors import WebSocketError
@@ -18,7 +20,8 @@ from ..protocol.state import State
 from ..rooms.rooms import ANNOUNCE_AFTER_MOVE_S
 from ..websocket import WebSocket
 from .directory import Directory, open_directory
-from .giving import MOVED, Answer
+from .giving import MOVED, REFUSED_REASON, Answer
+from .keeping import KeeperLink, seconds_to_keep
 from .messages import NotMoved
 from .open_connection import OpenConnection, StillBusy, left_rooms
 from .pace import Pace
@@ -36,8 +39,7 @@ RETRY_AFTER_S = 0.1
 MAX_ATTEMPTS = 3
 """Attempts to move one connection, if no process has answered or the old one itself has."""
 
-NOT_ABOUT_THE_REQUEST = (408, 409, 425, 429)
-"""Refusals because of the state or the load of the new process: the client may connect again."""
+Destination: TypeAlias = "WaitingSocket | KeeperLink"
 
 
 class MoveResult(NamedTuple):
@@ -52,11 +54,20 @@ class MoveResult(NamedTuple):
 class Move:
     """One call of `move_connections`."""
 
-    def __init__(self, engine: Engine, timeout: float, refused_code: int, pause: float) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        timeout: float,
+        refused_code: int,
+        pause: float,
+        keeper: KeeperLink | None = None,
+    ) -> None:
+        """`keeper`: a process that gets the connections, instead of the new one."""
         self._engine = engine
+        self._keeper = keeper
         self._deadline = time.monotonic() + timeout
         self._refused_code = refused_code
-        self._pace = Pace(self._deadline, pause)
+        self._pace = Pace(self._deadline, pause if keeper is None else 0.0)
         self._threads = 0
         self._left: list[WebSocket] = []
         self._postponed: set[WebSocket] = set()
@@ -94,7 +105,7 @@ class Move:
         """Move the connections in as many threads as the time requires."""
         threads: list[threading.Thread] = []
         while not threads or any(thread.is_alive() for thread in threads):
-            if len(threads) < self._pace.requests(len(self._left)):
+            if len(threads) < self._threads_needed():
                 thread = threading.Thread(
                     target=self._work, args=[directory], name="websocket-move"
                 )
@@ -104,18 +115,26 @@ class Move:
             for thread in threads:
                 thread.join(PACE_INTERVAL_S / len(threads))
 
+    def _threads_needed(self) -> int:
+        return 1 if self._keeper is not None else self._pace.requests(len(self._left))
+
     def _work(self, directory: Directory) -> None:
         try:
-            with WaitingSocket(directory) as waiting:
+            with self._destination(directory) as destination:
                 while (websocket := self._next()) is not None:
-                    self._move_and_rest(websocket, waiting)
+                    self._move_and_rest(websocket, destination)
         except OSError as error:
             logger.warning("connections cannot be moved to a new process: %s", error)
 
-    def _move_and_rest(self, websocket: WebSocket, waiting: WaitingSocket) -> None:
+    def _destination(self, directory: Directory) -> contextlib.AbstractContextManager[Destination]:
+        return (
+            WaitingSocket(directory) if not self._keeper else contextlib.nullcontext(self._keeper)
+        )
+
+    def _move_and_rest(self, websocket: WebSocket, destination: Destination) -> None:
         had_answer, began = self._has_answer, time.monotonic()
         try:
-            self._move(websocket, waiting)
+            self._move(websocket, destination)
         except Exception:  # must not stop the move of the others
             logger.exception("%r: not moved", websocket)
         if had_answer or not self._has_answer:  # else the new process had to start
@@ -134,10 +153,10 @@ class Move:
                 return self._left.pop()
             return None
 
-    def _move(self, websocket: WebSocket, waiting: WaitingSocket) -> None:
+    def _move(self, websocket: WebSocket, destination: Destination) -> None:
         for attempt in count(1):
             try:
-                answer = self._attempt(websocket, waiting)
+                answer = self._attempt(websocket, destination)
             except StillBusy as reason:
                 self._postpone(websocket, reason)
                 return
@@ -161,13 +180,13 @@ class Move:
             self._postponed.add(websocket)
             self._left.insert(0, websocket)
 
-    def _attempt(self, websocket: WebSocket, waiting: WaitingSocket) -> Answer:
+    def _attempt(self, websocket: WebSocket, destination: Destination) -> Answer:
         connection = OpenConnection(websocket)
         description = connection.describe()
         seconds = self._deadline - time.monotonic()
         if not self._has_answer:
             seconds = min(seconds, self._first_attempt + self._start_timeout - time.monotonic())
-        answer = waiting.move(connection, *description, max(seconds, 0.0))
+        answer = destination.move(connection, description, max(seconds, 0.0))
         self._has_answer |= answer.status != 0
         return answer
 
@@ -185,17 +204,21 @@ class Move:
         if answer is MOVED:
             with self._lock:
                 self._counts["moved"] += 1
-        elif 400 <= answer.status < 500 and answer.status not in NOT_ABOUT_THE_REQUEST:
+        elif answer.is_refusal:
             logger.info("%r: the new process refuses it with %d", websocket, answer.status)
             with self._lock:
                 self._counts["refused"] += 1
-            websocket.close(self._refused_code, "refused by the new process")
+            websocket.close(self._refused_code, REFUSED_REASON)
         else:
             logger.info("%r: not moved: %d %s", websocket, answer.status, answer.reason)
 
 
 def _is_movable(channel: Any) -> bool:
     return isinstance(channel, WebSocket) and not channel._is_client
+
+
+def _has_movable(engine: Engine) -> bool:
+    return any(_is_movable(channel) for channel in engine._channels())
 
 
 def move_connections(
@@ -205,6 +228,7 @@ def move_connections(
     window: float = 5.0,
     refused_code: int = CloseCode.POLICY_VIOLATION,
     pause: float = 1.0,
+    keep: float | None = None,
 ) -> MoveResult:
     """Move the WebSockets of this process to the process that replaces it, then close the others.
 
@@ -218,10 +242,14 @@ def move_connections(
     thread of the move pauses for `pause` times the duration of that connection's move, so that the
     processes have time for other requests; less if `timeout` would not suffice.
 
+    Where the new process starts only after the end of this one, `keep` is the number of seconds, up
+    to 60, during which another process keeps the connections and waits for it. They count as moved.
+    Default: that of the environment variable WEBSOCKET_HANDLER_KEEP, else 0: no such process.
+
     Blocks; in an event loop, await `amove_connections()`. Returns how many were moved. Raises
-    `WebSocketError` in the engine's own thread.
+    `WebSocketError` in the engine's own thread, `ValueError` if `keep` is not between 0 and 60.
     """
-    engine = engine or default_engine()
+    engine, keep = engine or default_engine(), seconds_to_keep(keep)
     if not engine.is_running:
         return MoveResult()
     if engine._is_own_thread():
@@ -229,7 +257,8 @@ def move_connections(
     engine._ledger.is_draining = True
     gc.freeze()  # a process that ends need not stop for the collection of all its objects
     try:
-        result = Move(engine, timeout, refused_code, pause).run()
+        with keeper_for(keep if _has_movable(engine) else 0, window, refused_code) as keeper:
+            result = Move(engine, timeout, refused_code, pause, keeper).run()
     finally:
         gc.unfreeze()
     logger.info("moved connections to a new process: %s", result)
@@ -237,6 +266,22 @@ def move_connections(
         time.sleep(2 * ANNOUNCE_AFTER_MOVE_S)
     engine.close_all(CloseCode.SERVICE_RESTART, window=window if result.closed else 0.0)
     return result
+
+
+@contextlib.contextmanager
+def keeper_for(seconds: float, window: float, refused_code: int) -> Iterator[KeeperLink | None]:
+    """Start a keeper if it has time to keep connections; return None if not, or on an error."""
+    keeper = None
+    if seconds:
+        try:
+            keeper = KeeperLink.start(seconds, window, refused_code)
+        except OSError as error:
+            logger.warning("%s", error)
+    try:
+        yield keeper
+    finally:
+        if keeper is not None:
+            keeper.close()
 
 
 async def amove_connections(engine: Engine | None = None, **options: Any) -> MoveResult:

@@ -17,12 +17,23 @@ READY_TIMEOUT_S = 2.0
 """Seconds that the new process has to read the state: meanwhile no process reads the socket."""
 
 
+NOT_ABOUT_THE_REQUEST = (408, 409, 425, 429)
+"""Refusals because of the state or the load of the new process: the client may connect again."""
+
+REFUSED_REASON = "refused by the new process"
+
+
 class Answer(NamedTuple):
     """The end of one attempt."""
 
     status: int
     """200: moved; 400 to 499: the application refuses; 0: no process has answered."""
     reason: str = ""
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the new application refuses this connection, not any connection now."""
+        return 400 <= self.status < 500 and self.status not in NOT_ABOUT_THE_REQUEST
 
 
 MOVED = Answer(200)

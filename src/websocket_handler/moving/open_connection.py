@@ -8,13 +8,13 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from ..protocol.request import Request
 from ..rooms.membership import Left
 from ..websocket import WebSocket
+from .description import Description
 from .messages import NotMoved, to_file
-from .state import Facts, State
+from .state import State
 from .suspension import (
     NotYet,
     Suspended,
@@ -40,15 +40,6 @@ that."""
 
 class StillBusy(NotMoved):
     """The application was busy with the connection for `IDLE_TIMEOUT_S`."""
-
-
-class Description(NamedTuple):
-    """The facts by which another process is asked to take the connection."""
-
-    address: Any
-    """The address to which the client has connected."""
-    facts: Facts
-    request: Request
 
 
 class OpenConnection:

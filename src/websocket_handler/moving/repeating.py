@@ -9,12 +9,12 @@ import socket
 import time
 from typing import Any
 
-from ..protocol.request import Request, head
+from ..protocol.request import head
 from .arrivals import HEADER, own_names
+from .description import Description
 from .directory import Directory
 from .giving import READY_TIMEOUT_S, Answer, Owner, pass_on
 from .messages import NotMoved, is_of_same_user, receive
-from .state import Facts
 
 HANDLER_TIMEOUT_S = 10.0
 """Seconds that the new application has to handle a request."""
@@ -49,11 +49,10 @@ class WaitingSocket:
         self._listener.close()
         self._directory.remove(self._name)
 
-    def move(
-        self, owner: Owner, address: Any, facts: Facts, request: Request, seconds: float
-    ) -> Answer:
+    def move(self, owner: Owner, description: Description, seconds: float) -> Answer:
         """Repeat the request, and pass the connection to the process that asks for it. That must
         happen within `seconds`."""
+        address, facts, request = description
         handler_timeout = min(HANDLER_TIMEOUT_S, seconds)
         secret = secrets.token_hex(16)
         fields = [
