@@ -23,6 +23,10 @@ def main(arguments: list[str] | None = None) -> int:
         from .cli import demo
 
         return demo.run(given[1:] if given[:1] == ["demo"] else given)
+    if given == ["keep"]:
+        from .moving import keeper
+
+        return keeper.run()
     missing = [name for name in EXTRA if find_spec(name) is None]
     if missing:
         sys.stderr.write(

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .handover.base import Handover
+    from .rooms.membership import MovedOffset
     from .settings import SettingsOptions
 
 logger: logging.Logger = logging.getLogger("websocket_handler")
@@ -132,6 +133,9 @@ class WebSocket(SendingConnection):
     carry: Any = None
     """JSON that the new process gets as `carried` if the connection is moved to it; None leaves
     `carried` as it is."""
+
+    _offsets_of_rooms: tuple[MovedOffset, ...] = ()
+    """The offsets in the histories of rooms at which a moved connection continues there."""
 
     carried: Any = None
     """The value of `carry` in the old process, None if there was none. It is final when `open` is

@@ -12,9 +12,10 @@ from typing import Any
 
 from websocket_handler import Engine, Headers, Request, Settings, State, Version, WebSocket
 from websocket_handler.handover.base import Handover
-from websocket_handler.moving import departures
+from websocket_handler.moving import giving
 from websocket_handler.moving.arrivals import Arrival
 from websocket_handler.moving.messages import NotMoved, receive
+from websocket_handler.moving.open_connection import OpenConnection
 from websocket_handler.moving.state import Facts
 from websocket_handler.moving.suspension import facts_of
 from websocket_handler.protocol.assembly import Event, Limits
@@ -93,24 +94,24 @@ class Client:
     def move(self, engine: Engine, prepare: Prepare, **settings: Any) -> WebSocket:
         """Move the connection to another engine; returns its WebSocket there."""
         self.websocket, answer = move(self.websocket, self.request, engine, prepare, **settings)
-        assert answer is departures.MOVED, answer
+        assert answer is giving.MOVED, answer
         wait_for(lambda: self.websocket.state is not State.CONNECTING, "the WebSocket to open")
         return self.websocket
 
 
 def move(
     old: WebSocket, request: Request, engine: Engine, prepare: Prepare, **settings: Any
-) -> tuple[WebSocket, departures.Answer]:
+) -> tuple[WebSocket, giving.Answer]:
     """Move a WebSocket as two processes do; returns the new one and the old process's result."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    answers: list[departures.Answer] = []
+    answers: list[giving.Answer] = []
 
     def old_process() -> None:
         with theirs:
             try:
-                answers.append(departures.pass_on(theirs, old, facts_of(old), 5))
+                answers.append(giving.pass_on(theirs, OpenConnection(old), facts_of(old), 5))
             except NotMoved as error:
-                answers.append(departures.Answer(0, str(error)))
+                answers.append(giving.Answer(0, str(error)))
 
     thread = threading.Thread(target=old_process)
     thread.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 from pathlib import Path
@@ -12,6 +13,7 @@ from websocket_handler import IS_NATIVE
 from websocket_handler.moving.directory import VARIABLE
 
 from ..conftest import ROOT
+from ..support.ports import free_port
 from ..support.programs import Program, running, wait_for
 from ..support.raw_client import RawClient, text
 from .test_servers import READY
@@ -45,3 +47,23 @@ def status_line(program: Program) -> bytes:
     with RawClient(program.address) as client:
         client.sock.sendall(b"GET /count HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         return client.sock.recv(100)
+
+
+def test_documented_server_keeps_its_connections_while_it_restarts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "private"))
+    sources = dict(FENCED.findall((ROOT / "docs" / "deploying.md").read_text()))
+    port = free_port()
+    path = tmp_path / "serve.py"
+    ready = f"print('ready on port {port}')\nstop.wait()"
+    path.write_text(sources["serve.py"].replace("8000", str(port)).replace("stop.wait()", ready))
+    with contextlib.ExitStack() as stack:
+        with running(Program([str(path)], READY, not IS_NATIVE)) as program:
+            client = stack.enter_context(RawClient(program.address).open())
+            client.send(text("first"))
+            client.expect(text("first False"))
+            assert program.end(signal.SIGTERM) == 0
+        client.send(text("meanwhile"))
+        with running(Program([str(path)], READY, not IS_NATIVE)):
+            client.expect(text("meanwhile True"))

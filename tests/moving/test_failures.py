@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 
 from websocket_handler import IS_NATIVE, ConnectionClosed, ConnectionMoved, Engine, WebSocket
-from websocket_handler.moving import departures, messages, suspension
+from websocket_handler.moving import giving, messages, open_connection, suspension
 from websocket_handler.moving.arrivals import HEADER, Arrival, arrival_for
 from websocket_handler.moving.directory import VARIABLE, open_directory
 from websocket_handler.moving.messages import NotMoved, receive, send
+from websocket_handler.moving.open_connection import OpenConnection
+from websocket_handler.moving.repeating import WaitingSocket
 from websocket_handler.moving.state import FORMAT, Facts, UnknownFormat
 from websocket_handler.moving.suspension import facts_of
 from websocket_handler.protocol.assembly import Message
@@ -119,7 +121,7 @@ def offered(old: WebSocket) -> tuple[socket.socket, threading.Thread, list[Any]]
     def run() -> None:
         with theirs:
             try:
-                results.append(departures.pass_on(theirs, old, facts_of(old), 2))
+                results.append(giving.pass_on(theirs, OpenConnection(old), facts_of(old), 2))
             except NotMoved as error:
                 results.append(error)
 
@@ -233,13 +235,13 @@ def test_message_sent_while_suspended_arrives_once(engines: tuple[Engine, Engine
         given.close()
         thread.join(10)
         ours.close()
-        assert results == [departures.MOVED]
+        assert results == [giving.MOVED]
 
 
 def test_connection_goes_on_if_the_engine_is_blocked_before_the_release(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(departures, "IDLE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(open_connection, "IDLE_TIMEOUT_S", 0.3)
     entered, go_on = threading.Semaphore(0), threading.Event()
     engine = Engine(threads=1)  # and a standby thread
 
@@ -266,7 +268,7 @@ def test_connection_goes_on_if_the_engine_is_blocked_before_the_release(
         thread.join(10)
         ours.close()
         go_on.set()
-        assert isinstance(results[0], departures.StillBusy)
+        assert isinstance(results[0], open_connection.StillBusy)
         client.sock.sendall(client.encoder.message("hello"))
         assert client.read(1) == [Message("hello")]
     engine.stop(timeout=5)
@@ -373,7 +375,7 @@ def test_forged_header_in_request_opens_an_ordinary_websocket() -> None:
 
 
 def test_wrong_or_replayed_secret_gets_nothing(runtime_directory: Path) -> None:
-    with open_directory(create=True) as directory, departures.WaitingSocket(directory) as waiting:
+    with open_directory(create=True) as directory, WaitingSocket(directory) as waiting:
         (name,) = (path.name for path in runtime_directory.iterdir())
         for secret in ("0" * 32, "1" * 32):
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
@@ -429,6 +431,6 @@ def test_stale_sockets_are_removed(runtime_directory: Path) -> None:
     with open_directory(create=True) as directory:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dead:
             dead.bind(directory.path("0123456789abcdef"))
-        with departures.WaitingSocket(directory):
+        with WaitingSocket(directory):
             directory.remove_stale()
             assert len(list(runtime_directory.iterdir())) == 1

@@ -15,6 +15,7 @@ class Replay:
     admitted. It takes `at_once` messages, and more after each `resume`."""
 
     has_left = False
+    waits_for_broker = False
 
     def __init__(
         self, bus: Bus, recorder: Recorder, room: str, since: str, at_once: int = 1_000_000

@@ -10,18 +10,20 @@ import asyncio
 import atexit
 import logging
 import os
+import time
 import weakref
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from ..brokers.broker import KINDS, broker_class
-from ..brokers.broker_url import parse_broker_url
+from ..brokers.broker_url import BrokerURL, parse_broker_url
 from ..engine.forks import in_forked_child
 from ..engine.native_locks import native_lock
 from ..errors import BusUnavailable
 from .envelope import encode_content
 from .listener import BusListener
 from .names import room_channel
-from .outbox import Outbox, Prepared
+from .outbox import Outbox, Outgoing, Prepared
 from .presence import check_identities
 from .replay_target import ReplayTarget
 from .settings import BusSettings, BusState, BusStats, History
@@ -29,6 +31,11 @@ from .thread import BusThread, wait_until
 from .worker import BusWorker
 
 logger: logging.Logger = logging.getLogger("websocket_handler")
+
+AT_OFFSET_TIMEOUT_S = 1.0
+AT_OFFSET_RETRY_S = 0.01
+
+Result = TypeVar("Result")
 
 
 class Bus:
@@ -85,6 +92,10 @@ class Bus:
             self._settings,
             self._joined,
         )
+
+    @property
+    def url(self) -> BrokerURL:
+        return self._url
 
     @property
     def state(self) -> BusState:
@@ -230,6 +241,37 @@ class Bus:
         if self._history is None:
             raise ValueError("there is no history to replay")
         self._post(self._worker.history_reader.replay, room, since, member)
+
+    def at_offset(
+        self, room: str, call: Callable[[str | None], Result], is_allowed: Callable[[], bool]
+    ) -> Result:
+        """Return the result of `call` with the offset of the last message that was delivered here;
+        None if the joined room has not been ready yet.
+
+        `call` is made in the bus's thread, while no message is being delivered, and as soon as
+        `is_allowed()` returns True. Blocks; raises `TimeoutError` after `AT_OFFSET_TIMEOUT_S`.
+        Needs a history.
+        """
+        results: list[Result] = []
+        calls = [call]
+
+        def make() -> None:
+            if calls and is_allowed():
+                results.append(calls.pop()(self._worker.offset_of(room)))
+
+        end = time.monotonic() + AT_OFFSET_TIMEOUT_S
+        while not results:
+            if not self._post(make):  # the thread has ended
+                make()
+            wait_until(lambda: bool(results), AT_OFFSET_RETRY_S)
+            if not results and time.monotonic() > end:
+                calls.clear()
+                raise TimeoutError("the broker has not stored all messages")
+        return results[0]
+
+    def pending_echoes(self, room: str) -> list[Outgoing]:
+        """Return the messages to a room that the broker has not sent back. Needs a history."""
+        return self._outbox.pending_echoes(room)
 
     # Closing
 

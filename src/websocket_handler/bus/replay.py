@@ -33,6 +33,10 @@ the member takes them."""
 UNAVAILABLE = "the history is unavailable: the broker is unreachable"
 
 
+BEGINNING = "0-0"
+"""The text of the offset before the first message."""
+
+
 def offset_text(offset: Offset) -> str:
     return "-".join(map(str, offset))
 
@@ -57,12 +61,14 @@ class Replay:
 
     def begin(self) -> None:
         """Start now, or when the room is subscribed to. Fails if the broker is known to be
-        unreachable."""
+        unreachable, unless the member waits for it."""
         room, state = self._worker.joined.get(self._name), self._worker.state
         if room is None:
             self._fail(ValueError(f"room {self._name!r} is not joined in this process"))
         elif room.is_ready:
             self._start(room)
+        elif self._member.waits_for_broker and state is not BusState.CLOSED:
+            room.when_subscribed.append(self._on_ready)
         elif state in (BusState.DOWN, BusState.CLOSED):
             self._fail(BusUnavailable(UNAVAILABLE))
         else:
@@ -138,6 +144,8 @@ class Replay:
             wanted = room.cursor
             page = await broker.read(room.channel, position, count, None)
             self._worker.touch()
+            if self._member.has_left:  # meanwhile, and another process may go on from its offset
+                return
             if page.missing not in (0, self._missing) and self._missing is not None:
                 self._report_missing(page.missing)
             taken = self._replay_page(room, page)

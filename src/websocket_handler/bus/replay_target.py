@@ -10,6 +10,10 @@ class ReplayTarget(Protocol):
     """Called in the bus's thread. No method may block."""
 
     @property
+    def waits_for_broker(self) -> bool:
+        """Whether the member waits while the broker is unreachable. If not, that is an error."""
+
+    @property
     def has_left(self) -> bool:
         """Whether the member has left the room."""
 

@@ -25,6 +25,7 @@ from .names import ALL_PROCESSES, node_channel
 from .outbox import Outbox, Outgoing
 from .presence_sync import PresenceSync
 from .refusals import BrokerRefusalLog
+from .replay import BEGINNING, offset_text
 from .settings import BusSettings, BusState, Counters, History
 from .subscription import Subscription
 
@@ -191,6 +192,14 @@ class BusWorker:
         else:
             room.when_subscribed.append(call)
 
+    def offset_of(self, name: str) -> str | None:
+        """Return the offset of the last message that was delivered to a room; None if the room has
+        not been ready yet."""
+        room = self.joined.get(name)
+        if room is None or not room.has_been_ready:
+            return None
+        return offset_text(room.cursor) or BEGINNING
+
     def announce(self, name: str, identities: Mapping[str, int]) -> None:
         if name in self.joined:
             self.presence.announce(self.joined[name], identities)
@@ -248,7 +257,7 @@ class BusWorker:
         if envelope.kind is EnvelopeKind.NEWER:
             self._cannot_read(room)
             return
-        text = None if offset is None else "-".join(map(str, offset))
+        text = None if offset is None else offset_text(offset)
         self.call(self.rooms.deliver, room.name, envelope.message, envelope.key, text, context)
 
     def _cannot_read(self, room: Subscription) -> None:

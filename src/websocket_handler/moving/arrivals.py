@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, MutableMapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..engine import moving
 from ..protocol.handshake import Accepted, Refused
@@ -21,12 +21,14 @@ from ..protocol.message import Decoder as FrameDecoder
 from ..protocol.permessage_deflate import Compression
 from ..protocol.request import Headers, Request
 from ..protocol.versions.challenge import AwaitingKey3
+from ..rooms.membership import moved_offset
 from ..settings import Settings
 from ..websocket import WebSocket
 from .directory import open_directory
-from .messages import NotMoved, from_file, is_of_same_user, receive, send
-from .state import Facts, State, UnknownFormat
+from .messages import NotMoved, is_of_same_user, receive, send
+from .state import Facts, UnknownFormat
 from .suspension import rooms_of
+from .taking import Taken, take
 
 logger: logging.Logger = logging.getLogger("websocket_handler")
 
@@ -42,21 +44,11 @@ TICKET = re.compile(r"([0-9a-f]{16}):([0-9a-f]{32})", re.ASCII)
 FACTS_TIMEOUT_S = 5.0
 """The old process has just sent the request, so it answers at once."""
 
-STATE_TIMEOUT_S = 5.0
-"""The old process waits up to 2 seconds until a listener has returned, or a message is complete."""
-
 REFUSED_FORMAT = 505
 """The status of a refusal because the state has another format."""
 
 own_names: set[str] = set()
 """The names of the sockets on which this process itself waits. It cannot move to itself."""
-
-
-class Fetched(NamedTuple):
-    sock: socket.socket
-    state: State
-    late: bytes
-    offsets: dict[str, str | None]
 
 
 class Arrival:
@@ -143,14 +135,16 @@ class Arrival:
             fetching = loop.run_in_executor(None, self._try_to_fetch, websocket)
             fetching.add_done_callback(lambda done: self._finish(websocket, done.result))
 
-    def _finish(self, websocket: WebSocket, result: Callable[[], Fetched | str]) -> None:
+    def _finish(self, websocket: WebSocket, result: Callable[[], Taken | str]) -> None:
         fetched = result()
-        websocket._is_arriving = False
         if isinstance(fetched, str):
+            websocket._is_arriving = False
             logger.info("%r: a moved connection did not arrive: %s", websocket, fetched)
             websocket._connection_lost(fetched)
             return
-        sock, state, late, offsets = fetched
+        sock, state, (late, offsets) = fetched
+        websocket._offsets_of_rooms = tuple(moved_offset(*pair) for pair in offsets)
+        websocket._is_arriving = False
         websocket.carried = state.carried
         websocket._latency = state.latency
         websocket._traffic_before = state.traffic
@@ -161,39 +155,21 @@ class Arrival:
             _set_window(websocket, state.window)
         websocket._take_over(sock, state.input)
         for room in rooms_of(websocket):
-            room._admit_after_move(websocket, offsets.get(room.name))
+            room._admit_after_move(websocket)
 
-    def _try_to_fetch(self, websocket: WebSocket) -> Fetched | str:
+    def _try_to_fetch(self, websocket: WebSocket) -> Taken | str:
         """Return the socket with its state; the reason if the old process keeps them."""
         with self._sock as sock:
             try:
-                return _fetch(sock, websocket)
+                return take(sock, partial(_admit_to_rooms, websocket))
             except (NotMoved, UnknownFormat) as error:
                 return str(error)
 
 
-def _fetch(sock: socket.socket, websocket: WebSocket) -> Fetched:
-    send(sock, {"take": True})
-    offered = receive(sock, STATE_TIMEOUT_S)
-    try:
-        if "sizes" not in offered.fields or not offered.descriptors:
-            raise NotMoved(str(offered.fields.get("kept", "the old process keeps the connection")))
-        data = from_file(offered.descriptors[1]) if len(offered.descriptors) > 1 else b""
-        state = State.from_json(offered.fields, data)
-        for room in rooms_of(websocket):  # before the old process removes it from its rooms
-            room._admit_before_move(websocket)
-        send(sock, {"ready": True})
-        given = receive(sock, STATE_TIMEOUT_S)
-        try:
-            if "given" not in given.fields:
-                raise NotMoved(str(given.fields.get("kept", "the old process has not let go")))
-            late = from_file(given.descriptors[0]) if given.descriptors else b""
-        finally:
-            given.close()
-        offsets = dict(given.fields.get("offsets", {}))
-        return Fetched(socket.socket(fileno=offered.descriptors.pop(0)), state, late, offsets)
-    finally:
-        offered.close()
+def _admit_to_rooms(websocket: WebSocket) -> None:
+    """Make the WebSocket a member before the old process removes it from its rooms."""
+    for room in rooms_of(websocket):
+        room._admit_before_move(websocket)
 
 
 def _set_window(websocket: WebSocket, window: bytes) -> None:

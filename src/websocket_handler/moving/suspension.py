@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,10 +23,11 @@ from ..protocol.request import Forwarded
 from ..protocol.state import State as ConnectionState
 from ..protocol.state import Step
 from ..protocol.versions.challenge import AwaitingKey3
-from ..rooms.room import Room
+from ..rooms.membership import Left
+from ..rooms.room import Room, send_unsent
 from ..websocket import Notice, WebSocket
 from .messages import NotMoved
-from .state import Facts, State
+from .state import Facts, State, UnknownFormat
 
 MOVED_CODE, MOVED_REASON = 1012, "moved to another process"
 
@@ -44,8 +46,25 @@ class Released(NamedTuple):
 
     late: bytes
     """The bytes that were sent since it was suspended."""
-    offsets: dict[str, str | None]
-    """For each room, the offset of the last message that the connection was sent."""
+    offsets: list[tuple[str, str]]
+    """The offsets of the last messages that it was sent from rooms with a history."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"given": True, "late": len(self.late)}
+
+    @property
+    def data(self) -> bytes:
+        """Both parts in one, for a file."""
+        return self.late + json.dumps(self.offsets).encode() if self.offsets else self.late
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any], data: bytes) -> Released:
+        """Raises `UnknownFormat` if the fields are not valid."""
+        try:
+            late, offsets = data[: fields["late"]], data[fields["late"] :]
+            return cls(late, [(str(a), str(b)) for a, b in json.loads(offsets or b"[]")])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UnknownFormat(f"an end that is not valid: {error!r}") from None
 
 
 class Suspended(NamedTuple):
@@ -57,18 +76,25 @@ class Suspended(NamedTuple):
     state: State
     messages: list[Any]
 
-    def release(self) -> Released | None:
-        """Give the connection up. Returns None if the application has closed it meanwhile: then
-        this process goes on."""
+    def prepare_release(self, left: list[Left]) -> Released:
+        """Leave the rooms without a history, and collect the last bytes. `left` are the others.
+
+        Raises `NotMoved` if the application has closed the connection meanwhile.
+        """
         websocket = self.websocket
         if websocket.state is not ConnectionState.OPEN:
-            self.resume()
-            return None
-        offsets = {room.name: room._leave_for_move(websocket) for room in rooms_of(websocket)}
+            raise NotMoved("the application has closed it")
+        rooms = [room for room in rooms_of(websocket) if not room._has_history]
+        left += leave(websocket, rooms)
+        for one in left:
+            send_unsent(websocket, one)
         late: bytes = moving.unsent(websocket)[len(self.state.output) :]
-        _end(websocket)
-        moving.release(websocket, self.descriptor)
-        return Released(late, offsets)
+        return Released(late, [(one.room._key, one.offset) for one in left if one.offset])
+
+    def release(self) -> None:
+        """Give the connection up."""
+        _end(self.websocket)
+        moving.release(self.websocket, self.descriptor)
 
     def resume(self) -> None:
         """Go on with the connection in this process."""
@@ -143,8 +169,8 @@ def _check_idle(websocket: WebSocket) -> None:
     queue = websocket._async_listeners
     if queue is not None and queue.is_working:
         raise NotYet("an async def listener runs")
-    if not all(room._is_settled(websocket) for room in rooms_of(websocket)):
-        raise NotYet("messages of a room are queued")
+    if not all(room._may_move(websocket) for room in rooms_of(websocket)):
+        raise NotYet("the broker has not stored all messages of a room")
     inbox = websocket._inbox
     if inbox is None:
         return
@@ -161,6 +187,27 @@ def rooms_of(websocket: WebSocket) -> list[Room]:
     """Return the rooms that have the WebSocket, or will have it."""
     found = (getattr(leave, "__self__", None) for leave in websocket._memberships)
     return [room for room in found if isinstance(room, Room)]
+
+
+def leave(websocket: WebSocket, rooms: list[Room]) -> list[Left]:
+    """Leave rooms for a move. Blocks for those with a history. Raises `NotMoved` if the broker
+    must first store messages; then the WebSocket is in all of them."""
+    left: list[Left] = []
+    try:
+        for room in rooms:
+            one = room._leave_for_move(websocket)
+            left += [one] if one is not None else []
+    except TimeoutError as error:
+        in_engine(websocket, partial(come_back, websocket, left))
+        raise NotMoved(str(error)) from None
+    return left
+
+
+def come_back(websocket: WebSocket, left: list[Left]) -> None:
+    """Continue in rooms after a move that has failed. In the engine's thread."""
+    for one in left:
+        send_unsent(websocket, one)
+        one.room._return_after_move(websocket, one)
 
 
 def _undelivered(websocket: WebSocket) -> list[Any]:
@@ -233,7 +280,7 @@ def _end(websocket: WebSocket) -> None:
         websocket._inbox.end(MOVED_CODE, MOVED_REASON)
 
 
-def in_engine(websocket: WebSocket, call: partial[None]) -> None:
+def in_engine(websocket: WebSocket, call: Callable[[], object]) -> None:
     """Make a call in the engine's thread, outside of the listeners of the connection."""
     engine = websocket._engine
     assert engine is not None

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..websocket import WebSocket
+from .membership import Joining
 from .room import Room
 
 if TYPE_CHECKING:
@@ -22,17 +23,25 @@ class CatchingUp:
     The replay runs as fast as the peer reads, regardless of the room's policy for slow consumers.
     """
 
-    def __init__(self, rooms: Rooms, room: Room, websocket: WebSocket) -> None:
+    def __init__(self, rooms: Rooms, room: Room, websocket: WebSocket, joining: Joining) -> None:
         self._rooms = rooms
         self._room = room
         self._websocket = websocket
+        self._joining = joining
+
+    @property
+    def waits_for_broker(self) -> bool:
+        return self._joining.is_moved
 
     @property
     def has_left(self) -> bool:
-        return not self._room._is_catching_up(self._websocket)
+        return not self._room._is_catching_up(self._websocket, self._joining)
 
     def try_send(self, message: str | bytes, offset: str) -> bool:
-        return self._rooms._catch_up(self._websocket, message, offset)
+        is_sent = self._rooms._catch_up(self._websocket, message, offset)
+        if is_sent:
+            self._joining.offset = offset
+        return is_sent
 
     def call_when_ready(self, call: Callable[[], object]) -> None:
         websocket = self._websocket

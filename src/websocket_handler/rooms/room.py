@@ -9,10 +9,11 @@ The room's lock guards its own fields only. It is never held while a message is 
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import time
+import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from ..protocol.prepared import PreparedMessage
 from ..protocol.state import State
 from ..websocket import WebSocket
 from .delivery import Delivery
+from .membership import Joining, Left, moved_offset, take_offset
 from .slow_consumers import SlowConsumers
 from .slow_member import SlowMember
 
@@ -33,12 +35,6 @@ if TYPE_CHECKING:
     from .rooms import Rooms
 
 logger: logging.Logger = logging.getLogger("websocket_handler")
-
-
-MAX_DELIVERY_S = 0.1
-"""Seconds that a member which moves waits for the end of a delivery to all members."""
-
-DELIVERY_CHECK_S = 0.0005
 
 
 class Room:
@@ -61,11 +57,8 @@ class Room:
         self._members: dict[WebSocket, str | None] = {}  # and their identities
         self._cached_members: tuple[WebSocket, ...] | None = ()  # cached; None: outdated
         self._slow: dict[WebSocket, SlowMember] = {}
-        self._joining: dict[WebSocket, str | None] = {}  # catching up, not members yet
+        self._joining: dict[WebSocket, Joining] = {}  # catching up, not members yet
         self._identities: Counter[str] = Counter()
-        self._arriving: dict[WebSocket, str | None] = {}  # being moved here, and their `since`
-        self._offset: str | None = None  # of the last message of the history that was delivered
-        self._is_delivering = False
 
     def __repr__(self) -> str:
         return f"<Room {self.name!r}: {len(self)} members>"
@@ -86,6 +79,16 @@ class Room:
             if self._cached_members is None:
                 self._cached_members = tuple(self._members)
             return self._cached_members
+
+    @property
+    def _has_history(self) -> bool:
+        """Whether the broker stores the messages."""
+        return self._rooms._has_history
+
+    @property
+    def _key(self) -> str:
+        """The name of the room's history; "" if there is none."""
+        return self._rooms._key_of(self)
 
     @property
     def _is_needed(self) -> bool:
@@ -130,18 +133,17 @@ class Room:
         with self._lock:
             if websocket.state is State.CLOSED or self._includes(websocket):
                 return
-            self._joining[websocket] = identity
-            if websocket._is_arriving:
-                self._arriving[websocket] = since or self._offset
-                self._count(identity)
+            is_arriving, moved = websocket._is_arriving, take_offset(websocket, self)
+            joining = Joining(identity, since if moved is None else moved, moved is not None)
+            self._joining[websocket] = joining
+            if is_arriving:
+                self._count(joining)
         try:
             websocket._in_engine(partial(websocket._add_membership, self._leave))
-            if websocket._is_arriving:
+            if is_arriving and websocket._is_arriving:
                 self._rooms._members_changed(self, identity)
-            elif since is None:
-                self._admit(websocket)
             else:
-                self._rooms._replay(self, websocket, since)
+                self._begin(websocket, joining)
         except BaseException:  # leave no half-added member
             self.discard(websocket)
             raise
@@ -278,67 +280,87 @@ class Room:
         with self._lock:
             if websocket not in self._joining:
                 return
-            identity = self._members[websocket] = self._joining.pop(websocket)
-            if websocket in self._arriving:
-                del self._arriving[websocket]
-            else:
-                self._count(identity)
+            joining = self._joining.pop(websocket)
+            self._members[websocket] = joining.identity
+            self._count(joining)
             self._cached_members = None
-        self._rooms._members_changed(self, identity)
+        self._rooms._members_changed(self, joining.identity)
 
-    def _count(self, identity: str | None) -> None:
-        if identity is not None:
-            self._identities[identity] += 1
+    def _begin(self, websocket: WebSocket, joining: Joining) -> None:
+        """Make a WebSocket a member, after it has received the messages of the history that it
+        has missed. Does nothing the second time."""
+        with self._lock:
+            if joining.has_begun:
+                return
+            joining.has_begun = True
+        if joining.offset is None:
+            self._admit(websocket)
+        else:
+            self._rooms._replay(self, websocket, joining)
+
+    def _count(self, joining: Joining) -> None:
+        """Count an identity once, with the lock held."""
+        if joining.identity is not None and not joining.is_counted:
+            self._identities[joining.identity] += 1
+        joining.is_counted = True
 
     # Members that move between processes
 
-    def _deliver_in_order(self, offset: str, deliver: Callable[[], object]) -> None:
-        """Deliver a message of the history, and note its offset."""
+    def _may_move(self, websocket: WebSocket) -> bool:
+        """Whether all messages to a member are where another process finds them, too."""
+        return self._rooms._is_stored(self, websocket)
+
+    def _leave_for_move(self, websocket: WebSocket) -> Left | None:
+        """Remove a member that moves to another process. Returns None if it has left.
+
+        Blocks. Raises `TimeoutError` if the broker must first store messages that the member has
+        received or must not receive.
+        """
+        return self._rooms._at_offset(self, websocket, partial(self._remove_for_move, websocket))
+
+    def _remove_for_move(self, websocket: WebSocket, offset: str | None) -> Left | None:
+        """`offset` is that of the last message that was delivered to the members. No message is
+        being delivered meanwhile."""
         with self._lock:
-            self._is_delivering = True
-        try:
-            deliver()
-        finally:
-            with self._lock:
-                self._is_delivering, self._offset = False, offset
+            if not self._includes(websocket):
+                return None
+            joining, slow = self._joining.get(websocket), self._slow.get(websocket)
+            identity = self._members.get(websocket) if joining is None else joining.identity
+            if joining is not None:
+                offset = joining.offset
+            unsent = [] if slow is None else slow.messages
+            counted = self._remove(websocket)
+        self._rooms._member_moved(self, counted)
+        return Left(self, identity, offset, unsent)
 
-    def _is_settled(self, websocket: WebSocket) -> bool:
-        """Whether a member has been sent every message up to the current offset."""
-        return websocket in self._members and websocket not in self._slow
-
-    def _leave_for_move(self, websocket: WebSocket) -> str | None:
-        """Remove a member that moves to another process. Returns the offset of the last message
-        that it has been sent here; None without a history, or before the first message."""
-        end = time.monotonic() + MAX_DELIVERY_S
-        while True:
-            with self._lock:
-                if not self._is_delivering or time.monotonic() > end:
-                    offset, identity = self._offset, self._remove(websocket)
-                    break
-            time.sleep(DELIVERY_CHECK_S)
-        self._rooms._member_moved(self, identity)
-        return offset
+    def _return_after_move(self, websocket: WebSocket, left: Left) -> None:
+        """Add a member again whose move has failed. In the engine's thread."""
+        websocket._remove_membership(self._leave)
+        if left.offset is not None:
+            websocket._offsets_of_rooms += (moved_offset(self._key, left.offset),)
+        self.add(websocket, left.identity)
 
     def _admit_before_move(self, websocket: WebSocket) -> None:
         """Make a WebSocket that arrives from another process a member, while that process still
         has it. Without a history, it may receive a message twice, but it misses none."""
-        if not self._rooms._has_history:
+        if not self._has_history:
             self._admit(websocket)
 
-    def _admit_after_move(self, websocket: WebSocket, offset: str | None) -> None:
-        """Send a WebSocket that has arrived from another process all messages after `offset`, the
-        last one that it received there; then it is a member."""
+    def _admit_after_move(self, websocket: WebSocket) -> None:
+        """Send a WebSocket that has arrived from another process all messages after the last one
+        that it received there; then it is a member."""
         with self._lock:
-            since = self._arriving.get(websocket)
-        since = offset or since
-        if since is None or not self._rooms._has_history:
-            self._admit(websocket)
-        else:
-            self._rooms._replay(self, websocket, since)
+            joining = self._joining.get(websocket)
+        if joining is None:
+            return
+        moved = take_offset(websocket, self)
+        if moved is not None:
+            joining.offset, joining.is_moved = moved, True
+        self._begin(websocket, joining)
 
-    def _is_catching_up(self, websocket: WebSocket) -> bool:
+    def _is_catching_up(self, websocket: WebSocket, joining: Joining) -> bool:
         """Whether the WebSocket is still receiving messages of the history. Called by `Rooms`."""
-        return websocket in self._joining
+        return self._joining.get(websocket) is joining
 
     def _reject_member(self, websocket: WebSocket, error: Exception) -> None:
         """Remove and close a WebSocket that cannot catch up. Called by `Rooms`."""
@@ -360,11 +382,11 @@ class Room:
     def _remove(self, websocket: Connection) -> str | None:
         """Remove a WebSocket, with the lock held. Returns its identity if that was counted."""
         assert isinstance(websocket, WebSocket)
-        identity = self._joining.pop(websocket, None)
-        if websocket in self._arriving:
-            del self._arriving[websocket]
-        else:
+        joining = self._joining.pop(websocket, None)
+        if joining is None:
             identity = self._members.pop(websocket, None)
+        else:
+            identity = joining.identity if joining.is_counted else None
         if identity is not None:
             self._identities[identity] -= 1
             if not self._identities[identity]:
@@ -372,6 +394,13 @@ class Room:
         self._slow.pop(websocket, None)
         self._cached_members = None
         return identity
+
+
+def send_unsent(websocket: WebSocket, left: Left) -> None:
+    """Send the queued messages of a slow member that has left for a move, each once."""
+    while left.unsent:
+        with contextlib.suppress(ConnectionClosed, UnsupportedByVersion):
+            websocket._send_prepared(left.unsent.pop(0), sys.maxsize)
 
 
 def try_to_send(member: WebSocket, message: PreparedMessage) -> Delivery | None:

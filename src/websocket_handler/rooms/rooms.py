@@ -20,6 +20,7 @@ from ..protocol.prepared import PreparedMessage
 from ..websocket import WebSocket
 from .catching_up import CatchingUp
 from .delivery import Delivery
+from .membership import Joining, Left
 from .room import Room, try_to_send
 from .slow_consumers import SlowConsumers
 from .workers import warn_if_one_of_several
@@ -279,17 +280,19 @@ class Rooms:
     @property
     def _has_history(self) -> bool:
         """Whether the broker stores messages."""
-        return self._history is not None
+        return self._bus is not None and self._history is not None
 
     def _check_history(self) -> None:
         if self._history is None:
             raise WebSocketError("since needs a history: Rooms(url, history=History())")
 
-    def _replay(self, room: Room, websocket: WebSocket, since: str) -> None:
-        """Replay the messages after `since` to a WebSocket, then make it a member."""
+    def _replay(self, room: Room, websocket: WebSocket, joining: Joining) -> None:
+        """Replay the messages after its offset to a WebSocket, then make it a member."""
         assert self._bus is not None
+        assert joining.offset is not None
         self._update_bus(room)
-        self._bus.replay(room.name, since, CatchingUp(self, room, websocket))
+        catching_up = CatchingUp(self, room, websocket, joining)
+        self._bus.replay(room.name, joining.offset, catching_up)
 
     def _catch_up(self, member: WebSocket, message: str | bytes, offset: str) -> bool:
         """Send a message of the history to a WebSocket that is not a member yet.
@@ -300,6 +303,30 @@ class Rooms:
         if delivery is not None:
             self._count(delivery)
         return delivery is not None
+
+    def _is_stored(self, room: Room, member: WebSocket) -> bool:
+        """Whether the broker has every message that a member has received, or must not receive."""
+        if self._bus is None or not self._has_history:
+            return True
+        pending = self._bus.pending_echoes(room.name)
+        excluded: list[Any] = [item.context or () for item in pending]
+        return not any(item.is_early for item in pending) and not any(
+            member in members for members in excluded
+        )
+
+    def _at_offset(
+        self, room: Room, member: WebSocket, call: Callable[[str | None], Left | None]
+    ) -> Left | None:
+        """Return the result of `call` with the offset of the last message that was delivered."""
+        if self._bus is None or not self._has_history:
+            return call(None)
+        return self._bus.at_offset(room.name, call, lambda: self._is_stored(room, member))
+
+    def _key_of(self, room: Room) -> str:
+        """Return the name of a room's history; "" if there is none."""
+        if self._bus is None or not self._has_history:
+            return ""
+        return f"{self._bus.url} {room.name}"
 
     def _call_later(self, delay: float, call: Callable[[], object]) -> None:
         assert self._bus is not None
@@ -354,11 +381,7 @@ class _Receiver:
         if found is not None:
             prepared = self._rooms._prepare(message, offset)
             excluded: Any = context or ()
-            deliver = partial(self._rooms._deliver, found, prepared, key, excluded)
-            if offset is None:
-                deliver()
-            else:
-                found._deliver_in_order(offset, deliver)
+            self._rooms._deliver(found, prepared, key, excluded)
 
     def bus_changed(self, state: BusState, reason: str) -> None:
         self._rooms._emit("bus", state, reason)

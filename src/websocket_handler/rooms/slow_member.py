@@ -29,6 +29,10 @@ class SlowMember:
     def first(self) -> PreparedMessage | None:
         return next(iter(self._waiting.values()), None)
 
+    @property
+    def messages(self) -> list[PreparedMessage]:
+        return list(self._waiting.values())
+
     def remove_first(self) -> None:
         self._size -= _cost(self._waiting.popitem(last=False)[1])
 

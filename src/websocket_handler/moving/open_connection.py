@@ -1,0 +1,138 @@
+"""An open connection of this process's engine, as the owner that gives it to another process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from ..rooms.membership import Left
+from ..websocket import WebSocket
+from .description import Description
+from .messages import NotMoved, to_file
+from .state import State
+from .suspension import (
+    NotYet,
+    Suspended,
+    come_back,
+    facts_of,
+    in_engine,
+    leave,
+    rooms_of,
+    suspend,
+)
+
+IDLE_TIMEOUT_S = 2.0
+"""Seconds that a connection has to come to a point at which it can be moved."""
+
+RETRY_INTERVAL_S = 0.002
+
+Result = TypeVar("Result")
+
+left_rooms = threading.Event()
+"""Set once a moved connection was in a room: this process must not end before it has announced
+that."""
+
+
+class StillBusy(NotMoved):
+    """The application was busy with the connection for `IDLE_TIMEOUT_S`."""
+
+
+class OpenConnection:
+    """Implements `Owner`."""
+
+    def __init__(self, websocket: WebSocket) -> None:
+        self._websocket = websocket
+        self._suspended: Suspended | None = None
+
+    def describe(self) -> Description:
+        """Raises `NotMoved` if the connection cannot be moved."""
+        return _when_idle(self._websocket, _describe)
+
+    def suspend(self) -> tuple[int, State]:
+        self._suspended = _when_idle(self._websocket, suspend)
+        return self._suspended.descriptor, self._suspended.state
+
+    def release(self) -> tuple[dict[str, Any], list[int]]:
+        websocket, suspended = self._websocket, self._suspended
+        assert suspended is not None
+        left: list[Left] = []
+        try:
+            left += leave(websocket, [room for room in rooms_of(websocket) if room._has_history])
+            last = _in_engine(websocket, partial(_release, suspended, left))
+        except NotMoved:
+            self.resume()
+            in_engine(websocket, partial(come_back, websocket, left))
+            raise
+        if left:
+            left_rooms.set()
+        return last
+
+    def resume(self) -> None:
+        assert self._suspended is not None
+        in_engine(self._websocket, self._suspended.resume)
+
+
+def _release(suspended: Suspended, left: list[Left]) -> tuple[dict[str, Any], list[int]]:
+    released = suspended.prepare_release(left)
+    files = [to_file(released.data)] if released.data else []
+    suspended.release()
+    return released.to_json(), files
+
+
+def _when_idle(websocket: WebSocket, call: Callable[[WebSocket], Result]) -> Result:
+    """Return the result of a call in the engine's thread, as soon as it does not raise `NotYet`."""
+    end = time.monotonic() + IDLE_TIMEOUT_S
+    while True:
+        try:
+            return _in_engine(websocket, partial(call, websocket))
+        except NotYet as reason:
+            if time.monotonic() > end:
+                raise NotMoved(str(reason)) from None
+        time.sleep(RETRY_INTERVAL_S)
+
+
+def _describe(websocket: WebSocket) -> Description:
+    facts = facts_of(websocket)
+    descriptor = websocket._descriptor
+    if descriptor < 0:
+        raise NotMoved("it has no socket")
+    with socket.socket(fileno=os.dup(descriptor)) as copy:
+        address = copy.getsockname()
+    return Description(address, facts, websocket.request.as_received())
+
+
+def _in_engine(websocket: WebSocket, call: Callable[[], Result]) -> Result:
+    """Return the result of a call in the engine's thread, outside of the connection's listeners.
+
+    Raises its exception, and `NotMoved` if a listener does not return in time.
+    """
+    done = threading.Event()
+    lock = threading.Lock()
+    result: list[Result] = []
+    failure: list[BaseException] = []
+    cancelled: list[bool] = []
+
+    def make() -> None:
+        with lock:
+            if cancelled:
+                return
+            try:
+                result.append(call())
+            except Exception as error:
+                failure.append(error)
+            done.set()
+
+    in_engine(websocket, partial(make))
+    if not done.wait(IDLE_TIMEOUT_S):
+        with lock:
+            if not done.is_set():
+                cancelled.append(True)
+                raise StillBusy("a listener does not return")
+    if failure:
+        raise failure[0]
+    return result[0]
