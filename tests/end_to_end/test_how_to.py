@@ -23,8 +23,6 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
 
-import h2.connection
-import h2.events
 import pytest
 import yaml
 from playwright.sync_api import expect, sync_playwright
@@ -46,6 +44,7 @@ from ..rooms.brokers import STARTERS
 from ..support.browser import FLAGS
 from ..support.commands import environment, serving
 from ..support.documents import DOCS, Block, blocks_of, pages
+from ..support.http_streams import echo_over_http2, echo_over_http3
 from ..support.ports import free_port
 from ..support.programs import wait_for
 from ..support.served import load, served
@@ -382,12 +381,16 @@ def check_workers_share_a_room(block: Block, folder: Path) -> None:
 
 def command_after(block: Block) -> str:
     """Returns the command in the first block after this one."""
+    return commands_after(block)[0]
+
+
+def commands_after(block: Block) -> list[str]:
     page = DOCS / block.page
-    return next(
+    return [
         one.source.strip()
         for one in blocks_of(page)
         if one.language == "bash" and one.line > block.line
-    )
+    ]
 
 
 @check("reconnecting/app")
@@ -433,47 +436,19 @@ def check_tls(block: Block, folder: Path) -> None:
 
 
 @check("http2/app")
-def check_http2(block: Block, folder: Path) -> None:
+def check_http2_and_http3(block: Block, folder: Path) -> None:
     (folder / "app.py").write_text(block.source)
+    certificate = AUTHORITY.issue_cert("localhost")
+    certificate.private_key_pem.write_to_path(folder / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+    plain, secure = commands_after(block)
     port = free_port()
-    with serving(command_after(block).replace("8000", str(port)), folder, port) as log:
+    with serving(plain.replace("8000", str(port)), folder, port) as log:
         assert echo_over_http2(port, "hello") == "hello"
     assert "Traceback" not in log()
-
-
-def echo_over_http2(port: int, text: str) -> str:
-    """Open a WebSocket in an HTTP/2 stream (RFC 8441), send a text message, return the answer."""
-    import socket
-
-    protocol = h2.connection.H2Connection()
-    received = b""
-    with socket.create_connection(("localhost", port), TIMEOUT_S) as sock:
-
-        def events() -> list[h2.events.Event]:
-            sock.sendall(protocol.data_to_send())
-            found: list[h2.events.Event] = protocol.receive_data(sock.recv(65536))
-            return found
-
-        protocol.initiate_connection()
-        while not any(isinstance(one, h2.events.RemoteSettingsChanged) for one in events()):
-            pass
-        stream = protocol.get_next_available_stream_id()
-        head = {":method": "CONNECT", ":protocol": "websocket", ":scheme": "http"}
-        head |= {":path": "/echo", ":authority": f"localhost:{port}", "sec-websocket-version": "13"}
-        protocol.send_headers(stream, list(head.items()))
-        mask = b"\0\0\0\0"
-        is_open = False
-        while not received.endswith(text.encode()):
-            for event in events():
-                if isinstance(event, h2.events.ResponseReceived):
-                    is_open = (b":status", b"200") in list(event.headers)
-                    assert is_open, event.headers
-                    frame = bytes([0x81, 0x80 | len(text)]) + mask + text.encode()
-                    protocol.send_data(stream, frame)
-                elif isinstance(event, h2.events.DataReceived):
-                    received += event.data
-    assert received[:2] == bytes([0x81, len(text)])
-    return received[2:].decode()
+    with serving(secure.replace("8443", str(port)), folder, port) as log:
+        assert asyncio.run(echo_over_http3(port, "hello")) == "hello"
+    assert "Traceback" not in log()
 
 
 @check("graphql/app")

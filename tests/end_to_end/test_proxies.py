@@ -200,17 +200,14 @@ def test_nginx_with_host_without_port_leads_to_403(tmp_path: Path) -> None:
         assert refusal(port, origin=f"http://127.0.0.1:{port}") == 403
 
 
+HANDLED = f"{{\nreverse_proxy 127.0.0.1:{BACK}\n}}"
+
+
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
         ("nginx", {"location / {": "location /live/ {", f":{BACK};": f":{BACK}/;"}),
-        (
-            "caddy",
-            {
-                "reverse_proxy": "handle_path /live/*",
-                f"127.0.0.1:{BACK}": f"{{\nreverse_proxy 127.0.0.1:{BACK}\n}}",
-            },
-        ),
+        ("caddy", {"reverse_proxy": "handle_path /live/*", f"127.0.0.1:{BACK}": HANDLED}),
     ],
 )
 def test_proxy_serves_a_subpath(name: str, changes: dict[str, str], tmp_path: Path) -> None:
