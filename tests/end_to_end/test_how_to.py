@@ -15,6 +15,7 @@ import shutil
 import ssl
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -472,10 +473,21 @@ def check_subscription(block: Block, folder: Path) -> None:
 
 @check("systemd/chat")
 def check_unit(block: Block, folder: Path) -> None:
-    (folder / "app.service").write_text(block.source)
+    verify_unit(block.source, folder / str(block.file))
     unit = dict(line.split("=", 1) for line in block.source.splitlines() if "=" in line)
     assert int(unit["TimeoutStopSec"]) > graceful_timeout()
     assert unit["ExecStart"].endswith("gunicorn app:app")
+
+
+def verify_unit(source: str, path: Path) -> None:
+    """Let systemd read the unit, with programs that exist here."""
+    analyze = shutil.which("systemd-analyze")
+    require(analyze, "systemd-analyze")
+    gunicorn = Path(sys.executable).parent / "gunicorn"
+    path.write_text(source.replace("/srv/chat/venv/bin/gunicorn", str(gunicorn)))
+    verify = [str(analyze), "verify", "--man=no", str(path)]
+    result = subprocess.run(verify, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def graceful_timeout() -> int:
@@ -531,13 +543,22 @@ def check_log_configuration(block: Block, folder: Path) -> None:
 
 @check("metrics/app")
 def check_metrics(block: Block, folder: Path) -> None:
-    (folder / "app.py").write_text(block.source)
     port = free_port()
-    command = f"gunicorn --bind 127.0.0.1:{port} --threads 4 app:app"
+    expect_metrics(block, folder, port, f"gunicorn --bind 127.0.0.1:{port} --threads 4 app:app")
+
+
+@check("metrics/asgi")
+def check_metrics_of_an_event_loop(block: Block, folder: Path) -> None:
+    port = free_port()
+    expect_metrics(block, folder, port, f"{command_after(block)} --port {port}")
+
+
+def expect_metrics(block: Block, folder: Path, port: int, command: str) -> None:
+    (folder / str(block.file)).write_text(block.source)
     address = f"127.0.0.1:{port}"
     with serving(command, folder, port), opened(address, "/echo") as ws:
         assert ask(ws, "hi") == "hi"
-        assert "\nwebsocket_connections 1.0\n" in request(address, "GET", "/metrics")[0]
+        assert "\nwebsocket_connections 1.0\n" in request(address, "GET", "/metrics/")[0]
 
 
 def exported_metrics() -> set[str]:
