@@ -164,6 +164,7 @@ class Run:
         self.sent = dict.fromkeys([f"room-{number}" for number in range(SCALE.rooms)], 0)
         self.hit = 0
         """Members whose worker was killed; a member counts each time."""
+        self.killed: set[int] = set()
         self.members = [
             Member(program.port, f"m{number}", f"room-{number % SCALE.rooms}", has_history)
             for number in range(SCALE.members)
@@ -205,13 +206,16 @@ class Run:
         """Kill the workers of random members."""
         for _ in range(SCALE.kills):
             await asyncio.sleep(SCALE.between_kills)
-            await until(lambda: any(one.worker for one in self.members))
-            worker = random.choice([one.worker for one in self.members if one.worker])
+            await until(self._members_of_living_workers)
+            worker = random.choice(self._members_of_living_workers()).worker
             os.kill(worker, signal.SIGKILL)
-            for member in self.members:
-                if member.worker == worker:
-                    member.worker = 0
-                    self.hit += 1
+            self.killed.add(worker)
+            self.hit += sum(member.worker == worker for member in self.members)
+
+    def _members_of_living_workers(self) -> list[Member]:
+        """The members with a known worker. A busy machine may read the answer of a worker, or the
+        end of its connection, only after the next kill."""
+        return [one for one in self.members if one.worker and one.worker not in self.killed]
 
     async def _expect_presence(self) -> None:
         expected: dict[str, dict[str, int]] = {}
