@@ -26,7 +26,6 @@ from tests.rooms.recorder import Recorder  # noqa: E402
 from websocket_handler.bus.bus import Bus  # noqa: E402
 from websocket_handler.bus.settings import History  # noqa: E402
 
-
 BETWEEN_LOOKS = 1000
 """The messages between two looks at the length of the queue, which cost as much as a message."""
 
