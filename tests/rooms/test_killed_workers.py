@@ -8,6 +8,7 @@ of their last message. KILLED_WORKERS=full is the full scale (`make killed-worke
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -133,6 +134,8 @@ class Member(asyncio.Protocol):
             self.worker, self.present = answer["worker"], answer["present"]
         elif head == 0x81:
             self._check(payload.decode())
+        elif head == 0x89:
+            self._transport.write(bytes([0x8A, 0x80 | len(payload), 0, 0, 0, 0]) + payload)
 
     def _check(self, message: str) -> None:
         offset, _, number = message.rpartition(" ")
@@ -188,13 +191,16 @@ class Run:
             member.end()
 
     async def _publish_until(self, killing: asyncio.Future[None]) -> None:
-        """Send messages at a steady rate until all kills are done."""
-        loop, names = asyncio.get_running_loop(), list(self.sent)
-        began, count = loop.time(), 0
+        """Send messages at a steady rate until all kills are done. On a machine that is too slow
+        for the rate, the members are served first: time that has passed is not made up for."""
+        loop, names = asyncio.get_running_loop(), itertools.cycle(self.sent)
+        due, before = 0.0, loop.time()
         while not killing.done():
-            while count < (loop.time() - began) * SCALE.rate:
-                self._send(names[count % len(names)])
-                count += 1
+            now = loop.time()
+            due, before = min(due + (now - before) * SCALE.rate, SCALE.rate / 10), now
+            while due >= 1:
+                self._send(next(names))
+                due -= 1
             await asyncio.sleep(0.005)
         killing.result()
 
