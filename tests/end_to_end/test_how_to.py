@@ -364,20 +364,26 @@ def check_binary(block: Block, folder: Path) -> None:
 @check("scaling/app")
 def check_workers_share_a_room(block: Block, folder: Path) -> None:
     (folder / "app.py").write_text(block.source)
-    port = free_port()
+    local, redis = commands_after(block)
+    expect_workers_to_share_a_room(local, folder)
     with broker("redis", folder) as url:
-        command = command_after(block).replace("8000", str(port))
-        command = command.replace("redis://localhost:6379", url)
-        with serving(f"env {command}", folder, port) as log, contextlib.ExitStack() as stack:
-            peers: dict[str | bytes, WebSocket] = {}
-            end = time.monotonic() + 30
-            while len(peers) < 2 and time.monotonic() < end:  # until both workers have one
-                ws = stack.enter_context(opened(f"localhost:{port}", "/chat"))
-                peers.setdefault(ws.receive(TIMEOUT_S), ws)
-            first, second = peers.values()
-            first.send("hello")
-            assert second.receive(TIMEOUT_S) == "hello"
-        assert "Traceback" not in log()
+        shared = redis.replace("redis://localhost:6379", url)
+        expect_workers_to_share_a_room(f"env {shared}", folder)
+
+
+def expect_workers_to_share_a_room(command: str, folder: Path) -> None:
+    port = free_port()
+    command = command.replace("localhost:8000", f"localhost:{port}")
+    with serving(command, folder, port) as log, contextlib.ExitStack() as stack:
+        peers: dict[str | bytes, WebSocket] = {}
+        end = time.monotonic() + 30
+        while len(peers) < 2 and time.monotonic() < end:  # until both workers have one
+            ws = stack.enter_context(opened(f"localhost:{port}", "/chat"))
+            peers.setdefault(ws.receive(TIMEOUT_S), ws)
+        first, second = peers.values()
+        first.send("hello")
+        assert second.receive(TIMEOUT_S) == "hello"
+    assert "Traceback" not in log()
 
 
 def command_after(block: Block) -> str:
