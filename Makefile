@@ -6,7 +6,7 @@ STRESS_SECONDS ?= 600
 BIN = $(VENV)/bin
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/connection/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo chat-demo cluster-demo test test-all coverage outage killed-workers autobahn-compression autobahn-client conformance-socketio test-socketio-versions lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-local bench-socketio bench-deploy bench-testing bench-guard soak deploy-soak scorecard fuzz stress bench-deflaters dist wheel matrix prose-check clean
+.PHONY: demo chat-demo cluster-demo test test-all coverage outage killed-workers newcomer autobahn-compression autobahn-client conformance-socketio test-socketio-versions lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-local bench-socketio bench-deploy bench-testing bench-guard soak deploy-soak scorecard fuzz stress bench-deflaters dist wheel matrix prose-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
@@ -39,6 +39,10 @@ outage: $(VENV)/.test-ready
 # Kill the workers of gunicorn under local:// rooms, at full scale. Takes some minutes.
 killed-workers: $(VENV)/.test-ready
 	KILLED_WORKERS=full $(BIN)/python -m pytest tests/rooms/test_killed_workers.py -s --timeout=400
+
+# Follow each page of docs/start in an empty environment, with a wheel. Takes some minutes.
+newcomer: $(VENV)/.test-ready
+	NEWCOMER=full $(BIN)/python -m pytest tests/end_to_end/test_newcomer.py
 
 # Run all Autobahn cases of permessage-deflate with each engine. Takes half an hour.
 autobahn-compression: $(VENV)/.test-ready

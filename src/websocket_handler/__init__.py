@@ -19,7 +19,7 @@ import logging
 from importlib.metadata import version as _version
 
 from .client import Reconnecting, aconnect, connect
-from .engine import IS_NATIVE, Engine, default_engine
+from .engine import IS_NATIVE, Engine, default_engine, loop_engine
 from .engine.stats import Stats, Traffic
 from .errors import (
     BusUnavailable,
@@ -106,6 +106,7 @@ __all__ = [
     "connect",
     "default_engine",
     "is_websocket_request",
+    "loop_engine",
     "move_connections",
 ]
 

@@ -15,6 +15,7 @@ import shutil
 import ssl
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,8 +24,6 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
 
-import h2.connection
-import h2.events
 import pytest
 import yaml
 from playwright.sync_api import expect, sync_playwright
@@ -46,6 +45,7 @@ from ..rooms.brokers import STARTERS
 from ..support.browser import FLAGS
 from ..support.commands import environment, serving
 from ..support.documents import DOCS, Block, blocks_of, pages
+from ..support.http_streams import echo_over_http2, echo_over_http3
 from ..support.ports import free_port
 from ..support.programs import wait_for
 from ..support.served import load, served
@@ -53,7 +53,7 @@ from ..support.tls import AUTHORITY
 
 Check = Callable[[Block, Path], None]
 
-PROXIES = {"nginx.conf", "haproxy.cfg"}
+PROXIES = "how-to/proxies.md"
 NATIVE_ONLY = {"listeners/blocking", "tls/server"}
 """Programs that the pure-Python engine cannot run, as their pages say."""
 
@@ -61,7 +61,7 @@ BLOCKS = [
     block
     for page in pages("how-to")
     for block in blocks_of(page)
-    if block.file and block.file not in PROXIES
+    if block.file and block.page != PROXIES
 ]
 CHECKS: dict[str, Check] = {}
 TIMEOUT_S = 10
@@ -364,30 +364,40 @@ def check_binary(block: Block, folder: Path) -> None:
 @check("scaling/app")
 def check_workers_share_a_room(block: Block, folder: Path) -> None:
     (folder / "app.py").write_text(block.source)
-    port = free_port()
+    local, redis = commands_after(block)
+    expect_workers_to_share_a_room(local, folder)
     with broker("redis", folder) as url:
-        command = command_after(block).replace("8000", str(port))
-        command = command.replace("redis://localhost:6379", url)
-        with serving(f"env {command}", folder, port) as log, contextlib.ExitStack() as stack:
-            peers: dict[str | bytes, WebSocket] = {}
-            end = time.monotonic() + 30
-            while len(peers) < 2 and time.monotonic() < end:  # until both workers have one
-                ws = stack.enter_context(opened(f"localhost:{port}", "/chat"))
-                peers.setdefault(ws.receive(TIMEOUT_S), ws)
-            first, second = peers.values()
-            first.send("hello")
-            assert second.receive(TIMEOUT_S) == "hello"
-        assert "Traceback" not in log()
+        shared = redis.replace("redis://localhost:6379", url)
+        expect_workers_to_share_a_room(f"env {shared}", folder)
+
+
+def expect_workers_to_share_a_room(command: str, folder: Path) -> None:
+    port = free_port()
+    command = command.replace("localhost:8000", f"localhost:{port}")
+    with serving(command, folder, port) as log, contextlib.ExitStack() as stack:
+        peers: dict[str | bytes, WebSocket] = {}
+        end = time.monotonic() + 30
+        while len(peers) < 2 and time.monotonic() < end:  # until both workers have one
+            ws = stack.enter_context(opened(f"localhost:{port}", "/chat"))
+            peers.setdefault(ws.receive(TIMEOUT_S), ws)
+        first, second = peers.values()
+        first.send("hello")
+        assert second.receive(TIMEOUT_S) == "hello"
+    assert "Traceback" not in log()
 
 
 def command_after(block: Block) -> str:
     """Returns the command in the first block after this one."""
+    return commands_after(block)[0]
+
+
+def commands_after(block: Block) -> list[str]:
     page = DOCS / block.page
-    return next(
+    return [
         one.source.strip()
         for one in blocks_of(page)
         if one.language == "bash" and one.line > block.line
-    )
+    ]
 
 
 @check("reconnecting/app")
@@ -433,47 +443,19 @@ def check_tls(block: Block, folder: Path) -> None:
 
 
 @check("http2/app")
-def check_http2(block: Block, folder: Path) -> None:
+def check_http2_and_http3(block: Block, folder: Path) -> None:
     (folder / "app.py").write_text(block.source)
+    certificate = AUTHORITY.issue_cert("localhost")
+    certificate.private_key_pem.write_to_path(folder / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+    plain, secure = commands_after(block)
     port = free_port()
-    with serving(command_after(block).replace("8000", str(port)), folder, port) as log:
+    with serving(plain.replace("8000", str(port)), folder, port) as log:
         assert echo_over_http2(port, "hello") == "hello"
     assert "Traceback" not in log()
-
-
-def echo_over_http2(port: int, text: str) -> str:
-    """Open a WebSocket in an HTTP/2 stream (RFC 8441), send a text message, return the answer."""
-    import socket
-
-    protocol = h2.connection.H2Connection()
-    received = b""
-    with socket.create_connection(("localhost", port), TIMEOUT_S) as sock:
-
-        def events() -> list[h2.events.Event]:
-            sock.sendall(protocol.data_to_send())
-            found: list[h2.events.Event] = protocol.receive_data(sock.recv(65536))
-            return found
-
-        protocol.initiate_connection()
-        while not any(isinstance(one, h2.events.RemoteSettingsChanged) for one in events()):
-            pass
-        stream = protocol.get_next_available_stream_id()
-        head = {":method": "CONNECT", ":protocol": "websocket", ":scheme": "http"}
-        head |= {":path": "/echo", ":authority": f"localhost:{port}", "sec-websocket-version": "13"}
-        protocol.send_headers(stream, list(head.items()))
-        mask = b"\0\0\0\0"
-        is_open = False
-        while not received.endswith(text.encode()):
-            for event in events():
-                if isinstance(event, h2.events.ResponseReceived):
-                    is_open = (b":status", b"200") in list(event.headers)
-                    assert is_open, event.headers
-                    frame = bytes([0x81, 0x80 | len(text)]) + mask + text.encode()
-                    protocol.send_data(stream, frame)
-                elif isinstance(event, h2.events.DataReceived):
-                    received += event.data
-    assert received[:2] == bytes([0x81, len(text)])
-    return received[2:].decode()
+    with serving(secure.replace("8443", str(port)), folder, port) as log:
+        assert asyncio.run(echo_over_http3(port, "hello")) == "hello"
+    assert "Traceback" not in log()
 
 
 @check("graphql/app")
@@ -497,10 +479,21 @@ def check_subscription(block: Block, folder: Path) -> None:
 
 @check("systemd/chat")
 def check_unit(block: Block, folder: Path) -> None:
-    (folder / "app.service").write_text(block.source)
+    verify_unit(block.source, folder / str(block.file))
     unit = dict(line.split("=", 1) for line in block.source.splitlines() if "=" in line)
     assert int(unit["TimeoutStopSec"]) > graceful_timeout()
     assert unit["ExecStart"].endswith("gunicorn app:app")
+
+
+def verify_unit(source: str, path: Path) -> None:
+    """Let systemd read the unit, with programs that exist here."""
+    analyze = shutil.which("systemd-analyze")
+    require(analyze, "systemd-analyze")
+    gunicorn = Path(sys.executable).parent / "gunicorn"
+    path.write_text(source.replace("/srv/chat/venv/bin/gunicorn", str(gunicorn)))
+    verify = [str(analyze), "verify", "--man=no", str(path)]
+    result = subprocess.run(verify, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def graceful_timeout() -> int:
@@ -556,13 +549,22 @@ def check_log_configuration(block: Block, folder: Path) -> None:
 
 @check("metrics/app")
 def check_metrics(block: Block, folder: Path) -> None:
-    (folder / "app.py").write_text(block.source)
     port = free_port()
-    command = f"gunicorn --bind 127.0.0.1:{port} --threads 4 app:app"
+    expect_metrics(block, folder, port, f"gunicorn --bind 127.0.0.1:{port} --threads 4 app:app")
+
+
+@check("metrics/asgi")
+def check_metrics_of_an_event_loop(block: Block, folder: Path) -> None:
+    port = free_port()
+    expect_metrics(block, folder, port, f"{command_after(block)} --port {port}")
+
+
+def expect_metrics(block: Block, folder: Path, port: int, command: str) -> None:
+    (folder / str(block.file)).write_text(block.source)
     address = f"127.0.0.1:{port}"
     with serving(command, folder, port), opened(address, "/echo") as ws:
         assert ask(ws, "hi") == "hi"
-        assert "\nwebsocket_connections 1.0\n" in request(address, "GET", "/metrics")[0]
+        assert "\nwebsocket_connections 1.0\n" in request(address, "GET", "/metrics/")[0]
 
 
 def exported_metrics() -> set[str]:

@@ -38,6 +38,8 @@ class Framework(NamedTuple):
     address: bool = True
     host: bool = True
     has_listeners: bool = True
+    takes_wss: bool = True
+    """Whether it passes on the scheme of a proxy that calls it "wss", as Traefik does."""
 
     def command(self) -> list[str]:
         port, application = str(free_port()), f"{MODULE}:{self.name}"
@@ -62,13 +64,13 @@ FRAMEWORKS = [
     Framework("uvicorn", "asgi"),
     Framework("uvicorn", "starlette"),
     Framework("uvicorn", "fastapi"),
-    Framework("uvicorn", "django_asgi"),  # uvicorn itself has set the address
+    Framework("uvicorn", "django_asgi", takes_wss=False),  # uvicorn itself has set the address
     Framework("uvicorn", "fastapi_routes", host=False, has_listeners=False),
     Framework("hypercorn", "starlette"),
     Framework("hypercorn", "django_asgi", address=False),
     Framework("gunicorn-asgi", "starlette"),
     Framework("itself", "aiohttp"),
-    Framework("itself", "tornado", host=False),
+    Framework("itself", "tornado", host=False, takes_wss=False),
 ]
 
 
@@ -79,11 +81,11 @@ def served(request: pytest.FixtureRequest) -> Iterator[tuple[Framework, Program]
         yield framework, program
 
 
-def open_from(address: str, program: Program, origin: str) -> WebSocket:
+def open_from(address: str, program: Program, origin: str, scheme: str = "https") -> WebSocket:
     """A request as from a browser at `address` behind a proxy that terminates TLS."""
     fields = {
         "X-Forwarded-For": address,
-        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Proto": scheme,
         "X-Forwarded-Host": PROXY_HOST,
     }
     return connect(program.url("/"), additional_headers=fields, origin=origin)
@@ -99,7 +101,8 @@ def test_websocket_of_a_request_shows_the_client_behind_the_proxy(
         address = "203.0.113.1" if framework.address else "127.0.0.1"
         assert json.loads(one.receive(timeout=10)) == [address, "https", host]
         if framework.address:
-            with open_from("203.0.113.2", program, origin) as other:
+            scheme = "wss" if framework.takes_wss else "https"
+            with open_from("203.0.113.2", program, origin, scheme) as other:
                 seen = ["203.0.113.2", "https", host]
                 assert json.loads(other.receive(timeout=10)) == seen
         if framework.has_listeners:

@@ -1,14 +1,18 @@
 """A newcomer follows each page of docs/start: copies its blocks, runs its command, sees the echo.
 
 The packages that `pip install` names are looked up, not downloaded: they are requirements of the
-tests. Ports are replaced, because port 8000 may be taken.
+tests. With NEWCOMER=full (`make newcomer`) each page has an empty environment, into which its
+commands install a wheel of this library and the other packages. Ports are replaced, because port
+8000 may be taken.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.metadata import distribution
 from pathlib import Path
@@ -22,9 +26,11 @@ from ..support.commands import environment, serving
 from ..support.documents import Block, blocks_of, pages
 from ..support.ports import free_port
 from ..support.served import load
+from ..support.wheels import build_wheel
 
 START = pages("start")
 PORT = "8000"
+IS_FULL = os.environ.get("NEWCOMER") == "full"
 
 
 class Steps(NamedTuple):
@@ -36,6 +42,15 @@ class Steps(NamedTuple):
     """The command that serves."""
     end: int
     """The line of that command."""
+
+
+class Shell(NamedTuple):
+    """Runs the commands of a page."""
+
+    prefix: str
+    """Selects an environment for a command."""
+    wheel: Path | None
+    """Is installed in the place of `websocket-handler`; None: that is installed already."""
 
 
 def steps_of(page: Path) -> Steps:
@@ -52,16 +67,33 @@ def browser(chromium: str) -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture
+def shell(request: pytest.FixtureRequest, tmp_path: Path) -> Shell:
+    """A shell of the newcomer; with NEWCOMER=full, in an empty environment."""
+    if not IS_FULL:
+        return Shell("", None)
+    venv = tmp_path / ".venv"
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    return Shell(f"env PATH={venv}/bin:$PATH ", request.getfixturevalue("wheel"))
+
+
+@pytest.mark.timeout(600 if IS_FULL else 120)
 @pytest.mark.parametrize("page", START, ids=lambda page: page.stem)
 def test_start_page_leads_to_an_echo_in_the_browser(
-    page: Path, browser: Browser, tmp_path: Path
+    page: Path, browser: Browser, tmp_path: Path, shell: Shell
 ) -> None:
     assert f"http://localhost:{PORT}" in page.read_text()
     port = free_port()
     steps = steps_of(page)
     for block in steps.preparations:
-        prepare(block, tmp_path, port)
-    with serving(steps.server.replace(PORT, str(port)), tmp_path, port) as log:
+        prepare(block, tmp_path, port, shell)
+    command = shell.prefix + steps.server.replace(PORT, str(port))
+    with serving(command, tmp_path, port) as log:
         visitor = browser.new_page()
         visitor.set_default_timeout(60_000)  # milliseconds; the machine may be busy
         visitor.goto(f"http://localhost:{port}/")
@@ -73,7 +105,7 @@ def test_start_page_leads_to_an_echo_in_the_browser(
     assert "Traceback" not in log(), log()
 
 
-def prepare(block: Block, folder: Path, port: int) -> None:
+def prepare(block: Block, folder: Path, port: int, shell: Shell) -> None:
     """Save a file, or run the commands of a block that end."""
     if block.file is not None:
         path = folder / block.file
@@ -81,10 +113,13 @@ def prepare(block: Block, folder: Path, port: int) -> None:
         path.write_text(block.source.replace(PORT, str(port)))
         return
     for command in block.source.splitlines():
-        if command.startswith("pip install "):
+        if command.startswith("pip install ") and not IS_FULL:
             find_packages(shlex.split(command)[2:])
         else:
-            subprocess.run(command, shell=True, cwd=folder, env=environment(), check=True)
+            line = shell.prefix + command.replace(
+                "install websocket-handler", f"install {shell.wheel}"
+            )
+            subprocess.run(line, shell=True, cwd=folder, env=environment(), check=True)
 
 
 def find_packages(requirements: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -199,7 +200,19 @@ def test_stats_page_is_usable_in_all_views(page: Page, program: Program, axe: st
     use_echo_page(page)
     open_stats_page(page, program)
     expect(page.locator("#closed td")).not_to_have_count(0)
+    expect_values_at_the_pointer(page)
     expect_usable_in_all_views(page, axe)
+
+
+def expect_values_at_the_pointer(page: Page) -> None:
+    """A chart shows the values next to the pointer, as long as it is there."""
+    for chart, text in (("messages", r": received \S+, sent \S+$"), ("round-trips", r" m?s: \d")):
+        shown = page.locator(f'[data-chart="{chart}"] .values')
+        expect(shown).to_have_count(0)
+        page.locator(f'[data-chart="{chart}"] svg').hover()
+        expect(shown).to_have_text(re.compile(text))
+    page.mouse.move(0, 0)
+    expect(page.locator(".values")).to_have_count(0)
 
 
 def test_charts_have_axes_before_the_first_message(page: Page, program: Program) -> None:

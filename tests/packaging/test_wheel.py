@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 import venv
 import zipfile
 from pathlib import Path
@@ -15,8 +13,8 @@ import pytest
 
 from websocket_handler import IS_NATIVE, connect
 
-from ..conftest import ROOT
 from ..support.programs import Program, running
+from ..support.wheels import build_wheel
 
 MAX_NATIVE_SIZE = 2 << 20
 """Total size of all extension modules in bytes: stripped they take 0.9 MB, unstripped 5 MB."""
@@ -30,15 +28,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel as built by `make wheel`."""
-    directory = tmp_path_factory.mktemp("dist")
-    command = [ROOT / "scripts" / "build-wheel", directory]
-    environment = {**os.environ, "PYTHON": sys.executable}
-    result = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    (built,) = directory.glob("*.whl")
-    return built
+    return build_wheel(tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 FENCED = re.compile(r"^```([a-z]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-NAME = re.compile(r"`([\w./-]+\.\w+|Dockerfile)`:\s*\Z")
+NAME = re.compile(r"`([\w./-]+\.\w+|Dockerfile|Caddyfile)`:\s*\Z")
 """The end of the text before a block that is to be saved as a file."""
 
 

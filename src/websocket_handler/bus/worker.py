@@ -650,7 +650,8 @@ class BusWorker:
         envelope = self.open(channel, data)
         if envelope is None:
             return
-        if envelope.kind not in (EnvelopeKind.MESSAGE, EnvelopeKind.NEWER):
+        kind = envelope.kind
+        if kind is not EnvelopeKind.MESSAGE and kind is not EnvelopeKind.NEWER:
             if envelope.node != self.node:
                 self.presence.received(room, envelope)
         elif room is None:

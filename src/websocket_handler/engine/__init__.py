@@ -61,13 +61,13 @@ _by_loop: WeakValueDictionary[int, Engine] = WeakValueDictionary()
 def loop_engine(loop: asyncio.AbstractEventLoop | None = None) -> Engine:
     """Return the engine that runs in `loop` (default: the running loop); created on first use.
 
-    When the loop ends, the engine stops and its connections are closed with 1001. Call this in the
-    loop's thread.
+    It serves the connections of ASGI servers, aiohttp and Tornado in this event loop. When the loop
+    ends, the engine stops and its connections are closed with 1001. Call this in the loop's thread.
     """
-    home = loop or asyncio.get_running_loop()
-    engine = _by_loop.get(id(home))
-    if engine is None or engine.event_loop is not home:
-        engine = _by_loop[id(home)] = Engine(home)
+    loop = loop or asyncio.get_running_loop()
+    engine = _by_loop.get(id(loop))
+    if engine is None or engine.event_loop is not loop:
+        engine = _by_loop[id(loop)] = Engine(loop)
     return engine
 
 

@@ -142,6 +142,14 @@ def address_of(host: object, port: object = 0) -> tuple[str, int] | None:
     return host, int(port) if str(port).isdecimal() else 0  # type: ignore[call-overload]
 
 
+def http_scheme(scheme: object) -> str:
+    """Return "https" for a scheme that uses TLS, otherwise "http".
+
+    Some servers and proxies, such as Traefik, call the scheme of a handshake "ws" or "wss".
+    """
+    return "https" if scheme in ("wss", "https") else "http"
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Request:
     """The HTTP request as the server parsed it.

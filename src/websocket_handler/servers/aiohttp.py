@@ -24,7 +24,14 @@ from ..handover.raw_response import RawResponse
 from ..handover.transport import InertTransport, ServerConnections, TransportHandover
 from ..moving.arrivals import arrival_in_request
 from ..protocol.close_codes import CloseCode
-from ..protocol.request import Forwarded, Headers, Request, address_of, is_websocket_request
+from ..protocol.request import (
+    Forwarded,
+    Headers,
+    Request,
+    address_of,
+    http_scheme,
+    is_websocket_request,
+)
 from ..settings import Settings, with_options
 from ..websocket import Stream, WebSocket
 
@@ -136,7 +143,7 @@ def forwarded_in(request: web.BaseRequest) -> Forwarded:
     peer: Any = transport.get_extra_info("peername") if transport else None
     is_of_peer = isinstance(peer, tuple) and peer[0] == request.remote
     address = address_of(request.remote, peer[1] if is_of_peer else 0)
-    return Forwarded(address, request.scheme, request.host)
+    return Forwarded(address, http_scheme(request.scheme), request.host)
 
 
 def request_of(request: web.BaseRequest) -> Request:
@@ -148,5 +155,5 @@ def request_of(request: web.BaseRequest) -> Request:
         ),
         http_version=f"{request.version.major}.{request.version.minor}",
         remote_address=forwarded_in(request).remote_address,
-        scheme=request.scheme,
+        scheme=http_scheme(request.scheme),
     )

@@ -19,7 +19,7 @@ from ..errors import ConnectionClosed, ConnectionMoved
 from ..handover.transport import ServerConnections, TransportHandover
 from ..protocol.close_codes import CloseCode
 from ..protocol.origins import ANY_ORIGIN
-from ..protocol.request import Headers, Request, address_of, check_field
+from ..protocol.request import Headers, Request, address_of, check_field, http_scheme
 from ..protocol.state import State
 from ..websocket import WebSocket
 from .lookup import ASGI_KEY
@@ -295,7 +295,7 @@ def request_of(scope: Scope, method: str = "GET") -> Request:
         headers=Headers(decoded(scope["headers"])),
         http_version=scope.get("http_version", "1.1"),
         remote_address=address_of(*scope["client"]) if scope.get("client") else None,
-        scheme="https" if scope.get("scheme") in ("wss", "https") else "http",
+        scheme=http_scheme(scope.get("scheme")),
     )
 
 

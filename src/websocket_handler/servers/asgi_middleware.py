@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import WebSocketError
 from ..handover.base import Handover
 from ..protocol.handshake import Accepted
+from ..protocol.request import http_scheme
 from ..settings import Settings, with_options
 from ..websocket import WebSocket
 from .asgi import KEY, Application, Event, Receive, Scope, Send, decoded
@@ -138,5 +139,5 @@ def http_scope(scope: Scope) -> Scope:
         **{name: value for name, value in scope.items() if name not in without},
         "type": "http",
         "method": "GET",
-        "scheme": "https" if scope.get("scheme") in ("wss", "https") else "http",
+        "scheme": http_scheme(scope.get("scheme")),
     }

@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..protocol.request import Forwarded, address_of
+from ..protocol.request import Forwarded, address_of, http_scheme
 
 
 def in_environ(environ: Mapping[str, Any]) -> Forwarded:
     """Return address, scheme and host in a WSGI environ."""
     address = address_of(environ.get("REMOTE_ADDR"), environ.get("REMOTE_PORT"))
-    return Forwarded(address, environ["wsgi.url_scheme"], environ.get("HTTP_HOST"))
+    scheme = http_scheme(environ["wsgi.url_scheme"])
+    return Forwarded(address, scheme, environ.get("HTTP_HOST"))
 
 
 def in_scope(scope: Mapping[str, Any]) -> Forwarded:
     """Return address, scheme and host in an ASGI scope."""
     client = scope.get("client")
-    scheme = "https" if scope.get("scheme") in ("wss", "https") else "http"
+    scheme = http_scheme(scope.get("scheme"))
     hosts = [value for name, value in scope["headers"] if name.lower() == b"host"]
     host = hosts[0].decode("latin-1") if len(hosts) == 1 else None
     return Forwarded(address_of(*client) if client else None, scheme, host)
@@ -29,4 +30,4 @@ def in_scope(scope: Mapping[str, Any]) -> Forwarded:
 
 def in_django_request(request: Any, look: Callable[[], Forwarded]) -> Forwarded:
     """Apply Django's settings SECURE_PROXY_SSL_HEADER and USE_X_FORWARDED_HOST."""
-    return look()._replace(scheme=request.scheme, host=request._get_raw_host())
+    return look()._replace(scheme=http_scheme(request.scheme), host=request._get_raw_host())

@@ -21,7 +21,7 @@ from ..handover.base import Handover
 from ..handover.socket import SocketHandover
 from ..moving.arrivals import arrival_in_environ
 from ..protocol.handshake import phrase
-from ..protocol.request import Headers, Request, address_of, is_websocket_request
+from ..protocol.request import Headers, Request, address_of, http_scheme, is_websocket_request
 from ..settings import Settings, with_options
 from ..websocket import Stream, WebSocket
 from . import waitress, werkzeug
@@ -241,7 +241,7 @@ def request_of(environ: Environ, headers: Headers) -> Request:
         headers=headers,
         http_version=environ.get("SERVER_PROTOCOL", "HTTP/1.1").removeprefix("HTTP/"),
         remote_address=address_of(environ.get("REMOTE_ADDR"), environ.get("REMOTE_PORT")),
-        scheme=environ["wsgi.url_scheme"],
+        scheme=http_scheme(environ["wsgi.url_scheme"]),
     )
 
 

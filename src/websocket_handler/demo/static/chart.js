@@ -19,15 +19,20 @@ export function element(name, attributes = {}, ...children) {
   return made;
 }
 
-/** The parts that all charts have: a caption, a vertical axis, and a description for screen
- *  readers. A subclass implements `paint(plot)`. */
+/** The parts that all charts have: a caption, a vertical axis, a description for screen readers, and
+ *  the values below the pointer. A subclass implements `highest()`, `paint(plot)`, and
+ *  `nearest(plot, x)`, which returns `{x, text}` of the values next to a place, or undefined. */
 class Chart {
+  #pointer = null;               // px from the left edge; null without a pointer over the chart
+
   constructor(figure, name, unit, format) {
     Object.assign(this, { figure, name, unit, format });
     this.caption = element("figcaption");
     this.svg = element("svg", { role: "img", "aria-label": name });
     figure.append(this.caption, this.svg);
     new ResizeObserver(() => this.redraw()).observe(figure);
+    this.svg.addEventListener("pointermove", ({ clientX }) => this.#point(clientX - this.svg.getBoundingClientRect().left));
+    this.svg.addEventListener("pointerleave", () => this.#point(null));
   }
 
   redraw() {
@@ -47,7 +52,22 @@ class Chart {
         element("text", { x: plot.left - .4 * rem, y: plot.y(mark) + .25 * rem, "text-anchor": "end" }, this.format(mark)),
       ]),
       ...this.paint(plot),
+      ...this.#valuesAtPointer(plot),
     );
+  }
+
+  #point(x) {
+    this.#pointer = x;
+    this.redraw();
+  }
+
+  #valuesAtPointer(plot) {
+    const found = this.#pointer === null ? undefined : this.nearest(plot, this.#pointer);
+    if (!found) return [];
+    return [
+      line(found.x, plot.top, found.x, plot.bottom, "pointer"),
+      element("text", { class: "values", x: plot.right, y: .75 * plot.rem, "text-anchor": "end" }, found.text),
+    ];
   }
 }
 
@@ -82,7 +102,6 @@ export class LineChart extends Chart {
   }
 
   paint(plot) {
-    const x = (time) => plot.right - (this.#end - time) / this.seconds * (plot.right - plot.left);
     const parts = [];
     for (let part = 0; part <= 4; part++) {
       const at = plot.left + part / 4 * (plot.right - plot.left);
@@ -93,12 +112,29 @@ export class LineChart extends Chart {
       parts.push(line(at, plot.bottom, at, plot.bottom + .3 * plot.rem, "axis"),
         element("text", { x: at, y: plot.bottom + 1.2 * plot.rem, "text-anchor": anchor }, isOmitted ? "" : label));
     }
-    this.series.forEach((_, i) => parts.push(...this.#curve(i, x, plot)));
+    this.series.forEach((_, i) => parts.push(...this.#curve(i, plot)));
     return parts;
   }
 
-  #curve(series, x, plot) {
-    const points = this.#points.filter((point) => point.time >= this.#end - this.seconds);
+  nearest(plot, at) {
+    const distance = (point) => Math.abs(this.#x(plot, point.time) - at);
+    const [found] = this.#shown().sort((one, other) => distance(one) - distance(other));
+    if (!found) return undefined;
+    const ago = Math.round(this.#end - found.time), values = found.values.map((value) => this.format(value));
+    const named = values.length > 1 ? values.map((value, i) => `${this.series[i]} ${value}`) : values;
+    return { x: this.#x(plot, found.time), text: `${ago ? `−${ago} s` : this.end}: ${named.join(", ")}` };
+  }
+
+  #x(plot, time) {
+    return plot.right - (this.#end - time) / this.seconds * (plot.right - plot.left);
+  }
+
+  #shown() {
+    return this.#points.filter((point) => point.time >= this.#end - this.seconds);
+  }
+
+  #curve(series, plot) {
+    const points = this.#shown(), x = (time) => this.#x(plot, time);
     if (!points.length) return [];
     const path = points.map((point) => `${x(point.time).toFixed(1)},${plot.y(point.values[series]).toFixed(1)}`).join("L");
     const shapes = [element("path", { class: colour(series), d: `M${path}${points.length === 1 ? "h.01" : ""}` })];
@@ -141,6 +177,12 @@ export class BarChart extends Chart {
       if (i % every) return [bar];
       return [bar, element("text", { x: at + each / 2, y: plot.bottom + 1.2 * plot.rem, "text-anchor": "middle" }, this.labels[i])];
     });
+  }
+
+  nearest(plot, at) {
+    const each = (plot.right - plot.left) / this.labels.length;
+    const bar = Math.min(this.labels.length - 1, Math.max(0, Math.floor((at - plot.left) / each)));
+    return { x: plot.left + (bar + .5) * each, text: `${this.labels[bar]}: ${this.format(this.#values[bar])}` };
   }
 }
 
