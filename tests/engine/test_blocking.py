@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import struct
 import threading
@@ -19,6 +20,7 @@ from websocket_handler.protocol.frame import Opcode, write_frame
 from websocket_handler.protocol.state import Step, advance
 
 from ..support.connections import Peer, connect, make_websocket
+from ..support.programs import wait_for
 
 KEY = b"\x01\x02\x03\x04"
 
@@ -143,6 +145,22 @@ def test_listener_threads_are_reused_and_bounded(caplog: pytest.LogCaptureFixtur
     assert len([one for one in threading.enumerate() if one in engine._threads]) == 3
     engine.stop()
     other.sock.close()
+
+
+def test_exhausted_threads_are_logged_at_doubling_intervals(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = Engine(threads=2)
+    with caplog.at_level(logging.WARNING):
+        for times in range(1, 8):
+            blocking = Blocking(engine)
+            blocking.block()
+            wait_for(lambda: engine.stats().threads_exhausted == times, "the count")  # noqa: B023
+            blocking.close()
+            assert blocking.over.wait(10)
+    engine.stop()
+    logged = re.findall(r"engine threads is in use \(time (\d+)\)", caplog.text)
+    assert logged == ["1", "2", "4"]
 
 
 def test_reset_of_a_blocked_connection_causes_no_spinning(engine: Engine) -> None:

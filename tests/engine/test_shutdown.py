@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -11,6 +15,7 @@ from websocket_handler import Engine, WebSocketError
 from websocket_handler.protocol.assembly import Close, Message
 
 from ..support.connections import Peer, connect, make_websocket
+from ..support.programs import wait_for
 from .traffic import echoing, frame
 
 
@@ -104,3 +109,76 @@ def test_drain_with_invalid_close_code_is_an_error(engine: Engine, code: int) ->
     echoing(engine)
     with pytest.raises(ValueError, match=str(code)):
         engine.close_all(window=0.05, code=code)
+
+
+class StoppingSocket(socket.socket):
+    """Stops an engine when that begins to attach the socket."""
+
+    stop: Callable[[], None] | None = None
+
+    def setblocking(self, flag: bool) -> None:
+        super().setblocking(flag)
+        if self.stop is not None:
+            stop, self.stop = self.stop, None
+            stop()
+
+
+@pytest.mark.parametrize("timeout", [None, 0], ids=["waiting", "not waiting"])
+@pytest.mark.parametrize("has_listener", [False, True])
+def test_engine_stopped_while_a_connection_is_attached_ends_it(
+    timeout: float | None, has_listener: bool
+) -> None:
+    engine = Engine()
+    connect(make_websocket(engine)).sock.close()  # the engine runs
+    websocket, ends = make_websocket(engine), list[int]()
+    websocket.on("close", lambda code, _: ends.append(code))
+    if has_listener:  # then the native engine attaches the socket in its own thread
+        websocket.on("open", lambda: None)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.settimeout(10)
+        websocket.connect()
+        stopping = StoppingSocket(fileno=ours.detach())
+        stopping.stop = partial(engine.stop, timeout)
+        websocket._take_over(stopping)
+        wait_for(lambda: ends, "close to be emitted")
+        wait_for(lambda: engine.stats().open == 0, "the connection to be released")
+        wait_for(lambda: has_ended(theirs), "the socket to be closed")
+    engine.stop()
+    assert ends == [1006]
+
+
+def has_ended(sock: socket.socket) -> bool:
+    try:
+        return not sock.recv(1000)
+    except ConnectionResetError:
+        return True
+
+
+def test_engine_in_a_loop_stopped_while_a_connection_is_attached_ends_it() -> None:
+    async def attach_and_stop() -> list[int]:
+        engine = Engine(asyncio.get_running_loop())
+        websocket, ends = make_websocket(engine), list[int]()
+        websocket.on("close", lambda code, _: ends.append(code))
+        ours, theirs = socket.socketpair()
+        with theirs:
+            websocket.connect()
+            websocket._take_over(ours)
+            engine.stop()
+            await asyncio.wait_for(websocket.await_closed(), 10)
+            assert engine.stats().open == 0
+            await asyncio.to_thread(wait_for, lambda: has_ended(theirs), "the socket to be closed")
+        return ends
+
+    assert asyncio.run(attach_and_stop()) == [1006]
+
+
+def test_engine_stopped_again_by_a_close_listener_ends_its_thread() -> None:
+    before = set(threading.enumerate())
+    engine = Engine()
+    websocket = make_websocket(engine)
+    websocket.on("close", lambda *_: engine.stop())
+    with connect(websocket).sock as peer:
+        engine.stop()
+        wait_for(lambda: set(threading.enumerate()) <= before, "the thread to end")
+        assert has_ended(peer)

@@ -85,12 +85,14 @@ class Engine(ClosesAll):
         self._loop = loop
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._posting = native_rlock()  # a lock, also held when posted calls begin and end
         self._early_calls: list[Callable[[], object]] = []  # posted before there was a loop
         self._attached: set[Channel] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sinks: set[asyncio.Transport] = set()
         self._owner: int | None = None
         self._closed = False
+        self._has_ended = False  # the thread makes no posted calls any more
         self._ledger: Ledger = Ledger()
         engines.add(self)
         if loop is not None:
@@ -137,16 +139,19 @@ class Engine(ClosesAll):
     def _post(self, call: Callable[[], object]) -> None:
         """Make `call()` soon in the engine's thread, or once that is started. Thread-safe. If the
         engine is closed, makes it at once in the calling thread."""
-        if self._loop is None and not self._closed:
-            with self._starting:
-                if self._loop is None:
-                    self._early_calls.append(call)
-                    return
-        if self._loop is None or self._loop.is_closed():
-            call()
-            return
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-            self._loop.call_soon_threadsafe(call, context=Context())
+        with self._posting:
+            if self._loop is None and not self._closed:
+                self._early_calls.append(call)
+                return
+            if self._can_post:
+                with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                    self.loop.call_soon_threadsafe(call, context=Context())
+                return
+        call()
+
+    @property
+    def _can_post(self) -> bool:
+        return self._loop is not None and not (self._has_ended or self._loop.is_closed())
 
     def _call_later(self, delay: float, call: Callable[[], object]) -> None:
         """Make `call()` in the engine's thread after `delay` seconds. Thread-safe. The engine drops
@@ -179,7 +184,8 @@ class Engine(ClosesAll):
         channel._engine = self
         own = socket.socket(fileno=sock.detach())
         self._attached.add(channel)
-        self._connect(lambda: _Carrier(self, channel, early), own)
+        lost = functools.partial(self._lose_unattached, channel, own)
+        self._connect(lambda: _Carrier(self, channel, early), own, lost)
 
     @in_empty_context
     def _attach_transport(
@@ -205,7 +211,8 @@ class Engine(ClosesAll):
         `DISCARD_TIMEOUT_S` after the first bytes."""
         self._start()
         sock.setblocking(False)
-        self._connect(lambda: _Sink(self._sinks), socket.socket(fileno=sock.detach()))
+        own = socket.socket(fileno=sock.detach())
+        self._connect(lambda: _Sink(self._sinks), own, own.close)
 
     def _channels(self) -> list[Any]:
         """Return every attached channel."""
@@ -218,11 +225,13 @@ class Engine(ClosesAll):
         may still run. Does not wait if the engine runs in an event loop that was passed to it, nor
         in a listener or another callback of the engine.
         """
-        self._closed = True
+        with self._posting:
+            is_first, self._closed = not self._closed, True
         if self._is_guest:
             self._post(self.close)
         elif self._thread is not None and self._loop is not None:
-            self._post(self._loop.stop)
+            if is_first:
+                self._post(self._loop.stop)
             if not self._is_own_thread():
                 self._thread.join(timeout)
 
@@ -232,6 +241,8 @@ class Engine(ClosesAll):
             channel._drop("the engine was closed")
         for sink in tuple(self._sinks):
             sink.abort()
+        for task in tuple(self._tasks):  # sockets that are being attached
+            task.cancel()
 
     def forget_after_fork(self) -> None:
         """In a forked child: forget the parent's connections, without calls or messages.
@@ -250,6 +261,7 @@ class Engine(ClosesAll):
             self._loop = self._thread = None
         self._owner = None
         self._starting = threading.Lock()
+        self._posting = native_rlock()
         self._ledger = Ledger()
 
     def _start(self) -> None:
@@ -279,10 +291,13 @@ class Engine(ClosesAll):
             self._thread = None
             loop.close()
             return
-        for call in self._early_calls:
-            loop.call_soon_threadsafe(call, context=Context())
-        self._early_calls.clear()
-        self._loop = loop
+        with self._posting:
+            self._loop = loop
+            for call in self._early_calls:
+                loop.call_soon_threadsafe(call, context=Context())
+            self._early_calls.clear()
+            if self._closed:  # stopped meanwhile
+                loop.call_soon_threadsafe(loop.stop)
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         self._adopt_thread()
@@ -291,20 +306,53 @@ class Engine(ClosesAll):
         loop.run_forever()
         if os.getpid() != process:  # a listener has forked, and this is the child
             return
+        with self._posting:
+            self._has_ended = True
         loop.run_until_complete(asyncio.sleep(0))  # for the last posted calls
-        if self._tasks:  # sockets that are being attached
-            loop.run_until_complete(asyncio.wait(self._tasks, timeout=1))
+        attaching = tuple(self._tasks)  # a copy: the tasks remove themselves from the set
+        if attaching:
+            loop.run_until_complete(asyncio.wait(attaching))
         self.close()
         loop.run_until_complete(asyncio.sleep(0))  # for the last callbacks of the transports
         loop.close()
+        self._owner = None
 
-    def _connect(self, protocol: Callable[[], asyncio.BaseProtocol], sock: socket.socket) -> None:
+    def _connect(
+        self,
+        protocol: Callable[[], asyncio.BaseProtocol],
+        sock: socket.socket,
+        lost: Callable[[], object],
+    ) -> None:
+        """Give a socket to the event loop. Calls `lost` if the engine ends before."""
+
         def begin() -> None:
+            if self.loop.is_closed() or (self._has_ended and not self._is_own_thread()):
+                lost()
+                return
             task = self.loop.create_task(self.loop.connect_accepted_socket(protocol, sock))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(finish)
+
+        def finish(task: asyncio.Task[Any]) -> None:
+            self._tasks.discard(task)
+            if task.cancelled() or task.exception() is not None:
+                lost()
 
         self._post(begin)
+
+    def _lose_unattached(self, channel: Channel, sock: socket.socket) -> None:
+        """The engine has ended while the socket was being attached."""
+        if channel._transport is None and channel in self._attached:
+            sock.close()
+            self._lose(channel, "the engine was closed")
+
+    def _lose(self, channel: Channel, reason: str) -> None:
+        """The connection of `channel` has ended."""
+        channel._send_state = SendState.ENDED
+        channel._discard_output()
+        self._attached.discard(channel)
+        channel._connection_lost(reason)
+        channel._released()
 
 
 def fan_out(
@@ -726,13 +774,9 @@ class _Carrier(asyncio.Protocol):
         channel._set_deadline(None)
         if channel._end_check is not None:
             channel._end_check.cancel()
-        channel._send_state = SendState.ENDED
         channel._transport = None
-        channel._discard_output()
-        self._engine._attached.discard(channel)
         reason = getattr(error, "strerror", None) or str(error or "the connection was dropped")
-        channel._connection_lost(reason)
-        channel._released()
+        self._engine._lose(channel, reason)
 
 
 class _Sink(asyncio.Protocol):
