@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Iterator
 
@@ -11,7 +12,14 @@ import pytest
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.server import ServerConnection
 
-from websocket_handler import ConnectionClosed, WebSocket, aconnect, connect
+from websocket_handler import (
+    ConnectionClosed,
+    Reconnecting,
+    State,
+    WebSocket,
+    aconnect,
+    connect,
+)
 
 from ..cli.servers import frame, serving, upgrade
 from ..support.programs import wait_for
@@ -105,28 +113,54 @@ def test_wait_for_a_message_has_a_time_limit(server: EchoServer) -> None:
     asyncio.run(main())
 
 
-def test_close_codes_pass_in_both_directions() -> None:
-    seen: list[tuple[int | None, str | None]] = []
+class ClosedServer(EchoServer):
+    """Records how connections are closed; `/close` closes them itself."""
 
-    class Closing(EchoServer):
-        def _echo(self, connection: ServerConnection) -> None:
-            if self.requests[-1].path == "/close":
-                connection.close(4001, "enough")
-                return
-            with pytest.raises(ConnectionClosedError):
-                super()._echo(connection)
-            seen.append((connection.close_code, connection.close_reason))
+    def __init__(self) -> None:
+        self.closed: list[tuple[int | None, str | None]] = []
+        super().__init__()
 
-    server = Closing()
-    try:
-        with connect(server.url("/close")) as websocket, pytest.raises(ConnectionClosed) as caught:
-            websocket.receive(timeout=TIMEOUT_S)
-        assert (caught.value.code, caught.value.reason) == (4001, "enough")
-        connect(server.url()).close(4002, "bye")
-        wait_for(lambda: seen, "the close of the server")
-        assert seen == [(4002, "bye")]
-    finally:
-        server.close()
+    def _echo(self, connection: ServerConnection) -> None:
+        if self.requests[-1].path == "/close":
+            connection.close(4001, "enough")
+            return
+        with contextlib.suppress(ConnectionClosedError):
+            super()._echo(connection)
+        self.closed.append((connection.close_code, connection.close_reason))
+
+
+@pytest.fixture
+def closed_server() -> Iterator[ClosedServer]:
+    server = ClosedServer()
+    yield server
+    server.close()
+
+
+def test_close_codes_pass_in_both_directions(closed_server: ClosedServer) -> None:
+    url = closed_server.url("/close")
+    with connect(url) as websocket, pytest.raises(ConnectionClosed) as caught:
+        websocket.receive(timeout=TIMEOUT_S)
+    assert (caught.value.code, caught.value.reason) == (4001, "enough")
+    connect(closed_server.url()).close(4002, "bye")
+    wait_for(lambda: closed_server.closed, "the close of the server")
+    assert closed_server.closed == [(4002, "bye")]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(RuntimeError, 1011), (KeyboardInterrupt, 1011), (ConnectionClosed, 1000)]
+)
+def test_error_in_the_block_of_a_reconnecting_client_closes_with_1011(
+    closed_server: ClosedServer, error: type[BaseException], code: int
+) -> None:
+    def raise_in_block() -> None:
+        with Reconnecting(closed_server.url()) as feed:
+            wait_for(lambda: feed.state is State.OPEN, "the connection")
+            raise error(1000, "") if error is ConnectionClosed else error
+
+    with pytest.raises(error):
+        raise_in_block()
+    wait_for(lambda: closed_server.closed, "the close of the server")
+    assert closed_server.closed == [(code, "")]
 
 
 def test_local_address_chooses_the_family(echo: Form) -> None:
