@@ -82,7 +82,7 @@ def test_address_without_scheme_means_ws(call: Call, echo: Program) -> None:
 @pytest.mark.parametrize("version", ["hixie-76", "hixie-75", "hybi-07", "hybi-10"])
 def test_older_version_is_spoken(call: Call, echo: Program, url: str, version: str) -> None:
     seen = len(echo.log())
-    done = call(url, "--protocol-version", version, "-1", "-x", "hello")
+    done = call(url, "--version", version, "-1", "-x", "hello")
     assert (done.stdout, done.returncode) == (b"hello\n", 0)
     log = echo.wait_for_log("uses", seen)
     assert f"uses {'hybi-12' if version == 'hybi-10' else version}" in log

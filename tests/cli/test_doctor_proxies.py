@@ -113,7 +113,9 @@ def test_server_that_is_no_proxy_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_proxy_that_does_not_run_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    assert steps(examine("ws://example.com/")) == ["proxy", "name", "tcp"]
+    found = examine("ws://example.com/")
+    assert steps(found) == ["proxy", "name", "tcp"]
+    assert "Check the URL of the proxy" in last(found).cure
 
 
 def test_invalid_proxy_of_the_environment_is_an_error_of_use(

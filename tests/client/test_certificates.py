@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import datetime
 import ssl
+import subprocess
+from pathlib import Path
 
 import pytest
 import trustme
 
-from websocket_handler import IS_NATIVE, ConnectionFailed, TlsFailed
+from websocket_handler import (
+    IS_NATIVE,
+    ConnectionFailed,
+    HandshakeFailed,
+    ProxyFailed,
+    TlsFailed,
+)
 
 from .conftest import Certificates
 from .forms import Form, NothingLeft
@@ -17,6 +25,8 @@ from .peers import EchoServer, RawServer
 pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="TLS needs the native engine")
 
 LONG_AGO = datetime.datetime(2001, 1, 1, tzinfo=datetime.timezone.utc)
+IN_FUTURE = datetime.datetime(2200, 1, 1, tzinfo=datetime.timezone.utc)
+LATER = datetime.datetime(2201, 1, 1, tzinfo=datetime.timezone.utc)
 
 
 def server_with(issued: trustme.LeafCert, authority: trustme.CA | None = None) -> EchoServer:
@@ -44,6 +54,59 @@ def assert_refused(
 def test_expired_certificate_is_named(echo: Form, certificates: Certificates) -> None:
     issued = certificates.authority.issue_cert("localhost", not_after=LONG_AGO)
     assert_refused(echo, server_with(issued), certificates.client, "certificate has expired")
+
+
+def test_certificate_that_is_not_valid_yet_is_named(echo: Form, certificates: Certificates) -> None:
+    issued = certificates.authority.issue_cert("localhost", not_before=IN_FUTURE, not_after=LATER)
+    assert_refused(echo, server_with(issued), certificates.client, "not yet valid")
+
+
+def test_self_signed_certificate_is_named(echo: Form, tmp_path: Path) -> None:
+    key, file = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -days 9"
+    names = ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(file)]
+    subprocess.run([*command.split(), *names], check=True, capture_output=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(file, key)
+    assert_refused(echo, EchoServer(context=context), None, "self-signed certificate")
+    server = EchoServer(context=context)
+    try:
+        trusted = ssl.create_default_context(cafile=str(file))
+        assert echo(server.url(host="localhost", scheme="wss"), ssl=trusted) == "hello"
+    finally:
+        server.close()
+
+
+def test_server_without_a_common_version_of_tls_is_an_error(
+    echo: Form, certificates: Certificates
+) -> None:
+    issued = certificates.authority.issue_cert("localhost")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    issued.configure_cert(context)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    modern = ssl.create_default_context()
+    modern.minimum_version = ssl.TLSVersion.TLSv1_3
+    assert_refused(echo, EchoServer(context=context), modern, "protocol version")
+
+
+def test_plain_handshake_with_a_tls_server_is_an_error(
+    echo: Form, secure_server: EchoServer
+) -> None:
+    with NothingLeft(), pytest.raises((ConnectionFailed, HandshakeFailed)):
+        echo(secure_server.url(host="localhost", scheme="ws"))
+
+
+def test_tls_with_a_plain_proxy_and_the_reverse_are_errors(
+    echo: Form, secure_server: EchoServer
+) -> None:
+    plain = RawServer(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    try:
+        with NothingLeft(), pytest.raises(TlsFailed, match=r"wrong version number|record layer"):
+            echo("ws://example.com/", proxy=f"https://127.0.0.1:{plain.port}")
+        with NothingLeft(), pytest.raises((ConnectionFailed, ProxyFailed)):
+            echo("ws://example.com/", proxy=f"http://127.0.0.1:{secure_server.port}")
+    finally:
+        plain.close()
 
 
 def test_certificate_of_another_host_is_named(echo: Form, certificates: Certificates) -> None:

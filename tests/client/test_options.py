@@ -122,6 +122,9 @@ def test_local_address_is_used(echo: Form, server: EchoServer) -> None:
         ({"max_redirects": -1}, "max_redirects"),
         ({"redirect_hosts": "host"}, "redirect_hosts"),
         ({"ssl": "yes"}, "ssl must be"),
+        ({"server_hostname": "a..b"}, "not a valid host name"),
+        ({"server_hostname": "a\0b"}, "not a valid host name"),
+        ({"open_timeout": 0}, "open_timeout"),
         ({"cookies": {"a": "1"}}, "cookies must be"),
         ({"unix": "/x", "proxy": "http://host"}, "cannot be combined"),
         ({"additional_headers": {"X": "a\nb"}}, "must not contain"),
@@ -133,6 +136,24 @@ def test_local_address_is_used(echo: Form, server: EchoServer) -> None:
 def test_invalid_option_is_an_error_at_once(call: Any, options: dict[str, Any], error: str) -> None:
     with pytest.raises((ValueError, TypeError), match=error):
         call("ws://127.0.0.1:1/", **options)
+
+
+@pytest.mark.parametrize("call", [connect, aconnect])
+def test_socket_that_is_not_usable_is_an_error_at_once(call: Any) -> None:
+    closed = socket.socket()
+    closed.close()
+    first, second = socket.socketpair(type=socket.SOCK_DGRAM)
+    with socket.socket() as unconnected, first, second:
+        for sock, error in ((closed, "not conn"), (unconnected, "not conn"), (first, "stream")):
+            with pytest.raises(ValueError, match=error):
+                call("ws://127.0.0.1/", sock=sock)
+
+
+@pytest.mark.parametrize("url", ["ws://a..b/", f"wss://{'a' * 64}.example/", "ws://.a/"])
+@pytest.mark.parametrize("call", [connect, aconnect, Reconnecting])
+def test_invalid_name_in_the_url_is_an_error_at_once(call: Any, url: str) -> None:
+    with pytest.raises(ValueError, match="not a valid host name"):
+        call(url)
 
 
 @pytest.mark.parametrize("url", ["ws://a:b%0d%0a@host/", "ws://a%3ab:c@host/", "ws://a b@host/"])

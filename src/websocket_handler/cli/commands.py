@@ -168,6 +168,7 @@ def make_target(url: str, **options: Any) -> Target:
 @command_line.command(help=CONNECT_HELP)
 @with_target
 @click.option(
+    "--version",
     "--protocol-version",
     "version",
     type=click.Choice(VERSION_NAMES, case_sensitive=False),

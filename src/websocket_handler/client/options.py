@@ -6,10 +6,11 @@ import os
 import ssl as ssl_module
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from socket import socket
+from socket import SOCK_STREAM, socket
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..engine import Engine
+from ..protocol.client import host_in_ascii
 from ..protocol.versions import DEFAULT_VERSIONS, Version, by_name
 from ..settings import Settings, SettingsOptions, check_names, with_options
 from .proxy_url import ProxyUrl
@@ -105,6 +106,10 @@ class ClientSettings:
             object.__setattr__(self, "version", by_name(self.version))
         if isinstance(self.proxy, str):
             ProxyUrl.parse(self.proxy)
+        if self.server_hostname is not None:
+            host_in_ascii(self.server_hostname)
+        if self.sock is not None:
+            check_socket(self.sock)
         if self.sock is not None and self.unix is not None:
             raise ValueError("sock and unix cannot be combined")
         if isinstance(self.proxy, str) and (self.sock is not None or self.unix is not None):
@@ -123,6 +128,16 @@ class ClientSettings:
         """The additional headers as pairs of name and value."""
         given = self.additional_headers
         return list(given.items() if isinstance(given, Mapping) else given)
+
+
+def check_socket(sock: socket) -> None:
+    """Raise `ValueError` unless `sock` is a connected stream socket."""
+    try:
+        sock.getpeername()
+    except OSError as error:
+        raise ValueError(f"sock is not connected: {error.strerror}") from None
+    if sock.type != SOCK_STREAM:
+        raise ValueError("sock is not a stream socket")
 
 
 class ClientOptions(SettingsOptions, total=False):

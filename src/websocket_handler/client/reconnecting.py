@@ -156,8 +156,10 @@ class Reconnecting:
         self.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close with 1000, or with 1011 after an exception; in a thread, wait for the end."""
+        is_normal = kind is None or issubclass(kind, ConnectionClosed)
+        self.close(CloseCode.NORMAL_CLOSURE if is_normal else CloseCode.INTERNAL_ERROR)
         if self._loop is None:
             self.wait_closed(self._plan.settings.close_timeout)
 

@@ -273,10 +273,7 @@ def split_url(url: str) -> SplitResult:
 
 def host_and_port(parts: SplitResult, default_port: int) -> tuple[str, int]:
     """Return the host in ASCII and the port of a URL. Raises `ValueError` if one is not valid."""
-    name = parts.hostname or ""
-    host = name if name.isascii() else _in_ascii(name)
-    if not HOST.fullmatch(host):
-        raise ValueError(f"{host!r} is not a valid host name")
+    host = host_in_ascii(parts.hostname or "")
     port = default_port if parts.port is None else parts.port
     if port == 0:
         raise ValueError("port 0 is not valid")
@@ -314,12 +311,16 @@ def _is_ipv6(host: str) -> bool:
         return False
 
 
-def _in_ascii(host: str) -> str:
-    """Return an internationalized name in its ASCII form (RFC 3490)."""
+def host_in_ascii(host: str) -> str:
+    """Return an address, or a name in its ASCII form (RFC 3490). Raises `ValueError` if it is not
+    valid."""
     try:
-        return host.encode("idna").decode()
-    except UnicodeError:
-        raise ValueError(f"{host!r} is not a valid host name") from None
+        encoded = host.encode("idna").decode()
+    except UnicodeError:  # also for an empty or a long label
+        encoded = ""
+    if not HOST.fullmatch(encoded):
+        raise ValueError(f"{host!r} is not a valid host name")
+    return encoded
 
 
 def _body_size(status: int, headers: Headers) -> int:

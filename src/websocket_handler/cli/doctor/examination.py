@@ -8,12 +8,12 @@ import ssl
 from collections.abc import Iterator
 
 from ...errors import WebSocketError
-from ..target import Target
+from ..target import Address, ProxyUrl, Target
 from .answer import Answer, ask, explain, name_of, passed_servers
 from .conversation import Conversation, check_close, check_message, check_pings
 from .finding import Clock, Finding, Level, Step
 from .network import check_name, check_tcp, check_tls
-from .proxy import check_proxy, note_of_proxy
+from .proxy import blaming_proxy, check_proxy, note_of_proxy
 
 TLS_ALERT = b"\x15"
 """The first byte with which a TLS server may answer a plain request."""
@@ -61,9 +61,15 @@ class Examination:
 
     def _reach(self) -> Step[socket.socket | None]:
         """Connect to the server, or to it through the proxy of the environment."""
-        first = self._proxy or self._address
-        if self._proxy is not None:
-            yield note_of_proxy(self._proxy)
+        if self._proxy is None:
+            return (yield from self._reach_first(self._address))
+        yield note_of_proxy(self._proxy)
+        sock = yield from blaming_proxy(self._reach_first(self._proxy))
+        if sock is None:
+            return None
+        return (yield from check_proxy(self._target, self._proxy, sock, self._limit))
+
+    def _reach_first(self, first: Address | ProxyUrl) -> Step[socket.socket | None]:
         places = yield from check_name(first, self._limit)
         if not places:
             return None
@@ -72,9 +78,7 @@ class Examination:
             return None
         sock, self._tcp_seconds = connected
         self._place = sock.family, sock.getpeername()
-        if self._proxy is None:
-            return sock
-        return (yield from check_proxy(self._target, self._proxy, sock, self._limit))
+        return sock
 
     def _handshake(self, answer: Answer) -> Finding:
         details = {"status": answer.status, "headers": answer.headers.fields()}

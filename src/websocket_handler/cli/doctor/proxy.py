@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 
 from ...errors import ConnectionFailed, ProxyFailed, TlsFailed
 from ..target import ProxyUrl, Target
 from .answer import name_of
-from .finding import Clock, Finding, Level, Step
+from .finding import Clock, Finding, Level, Result, Step
 
 BYPASS = "To connect without the proxy, add the host to NO_PROXY."
+
+UNREACHABLE = f"Check the URL of the proxy in the environment, and that the proxy runs. {BYPASS}"
 
 CURES = {
     401: "Put a user and a password into the URL of the proxy: http://user:password@host:port.",
@@ -29,6 +32,17 @@ CURE = f"The proxy does not offer CONNECT: check the scheme and the port of its 
 def note_of_proxy(proxy: ProxyUrl) -> Finding:
     text = f"the environment asks for the proxy {proxy} (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY)"
     return Finding("proxy", Level.NOTE, text, details={"proxy": str(proxy)})
+
+
+def blaming_proxy(step: Step[Result]) -> Step[Result]:
+    """Take a step to the proxy itself: the cure of each problem is about the proxy."""
+    while True:
+        try:
+            finding = next(step)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        yield replace(finding, cure=UNREACHABLE) if finding.is_problem else finding
 
 
 def check_proxy(
