@@ -26,7 +26,10 @@ from typing import Any, NamedTuple
 from urllib.request import urlopen
 
 HERE = Path(__file__).parent
-FLASK = "gunicorn --threads 8 --log-level error -b 127.0.0.1:{port} {worker} socketio_flask:app"
+FLASK = (
+    "gunicorn --threads 8 --worker-connections 4000 --log-level error -b 127.0.0.1:{port} {worker} "
+    "socketio_flask:app"
+)
 ASGI = "uvicorn --log-level error --port {port} {worker} socketio_asgi:app"
 OURS = "--ws websocket_handler.servers.uvicorn:WebSocketProtocol"
 

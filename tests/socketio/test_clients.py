@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 import socketio
 
 from ..conftest import PEERS
 from ..support.programs import Program
+from ..support.tls import AUTHORITY, context
 from .servers import BOTH, COMMANDS, serving, wait_for_state
 
 PYTHON_CLIENTS = [
@@ -85,6 +88,28 @@ def test_python_client_echoes_and_disconnects(program: Program, transports: list
         event, reason = wait_for_state(program, sockets=0)["journal"][-1]
         assert event == "disconnect"
         assert reason in ("client disconnect", "transport close")  # the client may close first
+
+
+TLS_OPTIONS = {
+    "flask-gunicorn": "--certfile {0} --keyfile {0}",
+    "fastapi-uvicorn": "--ssl-certfile {0} --ssl-keyfile {0}",
+}
+
+
+@pytest.mark.parametrize("server", TLS_OPTIONS)
+def test_python_client_over_tls_echoes(server: str, certificate: Path, tmp_path: Path) -> None:
+    extra = TLS_OPTIONS[server].format(certificate)
+    session = requests.Session()
+    session.trust_env = False
+    session.verify = str(tmp_path / "authority.pem")
+    AUTHORITY.cert_pem.write_to_path(session.verify)
+    with (
+        serving(server, extra=extra, tls=context()) as program,
+        socketio.SimpleClient(http_session=session) as client,
+    ):
+        client.connect(program.url("/", "https"))
+        assert client.call("echo", ["é", b"\x00\xff"], timeout=15) == [["é", b"\x00\xff"]]
+        assert client.transport == "websocket"
 
 
 @pytest.mark.parametrize("server", BOTH)
