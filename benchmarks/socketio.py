@@ -4,7 +4,8 @@
 1,000 clients in JavaScript with default transports. Threads and memory are read from /proc after
 all have upgraded; the CPU time of an echo is that of the server's process. Rounds of this library
 and of the other alternate, and the medians are compared. Then a client that reads nothing joins,
-and the delay of an emit to the others is compared with the delay without it.
+and the delay of an emit to the others is compared with the delay without it. No round begins after
+`--minutes`, and a round of clients that do not answer is given up.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +26,10 @@ from typing import Any, NamedTuple
 from urllib.request import urlopen
 
 HERE = Path(__file__).parent
-FLASK = "gunicorn --threads 8 --log-level error -b 127.0.0.1:{port} {worker} socketio_flask:app"
+FLASK = (
+    "gunicorn --threads 8 --worker-connections 4000 --log-level error -b 127.0.0.1:{port} {worker} "
+    "socketio_flask:app"
+)
 ASGI = "uvicorn --log-level error --port {port} {worker} socketio_asgi:app"
 OURS = "--ws websocket_handler.servers.uvicorn:WebSocketProtocol"
 
@@ -33,6 +38,8 @@ PAIRS = {
     "ASGI": (("ours", ASGI, OURS), ("stock", ASGI, "")),
 }
 EMITS, EMIT_SIZE, EMIT_INTERVAL_S = 40, 4096, 0.1
+LOAD_TIMEOUT_S = 240
+"""Seconds after which the clients of one round are killed."""
 
 
 class Figures(NamedTuple):
@@ -104,11 +111,17 @@ class Load:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self._limit = threading.Timer(LOAD_TIMEOUT_S, self._process.kill)
+        self._limit.daemon = True
+        self._limit.start()
         self.upgraded: int = self.answer()
 
     def answer(self) -> Any:
         assert self._process.stdout is not None
-        return json.loads(self._process.stdout.readline())
+        line = self._process.stdout.readline()
+        if not line:
+            raise TimeoutError(f"the clients have not answered within {LOAD_TIMEOUT_S} s")
+        return json.loads(line)
 
     def command(self, text: str) -> Any:
         assert self._process.stdin is not None
@@ -117,6 +130,7 @@ class Load:
         return self.answer()
 
     def close(self) -> None:
+        self._limit.cancel()
         self._process.kill()
         self._process.wait()
 
@@ -125,16 +139,18 @@ class Load:
 def loaded(side: tuple[str, str, str], clients: int) -> Iterator[tuple[Server, Load, int]]:
     """Yield a server with its clients, and its memory before they came."""
     server = Server(*side)
-    warm = Load(server, 20)
-    warm.command("echo 20")
-    warm.close()
-    time.sleep(1)
-    before = server.memory()
-    load = Load(server, clients)
     try:
-        yield server, load, before
+        warm = Load(server, 20)
+        warm.command("echo 20")
+        warm.close()
+        time.sleep(1)
+        before = server.memory()
+        load = Load(server, clients)
+        try:
+            yield server, load, before
+        finally:
+            load.close()
     finally:
-        load.close()
         server.close()
 
 
@@ -179,36 +195,60 @@ def summary(found: list[float]) -> str:
     return f"median {median(found):.1f}, p99 {p99:.1f}, max {max(found):.1f}"
 
 
+def compare(framework: str, clients: int, echoes: int, rounds: int, end: float) -> None:
+    """Print the figures of each side, from alternating rounds until `end`."""
+    pair = PAIRS[framework]
+    found: dict[str, list[Figures]] = {side[0]: [] for side in pair}
+    for round_ in range(rounds):
+        if round_ and time.monotonic() > end:
+            break
+        for side in pair:
+            try:
+                found[side[0]].append(measure(side, clients, echoes))
+            except TimeoutError as error:
+                print(f"{framework} {side[0]}: {error}", flush=True)
+    cpu = {kind: median(each.cpu_per_echo for each in all_) for kind, all_ in found.items() if all_}
+    for kind in cpu:
+        all_ = found[kind]
+        print(
+            f"{framework} {kind}: {min(each.upgraded for each in all_)} upgraded, "
+            f"{max(each.threads for each in all_)} threads, "
+            f"{median(each.bytes_per_client for each in all_) / 1024:.1f} KiB a client, "
+            f"{cpu[kind] * 1e6:.0f} us an echo ({cpu['ours'] / cpu[kind]:.2f}), "
+            f"{len(all_)} rounds",
+            flush=True,
+        )
+
+
+def compare_emits(framework: str, clients: int) -> None:
+    """Print the delay of an emit, without and with a client that reads nothing."""
+    with loaded(PAIRS[framework][0], clients) as (server, load, _):
+        alone = delays(server, load)
+        sock = slow_client(server.port)
+        beside = delays(server, load)
+        sock.close()
+    added = median(beside) - median(alone)
+    print(f"{framework} emit to {clients}, ms: {summary(alone)}")
+    print(
+        f"{framework} beside a client that reads nothing: {summary(beside)} (median {added:+.1f})",
+        flush=True,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--echoes", type=int, default=20, help="of each client in a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=PAIRS, help="one framework")
+    parser.add_argument("--minutes", type=float, default=12, help="for all rounds")
     chosen = parser.parse_args()
-    pairs = {chosen.only: PAIRS[chosen.only]} if chosen.only else PAIRS
-    for framework, pair in pairs.items():
-        found: dict[str, list[Figures]] = {side[0]: [] for side in pair}
-        for _ in range(chosen.rounds):
-            for side in pair:
-                found[side[0]].append(measure(side, chosen.clients, chosen.echoes))
-        cpu = {kind: median(each.cpu_per_echo for each in all_) for kind, all_ in found.items()}
-        for kind, all_ in found.items():
-            print(
-                f"{framework} {kind}: {min(each.upgraded for each in all_)} upgraded, "
-                f"{max(each.threads for each in all_)} threads, "
-                f"{median(each.bytes_per_client for each in all_) / 1024:.1f} KiB a client, "
-                f"{cpu[kind] * 1e6:.0f} us an echo ({cpu['ours'] / cpu[kind]:.2f})",
-                flush=True,
-            )
-    for framework, pair in pairs.items():
-        with loaded(pair[0], chosen.clients) as (server, load, _):
-            alone = delays(server, load)
-            sock = slow_client(server.port)
-            beside = delays(server, load)
-            sock.close()
-        print(f"{framework} emit to {chosen.clients}, ms: {summary(alone)}")
-        print(f"{framework} beside a client that reads nothing: {summary(beside)}")
+    frameworks = [chosen.only] if chosen.only else list(PAIRS)
+    for framework in frameworks:
+        end = time.monotonic() + 60 * chosen.minutes / len(frameworks)
+        compare(framework, chosen.clients, chosen.echoes, chosen.rounds, end)
+    for framework in frameworks:
+        compare_emits(framework, chosen.clients)
 
 
 if __name__ == "__main__":

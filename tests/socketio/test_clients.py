@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 import socketio
 
 from ..conftest import PEERS
 from ..support.programs import Program
+from ..support.tls import AUTHORITY, context
 from .servers import BOTH, COMMANDS, serving, wait_for_state
 
+PYTHON_CLIENTS = [
+    *((name, ["polling", "websocket"]) for name in COMMANDS),
+    *((name, [transport]) for name in BOTH for transport in ("websocket", "polling")),
+]
 ALL_RESULTS = {
     "events": [["token"]],
     "echo": ["héllo", {"a": [1, None]}],
@@ -36,14 +44,23 @@ def run_client(node: str, program: Program, **options: Any) -> dict[str, Any]:
     return results
 
 
-@pytest.mark.parametrize("server", COMMANDS)
-def test_javascript_client_upgraded_uses_every_feature(server: str, node: str) -> None:
-    with serving(server) as program:
-        results = run_client(node, program, auth={"token": 1})
-        assert results == {**ALL_RESULTS, "transport": "websocket"}, program.log()
-        state = wait_for_state(program, sockets=0, environs=0, rooms=0)
-        assert ["disconnect", "server disconnect"] in state["journal"]
-        assert "Traceback" not in program.log(), program.log()
+@pytest.fixture(scope="module")
+def program(request: pytest.FixtureRequest) -> Iterator[Program]:
+    """The application on a server, shared by the tests; each leaves it without sessions.
+
+    The interval is short because a client that polls may wait for a packet before it ends.
+    """
+    with serving(request.param, ping_interval=1) as started:
+        yield started
+
+
+@pytest.mark.parametrize("program", COMMANDS, indirect=True)
+def test_javascript_client_upgraded_uses_every_feature(program: Program, node: str) -> None:
+    results = run_client(node, program, auth={"token": 1})
+    assert results == {**ALL_RESULTS, "transport": "websocket"}, program.log()
+    state = wait_for_state(program, sockets=0, environs=0, rooms=0)
+    assert ["disconnect", "server disconnect"] in state["journal"]
+    assert "Traceback" not in program.log(), program.log()
 
 
 @pytest.mark.parametrize("server", [*BOTH, "flask-wsgiref", "flask-gevent"])
@@ -54,29 +71,45 @@ def test_javascript_client_polling_uses_every_feature(server: str, node: str) ->
         assert "Traceback" not in program.log(), program.log()
 
 
-@pytest.mark.parametrize("server", BOTH)
-def test_refused_client_gets_the_reason(server: str, node: str) -> None:
-    with serving(server) as program:
-        results = run_client(node, program, auth={"refuse": True})
-        assert results["refused"] == ["not welcome", {"code": 7}]
-        wait_for_state(program, environs=0, sockets=0)
+@pytest.mark.parametrize("program", BOTH, indirect=True)
+def test_refused_client_gets_the_reason(program: Program, node: str) -> None:
+    results = run_client(node, program, auth={"refuse": True})
+    assert results["refused"] == ["not welcome", {"code": 7}]
+    wait_for_state(program, environs=0, sockets=0)
 
 
-@pytest.mark.parametrize("server", BOTH)
-@pytest.mark.parametrize("transports", [["polling", "websocket"], ["websocket"], ["polling"]])
-def test_python_client_echoes_and_disconnects(server: str, transports: list[str]) -> None:
-    # the short interval: a client that polls may wait for a packet before it ends
-    with (
-        serving(server, ping_interval=1, ping_timeout=1) as program,
-        socketio.SimpleClient() as client,
-    ):
+@pytest.mark.parametrize(("program", "transports"), PYTHON_CLIENTS, indirect=["program"])
+def test_python_client_echoes_and_disconnects(program: Program, transports: list[str]) -> None:
+    with socketio.SimpleClient() as client:
         client.connect(program.url("/", "http"), transports=transports)
         assert client.call("echo", ["é", b"\x00\xff"], timeout=15) == [["é", b"\x00\xff"]]
         wait_for_state(program, sockets=1, websockets=int("websocket" in transports))
         client.disconnect()
-        ((event, reason),) = wait_for_state(program, sockets=0)["journal"]
+        event, reason = wait_for_state(program, sockets=0)["journal"][-1]
         assert event == "disconnect"
         assert reason in ("client disconnect", "transport close")  # the client may close first
+
+
+TLS_OPTIONS = {
+    "flask-gunicorn": "--certfile {0} --keyfile {0}",
+    "fastapi-uvicorn": "--ssl-certfile {0} --ssl-keyfile {0}",
+}
+
+
+@pytest.mark.parametrize("server", TLS_OPTIONS)
+def test_python_client_over_tls_echoes(server: str, certificate: Path, tmp_path: Path) -> None:
+    extra = TLS_OPTIONS[server].format(certificate)
+    session = requests.Session()
+    session.trust_env = False
+    session.verify = str(tmp_path / "authority.pem")
+    AUTHORITY.cert_pem.write_to_path(session.verify)
+    with (
+        serving(server, extra=extra, tls=context()) as program,
+        socketio.SimpleClient(http_session=session) as client,
+    ):
+        client.connect(program.url("/", "https"))
+        assert client.call("echo", ["é", b"\x00\xff"], timeout=15) == [["é", b"\x00\xff"]]
+        assert client.transport == "websocket"
 
 
 @pytest.mark.parametrize("server", BOTH)

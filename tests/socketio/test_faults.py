@@ -130,6 +130,14 @@ def test_garbage_closes_only_its_connection(program: Program, garbage: str) -> N
     wait_for_state(program, sockets=0, environs=0)
 
 
+def test_event_sent_right_after_connect_is_handled(program: Program) -> None:
+    with websocket(program) as client:
+        client.send("40")
+        client.send('421["echo","early"]')
+        while receive(client) != '431[["early"]]':
+            pass
+
+
 def test_oversized_message_closes_with_1009(program: Program) -> None:
     with connected(program) as client:
         client.send("42" + 200_000 * "x")

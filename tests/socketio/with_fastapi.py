@@ -10,7 +10,11 @@ import socketio
 
 from .application import Journal, options, serve_if_asked, state_of, with_async_handlers
 
-sio = socketio.AsyncServer(**{"async_mode": "asgi", **options()})
+chosen = options()
+queue = chosen.pop("message_queue", None)
+if queue is not None:
+    chosen["client_manager"] = socketio.AsyncRedisManager(queue, "flask-socketio")
+sio = socketio.AsyncServer(**{"async_mode": "asgi", **chosen})
 serve_if_asked(sio)
 journal: Journal = []
 with_async_handlers(sio, journal)

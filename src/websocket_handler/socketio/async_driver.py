@@ -33,6 +33,13 @@ from .polls import session_id
 REQUESTS = {"asgi": "asgi.scope", "aiohttp": "aiohttp.request", "tornado": "tornado.handler"}
 """The key of the framework's request in the environ, by `async_mode`."""
 
+SCHEMES: Mapping[str, Callable[[Any], str]] = {
+    "asgi": lambda scope: str(scope.get("scheme", "http")),
+    "aiohttp": lambda request: str(request.scheme),
+    "tornado": lambda handler: str(handler.request.protocol),
+}
+"""The function that returns the scheme of the framework's request, by `async_mode`."""
+
 CHECK_DELAY_S = 0.01
 """Seconds after `ping_timeout` at which a session is checked for its pong."""
 
@@ -50,6 +57,7 @@ class AsyncDriver:
         self.settings = settings
         self.volatile = volatile
         self._request_key = REQUESTS[eio.async_mode]
+        self._scheme = SCHEMES[eio.async_mode]
         self._start_task = eio.start_background_task
         self._handle_directly: Handler | None = None
         self._trigger = eio._trigger_event
@@ -122,6 +130,9 @@ class AsyncDriver:
         environ: dict[str, Any] = self._translate(*request)
         if inspect.isawaitable(environ):
             environ = await environ
+        if not environ:  # the client has left
+            return environ
+        self._correct_scheme(environ)
         session = self.eio.sockets.get(session_id(environ))
         if session is None:
             return environ
@@ -130,6 +141,13 @@ class AsyncDriver:
         elif not session.closed:
             await session.check_ping_timeout()
         return environ
+
+    def _correct_scheme(self, environ: dict[str, Any]) -> None:
+        """Set the scheme of a request over TLS: python-engineio assumes `http`, and then refuses
+        the origin of each browser."""
+        if "HTTP_X_FORWARDED_PROTO" not in environ:
+            is_secure = self._scheme(environ[self._request_key]) in ("https", "wss")
+            environ["wsgi.url_scheme"] = "https" if is_secure else "http"
 
     # The end of sessions
 

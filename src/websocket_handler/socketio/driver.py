@@ -47,6 +47,7 @@ class SyncDriver:
         self.volatile = volatile
         self._engine = engine
         self._table: Mapping[str, Any] = eio._async
+        self._trigger = eio._trigger_event
         self._pool = HandlerThreads(threads)
         self._surroundings: Surroundings | None = None
         self._knows_surroundings = False
@@ -60,6 +61,7 @@ class SyncDriver:
             "websocket": self._transport,
         }
         self.eio.handle_request = Requests(self)
+        self.eio._trigger_event = self._trigger_event
 
     @property
     def engine(self) -> Engine:
@@ -72,6 +74,15 @@ class SyncDriver:
 
     def call_later(self, delay: float, call: Callable[[], object]) -> None:
         self.engine._call_later(delay, call)
+
+    def _trigger_event(self, event: str, *args: Any, **kwargs: Any) -> Any:
+        """Call the handler of an event of Engine.IO. Removes a session that has ended, which
+        python-engineio leaves to a thread that looks at all sessions in `ping_timeout` seconds."""
+        try:
+            return self._trigger(event, *args, **kwargs)
+        finally:
+            if event == "disconnect":
+                self.eio.sockets.pop(args[0], None)
 
     # The table
 
