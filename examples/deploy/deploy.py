@@ -100,7 +100,7 @@ async def deploys(clients, master, version_file, options):
         version_file.write_text(str(number + 2))
         former, clients.pids = clients.pids, set()
         os.kill(master, signal.SIGHUP)
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while any(Path("/proc", str(pid)).exists() for pid in former):
             if time.monotonic() > end:
                 raise SystemExit("the former workers have not ended")

@@ -6,7 +6,7 @@ import websocket_handler
 
 worker_class = "gthread"
 threads = 8
-timeout = 60  # gunicorn kills a worker that needs longer to move its connections
+timeout = 150  # gunicorn kills a worker that needs longer; more time makes the move gentler
 
 
 def post_worker_init(worker):

@@ -30,7 +30,7 @@ def test_deploys_under_load_close_no_connection(
         [sys.executable, str(ROOT / "examples" / "deploy" / "deploy.py"), *SCALE],
         capture_output=True,
         text=True,
-        timeout=1200 if IS_FULL else 100,
+        timeout=3000 if IS_FULL else 100,
         env={**os.environ, VARIABLE: str(directory)},
     )
     sys.stdout.write(done.stdout)

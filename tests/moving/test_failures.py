@@ -9,7 +9,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,10 +32,13 @@ from ..support.ports import free_port
 from ..support.programs import Program, running, wait_for
 from ..support.raw_client import RawClient, close, masked, text
 from .between_engines import Client, RepeatedRequest, move
-from .test_servers import PROGRAMS, READY, ask
+from .programs.mode import KILLED_AT
+from .test_servers import HELLO, PROGRAMS, READY, ask
 
 RFC6455 = by_name("RFC 6455")
 NOBODY = 65534
+IDLE_SOCKETS = 2
+"""The sockets of a program without connections."""
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +98,67 @@ def test_no_new_process_closes_with_1012() -> None:
         client.expect_close(1012)
         client.send(close(1012))
         assert old.wait() == 0
+
+
+def end_of(client: RawClient) -> str:
+    """The way in which a connection has ended: "lost", or a close frame with 1012."""
+    try:
+        data = client.sock.recv(100)
+    except ConnectionResetError:
+        return "lost"
+    if not data:
+        return "lost"
+    assert data[:4] == b"\x88" + data[1:2] + b"\x03\xf4", data
+    return "1012"
+
+
+def test_new_process_that_is_killed_half_way_ends_no_connection_silently(mode: Path) -> None:
+    port = free_port()
+    with http_server(port) as old, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(old.address).open()) for _ in range(10)]
+        for client in clients:
+            ask(client)
+        mode.write_text("kill later")
+        with http_server(port):
+            old.end_soon(signal.SIGTERM)
+            ends = sorted(end_of(client) for client in clients)
+        assert ends == ["1012"] * (10 - KILLED_AT + 1) + ["lost"] * (KILLED_AT - 1)
+
+
+def test_old_process_that_is_killed_half_way_leaves_the_moved_connections(mode: Path) -> None:
+    port = free_port()
+    with http_server(port) as old, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(old.address).open()) for _ in range(10)]
+        for client in clients:
+            ask(client)
+        mode.write_text("delay")
+        with http_server(port) as new:
+            old.end_soon(signal.SIGTERM)
+            wait_for(lambda: sockets_of(new) >= 4, "some connections to move")
+            old.end_soon(signal.SIGKILL)
+            old.wait(10)
+            moved = [client for client in clients if answers(client)]
+            assert 0 < len(moved) < 10
+            with RawClient(new.address).open() as another:
+                assert ask(another)[:2] == [str(new.pid), "False"]
+
+
+def sockets_of(program: Program) -> int:
+    """The number of open connections of clients."""
+    found = 0
+    for path in Path("/proc", str(program.pid), "fd").iterdir():
+        with contextlib.suppress(OSError):
+            found += str(path.readlink()).startswith("socket:")
+    return found - IDLE_SOCKETS
+
+
+def answers(client: RawClient) -> bool:
+    """Whether the connection is open in the new process. If not, it has ended."""
+    client.sock.sendall(HELLO)
+    try:
+        return client.read_frame().payload.split()[1] == b"True"
+    except (AssertionError, OSError):
+        return False
 
 
 def test_smaller_limit_of_new_application_applies_to_begun_message(mode: Path) -> None:
@@ -383,6 +447,73 @@ def test_wrong_or_replayed_secret_gets_nothing(runtime_directory: Path) -> None:
                 send(sock, {"secret": secret})
                 assert waiting._accept("2" * 32) is None
                 assert sock.recv(100) == b""
+
+
+def test_replayed_secret_gets_nothing(engines: tuple[Engine, Engine]) -> None:
+    tickets: list[str] = []
+    with (
+        Client(engines[0], RFC6455, lambda _: None) as client,
+        socket.create_server(("127.0.0.1", 0)) as server,
+        open_directory(create=True) as directory,
+        WaitingSocket(directory) as waiting,
+    ):
+        owner = OpenConnection(client.websocket)
+        description = owner.describe()._replace(address=server.getsockname())
+        for number in (1, 2):
+            answers: list[Any] = []
+            thread = threading.Thread(
+                target=lambda: answers.append(waiting.move(owner, description, 10))  # noqa: B023
+            )
+            thread.start()
+            with server.accept()[0] as accepted:
+                head = accepted.recv(10_000).decode()
+                tickets.append(head.partition(f"{HEADER}: ")[2].partition("\r\n")[0])
+                if number == 2:
+                    assert arrival_for(tickets[0]) is None
+                arrival = arrival_for(tickets[-1])
+                assert arrival is not None
+                arrival.refuse(401)
+            thread.join(10)
+            assert answers[0].status == 401
+        assert tickets[0] != tickets[1]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_old_process_of_another_user_is_not_believed() -> None:
+    name = "0123456789abcdef"
+    with (
+        open_directory(create=True) as directory,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
+    ):
+        listener.bind(directory.path(name))
+        as_nobody(listener.listen)  # the kernel notes the user who calls it
+        assert arrival_for(f"{name}:{'0' * 32}") is None
+        listener.setblocking(False)
+        with listener.accept()[0] as accepted:
+            assert accepted.recv(1000) == b"", "it gets no secret either"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_new_process_of_another_user_gets_nothing(runtime_directory: Path) -> None:
+    with open_directory(create=True) as directory, WaitingSocket(directory) as waiting:
+        runtime_directory.chmod(0o755)  # although the directory would not let it in
+        (path,) = runtime_directory.iterdir()
+        path.chmod(0o777)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            as_nobody(lambda: sock.connect(directory.path(path.name)))
+            send(sock, {"secret": "0" * 32})
+            assert waiting._accept("0" * 32) is None
+            with pytest.raises(ConnectionResetError):  # what it has sent was not even read
+                sock.recv(1000)
+
+
+def as_nobody(call: Callable[[], object]) -> None:
+    """Make a call as another user."""
+    os.seteuid(NOBODY)
+    try:
+        call()
+    finally:
+        os.seteuid(0)
 
 
 def test_directory_that_others_may_use_is_refused(runtime_directory: Path) -> None:

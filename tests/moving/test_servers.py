@@ -23,17 +23,19 @@ from ..support.raw_client import RawClient, close, masked, text
 PROGRAMS = "tests.moving.programs"
 GUNICORN = ["-m", "gunicorn", "-c", f"python:{PROGRAMS}.hooks", "-b", "127.0.0.1:0", "-w", "2"]
 ASGI_WORKER = "websocket_handler.servers.gunicorn.MovingASGIWorker"
+GEVENT_WORKER = "websocket_handler.servers.gunicorn_gevent.MovingGeventWorker"
 PROTOCOL = "websocket_handler.servers.uvicorn:MovingWebSocketProtocol"
 UVICORN = ["-m", "uvicorn", "--ws", PROTOCOL, "--port", "0", "--workers", "2"]
 BY_SIGNAL = {
     "gunicorn sync": [*GUNICORN, "-k", "sync", f"{PROGRAMS}.wsgi:app"],
     "gunicorn gthread": [*GUNICORN, "-k", "gthread", "--threads", "4", f"{PROGRAMS}.wsgi:app"],
     "gunicorn gevent": [*GUNICORN, "-k", "gevent", f"{PROGRAMS}.wsgi:app"],
+    "gunicorn gevent, moving": [*GUNICORN, "-k", GEVENT_WORKER, f"{PROGRAMS}.wsgi:app"],
     "gunicorn asgi": [*GUNICORN, "-k", ASGI_WORKER, f"{PROGRAMS}.asgi:app"],
     "uvicorn": [*UVICORN, "--loop", "asyncio", f"{PROGRAMS}.asgi:app"],
     "uvicorn uvloop": [*UVICORN, "--loop", "uvloop", f"{PROGRAMS}.asgi:app"],
 }
-BY_PORT = {"http.server": "http_server", "aiohttp": "aiohttp_server"}
+BY_PORT = {"http.server": "http_server", "aiohttp": "aiohttp_server", "Tornado": "tornado_server"}
 READY = (
     r"(?:Listening at: http://127\.0\.0\.1:|ready on port |running on http://127\.0\.0\.1:)(\d+)"
 )
@@ -197,18 +199,20 @@ def test_deploy_moves_between_engines(to_pure: bool) -> None:
                 assert first[:3] == [str(old.pid), "False", "1"]
 
 
-def test_moved_request_has_the_address_of_the_client_and_no_header_of_ours() -> None:
+@pytest.mark.parametrize("server", ["gunicorn sync", "aiohttp", "Tornado"])
+def test_moved_request_has_the_address_of_the_client_and_no_header_of_ours(server: str) -> None:
     headers = {"X-Forwarded-For": "192.0.2.1"}
     with (
-        deploys("gunicorn sync") as (old, others),
-        RawClient(old.address).open("/facts", headers) as client,
+        deploys(server) as (old, others),
+        RawClient(old.address, source="127.0.0.9").open("/facts", headers) as client,
     ):
         client.sock.sendall(HELLO)
         before = client.read_frame().payload.decode()
+        assert before.startswith("127.0.0.9 http ")
         assert str(client.sock.getsockname()) in before
-        assert before.endswith("[]")
+        assert "MOVE" not in before
         seen = len(old.log())
-        deploy("gunicorn sync", old, others)
-        wait_for(lambda: "moved=1" in old.log()[seen:], "the move")
+        deploy(server, old, others)
+        wait_for(lambda: "moved=1" in old.log()[seen:], "the move", EXIT_LIMIT_S)
         client.sock.sendall(HELLO)
         assert client.read_frame().payload.decode() == before

@@ -82,12 +82,16 @@ class RawClient:
         address: tuple[str, int],
         receive_buffer: int | None = None,
         context: ssl.SSLContext | None = None,
+        source: str = "",
     ) -> None:
+        """`source`: the address from which to connect, if not the usual one."""
         self.sock = socket.socket()
         self.sock.settimeout(TIMEOUT_S)
         if receive_buffer is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         try:
+            if source:
+                self.sock.bind((source, 0))
             self.sock.connect(address)
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
             if context is not None:

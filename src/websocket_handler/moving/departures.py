@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -34,6 +35,10 @@ PACE_INTERVAL_S = 0.25
 
 LISTEN_TIMEOUT_S = 1.0
 """Seconds until a process must listen."""
+
+SWITCH_INTERVAL_S = 0.0005
+"""Seconds after which a thread of the move gets the GIL from a thread that computes: meanwhile no
+process serves the connection that moves."""
 
 RETRY_AFTER_S = 0.1
 MAX_ATTEMPTS = 3
@@ -256,11 +261,14 @@ def move_connections(
         raise WebSocketError("move_connections() would block the engine's own thread")
     engine._ledger.is_draining = True
     gc.freeze()  # a process that ends need not stop for the collection of all its objects
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(min(interval, SWITCH_INTERVAL_S))
     try:
         with keeper_for(keep if _has_movable(engine) else 0, window, refused_code) as keeper:
             result = Move(engine, timeout, refused_code, pause, keeper).run()
     finally:
         gc.unfreeze()
+        sys.setswitchinterval(interval)
     logger.info("moved connections to a new process: %s", result)
     if left_rooms.is_set():
         time.sleep(2 * ANNOUNCE_AFTER_MOVE_S)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from .messages import NotMoved, receive, send, to_file
+from .messages import ExchangeEnded, NotMoved, receive, send, to_file
 from .state import Facts, State
 
 logger: logging.Logger = logging.getLogger("websocket_handler")
@@ -39,18 +40,24 @@ class Answer(NamedTuple):
 MOVED = Answer(200)
 
 
+SendState = Callable[[int, State], None]
+SendEnd = Callable[[dict[str, Any], list[int]], None]
+
+
 class Owner(Protocol):
     """A connection that this process has. No method is called in the thread of its engine."""
 
-    def suspend(self) -> tuple[int, State]:
-        """Stop serving the connection. Returns the descriptor of its socket, and its state.
+    def suspend(self, send_state: SendState) -> None:
+        """Stop serving the connection, and pass the descriptor of its socket and its state to
+        `send_state`.
 
-        Raises `NotMoved` if it cannot be moved; then this process goes on with it.
+        Raises `NotMoved` if it cannot be moved, or if `send_state` raises that; then this process
+        goes on with it.
         """
 
-    def release(self) -> tuple[dict[str, Any], list[int]]:
-        """Give the suspended connection up. Returns the last message of the exchange: its fields,
-        and descriptors, which the caller closes.
+    def release(self, send_end: SendEnd) -> None:
+        """Give the suspended connection up, and pass the last message of the exchange to
+        `send_end`: its fields and descriptors.
 
         Raises `NotMoved` if this process goes on with the connection.
         """
@@ -78,26 +85,25 @@ def pass_on(sock: socket.socket, owner: Owner, facts: Facts, handler_timeout: fl
 def give(sock: socket.socket, owner: Owner) -> Answer:
     """Give the connection to the process that has asked for it."""
     try:
-        descriptor, state = owner.suspend()
+        owner.suspend(partial(_send_state, sock))
+    except ExchangeEnded as error:
+        return Answer(0, str(error))
     except NotMoved as error:
         _send_if_possible(sock, {"kept": str(error)})
         raise
     try:
-        _send_state(sock, descriptor, state)
         ready = receive(sock, READY_TIMEOUT_S)
         ready.close()
         if "ready" not in ready.fields:
-            raise NotMoved("the new process was not ready")
-    except NotMoved as error:
+            raise ExchangeEnded("the new process was not ready")
+    except ExchangeEnded as error:
         owner.resume()
         return Answer(0, str(error))
     try:
-        fields, files = owner.release()
+        owner.release(partial(_send_if_possible, sock))
     except NotMoved as error:
         _send_if_possible(sock, {"kept": str(error)})
         raise
-    _send_if_possible(sock, fields, files)
-    _close_all(files)
     return MOVED
 
 

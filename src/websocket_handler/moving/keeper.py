@@ -16,16 +16,15 @@ import stat
 import sys
 import time
 from collections import deque
-from typing import Any
 
 from ..protocol.close_codes import CloseCode
 from .description import Description
 from .directory import open_directory
-from .giving import MOVED, REFUSED_REASON, Answer
+from .giving import MOVED, REFUSED_REASON, Answer, SendEnd, SendState
 from .keeping import MAX_KEEP_S, START_TIMEOUT_S
 from .messages import NotMoved, is_of_same_user, receive, send, to_file
 from .repeating import NOBODY_LISTENS, WaitingSocket
-from .state import State, UnknownFormat
+from .state import UnknownFormat
 from .taking import Taken, take
 
 MAX_CONNECTIONS = 100_000
@@ -53,12 +52,15 @@ class Kept:
     def size(self) -> int:
         return len(self.taken.state.data) + len(self.taken.released.data)
 
-    def suspend(self) -> tuple[int, State]:
-        return self.taken.sock.fileno(), self.taken.state
+    def suspend(self, send_state: SendState) -> None:
+        send_state(self.taken.sock.fileno(), self.taken.state)
 
-    def release(self) -> tuple[dict[str, Any], list[int]]:
+    def release(self, send_end: SendEnd) -> None:
         data = self.taken.released.data
-        return self.taken.released.to_json(), [to_file(data)] if data else []
+        files = [to_file(data)] if data else []
+        send_end(self.taken.released.to_json(), files)
+        for file in files:
+            os.close(file)
 
     def resume(self) -> None:
         """Nothing has changed."""

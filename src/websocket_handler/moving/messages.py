@@ -19,14 +19,15 @@ MAX_DESCRIPTORS = 2
 MAX_DATA_BYTES = 1 << 26
 """The largest state of a connection: its unsent data and its incomplete message."""
 
-SIZE_ONLY = socket.MSG_PEEK | socket.MSG_TRUNC
-"""Flags with which `recv` returns the size of the next message, which stays in the queue."""
-
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred
 
 
 class NotMoved(Exception):
     """The connection cannot be moved, or cannot be moved now. The old process keeps it."""
+
+
+class ExchangeEnded(NotMoved):
+    """The other process has ended the exchange, or does not answer in time: try again."""
 
 
 class Received(NamedTuple):
@@ -48,7 +49,8 @@ def is_of_same_user(sock: socket.socket) -> bool:
 
 
 def send(sock: socket.socket, fields: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
-    """Send a message. Raises `NotMoved` if the other process has ended, or does not read."""
+    """Send a message. Raises `ExchangeEnded` if the other process has ended, or does not read, and
+    `NotMoved` if the message is too long."""
     data = json.dumps(fields).encode()
     if len(data) > MAX_MESSAGE_BYTES:
         raise NotMoved(f"a message of {len(data)} bytes is too long")
@@ -56,20 +58,18 @@ def send(sock: socket.socket, fields: dict[str, Any], descriptors: Sequence[int]
     try:
         sock.sendmsg([data], rights if descriptors else [])
     except OSError as error:
-        raise NotMoved(f"the other process: {error}") from None
+        raise ExchangeEnded(f"the other process: {error}") from None
 
 
 def receive(sock: socket.socket, seconds: float) -> Received:
-    """Return the next message. Raises `NotMoved` after `seconds`, or if it is not valid."""
+    """Return the next message. Raises `ExchangeEnded` after `seconds`, or if it is not valid."""
     descriptors = array.array("i")
     sock.settimeout(max(seconds, 0.001))
     try:
         space = socket.CMSG_SPACE(MAX_DESCRIPTORS * descriptors.itemsize)
-        size = sock.recv_into(bytearray(1), 1, SIZE_ONLY)  # a buffer for the longest costs more
-        size = min(max(size, 1), MAX_MESSAGE_BYTES)
-        data, rights, flags, _ = sock.recvmsg(size, space, socket.MSG_CMSG_CLOEXEC)
+        data, rights, flags, _ = sock.recvmsg(MAX_MESSAGE_BYTES, space, socket.MSG_CMSG_CLOEXEC)
     except OSError as error:
-        raise NotMoved(f"the other process: {error}") from None
+        raise ExchangeEnded(f"the other process: {error}") from None
     for level, kind, payload in rights:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             whole = len(payload) - len(payload) % descriptors.itemsize
@@ -77,16 +77,16 @@ def receive(sock: socket.socket, seconds: float) -> Received:
     received = Received({}, list(descriptors))
     try:
         if not data:
-            raise NotMoved("the other process has ended the exchange")
+            raise ExchangeEnded("the other process has ended the exchange")
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-            raise NotMoved("a message is too long")
+            raise ExchangeEnded("a message is too long")
         received.fields.update(json.loads(data))
     except NotMoved:
         received.close()
         raise
     except (ValueError, TypeError, RecursionError):
         received.close()
-        raise NotMoved("a message is not valid") from None
+        raise ExchangeEnded("a message is not valid") from None
     return received
 
 

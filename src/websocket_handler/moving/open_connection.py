@@ -8,13 +8,13 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ..rooms.membership import Left
 from ..websocket import WebSocket
 from .description import Description
+from .giving import SendEnd, SendState
 from .messages import NotMoved, to_file
-from .state import State
 from .suspension import (
     NotYet,
     Suspended,
@@ -53,35 +53,49 @@ class OpenConnection:
         """Raises `NotMoved` if the connection cannot be moved."""
         return _when_idle(self._websocket, _describe)
 
-    def suspend(self) -> tuple[int, State]:
-        self._suspended = _when_idle(self._websocket, suspend)
-        return self._suspended.descriptor, self._suspended.state
+    def suspend(self, send_state: SendState) -> None:
+        self._suspended = _when_idle(self._websocket, partial(_suspend, send_state))
 
-    def release(self) -> tuple[dict[str, Any], list[int]]:
+    def release(self, send_end: SendEnd) -> None:
         websocket, suspended = self._websocket, self._suspended
         assert suspended is not None
         left: list[Left] = []
         try:
             left += leave(websocket, [room for room in rooms_of(websocket) if room._has_history])
-            last = _in_engine(websocket, partial(_release, suspended, left))
+            _in_engine(websocket, partial(_release, suspended, left, send_end))
         except NotMoved:
             self.resume()
             in_engine(websocket, partial(come_back, websocket, left))
             raise
         if left:
             left_rooms.set()
-        return last
 
     def resume(self) -> None:
         assert self._suspended is not None
         in_engine(self._websocket, self._suspended.resume)
 
 
-def _release(suspended: Suspended, left: list[Left]) -> tuple[dict[str, Any], list[int]]:
+# In the engine's thread, which also sends the messages: nothing serves the connection between them,
+# and another thread of a busy process may have to wait for several milliseconds.
+
+
+def _suspend(send_state: SendState, websocket: WebSocket) -> Suspended:
+    suspended = suspend(websocket)
+    try:
+        send_state(suspended.descriptor, suspended.state)
+    except NotMoved:
+        suspended.resume()
+        raise
+    return suspended
+
+
+def _release(suspended: Suspended, left: list[Left], send_end: SendEnd) -> None:
     released = suspended.prepare_release(left)
     files = [to_file(released.data)] if released.data else []
     suspended.release()
-    return released.to_json(), files
+    send_end(released.to_json(), files)
+    for file in files:
+        os.close(file)
 
 
 def _when_idle(websocket: WebSocket, call: Callable[[WebSocket], Result]) -> Result:

@@ -92,8 +92,9 @@ class Room:
 
     @property
     def _is_needed(self) -> bool:
-        """Whether this process has members, or WebSockets that are catching up, in this room."""
-        return bool(self._members or self._joining)
+        """Whether this process has members in this room, WebSockets that are catching up, or
+        identities of members that have just moved."""
+        return bool(self._members or self._joining or self._identities)
 
     @property
     def identities(self) -> dict[str, int]:
@@ -304,6 +305,13 @@ class Room:
             self._identities[joining.identity] += 1
         joining.is_counted = True
 
+    def _uncount(self, identity: str | None) -> None:
+        """Undo `_count`, with the lock held."""
+        if identity is not None:
+            self._identities[identity] -= 1
+            if self._identities[identity] <= 0:
+                del self._identities[identity]
+
     # Members that move between processes
 
     def _may_move(self, websocket: WebSocket) -> bool:
@@ -329,9 +337,15 @@ class Room:
             if joining is not None:
                 offset = joining.offset
             unsent = [] if slow is None else slow.messages
-            counted = self._remove(websocket)
+            counted = self._remove(websocket, is_moved=True)
         self._rooms._member_moved(self, counted)
         return Left(self, identity, offset, unsent)
+
+    def _forget_moved(self, identity: str | None) -> None:
+        """Make the identity of a member that has moved absent."""
+        with self._lock:
+            self._uncount(identity)
+        self._rooms._members_changed(self, identity)
 
     def _return_after_move(self, websocket: WebSocket, left: Left) -> None:
         """Add a member again whose move has failed. In the engine's thread."""
@@ -379,18 +393,17 @@ class Room:
             identity = self._remove(websocket)
         self._rooms._members_changed(self, identity)
 
-    def _remove(self, websocket: Connection) -> str | None:
-        """Remove a WebSocket, with the lock held. Returns its identity if that was counted."""
+    def _remove(self, websocket: Connection, is_moved: bool = False) -> str | None:
+        """Remove a WebSocket, with the lock held. Returns its identity if that was counted.
+        `is_moved`: the identity stays present until `_forget_moved`."""
         assert isinstance(websocket, WebSocket)
         joining = self._joining.pop(websocket, None)
         if joining is None:
             identity = self._members.pop(websocket, None)
         else:
             identity = joining.identity if joining.is_counted else None
-        if identity is not None:
-            self._identities[identity] -= 1
-            if not self._identities[identity]:
-                del self._identities[identity]
+        if not is_moved:
+            self._uncount(identity)
         self._slow.pop(websocket, None)
         self._cached_members = None
         return identity

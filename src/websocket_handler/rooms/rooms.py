@@ -238,11 +238,13 @@ class Rooms:
             self._emit("presence", room)
 
     def _member_moved(self, room: Room, identity: str | None) -> None:
-        """Like `_members_changed`, but later: the process to which the member has moved announces
-        it first, so that its identity is always present."""
+        """Make the identity of a moved member absent here, but later: the process to which it has
+        moved announces it first, so that it is always present."""
         if self._bus is not None:
-            changed = partial(self._members_changed, room, identity)
-            self._bus.call_later(ANNOUNCE_AFTER_MOVE_S, changed)
+            forget = partial(room._forget_moved, identity)
+            self._bus.call_later(ANNOUNCE_AFTER_MOVE_S, forget)
+        else:
+            room._forget_moved(identity)
 
     def _update_bus(self, room: Room, announce: bool = False) -> None:
         if self._bus is None:

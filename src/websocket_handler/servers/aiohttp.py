@@ -63,6 +63,8 @@ def websocket(
         found = request[KEY] = WebSocket(
             original, with_options(settings, options), handover=handover
         )
+        if handover.arrival is not None:
+            _restore(request, original)
     if found is not None and not found.resumed:
         found._follow(partial(forwarded_in, request))
     return found
@@ -144,6 +146,13 @@ def forwarded_in(request: web.BaseRequest) -> Forwarded:
     is_of_peer = isinstance(peer, tuple) and peer[0] == request.remote
     address = address_of(request.remote, peer[1] if is_of_peer else 0)
     return Forwarded(address, http_scheme(request.scheme), request.host)
+
+
+def _restore(request: web.BaseRequest, original: Request) -> None:
+    """Put the address and the scheme of a moved connection into the request, as `clone` does."""
+    address = original.remote_address
+    request._cache["remote"] = str(address[0]) if isinstance(address, tuple) else None
+    request._cache["scheme"] = original.scheme
 
 
 def request_of(request: web.BaseRequest) -> Request:

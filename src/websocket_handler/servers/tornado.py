@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from tornado.web import RequestHandler
 
 from .. import engine
 from ..engine import IS_NATIVE, loop_engine
-from ..errors import WebSocketError
+from ..errors import ConnectionMoved, WebSocketError
 from ..handover.inert_socket import InertTlsSocket
 from ..handover.socket import duplicate, ended_connection
 from ..handover.transport import LoopHandover
@@ -68,6 +69,10 @@ def _make_websocket(handler: RequestHandler, headers: Headers, settings: Setting
     request.connection._disconnect_on_finish = True  # Tornado reads no further request
     handover = TornadoHandover(handler)
     original, handover.arrival = arrival_in_request(request_of(request, headers))
+    if handover.arrival is not None:
+        address = original.remote_address
+        request.remote_ip = str(address[0]) if isinstance(address, tuple) else None
+        request.protocol = original.scheme
     return WebSocket(original, settings, handover=handover)
 
 
@@ -132,6 +137,10 @@ class TornadoHandover(LoopHandover):
         vars(self._connection).pop("write_headers", None)
         request: Any = self._handler.request
         request.connection = ResponseConnection(self._handler, self)
+        handler: Any = self._handler
+        handler._handle_request_exception = partial(
+            _handle_exception, handler, handler._handle_request_exception
+        )
         task = asyncio.current_task()
         if task is not None:
             task.add_done_callback(self._handler_ended)
@@ -170,6 +179,16 @@ class ResponseConnection:
         if self._is_body_wanted:
             self._handover.write(b"", is_last=True)
         self._handler.set_status(self._handover.status)  # for the access log
+
+
+def _handle_exception(
+    handler: RequestHandler, handle: Callable[[BaseException], None], error: BaseException
+) -> None:
+    """End a handler that has received messages until its connection was moved, without a log."""
+    if isinstance(error, ConnectionMoved):
+        handler.finish()
+    else:
+        handle(error)
 
 
 def forwarded_in(request: HTTPServerRequest, connection: Any) -> Forwarded:

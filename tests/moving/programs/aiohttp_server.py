@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 from aiohttp import web
 
@@ -11,6 +12,14 @@ from websocket_handler import WebSocket, amove_connections
 
 from . import mode
 from .mode import report
+
+
+@web.middleware
+async def address_filter(request: web.Request, handler: Any) -> web.StreamResponse:
+    WebSocket.of(request)  # from now on, the request has the client's address
+    request["about"] = f"{request.remote} {request.scheme}"
+    response: web.StreamResponse = await handler(request)
+    return response
 
 
 async def handler(request: web.Request) -> web.StreamResponse:
@@ -22,7 +31,9 @@ async def handler(request: web.Request) -> web.StreamResponse:
         async for message in ws:
             ws.send(mode.answer(ws, message))
         return web.Response()
-    ws.on("message", lambda message: ws.send(mode.answer(ws, message)))
+    about = f"{request['about']} {ws.request.remote_address}"
+    is_asked = request.path == "/facts"
+    ws.on("message", lambda message: ws.send(about if is_asked else mode.answer(ws, message)))
     answer: web.Response = ws.connect()
     return answer
 
@@ -32,7 +43,7 @@ async def move(_: web.Application) -> None:
 
 
 def main() -> None:
-    app = web.Application()
+    app = web.Application(middlewares=[address_filter])
     app.router.add_get("/{path:.*}", handler)
     app.on_shutdown.append(move)
     port = int(sys.argv[1])

@@ -6,8 +6,14 @@ import os
 import signal
 import sys
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
+
+KILLED_AT = 5
+"""The number of the resumed request at which the new process is killed."""
+
+resumed_requests = count(1)
 
 
 def mode() -> str:
@@ -38,6 +44,10 @@ def refusal(resumed: bool) -> int:
         raise RuntimeError("as the test wants it")
     if found == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if found == "kill later" and next(resumed_requests) == KILLED_AT:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if found == "delay":
+        time.sleep(0.1)
     if found == "slow":
         time.sleep(60)
     return {"refuse": 401, "fail": 500}.get(found, 0)
