@@ -73,6 +73,24 @@ class Link:
             self._queue.popleft()
         self._loop.remove_writer(self.socket)
 
+    async def until_read(self, limit: int, timeout: float) -> None:
+        """Wait until at most `limit` bytes are queued, for up to `timeout` seconds.
+
+        If the sibling reads nothing in that time, the link is stalled.
+        """
+        self.progress = asyncio.Event()
+        end = self._loop.time() + timeout
+        has_progressed = False
+        while self.queued > limit:
+            self.progress.clear()
+            try:
+                await asyncio.wait_for(self.progress.wait(), end - self._loop.time())
+            except (asyncio.TimeoutError, TimeoutError):
+                self.is_stalled = not has_progressed
+                break
+            has_progressed = True
+        self.progress = None
+
     def has_hung_up(self) -> bool:
         """Whether the sibling has closed this connection, as its end does."""
         if self.is_closed:

@@ -8,25 +8,17 @@ that it has accepted. So two processes that start at once need not agree on one 
 
 The connections are streams, so that one system call carries a batch of messages. SOCK_SEQPACKET
 needs a call for each message, or limits a batch to the size of a packet.
-
-A socket gets its final name only when it listens. If a connection to it is refused, its process has
-ended, and its name, which no other process uses, can be removed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import os
-import re
 import socket
-import stat
 import struct
-import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from selectors import EVENT_READ, BaseSelector
 from weakref import WeakSet
 
@@ -44,10 +36,10 @@ from .local_frames import (
     frame,
 )
 from .local_link import Link
+from .local_names import MAX_SIBLINGS, SocketNames
 
 logger: logging.Logger = logging.getLogger("websocket_handler")
 
-MAX_SIBLINGS = 1024
 READ_BYTES = 1 << 18
 """More than the kernel stores for one Unix socket, so that one read takes everything."""
 
@@ -65,11 +57,7 @@ RETRY_S = 0.1
 """Seconds until another attempt, if a sibling's queue of connections or this process's table of
 descriptors is full."""
 
-TEMPORARY_S = 60.0
-"""Age in seconds of a socket without its final name, from which it may be removed."""
-
 CREDENTIALS = struct.Struct("3i")  # process, user, group
-HEX_NAME = re.compile(r"[0-9a-f]{16}")
 
 Receive = Callable[[int, bytes, bytes], None]
 """Called with the kind, channel and data of a frame."""
@@ -112,8 +100,7 @@ class Siblings:
         self.channels: set[str] = set()
         """The channels that this process has joined."""
         self._directory = directory
-        self._stem = f"{_shortened(prefix)}.{_boot_id()}"
-        self._name = f"{self._stem}.{os.urandom(8).hex()}"
+        self._names = SocketNames(directory, prefix, self._warn)
         self._max_queued = max_queued
         self._receive = receive
         self._on_end = on_end
@@ -134,13 +121,8 @@ class Siblings:
 
     def open(self) -> None:
         """Listen, and connect to all processes. Raises `BrokerError` if that is not possible."""
-        address = self._directory.address
-        temporary = f"{self._name}.new"
         try:
-            self._listener.bind(address(temporary))
-            self._listener.listen(MAX_SIBLINGS)
-            directory = self._directory.fd
-            os.rename(temporary, self._name, src_dir_fd=directory, dst_dir_fd=directory)
+            self._names.give(self._listener)
             self._selector.register(self._listener, EVENT_READ)
             self._loop.add_reader(self._selector.fileno(), self.poll)  # type: ignore[attr-defined]
         except OSError as error:
@@ -155,7 +137,7 @@ class Siblings:
         try:
             if not self._directory.is_in_place():
                 raise FileNotFoundError
-            os.utime(self._name, dir_fd=self._directory.fd)  # nothing that cleans by age removes it
+            self._names.keep()
         except OSError as error:
             raise BrokerError(
                 f"the directory {self._directory.path}, or the socket in it, has been removed"
@@ -178,8 +160,7 @@ class Siblings:
         self.connect_to_all()
 
     def close(self) -> None:
-        self._remove(self._name)
-        self._remove(f"{self._name}.new")
+        self._names.withdraw()
         for timer in (*self._timers, self._renewal):
             if timer is not None:
                 timer.cancel()
@@ -212,30 +193,9 @@ class Siblings:
 
     def connect_to_all(self) -> None:
         """Connect to all processes to which this one has no connection."""
-        prefix = self._stem.partition(".")[0]
-        for name in os.listdir(self._directory.fd):  # noqa: PTH208  (a descriptor)
-            if name.startswith(f"{self._stem}."):
-                self._look_at(name)
-            elif name.startswith(f"{prefix}.") and _is_socket_name(name):
-                self._look_at_other_machine(name)
-
-    def _look_at(self, name: str) -> None:
-        if _is_socket_name(name):
-            if name != self._name and name not in self._links:
+        for name in self._names.others():
+            if name not in self._links:
                 self._connect(name)
-        elif name.endswith(".new") and self._age(name) > TEMPORARY_S:
-            self._remove(name)
-
-    def _look_at_other_machine(self, name: str) -> None:
-        """A socket of an earlier boot is removed. A newer one belongs to another machine."""
-        age = self._age(name)
-        if age > time.clock_gettime(time.CLOCK_BOOTTIME):
-            self._remove(name)
-        else:
-            self._warn(
-                "processes of another machine use the directory %s: Unix sockets do not connect "
-                "machines, use redis:// or nats://"
-            )
 
     def _warn(self, message: str) -> None:
         """Log a warning about the directory, once."""
@@ -243,24 +203,12 @@ class Siblings:
             self._warnings.add(message)
             logger.warning(message, self._directory.path)
 
-    def _age(self, name: str) -> float:
-        """Return the age of a socket in seconds; 0 if there is no such socket."""
-        try:
-            status = os.stat(name, dir_fd=self._directory.fd, follow_symlinks=False)
-        except OSError:
-            return 0.0
-        return time.time() - status.st_mtime if stat.S_ISSOCK(status.st_mode) else 0.0
-
-    def _remove(self, name: str) -> None:
-        with contextlib.suppress(OSError):
-            os.unlink(name, dir_fd=self._directory.fd)
-
     def _connect(self, name: str) -> Link | None:
         """Return a new connection to a sibling, None if that is not possible (yet)."""
         try:
             sock = self._directory.connect(name)
         except ConnectionRefusedError:
-            self._remove(name)
+            self._names.remove(name)
             return None
         except FileNotFoundError:
             return None
@@ -274,7 +222,7 @@ class Siblings:
         self._strangers.add(link)
         for data in channel_frames(SUBSCRIBE, sorted(self.channels)):
             link.send(data)
-        link.send(frame(HELLO, b"", self._name.encode()))
+        link.send(frame(HELLO, b"", self._names.own.encode()))
         return link
 
     def _is_same_user(self, sock: socket.socket) -> bool:
@@ -360,7 +308,7 @@ class Siblings:
 
     def _greet(self, sibling: Sibling, name: str) -> None:
         """Note the name of a sibling, whose channels are now known, and connect to it."""
-        if not name.startswith(f"{self._stem}.") or not _is_socket_name(name):
+        if not self._names.is_of_sibling(name):
             raise ValueError("an invalid name")
         sibling.name = name
         sibling.link = self._links.get(name) or self._connect(name)
@@ -448,38 +396,7 @@ class Siblings:
         for link in list(self._links.values()):
             left = end - self._loop.time()
             if link.queued > HIGH_WATER_BYTES and not link.is_stalled and left > 0:
-                await _until_read(link, left)
-
-
-async def _until_read(link: Link, timeout: float) -> None:
-    link.progress = asyncio.Event()
-    end = asyncio.get_running_loop().time() + timeout
-    has_progressed = False
-    while link.queued > HIGH_WATER_BYTES:
-        link.progress.clear()
-        try:
-            left = end - asyncio.get_running_loop().time()
-            await asyncio.wait_for(link.progress.wait(), left)
-        except (asyncio.TimeoutError, TimeoutError):
-            link.is_stalled = not has_progressed
-            break
-        has_progressed = True
-    link.progress = None
-
-
-def _boot_id() -> str:
-    """Return the identity of the running kernel: its Unix sockets connect no other one."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
-
-
-def _shortened(prefix: str) -> str:
-    """Return a prefix that fits into the path of a socket."""
-    digest = hashlib.sha256(prefix.encode()).hexdigest()[:16]
-    return prefix if len(prefix) <= 32 else f"{prefix[:16]}{digest}"
-
-
-def _is_socket_name(name: str) -> bool:
-    return name.count(".") == 2 and bool(HEX_NAME.fullmatch(name.rpartition(".")[2]))
+                await link.until_read(HIGH_WATER_BYTES, left)
 
 
 _all_rooms: WeakSet[Siblings] = WeakSet()
