@@ -206,6 +206,7 @@ def test_new_process_that_ends_leaves_connection_to_old_one(
     with Client(engines[0], RFC6455, prepare) as client:
         stream = client.encoder.message("hello")
         client.sock.sendall(stream[:4])
+        wait_for(client.is_read, "the engine to read")
         ours, thread, results = offered(client.websocket)
         if after != "facts":
             send(ours, {"take": True})
@@ -302,6 +303,7 @@ def test_message_sent_while_suspended_arrives_once(engines: tuple[Engine, Engine
         assert results == [giving.MOVED]
 
 
+@pytest.mark.skipif(not IS_NATIVE, reason="only the native engine has standby threads")
 def test_connection_goes_on_if_the_engine_is_blocked_before_the_release(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
