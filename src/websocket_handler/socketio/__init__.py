@@ -17,7 +17,8 @@ from ..engine import Engine
 from ..errors import WebSocketError
 from ..protocol.origins import ANY_ORIGIN
 from ..settings import Settings, with_options
-from .async_driver import AsyncDriver, tornado_handler
+from .async_driver import AsyncDriver
+from .async_requests import tornado_handler
 from .driver import SyncDriver
 from .locked_clients import lock_clients
 from .packed_environ import PackedEnvirons
