@@ -109,7 +109,7 @@ def test_python_client_over_tls_echoes(server: str, certificate: Path, tmp_path:
     ):
         client.connect(program.url("/", "https"))
         assert client.call("echo", ["é", b"\x00\xff"], timeout=15) == [["é", b"\x00\xff"]]
-        assert client.transport == "websocket"
+        assert client.client.transport() == "websocket"
 
 
 @pytest.mark.parametrize("server", BOTH)

@@ -138,6 +138,22 @@ def test_event_sent_right_after_connect_is_handled(program: Program) -> None:
             pass
 
 
+@on_both
+def test_attachments_of_one_event_are_bounded(server: str) -> None:
+    limits = {"max_buffered": 200_000}
+    with serving(server, serve=limits, max_http_buffer_size=100_000) as program:
+        with connected(program) as client:
+            client.send('459999999-["echo",{"_placeholder":true,"num":0}]')
+            for _ in range(5):
+                client.send(50_000 * b"x")
+            program.wait_for_log("the attachments of an event exceed 200000 bytes")
+        wait_for_state(program, sockets=0)
+        with connected(program) as client:
+            client.send('451-1["echo",{"_placeholder":true,"num":0}]')
+            client.send(50_000 * b"x")
+            assert receive(client) == '461-1[[{"_placeholder":true,"num":0}]]'
+
+
 def test_oversized_message_closes_with_1009(program: Program) -> None:
     with connected(program) as client:
         client.send("42" + 200_000 * "x")

@@ -17,7 +17,9 @@ from ..engine import Engine
 from ..errors import WebSocketError
 from ..protocol.origins import ANY_ORIGIN
 from ..settings import Settings, with_options
-from .async_driver import AsyncDriver, tornado_handler
+from .async_driver import AsyncDriver
+from .async_requests import tornado_handler
+from .attachments import limit_attachments
 from .driver import SyncDriver
 from .locked_clients import lock_clients
 from .packed_environ import PackedEnvirons
@@ -83,6 +85,7 @@ def serve(
     eio.is_served_by_websocket_handler = True
     if socketio is not eio:
         socketio.environ = PackedEnvirons(socketio.environ)
+        limit_attachments(socketio, max(chosen.max_buffered, chosen.max_message_size))
     return server
 
 

@@ -37,4 +37,4 @@ def run_now(coroutine: Coroutine[Any, Any, object]) -> None:
     except StopIteration:
         return
     coroutine.close()
-    raise RuntimeError(f"{coroutine!r} waits")
+    raise AssertionError(f"{coroutine!r} waits")
