@@ -35,8 +35,8 @@ VIEWS = [
     ("dark", 1180, 900),
     ("light", 590, 450),  # as at a zoom of 200 %
     ("light", 360, 740),  # a phone
-    ("dark", 360, 740),
 ]
+"""Colours depend on the scheme and the layout on the width: no rule depends on both."""
 
 RUN_AXE = """
 async () => {
