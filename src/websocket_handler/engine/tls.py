@@ -16,8 +16,6 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-RECEIVE_SIZE = 1 << 16
-
 
 def _python_s_own(module: Any, name: str) -> Any:
     monkey: Any = sys.modules.get("gevent.monkey")
@@ -42,7 +40,12 @@ def is_of_gevent(sock: Any) -> bool:
 
 
 class TlsConnection:
-    """The layer between a channel and a non-blocking TLS socket. Owns the descriptor."""
+    """The layer between a channel and a non-blocking TLS socket. Owns the descriptor.
+
+    The channel calls `read(size, buffer)` and `write(data)` with `lock` held. `read` reads one
+    record, for which `buffer` has enough space. OpenSSL reads no byte beyond the record from the
+    socket, so epoll reports everything that follows.
+    """
 
     is_pollable = True
 
@@ -51,30 +54,16 @@ class TlsConnection:
         SSLSocket.setblocking(self._sock, False)
         self.lock: threading.Lock = threading.Lock()
         """To be held for every call: an OpenSSL object may be used by one thread at a time."""
+        self.reads_ahead = type(self._sock).read is not SSLSocket.read
+        """Whether the class of the socket has a `read` of its own, which may hold back data that
+        epoll does not report. It must be called until it raises `ssl.SSLWantReadError`."""
+        stream: Any = self._sock
+        if not self.reads_ahead:
+            stream = stream._sslobj or stream  # None in a socket that has no TLS connection
+        self.read, self.write = stream.read, stream.write
 
     def fileno(self) -> int:
         return Socket.fileno(self._sock)
-
-    def receive(self) -> bytes | None:
-        """Return received data; b"" after the peer's end, None if there is none now.
-
-        Must be called until it returns None: epoll does not report data that OpenSSL has already
-        read from the socket.
-        """
-        try:
-            return self._sock.read(RECEIVE_SIZE) or b""
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return None
-        except (OSError, ValueError):
-            return b""
-
-    def send(self, data: bytes) -> int:
-        """Write data. Returns the number of bytes accepted, 0 if OpenSSL must wait. Raises
-        `OSError` if the connection is lost."""
-        try:
-            return self._sock.write(data)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return 0
 
     def end_output(self) -> None:
         """End the sending direction: send close_notify, then FIN."""
