@@ -11,6 +11,7 @@ import datetime
 import importlib.metadata
 import json
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -57,6 +58,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE / "results.json")
     parser.add_argument("--only", nargs="+", help="only servers whose name contains one of these")
     options = parser.parse_args()
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # for 10,000 connections
     programs = [BASELINE, C_WEBSOCKET, *OURS[:2], PICOWS[0]]
     if not options.quick:
         programs = [BASELINE, C_WEBSOCKET, *OURS, *IN_FRAMEWORKS, *PICOWS, *OTHERS]
