@@ -14,7 +14,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from scenarios import BASELINE, CASES, HERE, OURS
+from scenarios import BASELINE, CASES, HERE, OURS, PACED
 
 INTRODUCTION = (
     f"CPU time of the server per message, as a multiple of “{BASELINE.name}”, a C program on "
@@ -23,6 +23,15 @@ INTRODUCTION = (
     "measured, or failed (fewer echoes than connections). “=”: tied with "
     f"“{OURS[0].name}”, because the rounds disagree on which one is lower."
 )
+
+MANY_CONNECTIONS = (
+    "CPU time of the server per message, and its memory. In the first columns each connection "
+    "echoes 32 bytes in a closed loop. The open loop has "
+    f"{PACED['connections']:,} connections, of which {PACED['active']} are active: together they "
+    f"send {PACED['rate']:,} messages a second, however late the echoes are. Its latencies begin "
+    "when a message was due (no coordinated omission)."
+)
+PERCENTILES = {"p50": "p50_us", "p99": "p99_us", "p99.9": "p999_us"}
 
 CHARTED = [str(CASES[index]) for index in (1, 3, 5)]
 BAR, ROW, LEFT, WIDTH = 12, 20, 210, 720
@@ -83,6 +92,8 @@ def table(results: dict[str, Any]) -> str:
     for title, key in (("Servers over TLS", "tls"), ("Clients", "clients")):
         if results.get(key):
             lines += ["", f"## {title}", "", *plain_table(results[key])]
+    if results.get("growth"):
+        lines += ["", "## Many connections", "", MANY_CONNECTIONS, "", *large_table(results)]
     return "\n".join([*lines, "", f"Measured with: {about}.", ""])
 
 
@@ -98,6 +109,29 @@ def plain_table(cases: dict[str, Any]) -> list[str]:
         )
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
+
+
+def large_table(results: dict[str, Any]) -> list[str]:
+    """Return a table with a row per server: growth, then the open loop."""
+    growth, paced = results["growth"], results["paced"]
+    numbers = list(next(iter(growth.values())))
+    titles = [f"{int(number):,} connections" for number in numbers]
+    titles += ["open loop, CPU µs", *(f"{part} µs" for part in PERCENTILES), "open loop, memory"]
+    lines = ["| | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
+    for name, measured in growth.items():
+        cells = [growth_cell(measured[number_]) for number_ in numbers]
+        one = paced[name] or {}
+        cells += [number(one.get("cpu_us"), 1)]
+        cells += [number(one.get(key), 0) for key in PERCENTILES.values()]
+        cells += [f"{one['memory'] / 1e6:.0f} MB" if one else "–"]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def growth_cell(measured: dict[str, Any] | None) -> str:
+    if not measured:
+        return "–"
+    return f"{measured['cpu_us']:.1f} µs, {measured['memory'] / 1e6:.0f} MB"
 
 
 def cell(title: str, case: dict[str, Any], name: str) -> str:

@@ -13,7 +13,9 @@ import select
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,6 +139,22 @@ TLS_SERVERS = [
 ]
 """Servers that use TLS if `CERTIFICATE` names a file with a certificate and its key."""
 
+LARGE_SERVERS = [
+    C_WEBSOCKET,
+    OURS[0],
+    OURS[1],
+    OURS[3],
+    PICOWS[0],
+    *(one for one in OTHERS if one.name in ("socketify (uWebSockets)", "Node ws", "websockets")),
+]
+"""Servers that are measured with up to 10,000 connections."""
+
+GROWTH = (100, 1000, 10_000)
+"""Numbers of connections of the closed loop that measures growth."""
+
+PACED = {"connections": 10_000, "active": 100, "rate": 5000}
+"""The open loop: messages are sent on time, however late the echoes are."""
+
 FEED = _in_ours("feed", "servers/feed.py", "PORT")
 """The server of clients that only read; those that echo use `OURS[0]`."""
 
@@ -255,13 +273,49 @@ def echo(server: Running, case: Case, seconds: float) -> dict[str, float] | None
     return server.generate("echo", *words, *(["text"] if case.text else []))
 
 
+def grown(server: Running, connections: int) -> dict[str, float] | None:
+    """Measure a closed loop of that many connections, and the server's memory meanwhile."""
+    return _with_memory(server, lambda: echo(server, Case("", connections, 1, 32), 1))
+
+
+def paced(server: Running) -> dict[str, float] | None:
+    """Measure 10,000 connections of which 1 % are active, in an open loop, and the memory."""
+    words = [*(f"{name}={value}" for name, value in PACED.items()), "seconds=2", "warm-up=0.4"]
+    return _with_memory(server, lambda: server.generate("paced", *words))
+
+
+def _with_memory(
+    server: Running, measure: Callable[[], dict[str, float] | None]
+) -> dict[str, float] | None:
+    """Add the largest memory of the server during the measurement to its result."""
+    samples, over = [server.memory()], threading.Event()
+
+    def sample() -> None:
+        while not over.wait(0.1):
+            samples.append(server.memory())
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    try:
+        measured = measure()
+    finally:
+        over.set()
+        sampler.join()
+    return measured and {**measured, "memory": max(samples)}
+
+
 def client(name: str, kind: str, server: Running, seconds: float) -> dict[str, float] | None:
-    """Measure a client of `CLIENTS`; `kind` is echo or feed. The CPU time is that of the client."""
+    """Measure a client of `CLIENTS`; `kind` is echo or feed. The CPU time is that of the client.
+
+    If the server has a `CERTIFICATE`, clients use TLS and trust that certificate.
+    """
     python, library = CLIENTS[name]
-    command = [python, str(HERE / "programs/client.py"), library, str(server.port), kind]
+    certificate = server.program.environment.get("CERTIFICATE")
+    url = f"{'wss' if certificate else 'ws'}://127.0.0.1:{server.port}/"
     try:
         done = subprocess.run(
-            [*command, str(seconds)],
+            [python, str(HERE / "programs/client.py"), library, url, kind, str(seconds)],
+            env={**os.environ, "SSL_CERT_FILE": certificate or ""},
             stdout=subprocess.PIPE,
             timeout=60,
             preexec_fn=_on_generator_core,

@@ -69,6 +69,8 @@ static decoder_kind feed(decoder *d, const uint8_t *data, size_t size, int direc
     while (kind != DECODER_NO_MEMORY && (kind != DECODER_NEED_DATA || cursor < copy + size)) {
         if (kind != DECODER_NEED_DATA) {
             ASSERT(!event.storage.owner || kind == DECODER_MESSAGE);
+            if (event.key)
+                mask_apply(event.data, event.data, event.size, event.key, 0);
             trace_add(trace, kind, &event);
             release(&event.storage);
         }

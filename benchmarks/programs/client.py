@@ -1,4 +1,4 @@
-"""A client with one connection: client.py LIBRARY PORT echo|feed SECONDS.
+"""A client with one connection: client.py LIBRARY URL echo|feed SECONDS.
 
 `echo` sends a message of 32 bytes when the previous one has come back; `feed` only reads. Prints
 the number of messages and the CPU time of this process per message.
@@ -117,9 +117,9 @@ def websocket_client(url, is_echo, count):
 
 
 def main():
-    name, port, kind, seconds = sys.argv[1:]
+    name, url, kind, seconds = sys.argv[1:]
     run = globals()[name.removesuffix("_uvloop")]
-    done = run(f"ws://127.0.0.1:{port}/", kind == "echo", Count(float(seconds)))
+    done = run(url, kind == "echo", Count(float(seconds)))
     if name.endswith("_uvloop"):
         import uvloop
 

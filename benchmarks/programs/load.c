@@ -1,12 +1,15 @@
 /* The load generator: one thread, one epoll set, no dependencies.
  *
  *     load echo       PORT PATH connections=100 in-flight=1 size=32 seconds=2 warm-up=1 [text] [raw]
+ *     load paced      PORT PATH connections=10000 active=100 rate=5000 size=32 seconds=2 warm-up=1
  *     load handshakes PORT PATH seconds=2 [message]
  *     load idle       PORT PATH connections=5000 [message]
  *     load slow       PORT PATH connections=100 size=65536 seconds=5
  *
  * `echo` keeps `in-flight` messages in flight on each connection and measures their latencies;
- * `raw` is for a server that echoes bytes without WebSockets. `handshakes` opens and closes one
+ * `raw` is for a server that echoes bytes without WebSockets. `paced` sends `rate` messages a second
+ * in all, on `active` of the connections in turn, however late the echoes are; a latency begins when
+ * the message was due (no coordinated omission). `handshakes` opens and closes one
  * connection after the other. `idle` opens connections, prints its readiness and keeps them open
  * until its standard input ends. With `message`, both exchange one message on each connection. `slow` sends and never reads.
  * `payload=FILE`, instead of `size`, is the payload of a compressed message: the client requests
@@ -26,14 +29,14 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { BUFFER = 1 << 18, EVENTS = 256, PROCESSES = 16, BUCKETS = 64 * 16 };
+enum { BUFFER = 1 << 18, EVENTS = 256, MAX_WAIT_S = 10, MAX_UNANSWERED = 256, PROCESSES = 16, BUCKETS = 64 * 16 };
 
 typedef struct {
     const char *mode, *path, *extensions;
     uint8_t *payload;
-    int port, connections, in_flight, is_text, is_raw, with_message;
+    int port, connections, active, in_flight, is_text, is_raw, with_message;
     size_t size;
-    double seconds, warm_up;
+    double seconds, warm_up, rate;
     clockid_t clocks[PROCESSES];
     int processes;
 } options;
@@ -46,7 +49,7 @@ typedef struct {
     size_t received;      /* bytes of the current echo */
     size_t frame_size;    /* of the current echo, once its header is complete; with payload= only */
     uint8_t header[10];   /* the received part of its header */
-    double *sent_at;      /* a ring buffer: the time at which each message in flight was sent */
+    double *sent_at;      /* a ring buffer: the time at which each message in flight was due */
     int oldest, newest;
 } connection;
 
@@ -57,7 +60,7 @@ static uint8_t *expected;
 static size_t message_size, expected_size, block_size;
 static uint8_t input[BUFFER];
 static int epoll;
-static uint64_t histogram[BUCKETS], echoes;
+static uint64_t histogram[BUCKETS], echoes, unanswered;
 static int is_measuring;
 
 static void die(const char *what)
@@ -226,7 +229,10 @@ static void send_more(connection *c)
 
 static void begin_message(connection *c, double time)
 {
+    if (c->newest - c->oldest == opt.in_flight)
+        fail("the server is too slow for this rate");
     c->sent_at[c->newest++ % opt.in_flight] = time;
+    unanswered++;
     c->to_send += message_size;
 }
 
@@ -307,25 +313,31 @@ static void receive(connection *c)
             histogram[bucket_of(time - c->sent_at[c->oldest % opt.in_flight])]++;
         }
         c->oldest++;
-        begin_message(c, time);
+        unanswered--;
+        if (!opt.rate)
+            begin_message(c, time);
     }
     send_more(c);
 }
 
-static void serve_until(double end)
+static void serve(int wait_ms)
 {
     struct epoll_event events[EVENTS];
+    int ready = epoll_wait(epoll, events, EVENTS, wait_ms);
 
-    while (now() < end) {
-        int ready = epoll_wait(epoll, events, EVENTS, 100);
-        for (int i = 0; i < ready; i++) {
-            connection *c = events[i].data.ptr;
-            if (events[i].events & EPOLLOUT)
-                send_more(c);
-            if (events[i].events & ~(uint32_t)EPOLLOUT)
-                receive(c);
-        }
+    for (int i = 0; i < ready; i++) {
+        connection *c = events[i].data.ptr;
+        if (events[i].events & EPOLLOUT)
+            send_more(c);
+        if (events[i].events & ~(uint32_t)EPOLLOUT)
+            receive(c);
     }
+}
+
+static void serve_until(double end)
+{
+    while (now() < end)
+        serve(100);
 }
 
 static connection *open_connections(void)
@@ -337,6 +349,16 @@ static connection *open_connections(void)
             open_websocket(all[i].fd);
     }
     return all;
+}
+
+static void print_echoes(double cpu, double seconds)
+{
+    if (!echoes)
+        fail("no echo was received");
+    printf("{\"messages\": %llu, \"rate\": %.0f, \"cpu_us\": %.4f, \"p50_us\": %.1f, "
+           "\"p99_us\": %.1f, \"p999_us\": %.1f}\n",
+           (unsigned long long)echoes, (double)echoes / seconds, cpu * 1e6 / (double)echoes,
+           percentile_us(0.5), percentile_us(0.99), percentile_us(0.999));
 }
 
 static void run_echo(void)
@@ -356,13 +378,46 @@ static void run_echo(void)
     cpu = server_cpu();
     serve_until(begin + opt.seconds);
     cpu = server_cpu() - cpu;
-    double seconds = now() - begin;
-    if (!echoes)
-        fail("no echo was received");
-    printf("{\"messages\": %llu, \"rate\": %.0f, \"cpu_us\": %.4f, \"p50_us\": %.1f, "
-           "\"p99_us\": %.1f}\n",
-           (unsigned long long)echoes, (double)echoes / seconds, cpu * 1e6 / (double)echoes,
-           percentile_us(0.5), percentile_us(0.99));
+    print_echoes(cpu, now() - begin);
+}
+
+/* Sends the messages that are due until `end`, and waits for their echoes. */
+static void send_paced(connection *all, double end)
+{
+    static uint64_t count;
+    int spacing = opt.connections / opt.active;
+    double due = now(), time;
+
+    for (; due < end; due += 1 / opt.rate) {
+        while ((time = now()) < due)
+            serve(0); /* without waiting: milliseconds would be too long */
+        connection *c = &all[(int)(count++ % (uint64_t)opt.active) * spacing];
+        begin_message(c, due);
+        send_more(c);
+        if (time > due + 1 / opt.rate)
+            serve(0);
+    }
+    while (unanswered && now() < end + MAX_WAIT_S)
+        serve(1);
+    if (unanswered)
+        fail("the server has not echoed every message");
+}
+
+static void run_paced(void)
+{
+    connection *all = open_connections();
+    double begin, cpu;
+
+    for (int i = 0; i < opt.connections; i++) {
+        all[i].sent_at = check_memory(calloc((size_t)opt.in_flight, sizeof(double)));
+        watch(&all[i], EPOLLIN);
+    }
+    send_paced(all, now() + opt.warm_up);
+    is_measuring = 1;
+    begin = now();
+    cpu = server_cpu();
+    send_paced(all, begin + opt.seconds);
+    print_echoes(server_cpu() - cpu, now() - begin);
 }
 
 static void exchange_message(connection *c)
@@ -474,6 +529,10 @@ static void parse(char *word)
         fail("an option has no value");
     else if (!strcmp(word, "connections"))
         opt.connections = atoi(value);
+    else if (!strcmp(word, "active"))
+        opt.active = atoi(value);
+    else if (!strcmp(word, "rate"))
+        opt.rate = atof(value);
     else if (!strcmp(word, "in-flight"))
         opt.in_flight = atoi(value);
     else if (!strcmp(word, "size"))
@@ -493,16 +552,23 @@ static void parse(char *word)
 int main(int count, char **words)
 {
     if (count < 4)
-        fail("usage: load echo|handshakes|idle|slow PORT PATH [option=value ...]");
+        fail("usage: load echo|paced|handshakes|idle|slow PORT PATH [option=value ...]");
     opt.mode = words[1];
     opt.port = atoi(words[2]);
     opt.path = words[3];
     for (int i = 4; i < count; i++)
         parse(words[i]);
+    if (!strcmp(opt.mode, "paced") &&
+        (opt.rate <= 0 || opt.active < 1 || opt.active > opt.connections))
+        fail("paced needs rate= and active=, at most the number of connections");
+    if (opt.rate)
+        opt.in_flight = MAX_UNANSWERED;
     epoll = epoll_create1(0);
     build_message();
     if (!strcmp(opt.mode, "echo"))
         run_echo();
+    else if (!strcmp(opt.mode, "paced"))
+        run_paced();
     else if (!strcmp(opt.mode, "handshakes"))
         run_handshakes();
     else if (!strcmp(opt.mode, "idle"))

@@ -32,12 +32,13 @@ class TlsInTls(SSLSocket):
         data: bytes = self.read(size)
         return data
 
-    def read(self, size: int = RECORD_SIZE, _buffer: Any = None) -> Any:
-        """Return decrypted data, b"" after the peer's end. Raises `ssl.SSLWantReadError`."""
+    def read(self, size: int = RECORD_SIZE, buffer: Any = None) -> Any:
+        """Return decrypted data, b"" after the peer's end; with a `buffer`, the number of bytes
+        written to it. Raises `ssl.SSLWantReadError`."""
         try:
-            return self._exchange(lambda: self._inner.read(size))
+            return self._exchange(lambda: self._inner.read(size, buffer))
         except ssl.SSLZeroReturnError:
-            return b""
+            return b"" if buffer is None else 0
 
     def send(self, data: Any, _flags: int = 0) -> int:
         return self.write(data)

@@ -14,7 +14,9 @@ message; `decode` and `deliver` call the listener. The frames that the listener 
 from contextvars import Context
 from functools import partial
 from os import strerror
+from ssl import SSLWantReadError, SSLWantWriteError
 
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc cimport errno as libc_errno
@@ -82,7 +84,8 @@ cdef enum:
     CORK_LIMIT = 65536    # bytes that may wait for the end of an iteration
     DELEGATE_LIMIT = 16384      # bytes that another thread may leave to the engine's thread
     RULES_KEPT = 256          # `ConnectionLimits` kept, shared by connections with equal settings
-    LAYER_SEND_SIZE = 1 << 18 # bytes passed to a layer in one call
+    LAYER_SEND_SIZE = 1 << 18 # bytes passed to a transport in one call
+    TLS_RECORD = 1 << 14      # bytes passed to OpenSSL in one call, which writes one record
     MAX_LAST_READS = 64       # reads of received data after sending has failed
     READING = EPOLLIN | EPOLLRDHUP
     PEER_FINISHED = 1         # `hang_up`: the peer has ended its sending direction
@@ -571,23 +574,34 @@ cdef class Channel(Pollable):
 
     cdef ssize_t send_by_layer(self) noexcept:
         """Like `send_waiting`, but through the layer."""
-        cdef ssize_t sent
+        cdef ssize_t sent = 0
         cdef size_t size
         layer = self.layer
         try:
             with layer.lock:  # a thread with a blocked listener may be in the layer
                 if self.layer is None:
                     raise BrokenPipeError
-                size = min(self.copied(), <size_t>LAYER_SEND_SIZE)
+                size = min(self.copied(), <size_t>(LAYER_SEND_SIZE if self.is_push else TLS_RECORD))
                 if size == 0:  # that thread has sent everything
                     return 0
-                sent = layer.send((<char *>bytes_of(self.out) + self.out.start)[:size])
+                # A copy: while OpenSSL has released the GIL, others may append to `out`.
+                sent = self.write_to_layer(
+                    layer, (<char *>bytes_of(self.out) + self.out.start)[:size])
                 self.out.start += <size_t>sent
         except BaseException:
             libc_errno.errno = EPIPE
             return -1
         libc_errno.errno = EAGAIN
         return sent if sent else -1
+
+    cdef ssize_t write_to_layer(self, object layer, bytes data) except -1:
+        """Return the number of bytes that the layer has accepted, 0 if it must wait."""
+        if self.is_push:
+            return layer.send(data)
+        try:
+            return layer.write(data)
+        except (SSLWantReadError, SSLWantWriteError):
+            return 0
 
     cdef bint append(self, const uint8_t *data, size_t size) except -1:
         memcpy(self.grow(size), data, size)
@@ -907,7 +921,8 @@ cdef class Channel(Pollable):
         cdef decoder_event event
         cdef uint8_t *into = NULL
         cdef size_t direct = decoder_want(&self.decoder, LARGE, &into)
-        cdef uint8_t *shared = self._engine.receive_buffer
+        cdef bytearray buffer = self._engine.receive_buffer  # another thread may replace it
+        cdef uint8_t *shared = <uint8_t *>PyByteArray_AS_STRING(buffer)
         cdef ssize_t count
         cdef size_t size
         if direct:
@@ -994,26 +1009,59 @@ cdef class Channel(Pollable):
     cdef bint receive_from_layer(self) except -1:
         """Read at most as much as from a plain socket; the next iteration reads the rest."""
         cdef ssize_t budget = RECEIVE_SIZE
+        cdef ssize_t size
+        cdef bytearray buffer = None if self.is_push else self.buffer_for_reading()
         while self.fd >= 0:
             if self.is_reading_paused() or budget <= 0:
                 self.input_pending = UNREAD
                 return True
             layer = self.layer
-            with layer.lock:
-                data = layer.receive()
-            if data is None:
-                return True
-            if not data:
+            if self.is_push:
+                received = layer.receive()
+                if received is None:
+                    return True
+                buffer = bytearray(received)  # unmasked in place
+                size = PyByteArray_GET_SIZE(buffer)
+            else:
+                size = self.read_tls(buffer)
+                if size < 0:
+                    return True
+            if size == 0:
                 self.input_ended = True
                 self._input_over()
                 return True
             self.heard = self._engine.now
-            budget -= len(data)
-            self.traffic.bytes_received += <size_t>len(data)
+            budget -= size
+            self.traffic.bytes_received += <size_t>size
             if not self._discard_input:
-                buffer = bytearray(data)  # unmasked in place
-                self.decode(<uint8_t *><char *>buffer, len(buffer))
+                self.decode(<uint8_t *>PyByteArray_AS_STRING(buffer), <size_t>size)
+            if not (self.is_push or layer.reads_ahead or self.has_unread_bytes()):
+                return True
         return True
+
+    cdef bytearray buffer_for_reading(self):
+        """Return the engine's receive buffer if this thread polls the engine, else a buffer of its
+        own: OpenSSL writes to it without the GIL, while the thread that polls uses the other."""
+        if self._engine.owner == PyThread_get_thread_ident() and not self.busy:
+            return self._engine.receive_buffer
+        return bytearray(RECEIVE_SIZE)
+
+    cdef ssize_t read_tls(self, bytearray buffer) except -2:
+        """Read one record. Returns the number of bytes; 0 after the peer's end, -1 if there is none
+        now. If another thread takes over meanwhile, it does not use `buffer`."""
+        layer = self.layer
+        try:
+            with layer.lock:
+                return -1 if self.layer is None else layer.read(RECEIVE_SIZE, buffer)
+        except (SSLWantReadError, SSLWantWriteError):
+            return -1
+        except (OSError, ValueError):
+            return 0
+
+    cdef bint has_unread_bytes(self) noexcept:
+        """Whether the socket has bytes to read. Costs less than a read that raises."""
+        cdef int count = 0
+        return self.fd >= 0 and (ioctl(self.fd, FIONREAD, &count) != 0 or count > 0)
 
     cdef void decode(self, uint8_t *data, size_t size) noexcept:
         cdef uint8_t *cursor = data

@@ -81,6 +81,7 @@ cdef extern from "core/decoder.h" nogil:
         const char *reason
         uint8_t *data
         uint64_t size
+        const uint8_t *key
         decoder_storage storage
 
     ctypedef struct decoder:

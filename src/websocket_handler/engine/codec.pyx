@@ -149,12 +149,21 @@ cdef object take_message(decoder_event *event):
             if owner is not NULL:
                 recycle(<object>owner)
                 Py_XDECREF(owner)
+    if event.key is not NULL:
+        return take_masked(event)
     if owner is NULL:
-        return PyBytes_FromStringAndSize(<char *>event.data, <Py_ssize_t>event.size)
+        return take_bytes(event)
     _PyBytes_Resize(&owner, <Py_ssize_t>event.size)
     message = <object>owner
     Py_DECREF(message)  # the storage's reference; `message` has its own
     recycle(message)
+    return message
+
+
+cdef object take_masked(decoder_event *event):
+    """Return the bytes of a message that the decoder has left masked."""
+    message = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>event.size)
+    mask_apply(<uint8_t *>PyBytes_AS_STRING(message), event.data, event.size, event.key, 0)
     return message
 
 

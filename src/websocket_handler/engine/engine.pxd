@@ -89,7 +89,7 @@ cdef class EpollEngine:
     cdef bint watching                 # a thread is in `_watch_for_blocking`
     cdef bint stopping                 # `_watch_for_blocking` must return
     cdef bint closing                  # close now, or at the end of the iteration in progress
-    cdef uint8_t *receive_buffer       # shared: a connection has none of its own
+    cdef bytearray receive_buffer      # shared: a connection has none of its own
     cdef outgoing *spare[SPARE_BUFFERS] # unused send buffers
     cdef size_t spare_count
     cdef ListenerContext listener_context  # of the thread that polls

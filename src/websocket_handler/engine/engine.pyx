@@ -14,6 +14,7 @@ from collections import deque
 from os import strerror
 from socket import AF_UNIX, IPPROTO_TCP, TCP_NODELAY
 
+from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.contextvars cimport PyContext_Enter, PyContext_Exit, PyContext_New
 from cpython.object cimport PyObject_Size
 from cpython.pythread cimport PyThread_get_thread_ident
@@ -166,10 +167,8 @@ cdef class EpollEngine:
         """Open the descriptors: for a new engine, and in a forked child after
         `forget_after_fork`."""
         self.closing = self.stopping = False
-        if self.receive_buffer is NULL:
-            self.receive_buffer = <uint8_t *>malloc(RECEIVE_SIZE)
-        if self.receive_buffer is NULL:
-            raise MemoryError
+        if self.receive_buffer is None:
+            self.receive_buffer = bytearray(RECEIVE_SIZE)
         self.now = monotonic_ms()
         self.armed = WHEEL_NEVER
         wheel_start(&self.timers, self.now)
@@ -187,7 +186,6 @@ cdef class EpollEngine:
     def __dealloc__(self):
         if self.epoll_fd >= 0:
             close(self.epoll_fd)
-        free(self.receive_buffer)
         while self.spare_count:
             self.spare_count -= 1
             free(self.spare[self.spare_count])
@@ -299,16 +297,16 @@ cdef class EpollEngine:
     cdef bint take_over(self) noexcept:
         """Make the calling thread, which holds the GIL, the engine's. Returns whether it is."""
         cdef Pollable current
-        cdef uint8_t *buffer
+        cdef bytearray buffer
         with nogil:  # the engine's thread may only be waiting for the GIL
             self.wait_for_tick()
-        context = ListenerContext()  # before the check: an allocation may run other threads
+        try:  # before the check: an allocation may run other threads
+            context, buffer = ListenerContext(), bytearray(RECEIVE_SIZE)
+        except MemoryError:
+            return False
         if not self.serving or self.dispatched != self.stuck_at or self.stopping:
             return False
-        buffer = <uint8_t *>malloc(RECEIVE_SIZE)
-        if buffer is NULL:
-            return False
-        self.receive_buffer = buffer  # the blocked thread still uses the old buffer
+        self.receive_buffer = buffer  # the blocked thread still uses the old one
         self.listener_context = context  # the old one is entered in the blocked thread
         self.iteration += 1
         self.listener_takeovers += 1
@@ -484,8 +482,8 @@ cdef class EpollEngine:
         self.watcher_sleeps = False
         self._ledger = Ledger()
         self.retired.clear()
-        if is_iterating:  # the iteration frees its buffer and has pointers to its connections
-            self.receive_buffer = NULL
+        if is_iterating:  # the iteration uses its buffer and has pointers to its connections
+            self.receive_buffer = None
             self.retired.extend(inherited)
 
     cdef bint run_once(self, int timeout_ms) except -1:
@@ -493,7 +491,6 @@ cdef class EpollEngine:
         cdef epoll_event events[MAX_EVENTS]
         cdef int count, i
         cdef unsigned long number
-        cdef uint8_t *buffer = self.receive_buffer
         cdef ListenerContext context = self.listener_context
         with nogil:
             count = epoll_wait(self.epoll_fd, events, MAX_EVENTS, timeout_ms)
@@ -512,10 +509,7 @@ cdef class EpollEngine:
             self.finish_iteration(number)
         if context.is_entered:
             context.leave()
-        if self.iteration == number:
-            return True
-        free(buffer)  # the thread that has taken over has a buffer of its own
-        return False
+        return self.iteration == number
 
     # A listener may be called in any of these methods. Afterwards, `iteration` differs from `number`
     # if another thread has taken over.
@@ -687,7 +681,8 @@ cdef class Sink(Pollable):
         self.timer.owner = <void *>self
 
     cdef void ready(self, uint32_t events) noexcept:
-        cdef ssize_t count = recv(self.fd, self.engine.receive_buffer, RECEIVE_SIZE, 0)
+        cdef bytearray buffer = self.engine.receive_buffer
+        cdef ssize_t count = recv(self.fd, PyByteArray_AS_STRING(buffer), RECEIVE_SIZE, 0)
         if count == 0 or (count < 0 and errno != EAGAIN and errno != EINTR):
             self.end()
         elif count > 0 and not self.is_timed:

@@ -16,8 +16,6 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-RECEIVE_SIZE = 1 << 16
-
 
 def _python_s_own(module: Any, name: str) -> Any:
     monkey: Any = sys.modules.get("gevent.monkey")
@@ -49,7 +47,12 @@ def _beneath_tls(sock: SSLSocket) -> Any:
 
 
 class TlsConnection:
-    """The layer between a channel and a non-blocking TLS socket. Owns the descriptor."""
+    """The layer between a channel and a non-blocking TLS socket. Owns the descriptor.
+
+    The channel calls `read(size, buffer)` and `write(data)` with `lock` held. `read` reads one
+    record, for which `buffer` has enough space. OpenSSL reads no byte beyond the record from the
+    socket, so epoll reports everything that follows.
+    """
 
     is_pollable = True
 
@@ -58,31 +61,17 @@ class TlsConnection:
         _beneath_tls(self._sock).setblocking(False)
         self.lock: threading.Lock = threading.Lock()
         """To be held for every call: an OpenSSL object may be used by one thread at a time."""
+        self.reads_ahead = type(self._sock).read is not SSLSocket.read
+        """Whether the class of the socket has a `read` of its own, which may hold back data that
+        epoll does not report. It must be called until it raises `ssl.SSLWantReadError`."""
+        stream: Any = self._sock
+        if not self.reads_ahead:
+            stream = stream._sslobj or stream  # None in a socket that has no TLS connection
+        self.read, self.write = stream.read, stream.write
 
     def fileno(self) -> int:
         descriptor: int = _beneath_tls(self._sock).fileno()
         return descriptor
-
-    def receive(self) -> bytes | None:
-        """Return received data; b"" after the peer's end, None if there is none now.
-
-        Must be called until it returns None: epoll does not report data that OpenSSL has already
-        read from the socket.
-        """
-        try:
-            return self._sock.read(RECEIVE_SIZE) or b""
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return None
-        except (OSError, ValueError):
-            return b""
-
-    def send(self, data: bytes) -> int:
-        """Write data. Returns the number of bytes accepted, 0 if OpenSSL must wait. Raises
-        `OSError` if the connection is lost."""
-        try:
-            return self._sock.write(data)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return 0
 
     def end_output(self) -> None:
         """End the sending direction: send close_notify, then FIN."""
@@ -96,6 +85,7 @@ class TlsConnection:
         that has waited for the lock may still call the other methods: OpenSSL would go on to use
         the number of the descriptor, which may belong to another connection by then."""
         self._sock._sslobj = None  # type: ignore[attr-defined]
+        self.read, self.write = self._sock.read, self._sock.write  # they raise `ValueError` now
         descriptor = _beneath_tls(self._sock).detach()
         if descriptor >= 0:
             os.close(descriptor)

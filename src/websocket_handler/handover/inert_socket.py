@@ -65,7 +65,7 @@ class InertSocket(DiscardingSocket, Socket):
 class InertTlsSocket(DiscardingSocket, SSLSocket):
     """A TLS socket that is inert for the server.
 
-    The engine goes on to use the object: `read` and `write` still work, for `TlsConnection`.
+    The engine goes on to use the object: `TlsConnection` reads and writes through it.
     """
 
     def pending(self) -> int:

@@ -185,10 +185,14 @@ static decoder_kind read_whole(decoder *d, uint8_t opcode, uint8_t *payload, uin
 {
     utf8_state text = {0};
 
-    if (d->expect_masked)
-        mask_apply(payload, payload, size, d->key, 0);
-    if (opcode == OPCODE_TEXT && (!utf8_feed(&text, payload, size) || !utf8_is_complete(&text)))
-        return invalid_text(d, event);
+    if (opcode == OPCODE_TEXT) {
+        if (d->expect_masked)
+            mask_apply(payload, payload, size, d->key, 0);
+        if (!utf8_feed(&text, payload, size) || !utf8_is_complete(&text))
+            return invalid_text(d, event);
+    } else if (d->expect_masked) {
+        event->key = d->key;
+    }
     event->opcode = opcode;
     event->is_ascii = !text.not_ascii;
     event->data = payload;
@@ -523,6 +527,7 @@ decoder_kind decoder_next(decoder *d, uint8_t **cursor, uint8_t *end, decoder_ev
     decoder_kind kind = DECODER_NEED_DATA;
 
     event->storage.owner = NULL;
+    event->key = NULL;
     while (kind == DECODER_NEED_DATA) {
         if (d->partial && d->partial->consumed) {
             free(d->partial);
@@ -565,6 +570,7 @@ size_t decoder_want(decoder *d, uint64_t min, uint8_t **into)
 decoder_kind decoder_received(decoder *d, size_t size, decoder_event *event)
 {
     event->storage.owner = NULL;
+    event->key = NULL;
     return append_payload(d, size, event);
 }
 

@@ -38,7 +38,7 @@ typedef struct {
 
 typedef enum {
     DECODER_NEED_DATA, /* all bytes were read; more are needed */
-    DECODER_MESSAGE,   /* opcode, data, size, is_ascii, storage */
+    DECODER_MESSAGE,   /* opcode, data, size, key, is_ascii, storage */
     DECODER_PING,      /* data, size */
     DECODER_PONG,      /* data, size */
     DECODER_CLOSE,     /* code, and the reason in data, size */
@@ -46,8 +46,9 @@ typedef enum {
     DECODER_NO_MEMORY  /* returned once: the message is lost, all later bytes are ignored */
 } decoder_kind;
 
-/* `data` is valid until the next call. If `storage.owner` is set, the storage holds the message,
- * and the caller owns it and must release it. */
+/* `data` and `key` are valid until the next call. If `key` is set, the message is still masked with
+ * it: the caller unmasks it while copying, which saves a pass over the bytes. If `storage.owner` is
+ * set, the storage holds the message, and the caller owns it and must release it. */
 typedef struct {
     uint8_t opcode;
     int is_ascii;
@@ -55,6 +56,7 @@ typedef struct {
     const char *reason;
     uint8_t *data;
     uint64_t size;
+    const uint8_t *key;
     decoder_storage storage;
 } decoder_event;
 
@@ -78,7 +80,8 @@ typedef struct {
     uint8_t finished; /* after a close frame, a violation or lack of memory: ignore all bytes */
 } decoder;
 
-/* Reads from *cursor up to `end` until there is an event. The bytes are unmasked in place. */
+/* Reads from *cursor up to `end` until there is an event. Bytes are unmasked in place, unless the
+ * event has a key. */
 decoder_kind decoder_next(decoder *d, uint8_t **cursor, uint8_t *end, decoder_event *event);
 
 /* Sets *into to the memory into which the next payload bytes can be received directly, and
