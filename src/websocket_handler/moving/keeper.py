@@ -112,7 +112,7 @@ class Keeper:
 
     def __init__(self, seconds: float, window: float, refused_code: int) -> None:
         self._deadline = time.monotonic() + min(seconds, MAX_KEEP_S)
-        self._window = window
+        self._window = min(window, MAX_KEEP_S)
         self._refused_code = refused_code
         self._kept: deque[Kept] = deque()
         self._size = 0

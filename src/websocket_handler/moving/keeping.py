@@ -71,6 +71,8 @@ class KeeperLink:
 
 def _start(stdin: socket.socket) -> subprocess.Popen[bytes]:
     """Start a keeper in a session of its own: signals for this process's group do not end it."""
+    if not sys.executable:
+        raise OSError("the path of Python is unknown")
     return subprocess.Popen(
         [sys.executable, "-m", "websocket_handler", "keep"],
         stdin=stdin.fileno(),
