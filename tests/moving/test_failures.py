@@ -302,6 +302,7 @@ def test_message_sent_while_suspended_arrives_once(engines: tuple[Engine, Engine
         assert results == [giving.MOVED]
 
 
+@pytest.mark.skipif(not IS_NATIVE, reason="only the native engine has standby threads")
 def test_connection_goes_on_if_the_engine_is_blocked_before_the_release(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
