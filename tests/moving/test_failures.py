@@ -340,6 +340,22 @@ def test_connection_goes_on_if_the_engine_is_blocked_before_the_release(
     engine.stop(timeout=5)
 
 
+def test_connection_moves_if_its_listener_returns_in_time(engines: tuple[Engine, Engine]) -> None:
+    began = threading.Event()
+
+    def work(message: str | bytes) -> None:
+        began.set()
+        time.sleep(open_connection.IDLE_TIMEOUT_S / 2)
+        client.websocket.send(message)
+
+    with Client(engines[0], RFC6455, lambda ws: ws.on("message", work)) as client:
+        client.sock.sendall(client.encoder.message("hello"))
+        has_begun = began.wait(10)
+        assert has_begun
+        client.move(engines[1], lambda _: None)
+        assert client.read(1) == [Message("hello")]
+
+
 def test_connection_closed_while_suspended_stays_in_old_process(
     engines: tuple[Engine, Engine],
 ) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 
 from websocket_handler import IS_NATIVE, Engine
 from websocket_handler.moving import keeper as keeper_module
+from websocket_handler.moving import open_connection
 from websocket_handler.moving.departures import move_connections
 from websocket_handler.moving.directory import VARIABLE
 from websocket_handler.moving.giving import MOVED
@@ -25,7 +27,7 @@ from websocket_handler.moving.keeper import Keeper
 from websocket_handler.moving.keeping import VARIABLE as KEEP
 from websocket_handler.moving.keeping import KeeperLink
 from websocket_handler.moving.messages import NotMoved
-from websocket_handler.moving.open_connection import OpenConnection
+from websocket_handler.moving.open_connection import OpenConnection, StillBusy
 from websocket_handler.protocol.assembly import Message
 from websocket_handler.protocol.versions import by_name
 
@@ -240,4 +242,25 @@ def test_keeper_at_its_limit_leaves_the_connection_to_the_old_process(
         second.sock.sendall(second.encoder.message("on"))
         assert second.read(1) == [Message("on")]
         first.sock.close()
+    keeper.close_all()
+
+
+def test_connection_that_is_busy_does_not_stop_the_others(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_connection, "IDLE_TIMEOUT_S", 0.1)
+    keeper = Keeper(10, 0, 1008)
+    with (
+        Client(engine, RFC6455, lambda ws: ws.on("message", ws.send)) as busy,
+        Client(engine, RFC6455, lambda _: None) as idle,
+        kept_by(keeper) as link,
+    ):
+        busy.websocket._queued_sends = deque()  # as while a fragmented message is sent
+        with pytest.raises(StillBusy):
+            give(link, busy)
+        busy.websocket._queued_sends = None
+        assert give(link, idle) is MOVED
+        busy.sock.sendall(busy.encoder.message("on"))
+        assert busy.read(1) == [Message("on")]
+        idle.sock.close()
     keeper.close_all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from websocket_handler import ALL_VERSIONS, Compression, Engine, Version, WebSocket
+from websocket_handler.moving import open_connection
 from websocket_handler.protocol.assembly import Message
 from websocket_handler.protocol.deflate import Deflater, read_window
 from websocket_handler.protocol.frame import RSV1, Opcode, write_frame
@@ -20,7 +22,7 @@ from websocket_handler.protocol.versions import by_name
 
 from ..protocol.frames import Limits
 from ..support.programs import wait_for
-from .between_engines import Client
+from .between_engines import Client, move
 
 RFC6455 = by_name("RFC 6455")
 SLOW = settings(
@@ -126,6 +128,38 @@ def test_move_of_compressed_connection_keeps_the_window(
                 body = stream.decompress(body + b"\x00\x00\xff\xff")
             assert body.decode() == word
         assert received == sent
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_connection_within_a_compressed_message_waits_for_its_end(
+    engines: tuple[Engine, Engine], monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    received: list[Any] = []
+
+    def prepare(ws: WebSocket) -> None:
+        ws.on("message", received.append)
+
+    monkeypatch.setattr(open_connection, "IDLE_TIMEOUT_S", 10.0 if ends else 0.2)
+    compression = Compression(threshold=0)
+    with Client(engines[0], RFC6455, prepare, compression=compression) as client:
+        deflated = Deflater(15, True, 6, 8, 0).deflate(b"hello " * 100, True)
+        assert deflated is not None
+        frame = write_frame(Opcode.TEXT | RSV1, deflated, True, b"abcd")
+        client.sock.sendall(frame[:-3])
+        wait_for(client.is_read, "the engine to read")
+        rest = threading.Timer(0.1, client.sock.sendall, [frame[-3:]])
+        if ends:
+            rest.start()
+            client.move(engines[1], prepare, compression=compression)
+        else:
+            _, answer = move(
+                client.websocket, client.request, engines[1], prepare, compression=compression
+            )
+            assert answer.reason == "a compressed message is incomplete"
+            rest.start()
+        wait_for(lambda: received, "the message")
+        assert received == ["hello " * 100]
+        rest.join()
 
 
 def test_move_with_full_buffers_loses_no_byte(engines: tuple[Engine, Engine]) -> None:

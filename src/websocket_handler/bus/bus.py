@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import logging
 import os
 import time
@@ -253,20 +254,25 @@ class Bus:
         Needs a history.
         """
         results: list[Result] = []
-        calls = [call]
+        calls = [call]  # popped by the thread that makes the call, or by this one at the end
 
         def make() -> None:
-            if calls and is_allowed():
-                results.append(calls.pop()(self._worker.offset_of(room)))
+            if is_allowed():
+                with contextlib.suppress(IndexError):
+                    made = calls.pop()
+                    results.append(made(self._worker.offset_of(room)))
 
         end = time.monotonic() + AT_OFFSET_TIMEOUT_S
         while not results:
             if not self._post(make):  # the thread has ended
                 make()
             wait_until(lambda: bool(results), AT_OFFSET_RETRY_S)
-            if not results and time.monotonic() > end:
-                calls.clear()
-                raise TimeoutError("the broker has not stored all messages")
+            if time.monotonic() > end and calls:
+                with contextlib.suppress(IndexError):
+                    calls.pop()
+                    raise TimeoutError("the broker has not stored all messages")
+            if time.monotonic() > end + AT_OFFSET_TIMEOUT_S:  # `call` has raised
+                raise TimeoutError("the bus does not answer")
         return results[0]
 
     def pending_echoes(self, room: str) -> list[Outgoing]:

@@ -16,6 +16,7 @@ import stat
 import sys
 import time
 from collections import deque
+from typing import Any
 
 from ..protocol.close_codes import CloseCode
 from .description import Description
@@ -112,7 +113,7 @@ class Keeper:
 
     def __init__(self, seconds: float, window: float, refused_code: int) -> None:
         self._deadline = time.monotonic() + min(seconds, MAX_KEEP_S)
-        self._window = window
+        self._window = min(window, MAX_KEEP_S)
         self._refused_code = refused_code
         self._kept: deque[Kept] = deque()
         self._size = 0
@@ -125,25 +126,25 @@ class Keeper:
         while (left := self._deadline - time.monotonic()) > 0:
             try:
                 received = receive(giver, left)
-                received.close()
-                self._take(giver, Description.from_json(received.fields))
-            except UnknownFormat as error:
-                self._refuse(giver, str(error))
             except NotMoved:
                 return
+            if received.descriptors:
+                with socket.socket(fileno=received.descriptors.pop()) as exchange:
+                    self._take(exchange, received.fields)
+            received.close()
 
-    def _take(self, giver: socket.socket, description: Description) -> None:
-        if len(self._kept) >= MAX_CONNECTIONS or self._size > MAX_BYTES:
-            self._refuse(giver, "the keeper has too many connections")
+    def _take(self, exchange: socket.socket, fields: dict[str, Any]) -> None:
+        """Take one connection, unless the process that ends keeps it."""
+        try:
+            description = Description.from_json(fields)
+            if len(self._kept) >= MAX_CONNECTIONS or self._size > MAX_BYTES:
+                send(exchange, {"kept": "the keeper has too many connections"})
+                return
+            kept = Kept(description, take(exchange, lambda: None))
+        except (NotMoved, UnknownFormat):
             return
-        kept = Kept(description, take(giver, lambda: None))
         self._kept.append(kept)
         self._size += kept.size
-
-    @staticmethod
-    def _refuse(giver: socket.socket, reason: str) -> None:
-        with contextlib.suppress(NotMoved):
-            send(giver, {"kept": reason})
 
     def move_all(self) -> None:
         """Move the connections to the process that listens, until the time is over."""

@@ -61,16 +61,21 @@ class KeeperLink:
 
     def move(self, owner: Owner, description: Description, seconds: float) -> Answer:
         """Give a connection to the keeper. Raises `NotMoved` if this process keeps it."""
-        send(self._sock, description.to_json())
-        asked = receive(self._sock, min(seconds, START_TIMEOUT_S))
-        asked.close()
-        if "take" not in asked.fields:
-            raise NotMoved(str(asked.fields.get("kept", "the keeper does not take it")))
-        return give(self._sock, owner)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:  # an exchange that fails does not confuse the next one
+            with theirs:
+                send(self._sock, description.to_json(), [theirs.fileno()])
+            asked = receive(ours, min(seconds, START_TIMEOUT_S))
+            asked.close()
+            if "take" not in asked.fields:
+                raise NotMoved(str(asked.fields.get("kept", "the keeper does not take it")))
+            return give(ours, owner)
 
 
 def _start(stdin: socket.socket) -> subprocess.Popen[bytes]:
     """Start a keeper in a session of its own: signals for this process's group do not end it."""
+    if not sys.executable:
+        raise OSError("sys.executable is empty")
     return subprocess.Popen(
         [sys.executable, "-m", "websocket_handler", "keep"],
         stdin=stdin.fileno(),

@@ -39,7 +39,7 @@ that."""
 
 
 class StillBusy(NotMoved):
-    """The application was busy with the connection for `IDLE_TIMEOUT_S`."""
+    """The application or the broker was busy with the connection: try again after the others."""
 
 
 class OpenConnection:
@@ -63,10 +63,10 @@ class OpenConnection:
         try:
             left += leave(websocket, [room for room in rooms_of(websocket) if room._has_history])
             _in_engine(websocket, partial(_release, suspended, left, send_end))
-        except NotMoved:
+        except (NotMoved, TimeoutError) as error:
             self.resume()
             in_engine(websocket, partial(come_back, websocket, left))
-            raise
+            raise error if isinstance(error, NotMoved) else StillBusy(str(error)) from None
         if left:
             left_rooms.set()
 
@@ -106,7 +106,7 @@ def _when_idle(websocket: WebSocket, call: Callable[[WebSocket], Result]) -> Res
             return _in_engine(websocket, partial(call, websocket))
         except NotYet as reason:
             if time.monotonic() > end:
-                raise NotMoved(str(reason)) from None
+                raise StillBusy(str(reason)) from None
         time.sleep(RETRY_INTERVAL_S)
 
 

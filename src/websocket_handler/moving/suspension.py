@@ -190,16 +190,16 @@ def rooms_of(websocket: WebSocket) -> list[Room]:
 
 
 def leave(websocket: WebSocket, rooms: list[Room]) -> list[Left]:
-    """Leave rooms for a move. Blocks for those with a history. Raises `NotMoved` if the broker
+    """Leave rooms for a move. Blocks for those with a history. Raises `TimeoutError` if the broker
     must first store messages; then the WebSocket is in all of them."""
     left: list[Left] = []
     try:
         for room in rooms:
             one = room._leave_for_move(websocket)
             left += [one] if one is not None else []
-    except TimeoutError as error:
+    except TimeoutError:
         in_engine(websocket, partial(come_back, websocket, left))
-        raise NotMoved(str(error)) from None
+        raise
     return left
 
 

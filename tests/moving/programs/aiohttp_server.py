@@ -48,16 +48,12 @@ def main() -> None:
     app.on_shutdown.append(move)
     port = int(sys.argv[1])
 
-    async def started(_: web.Application) -> None:
-        report(f"ready on port {port}")
-
-    app.on_startup.append(started)
     web.run_app(
         app,
         host="127.0.0.1",
         port=port,
         reuse_port=True,
-        print=lambda *_: None,
+        print=lambda *_: report(f"ready on port {port}"),  # when it listens
         shutdown_timeout=5,
         handler_cancellation=True,
     )
