@@ -660,7 +660,7 @@ class WebSocket(SendingConnection):
         engine._ledger.count_refused(status)
         if isinstance(former, handshake.Accepted):
             engine._ledger.leave(self._counted_address)
-            with self._codec.sending if self._codec is not None else contextlib.nullcontext():
+            with self._codec.send_lock if self._codec is not None else contextlib.nullcontext():
                 self._outcome = handshake.without_bytes(outcome)  # from now on, no frame is written
                 self._discard_output()
         else:

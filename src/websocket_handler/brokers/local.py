@@ -97,8 +97,8 @@ class LocalBroker(Broker):
 
     def _ended(self, node: bytes) -> None:
         """A sibling has ended, perhaps between storing a message and sending it to all."""
-        goodbye = seal(EnvelopeKind.EXIT, node, 0, True, encode_content("", None))
-        self.receive(ALL_PROCESSES, goodbye, None, None)
+        announcement = seal(EnvelopeKind.EXIT, node, 0, True, encode_content("", None))
+        self.receive(ALL_PROCESSES, announcement, None, None)
         if self._history is not None:
             task = asyncio.ensure_future(self._receive_last(node))
             self._tasks.add(task)

@@ -21,7 +21,7 @@ _opened: WeakSet[Any] | None = None
 _is_thread_known = False
 """Whether the connections that the thread of `sync_to_async` had opened before are recorded."""
 
-_watching = threading.Lock()
+_watching_lock = threading.Lock()
 
 
 def database_connections() -> Callable[[], DatabaseConnections] | None:
@@ -71,7 +71,7 @@ def _close_old_and_note_others() -> None:
 
 def _watch() -> None:
     global _opened
-    with _watching:
+    with _watching_lock:
         if _opened is None:
             _opened = WeakSet()
             signals: Any = importlib.import_module("django.db.backends.signals")

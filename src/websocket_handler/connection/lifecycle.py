@@ -67,12 +67,12 @@ OF_THE_PARENT = Close(
 class Codec:
     """The codec in Python, for protocol versions or extensions that the channel's codec lacks."""
 
-    __slots__ = ("decoder", "encoder", "pending_output", "sending")
+    __slots__ = ("decoder", "encoder", "pending_output", "send_lock")
 
     def __init__(self, decoder: Decoder, encoder: Encoder, holds_output: bool) -> None:
         self.decoder: Decoder = decoder
         self.encoder: Encoder = encoder
-        self.sending: Any = native_rlock()
+        self.send_lock: Any = native_rlock()
         """A lock, held from the last check of the connection's state until a frame is written."""
         self.pending_output: bytearray | None = bytearray() if holds_output else None
         """Frames sent before the handshake is complete, in versions that complete it after the
@@ -301,14 +301,14 @@ class Connection(ReceivingConnection):
         if self._codec is None:
             self._write_frame(opcode, payload, fin)
         else:
-            with self._codec.sending:
+            with self._codec.send_lock:
                 self._write_coded(self._codec.encoder.frame(opcode, payload, fin))
 
     def _send_close(self, code: int, reason: str) -> None:
         code = dict(self._version._close_codes).get(code, code)
         if self._codec is not None:
             known = None if code == CloseCode.NO_CODE_RECEIVED else code
-            with self._codec.sending:
+            with self._codec.send_lock:
                 self._write_coded(self._codec.encoder.close(known, reason))
         elif code == CloseCode.NO_CODE_RECEIVED:
             self._write_frame(Opcode.CLOSE, b"")
@@ -400,7 +400,7 @@ class Connection(ReceivingConnection):
     def _completed(self, response: bytes) -> None:
         """The handshake is complete: send its `response`, then the withheld frames."""
         assert self._codec is not None
-        with self._codec.sending:
+        with self._codec.send_lock:
             pending_output, self._codec.pending_output = self._codec.pending_output, None
             self._write(response + bytes(pending_output or b""))
         self._open()
@@ -517,7 +517,7 @@ class Connection(ReceivingConnection):
             initiated = self._state is State.CLOSING
             former = dict(self._version._close_codes).get(code, code)
             close = Close(former, reason, cookie)
-            with self._codec.sending:
+            with self._codec.send_lock:
                 self._write_coded(self._codec.encoder.answer_close(close, initiated))
         elif self._state is State.OPEN:
             self._send_close(code, reason)
@@ -639,15 +639,15 @@ class Connection(ReceivingConnection):
         """Ping a silent peer; drop it if it shows no sign of life."""
         interval = self._settings.ping_interval
         assert interval is not None
-        now, heard, awaited = time.monotonic(), self._heard, self._pinged
-        if awaited is not None and heard + CLOCK_STEP < awaited.pinged_at:
+        now, last_activity, awaited = time.monotonic(), self._last_activity, self._pinged
+        if awaited is not None and last_activity + CLOCK_STEP < awaited.pinged_at:
             left = awaited.since + self._settings.ping_timeout - now
             if left > 0:
                 self._set_deadline(left)
             else:
                 self._look_for_life(awaited, now)
-        elif now - heard < interval:
-            self._set_deadline(interval - (now - heard))
+        elif now - last_activity < interval:
+            self._set_deadline(interval - (now - last_activity))
         else:
             self._ping_silent(now)
 

@@ -204,7 +204,7 @@ class SendingConnection(Connection):
                 if self._send_state == SendState.ENDED:  # the end is about to be recorded
                     raise ConnectionClosed(self._close.code, self._close.reason)
             return
-        with self._codec.sending:
+        with self._codec.send_lock:
             if not self._queue_if_fragmenting(message, compress):
                 self._send_coded(self._codec, message, compress, prepared)
 
@@ -215,7 +215,7 @@ class SendingConnection(Connection):
         compress: bool | None,
         prepared: PreparedMessage | None = None,
     ) -> None:
-        with codec.sending:
+        with codec.send_lock:
             encoder = codec.encoder
             frame = prepared.frame_for(encoder) if prepared else encoder.message(message, compress)
             self._check_open()  # again: it may have been closed meanwhile
@@ -267,7 +267,7 @@ class SendingConnection(Connection):
     def _begin_fragmented(self, pieces: Iterable[Any]) -> bool:
         """Begin a fragmented message: queue all other messages from now on. Returns False if one
         is already being sent: then `pieces` is queued."""
-        becoming_frames = self._codec.sending if self._codec else contextlib.nullcontext()
+        becoming_frames = self._codec.send_lock if self._codec else contextlib.nullcontext()
         with becoming_frames, self._state_lock:
             if self._queue_if_fragmenting(pieces, None):
                 return False
@@ -302,7 +302,7 @@ class SendingConnection(Connection):
             if not self._write_frame(opcode, payload, fin):
                 self._check_open()
             return
-        with self._codec.sending:
+        with self._codec.send_lock:
             self._check_open()
             self._write_coded(self._codec.encoder.frame(opcode, payload, fin))
 

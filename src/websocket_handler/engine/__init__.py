@@ -43,13 +43,13 @@ else:
         IS_NATIVE = False
 
 _default: Engine | None = None
-_making = threading.Lock()
+_default_lock = threading.Lock()
 
 
 def default_engine() -> Engine:
     """Return the engine of this process, which is used by default; created on first use."""
     global _default
-    with _making:
+    with _default_lock:
         if _default is None:
             _default = Engine()
         return _default
@@ -71,7 +71,7 @@ def loop_engine(loop: asyncio.AbstractEventLoop | None = None) -> Engine:
     return engine
 
 
-def _say_goodbye() -> None:
+def _close_at_exit() -> None:
     """At exit: close every connection with 1001, and wait up to a second for the peers."""
     if _default is not None:
         _default.close_all(timeout=1.0)
@@ -79,9 +79,9 @@ def _say_goodbye() -> None:
 
 
 @in_forked_child
-def _begin_anew() -> None:
-    global _making
-    _making = threading.Lock()
+def _renew_state() -> None:
+    global _default_lock
+    _default_lock = threading.Lock()
     _by_loop.clear()
     if IS_NATIVE:
         from .codec import forget_random_bytes
@@ -89,7 +89,7 @@ def _begin_anew() -> None:
         forget_random_bytes()
 
 
-atexit.register(_say_goodbye)
+atexit.register(_close_at_exit)
 
 __all__ = [
     "IS_NATIVE",

@@ -47,7 +47,7 @@ cdef class Channel(Pollable):
     cdef outgoing *out                 # the send buffer; NULL while it is empty
     cdef traffic traffic
     cdef wheel_timer timer
-    cdef uint64_t heard                # ms: last byte received, or space in a full send buffer
+    cdef uint64_t last_activity        # ms: last byte received, or space in a full send buffer
     cdef uint32_t controls_since       # ms: start of a second in which control frames are counted
     cdef uint32_t controls             # control frames received in that second
     cdef public object _message_listener

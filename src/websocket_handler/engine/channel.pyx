@@ -139,14 +139,14 @@ cdef class Channel(Pollable):
         `_feed`, and finished frames to `_write`. `agreed` are the `EndpointParameters` of
         permessage-deflate if it was negotiated.
         """
-        cdef EpollEngine home = engine
+        cdef EpollEngine epoll_engine = engine
         key = settings if agreed is None else (settings, agreed)
-        rules = home.rules_by_settings.get(key)
+        rules = epoll_engine.rules_by_settings.get(key)
         if rules is None:
-            if len(home.rules_by_settings) >= RULES_KEPT:
-                home.rules_by_settings.clear()
-            rules = home.rules_by_settings[key] = ConnectionLimits(settings, agreed)
-        self._engine = home
+            if len(epoll_engine.rules_by_settings) >= RULES_KEPT:
+                epoll_engine.rules_by_settings.clear()
+            rules = epoll_engine.rules_by_settings[key] = ConnectionLimits(settings, agreed)
+        self._engine = epoll_engine
         self.rules = rules
         self.decoder.rules = &self.rules.rules
         self.decoder.expect_masked = not client
@@ -161,7 +161,7 @@ cdef class Channel(Pollable):
         self.fd = fd
         self.layer = layer
         self.is_push = layer is not None and not layer.is_pollable
-        self.heard = engine.now = monotonic_ms()
+        self.last_activity = engine.now = monotonic_ms()
         if engine.epoll_fd < 0 or not self.wait_for(READING):
             reason = "the engine was closed" if engine.epoll_fd < 0 else strerror(errno)
             self.close_descriptor()
@@ -185,7 +185,7 @@ cdef class Channel(Pollable):
         """Like `_attach_here`, but from any thread, if there are no early bytes and no listener to
         call. As soon as the socket is in the epoll set, the engine's thread may use this channel."""
         self._opened()
-        self.heard = monotonic_ms()
+        self.last_activity = monotonic_ms()
         self.fd = fd
         self._engine.link(self)
         self._set_usual_deadline()  # from now on, the engine's thread may set another one
@@ -678,7 +678,7 @@ cdef class Channel(Pollable):
             if sent >= 0:
                 self.traffic.bytes_sent += <size_t>sent
                 if self.interest & EPOLLOUT:  # the peer has read data, so it is alive
-                    self.heard = self._engine.now
+                    self.last_activity = self._engine.now
             elif errno == EAGAIN:
                 break
             elif errno != EINTR:
@@ -940,7 +940,7 @@ cdef class Channel(Pollable):
             elif errno != EAGAIN and errno != EINTR:
                 self.release(strerror(errno))
             return
-        self.heard = self._engine.now
+        self.last_activity = self._engine.now
         size = <size_t>count
         self.traffic.bytes_received += size
         if self._discard_input:
@@ -1030,7 +1030,7 @@ cdef class Channel(Pollable):
                 self.input_ended = True
                 self._input_over()
                 return True
-            self.heard = self._engine.now
+            self.last_activity = self._engine.now
             budget -= size
             self.traffic.bytes_received += <size_t>size
             if not self._discard_input:
@@ -1191,7 +1191,7 @@ cdef class Channel(Pollable):
         to the caller: for `websocket_handler.testing`. In the engine's thread only. Returns the
         seconds left until the deadline, None without one."""
         cdef uint64_t passed = <uint64_t>round(seconds * 1000)
-        self.heard -= passed
+        self.last_activity -= passed
         self.controls_since -= <uint32_t>passed
         if self.timer.link is NULL:
             return None
@@ -1199,9 +1199,9 @@ cdef class Channel(Pollable):
         return <long long>(self.timer.due - monotonic_ms()) / 1000.0
 
     @property
-    def _heard(self):
+    def _last_activity(self):
         """The time of the last sign of life of the peer, in seconds of `time.monotonic`."""
-        return <long long>self.heard / 1000.0
+        return <long long>self.last_activity / 1000.0
 
     cdef void expired(self) noexcept:
         self._deadline_passed()

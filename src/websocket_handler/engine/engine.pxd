@@ -85,7 +85,7 @@ cdef class EpollEngine:
     cdef readonly object _ledger
     cdef void *current                 # the object whose event is being served
     cdef Descriptor watcher_event               # an eventfd that wakes the watcher thread
-    cdef bint watcher_sleeps           # the watcher thread reads `bell`
+    cdef bint watcher_sleeps           # the watcher thread reads `watcher_event`
     cdef bint watching                 # a thread is in `_watch_for_blocking`
     cdef bint stopping                 # `_watch_for_blocking` must return
     cdef bint closing                  # close now, or at the end of the iteration in progress

@@ -243,7 +243,7 @@ cdef class EpollEngine:
             if not self.stopping and self.take_over():
                 break
         self.watching = False
-        if self.epoll_fd < 0:  # the engine was closed and has left `bell` to this thread
+        if self.epoll_fd < 0:  # the engine was closed and has left `watcher_event` to this thread
             self.watcher_event.close()
         return not self.stopping
 

@@ -84,7 +84,7 @@ class Engine(ClosesAll):
         self._is_guest = loop is not None
         self._loop = loop
         self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
+        self._start_lock = threading.Lock()
         self._posting = native_rlock()  # a lock, also held when posted calls begin and end
         self._early_calls: list[Callable[[], object]] = []  # posted before there was a loop
         self._attached: set[Channel] = set()
@@ -185,7 +185,7 @@ class Engine(ClosesAll):
         own = socket.socket(fileno=sock.detach())
         self._attached.add(channel)
         lost = functools.partial(self._lose_unattached, channel, own)
-        self._connect(lambda: _Carrier(self, channel, early), own, lost)
+        self._connect(lambda: _TransportProtocol(self, channel, early), own, lost)
 
     @in_empty_context
     def _attach_transport(
@@ -198,13 +198,13 @@ class Engine(ClosesAll):
         self._start()
         channel._engine = self
         self._attached.add(channel)
-        carrier = _Carrier(self, channel, early)
-        transport.set_protocol(carrier)
-        carrier.connection_made(transport)
+        protocol = _TransportProtocol(self, channel, early)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
         if not channel._reading_paused:
             transport.resume_reading()
         if transport.is_closing():  # the former protocol may have received `connection_lost`
-            self._post(lambda: carrier.connection_lost(None))
+            self._post(lambda: protocol.connection_lost(None))
 
     def _discard(self, sock: socket.socket) -> None:
         """Take over a socket and discard its input until the peer closes it, at most for
@@ -260,7 +260,7 @@ class Engine(ClosesAll):
             self._loop.stop()  # else it would continue here, if its own thread has forked
             self._loop = self._thread = None
         self._owner = None
-        self._starting = threading.Lock()
+        self._start_lock = threading.Lock()
         self._posting = native_rlock()
         self._ledger = Ledger()
 
@@ -274,7 +274,7 @@ class Engine(ClosesAll):
         if self._closed:
             return False
         warn_once()
-        with self._starting:
+        with self._start_lock:
             if self._loop is None:
                 self._start_thread()
             return self._loop is not None
@@ -377,13 +377,14 @@ class Channel(Events):
         "_drain_due",
         "_engine",
         "_finishing",
-        "_heard",
         "_input_ended",
         "_is_client",
+        "_last_activity",
         "_latency",
         "_limits",
         "_message_listener",
         "_outgoing",
+        "_output_lock",
         "_paused",
         "_reading_paused",
         "_send_state",
@@ -392,7 +393,6 @@ class Channel(Events):
         "_timer",
         "_traffic",
         "_transport",
-        "_unsent",
         "_waiting",
     )
 
@@ -403,7 +403,9 @@ class Channel(Events):
     _after_messages: Callable[[], object] | None
     _outgoing: list[bytes]
     _waiting: int  # bytes in `_outgoing`
-    _unsent: Any  # a lock, held while the unsent bytes are counted, move or change `_above_water`
+    _output_lock: (
+        Any  # a lock, held while the unsent bytes are counted, move or change `_above_water`
+    )
     _above_water: bool
     _drain_due: bool
     _send_state: int
@@ -435,8 +437,8 @@ class Channel(Events):
         self._waiting = 0
         self._traffic = Traffic()
         self._controls, self._controls_since = 0, 0.0
-        self._unsent = native_rlock()
-        self._heard = time.monotonic()
+        self._output_lock = native_rlock()
+        self._last_activity = time.monotonic()
         return self
 
     _end_check: asyncio.TimerHandle | None = None  # until `_look_for_end`, while reading is paused
@@ -483,7 +485,7 @@ class Channel(Events):
 
     def _kept(self) -> int:
         """Return the bytes in the send buffers of this channel and of the transport."""
-        with self._unsent:
+        with self._output_lock:
             transport = self._transport
             return self._waiting + (transport.get_write_buffer_size() if transport else 0)
 
@@ -514,13 +516,13 @@ class Channel(Events):
 
     def _count_control_frame(self) -> bool:
         """Count a received control frame. Returns whether there were too many in this second."""
-        if self._heard - self._controls_since >= 1:
-            self._controls, self._controls_since = 0, self._heard
+        if self._last_activity - self._controls_since >= 1:
+            self._controls, self._controls_since = 0, self._last_activity
         self._controls += 1
         return self._controls > self._limits.max_control_frames
 
     def _write(self, data: bytes) -> None:
-        with self._unsent:
+        with self._output_lock:
             self._outgoing.append(data)
             self._waiting += len(data)
             if self._kept() > self._limits.high_water:
@@ -537,13 +539,13 @@ class Channel(Events):
 
     def _prepend(self, data: bytes) -> None:
         """Insert bytes at the start of the send buffer. Before the engine has the socket."""
-        with self._unsent:
+        with self._output_lock:
             self._outgoing.insert(0, data)
             self._waiting += len(data)
 
     def _discard_output(self) -> None:
         """Discard the send buffer. Before the engine has the socket, or after its end."""
-        with self._unsent:
+        with self._output_lock:
             self._outgoing.clear()
             self._waiting = 0
 
@@ -566,7 +568,7 @@ class Channel(Events):
         """Send the buffered data in one call."""
         if self._transport is None:
             return
-        with self._unsent:
+        with self._output_lock:
             data = b"".join(self._outgoing)
             self._outgoing = []
             if data and not self._transport.is_closing():
@@ -583,7 +585,7 @@ class Channel(Events):
         transport = self._transport
         if not self._above_water or transport is None or transport.is_closing():
             return
-        with self._unsent:  # another thread may be sending
+        with self._output_lock:  # another thread may be sending
             left = self._kept()
             self._above_water = left > self._limits.high_water // 4
         if left > self._limits.high_water:
@@ -649,7 +651,7 @@ class Channel(Events):
     # receiving
 
     def _receive(self, data: bytes) -> None:
-        self._heard = time.monotonic()
+        self._last_activity = time.monotonic()
         self._traffic += Traffic(bytes_received=len(data))
         self._corked = True
         if not self._discard_input:
@@ -694,7 +696,7 @@ class Channel(Events):
         self._transport = self._timer = None
         self._send_state = SendState.ENDED
         self._discard_input = True
-        self._unsent = native_rlock()
+        self._output_lock = native_rlock()
         self._outgoing = []
         self._waiting = 0
         self._abandoned()
@@ -711,7 +713,7 @@ class Channel(Events):
 
     def _advance(self, seconds: float) -> float | None:
         """Act as if this many seconds had passed: see the native `Channel._advance`."""
-        self._heard -= seconds
+        self._last_activity -= seconds
         self._controls_since -= seconds
         if self._timer is None or self._engine is None:
             return None
@@ -720,7 +722,7 @@ class Channel(Events):
         return left
 
 
-class _Carrier(asyncio.Protocol):
+class _TransportProtocol(asyncio.Protocol):
     """The asyncio protocol that passes the events of a transport to a channel."""
 
     def __init__(self, engine: Engine, channel: Channel, early: bytes) -> None:
@@ -736,7 +738,7 @@ class _Carrier(asyncio.Protocol):
             high=0 if transport.get_extra_info("sslcontext") is None else 1, low=0
         )
         channel._transport = transport
-        channel._heard = time.monotonic()
+        channel._last_activity = time.monotonic()
         channel._corked = True
         channel._opened()
         channel._receive(self._early)
@@ -760,7 +762,7 @@ class _Carrier(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The transport has sent everything in its buffer."""
         channel = self._channel
-        channel._heard = time.monotonic()
+        channel._last_activity = time.monotonic()
         channel._look_at_water()
         if channel._tell_when_flushed:
             channel._tell_when_flushed = False

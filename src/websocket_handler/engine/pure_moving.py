@@ -77,7 +77,7 @@ def release(channel: Channel, _descriptor: int) -> None:
 
 def unsent(channel: Channel) -> bytes:
     """Return the bytes in the send buffer."""
-    with channel._unsent:
+    with channel._output_lock:
         return b"".join(channel._outgoing)
 
 

@@ -60,7 +60,7 @@ class Engine(ClosesAll, EpollEngine):
         self._poll_timeout: float | None = None  # seconds, while a standby thread is missing
         self._has_warned = False
         self._next_attempt = 0.0  # the monotonic time of the next attempt, in that case
-        self._starting = threading.Lock()
+        self._start_lock = threading.Lock()
         self._stopped = False
         self._greenlet: int | None = None  # the identifier of the greenlet, if it runs in one
         self._process = os.getpid()
@@ -148,7 +148,7 @@ class Engine(ClosesAll, EpollEngine):
             return False
         self._reopen()
         if self._loop is None and not self._threads:
-            with self._starting:
+            with self._start_lock:
                 if not self._threads:
                     self._is_polled = True
                     begin = self._poll_in_greenlet if is_gevent() else self._poll_and_watch
@@ -159,7 +159,7 @@ class Engine(ClosesAll, EpollEngine):
     def _reopen(self) -> None:
         """In a forked child, once: open new descriptors in place of the parent's."""
         if self._is_inherited:
-            with self._starting:
+            with self._start_lock:
                 if self._is_inherited:
                     self.open()
                     self._is_inherited = False
@@ -177,7 +177,7 @@ class Engine(ClosesAll, EpollEngine):
         self._pool = threading.Condition()
         self._idle = 0
         self._has_watcher = self._is_polled = False
-        self._starting = threading.Lock()
+        self._start_lock = threading.Lock()
         self._greenlet = None
         self._stopped = self._stopped or self._has_entered
 

@@ -179,7 +179,7 @@ def _check_idle(websocket: WebSocket) -> None:
     if inbox.is_waited_for:
         if inbox.amount():
             raise NotYet("the handler is about to get a message")
-    elif time.monotonic() - websocket._heard < RECENT_S:
+    elif time.monotonic() - websocket._last_activity < RECENT_S:
         raise NotYet("the handler works on a message")
 
 
