@@ -36,8 +36,9 @@ async function use() {
 
 socket.on("greeting", (names) => results.events.push(names));
 socket.on("connect", () => use().catch((error) => { results.error = String(error); finish(); }));
-socket.on("connect_error", (error) => {
+socket.once("connect_error", (error) => {
   results.refused = [error.message, error.data ?? null];
-  finish();
+  console.log(JSON.stringify(results));
+  socket.disconnect(); // the process ends once the session is closed
 });
 setTimeout(() => { results.error = "time is up"; finish(); }, 40000).unref();
