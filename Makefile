@@ -19,9 +19,9 @@ chat-demo: $(VENV)/.test-ready
 cluster-demo: $(VENV)/.test-ready
 	$(BIN)/python examples/chat/cluster.py
 
-# Run the tests, two files in parallel: most tests mostly wait for a server.
+# Run the tests, three files in parallel: most tests mostly wait for a server.
 test: $(VENV)/.test-ready
-	$(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest tests --numprocesses 3 --dist loadfile
 
 # Run the tests on each installed Python from 3.10 on, with the native and the pure-Python engine.
 test-all:
