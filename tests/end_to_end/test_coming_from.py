@@ -53,16 +53,19 @@ def test_program_answers_the_same_client(
         if "flask-socketio" in block.page:
             talk_in_a_room(connect(f"ws://localhost:{port}/chat"))
         else:
-            echo(connect(f"ws://localhost:{port}/echo"))
+            code = echo(connect(f"ws://localhost:{port}/echo"))
+            # flask-sock's server may write an HTTP response before its close frame.
+            assert code == 1000 or str(block.file).startswith("before")
     assert "Traceback" not in log(), log()
 
 
-def echo(ws: WebSocket) -> None:
+def echo(ws: WebSocket) -> int | None:
+    """Returns the code with which the connection was closed."""
     ws.send("héllo")
     assert ws.receive(TIMEOUT_S) == "héllo"
     ws.close()
     assert ws.wait_closed(TIMEOUT_S)
-    assert ws.close_code == 1000
+    return ws.close_code
 
 
 def talk_in_a_room(ws: WebSocket) -> None:

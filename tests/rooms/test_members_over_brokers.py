@@ -151,6 +151,31 @@ def test_replay_waits_for_a_peer_that_does_not_read(
     wait_for(lambda: late in room, "it to be admitted")
 
 
+def test_message_that_excludes_a_returning_member_is_not_replayed_to_it(
+    engine: Engine, shared: BrokerProcess, make: Make, request: pytest.FixtureRequest
+) -> None:
+    rooms = make(shared, history=History(length=1000), add_offset=add_offset)
+    room = rooms[request.node.name]
+    keeper, keeper_peer = member(engine)
+    room.add(keeper)
+    assert room.ready(10)
+    keeper_reader = Reader(keeper_peer)
+    texts = [f"{number:04}" + "x" * 4000 for number in range(200)]
+    for text in texts:
+        room.send(text)
+    keeper_reader.wait_for(200)
+    late, late_peer = member(engine)
+    room.add(late, since=keeper_reader.offsets[0])
+    wait_for(lambda: late.buffered_amount > 0, "the replay to begin")
+    room.send("excluded", exclude=late)
+    room.send("meanwhile")
+    keeper_reader.wait_for(202)
+    assert not room._may_move(late)
+    assert Reader(late_peer).wait_for(200) == [*texts[1:], "meanwhile"]
+    wait_for(lambda: late in room, "it to be admitted")
+    assert room._may_move(late)
+
+
 def test_replay_continues_after_a_reconnect(
     engine: Engine, shared: BrokerProcess, make: Make, request: pytest.FixtureRequest
 ) -> None:

@@ -38,9 +38,11 @@ class CatchingUp:
         return not self._room._is_catching_up(self._websocket, self._joining)
 
     def try_send(self, message: str | bytes, offset: str) -> bool:
-        is_sent = self._rooms._catch_up(self._websocket, message, offset)
+        is_excluded = offset in self._joining.excluded
+        is_sent = is_excluded or self._rooms._catch_up(self._websocket, message, offset)
         if is_sent:
             self._joining.offset = offset
+            self._joining.excluded.discard(offset)
         return is_sent
 
     def call_when_ready(self, call: Callable[[], object]) -> None:

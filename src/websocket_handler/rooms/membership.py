@@ -16,10 +16,15 @@ LATE_ADD_S = 10.0
 receives live messages only."""
 
 
+MAX_EXCLUDED = 10_000
+"""Messages that exclude a WebSocket while it receives the messages that it has missed. It receives
+further ones."""
+
+
 class Joining:
     """A WebSocket that first receives the messages which it has missed."""
 
-    __slots__ = ("has_begun", "identity", "is_counted", "is_moved", "offset")
+    __slots__ = ("excluded", "has_begun", "identity", "is_counted", "is_moved", "offset")
 
     def __init__(self, identity: str | None, offset: str | None, is_moved: bool) -> None:
         self.identity = identity
@@ -27,6 +32,8 @@ class Joining:
         """The offset of the last message that it has received; None without a history."""
         self.is_moved = is_moved
         """It comes from another process, so it waits for a broker that is unreachable."""
+        self.excluded: set[str] = set()
+        """The offsets of later messages that were sent with `exclude`; up to `MAX_EXCLUDED`."""
         self.is_counted = False
         """Whether its identity is present in this process already."""
         self.has_begun = False

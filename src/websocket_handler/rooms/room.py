@@ -27,7 +27,7 @@ from ..protocol.prepared import PreparedMessage
 from ..protocol.state import State
 from ..websocket import WebSocket
 from .delivery import Delivery
-from .membership import Joining, Left, moved_offset, take_offset
+from .membership import MAX_EXCLUDED, Joining, Left, moved_offset, take_offset
 from .slow_consumers import SlowConsumers
 from .slow_member import SlowMember
 
@@ -371,6 +371,19 @@ class Room:
         if moved is not None:
             joining.offset, joining.is_moved = moved, True
         self._begin(websocket, joining)
+
+    def _exclude_from_replay(self, excluded: Collection[WebSocket], offset: str) -> None:
+        """Skip a message in the replays to WebSockets that must not receive it. Called by
+        `Rooms`."""
+        with self._lock:
+            for joining in map(self._joining.get, excluded):
+                if joining is not None and len(joining.excluded) < MAX_EXCLUDED:
+                    joining.excluded.add(offset)
+
+    def _is_excluded_from_replay(self, websocket: WebSocket) -> bool:
+        """Whether the WebSocket has not reached a message yet that it must not receive."""
+        joining = self._joining.get(websocket)
+        return joining is not None and bool(joining.excluded)
 
     def _is_catching_up(self, websocket: WebSocket, joining: Joining) -> bool:
         """Whether the WebSocket is still receiving messages of the history. Called by `Rooms`."""

@@ -312,8 +312,10 @@ class Rooms:
             return True
         pending = self._bus.pending_echoes(room.name)
         excluded: list[Any] = [item.context or () for item in pending]
-        return not any(item.is_early for item in pending) and not any(
-            member in members for members in excluded
+        return (
+            not any(item.is_early for item in pending)
+            and not any(member in members for members in excluded)
+            and not room._is_excluded_from_replay(member)
         )
 
     def _at_offset(
@@ -383,6 +385,8 @@ class _Receiver:
         if found is not None:
             prepared = self._rooms._prepare(message, offset)
             excluded: Any = context or ()
+            if excluded and offset is not None:
+                found._exclude_from_replay(excluded, offset)
             self._rooms._deliver(found, prepared, key, excluded)
 
     def bus_changed(self, state: BusState, reason: str) -> None:
