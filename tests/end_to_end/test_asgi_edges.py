@@ -106,7 +106,7 @@ def run_over_asgi_messages(
             client.send(close(4000, "the peer's reason"))
         elif name == "close-before-receiving":
             client.send(text("one"))
-            program.get("/arrived")
+            program.get("/continue")
     try:
         while (frame := client.read_frame()).opcode != Opcode.CLOSE:
             frames.append(shown(frame))
@@ -118,6 +118,8 @@ def run_over_asgi_messages(
     with contextlib.suppress(OSError):
         client.send(close(code if frame.payload else None))
         client.read_to_end()
+    if name == "peer-closes-then-send":
+        program.get("/continue")
     return frames, (code, frame.payload[2:].decode())
 
 

@@ -13,8 +13,8 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 
 JOURNALS: dict[str, list[Any]] = {}
-ARRIVED = asyncio.Semaphore(0)
-"""Released by a request for `/arrived`, which the client makes after it has sent a message."""
+CONTINUE = asyncio.Semaphore(0)
+"""Released by a request for `/continue`, with which the client lets a route continue."""
 
 ACCEPT = {"type": "websocket.accept"}
 HELLO = {"type": "websocket.send", "text": "hello"}
@@ -54,15 +54,6 @@ class Edge:
                 self.note("RuntimeError")
             except Exception:
                 self.note("another error")
-
-    async def wait_for_end(self) -> None:
-        """Send until the peer has disconnected, so that nothing is received from the server."""
-        for _ in range(500):
-            try:
-                await self._send(HELLO)
-            except OSError:
-                return
-            await asyncio.sleep(0.02)
 
 
 def start(status: int, *fields: tuple[bytes, bytes]) -> Event:
@@ -155,9 +146,10 @@ async def peer_closes(edge: Edge) -> None:
 
 
 async def peer_closes_then_send(edge: Edge) -> None:
+    """The client has seen the end of the connection before the application sends."""
     await edge.send(ACCEPT)
     await edge.receive()
-    await edge.wait_for_end()
+    await asyncio.wait_for(CONTINUE.acquire(), 10)
     await edge.send(HELLO, CLOSE)
 
 
@@ -199,7 +191,7 @@ async def cancelled_while_another_receives(edge: Edge) -> None:
 async def close_before_receiving(edge: Edge) -> None:
     """A message has arrived, and the application has closed without receiving it."""
     await edge.send(ACCEPT)
-    await asyncio.wait_for(ARRIVED.acquire(), 10)
+    await asyncio.wait_for(CONTINUE.acquire(), 10)
     await edge.send(CLOSE)
     await edge.receive()
     await edge.receive()
@@ -244,8 +236,8 @@ ROUTES = {
 async def app(scope: Event, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
         name = scope["query_string"].decode()
-        if scope["path"] == "/arrived":
-            ARRIVED.release()
+        if scope["path"] == "/continue":
+            CONTINUE.release()
         data = json.dumps(JOURNALS.get(name, [])).encode()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": data})
