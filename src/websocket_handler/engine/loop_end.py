@@ -21,13 +21,19 @@ TRANSPORT_END_ITERATIONS = 3
 which first closes the transport beneath it."""
 
 
-def watch_loop_end(engine: Engine) -> AsyncGenerator[None, None]:
-    """Return an asynchronous generator that ends `engine` when the running loop closes its
-    asynchronous generators, as `asyncio.run` does at the end. The caller keeps it alive."""
-    generator = _until_loop_ends(weakref.ref(engine))
-    with contextlib.suppress(StopIteration):
-        generator.__anext__().send(None)
-    return generator
+class LoopEndWatch:
+    """Ends `engine` when the running loop closes its asynchronous generators, as `asyncio.run` does
+    at the end. The engine, or its callback in the loop, keeps this object alive."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._generator = _until_loop_ends(weakref.ref(engine))
+        with contextlib.suppress(StopIteration):
+            self._generator.__anext__().send(None)
+
+    def __del__(self) -> None:
+        """End the generator here: its loop, which would do so otherwise, may be closed already."""
+        with contextlib.suppress(StopIteration, StopAsyncIteration, RuntimeError):
+            self._generator.aclose().send(None)
 
 
 async def _until_loop_ends(engine: weakref.ref[Engine]) -> AsyncGenerator[None, None]:

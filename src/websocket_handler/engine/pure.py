@@ -26,7 +26,7 @@ from ..protocol.versions import Version
 from ..settings import Settings
 from .empty_context import in_empty_context
 from .forks import engines
-from .loop_end import watch_loop_end
+from .loop_end import LoopEndWatch
 from .native_locks import native_rlock
 from .running_loop import is_in_event_loop
 from .send_state import SendState
@@ -134,7 +134,7 @@ class Engine(ClosesAll):
 
     def _enter_loop(self) -> None:
         self._adopt_thread()
-        self._loop_end = watch_loop_end(self)  # type: ignore[arg-type]
+        self._loop_end = LoopEndWatch(self)  # type: ignore[arg-type]
 
     def _post(self, call: Callable[[], object]) -> None:
         """Make `call()` soon in the engine's thread, or once that is started. Thread-safe. If the
@@ -752,10 +752,9 @@ class _TransportProtocol(asyncio.Protocol):
     def eof_received(self) -> bool:
         channel = self._channel
         channel._input_ended = True
+        channel._input_over()
         if channel._finishing:
             channel._end_output()
-        else:
-            channel._input_over()
         return True  # the transport stays open to send the buffered data
 
     @in_empty_context

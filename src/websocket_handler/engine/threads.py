@@ -22,7 +22,7 @@ from .channel import Channel
 from .empty_context import in_empty_context
 from .engine import EpollEngine
 from .forks import engines
-from .loop_end import watch_loop_end
+from .loop_end import LoopEndWatch
 from .running_loop import is_gevent
 from .shutdown import ClosesAll
 from .stats import NoThread
@@ -345,15 +345,13 @@ class _Reader:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._generator = watch_loop_end(engine)
+        self._loop_end = LoopEndWatch(engine)
 
     def __call__(self) -> None:
         self._engine.poll()
 
     def __del__(self) -> None:
         self._engine._loop_ended()
-        with contextlib.suppress(StopIteration, StopAsyncIteration, RuntimeError):
-            self._generator.aclose().send(None)
 
 
 def _call_in(loop: asyncio.AbstractEventLoop, call: object, argument: object) -> None:
