@@ -69,7 +69,7 @@ class AsyncRequests:
 
 
 class WaitingBody:
-    """The body of a POST. It is complete once the client may send more events."""
+    """The body of a POST. It is read once the client may send more events."""
 
     def __init__(self, body: Any, outbox: AsyncOutbox) -> None:
         self._body = body
@@ -77,8 +77,9 @@ class WaitingBody:
 
     async def read(self, length: int) -> bytes:
         """Return `length` bytes."""
-        body: bytes = await self._body.read(length)
         await self._outbox.wait_for_handlers()
+        body: bytes = await self._body.read(length)
+        self._outbox.count_received(body)
         return body
 
 
