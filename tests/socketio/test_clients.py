@@ -15,7 +15,9 @@ import socketio
 
 from ..conftest import PEERS
 from ..support.programs import Program
+from ..support.raw_client import RawClient
 from ..support.tls import AUTHORITY, context
+from .engineio_client import PATH
 from .servers import BOTH, COMMANDS, serving, wait_for_state
 
 PYTHON_CLIENTS = [
@@ -93,6 +95,8 @@ def test_python_client_echoes_and_disconnects(program: Program, transports: list
 TLS_OPTIONS = {
     "flask-gunicorn": "--certfile {0} --keyfile {0}",
     "fastapi-uvicorn": "--ssl-certfile {0} --ssl-keyfile {0}",
+    "aiohttp": "{0}",
+    "tornado": "{0}",
 }
 
 
@@ -110,6 +114,10 @@ def test_python_client_over_tls_echoes(server: str, certificate: Path, tmp_path:
         client.connect(program.url("/", "https"))
         assert client.call("echo", ["é", b"\x00\xff"], timeout=15) == [["é", b"\x00\xff"]]
         assert client.client.transport() == "websocket"
+        with RawClient(program.address, context=context()) as browser:
+            host = f"localhost:{program.port}"
+            browser.open(f"{PATH}websocket", {"Host": host, "Origin": f"https://{host}"})
+        assert "Traceback" not in program.log(), program.log()
 
 
 @pytest.mark.parametrize("server", BOTH)

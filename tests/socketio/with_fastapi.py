@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from fastapi import FastAPI
@@ -30,6 +31,13 @@ async def state() -> dict[str, Any]:
 async def emit(text: str, room: str | None = None, times: int = 1) -> list[str]:
     await sio.emit("news", text * times, to=room)
     return ["sent"]
+
+
+@api.get("/allow")
+async def allow(origins: str) -> list[str]:
+    """Change the allowed origins, to the JSON in the query."""
+    sio.eio.cors_allowed_origins = json.loads(origins)
+    return ["changed"]
 
 
 app = socketio.ASGIApp(sio, api)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Any
 
@@ -32,6 +33,13 @@ def emit() -> list[str]:
     text = request.args["text"] * int(request.args.get("times", "1"))
     sio.emit("news", text, to=request.args.get("room"))
     return ["sent"]
+
+
+@app.get("/allow")
+def allow() -> list[str]:
+    """Change the allowed origins, to the JSON in the query."""
+    sio.server.eio.cors_allowed_origins = json.loads(request.args["origins"])
+    return ["changed"]
 
 
 if __name__ == "__main__":
