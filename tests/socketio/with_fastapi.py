@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from fastapi import FastAPI
@@ -28,9 +29,11 @@ async def state() -> dict[str, Any]:
 
 
 @api.get("/emit")
-async def emit(text: str, room: str | None = None, times: int = 1) -> list[str]:
+async def emit(text: str, room: str | None = None, times: int = 1) -> list[float]:
+    """Emit a text. Returns the seconds of the call of `emit`."""
+    begin = time.perf_counter()
     await sio.emit("news", text * times, to=room)
-    return ["sent"]
+    return [time.perf_counter() - begin]
 
 
 @api.get("/allow")

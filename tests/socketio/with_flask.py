@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from typing import Any
 
 from flask import Flask, request
@@ -29,10 +30,12 @@ def state() -> dict[str, Any]:
 
 
 @app.get("/emit")
-def emit() -> list[str]:
+def emit() -> list[float]:
+    """Emit a text. Returns the seconds of the call of `emit`."""
     text = request.args["text"] * int(request.args.get("times", "1"))
+    begin = time.perf_counter()
     sio.emit("news", text, to=request.args.get("room"))
-    return ["sent"]
+    return [time.perf_counter() - begin]
 
 
 @app.get("/allow")
