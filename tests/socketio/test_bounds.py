@@ -17,6 +17,7 @@ from engineio.socket import Socket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from websocket_handler.socketio import serve
+from websocket_handler.socketio.async_requests import AsyncRequests
 
 from ..support.programs import TIMEOUT_S, Program, wait_for
 from ..support.raw_client import RawClient, text
@@ -159,6 +160,23 @@ def test_second_poll_that_would_wait_in_a_thread_ends_the_session() -> None:
         response = finish(first)
         assert (response.status, response.body) == (200, "1")  # type: ignore[attr-defined]
         wait_for_state(program, sockets=1)
+
+
+def test_body_of_a_post_is_received_up_to_the_limit() -> None:
+    received: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        received.append(1000)
+        return {"type": "http.request", "body": bytes(1000), "more_body": len(received) < 100}
+
+    async def read_body() -> None:
+        requests = AsyncRequests(engineio.AsyncServer(async_mode="asgi", max_http_buffer_size=3000))
+        scope = {"type": "http", "method": "POST", "path": "/socket.io/", "headers": []}
+        environ = await requests.translate(scope, receive, None)
+        await environ["wsgi.input"].read(1_000_000)
+
+    asyncio.run(read_body())
+    assert sum(received) == 4000
 
 
 def test_timers_of_pings_hold_no_session_that_has_ended() -> None:

@@ -21,7 +21,6 @@ SETTINGS: dict[str, tuple[Any, set[str]]] = {
     "one": (ALLOWED, {"allowed", "none"}),
     "list": (["https://first.example", ALLOWED], {"allowed", "none"}),
     "any": ("*", EVERY),
-    "list with any": (["*"], EVERY),
     "unchecked": ([], EVERY),
 }
 """`cors_allowed_origins`, and the requests that it accepts; "none" has no `Origin`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 from ..errors import WebSocketError
@@ -45,6 +45,9 @@ class AsyncRequests:
     async def translate(self, *request: Any) -> dict[str, Any]:
         """Return the environ of a request. A poll that comes after the ping timeout finds its
         session closed; the body of a POST waits for the client's handlers."""
+        if self._eio.async_mode == "asgi":
+            scope, receive, send = request
+            request = (scope, limited(receive, self._eio.max_http_buffer_size), send)
         environ: dict[str, Any] = self._translate(*request)
         if inspect.isawaitable(environ):
             environ = await environ
@@ -66,6 +69,23 @@ class AsyncRequests:
         if "HTTP_X_FORWARDED_PROTO" not in environ:
             is_secure = self._scheme(environ[self._request_key]) in ("https", "wss")
             environ["wsgi.url_scheme"] = "https" if is_secure else "http"
+
+
+def limited(receive: Receive, limit: int) -> Receive:
+    """Return a `receive` that ends the body of a request with the chunk that exceeds `limit` bytes.
+    Old versions of python-engineio read all of a body before they check its length."""
+    received = 0
+
+    async def receive_limited() -> MutableMapping[str, Any]:
+        nonlocal received
+        message = await receive()
+        if message["type"] == "http.request":
+            received += len(message.get("body") or b"")
+            if received > limit:
+                return {**message, "more_body": False}
+        return message
+
+    return receive_limited
 
 
 class WaitingBody:
