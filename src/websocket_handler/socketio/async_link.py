@@ -30,7 +30,7 @@ class AsyncLink(Link):
 
     def _receive(self, message: str | bytes) -> None:
         if isinstance(message, str) and message.startswith(EVENT) and self._is_idle():
-            self.session.queue.count_received(message)
+            self.session.queue.count_received(len(message))
             self._driver.handle_event(self.session, message[1:])
         else:
             self._receive_later(message)

@@ -99,7 +99,7 @@ class WaitingBody:
         """Return `length` bytes."""
         await self._outbox.wait_for_handlers()
         body: bytes = await self._body.read(length)
-        self._outbox.count_received(body)
+        self._outbox.count_received(len(body))
         return body
 
 

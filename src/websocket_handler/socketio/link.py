@@ -163,7 +163,7 @@ class Link:
 
     def _decoded(self, message: str | bytes) -> Any:
         """Return the packet in a message; None if it is malformed."""
-        self.session.queue.count_received(message)
+        self.session.queue.count_received(len(message), isinstance(message, bytes))
         try:
             return engineio_packet.Packet(encoded_packet=message)
         except Exception as error:

@@ -180,11 +180,11 @@ class PacketQueue:
 
     # Events of the application, which run in other threads or tasks
 
-    def count_received(self, message: str | bytes) -> None:
-        """Count the bytes of a message. Those of attachments belong to the text before them."""
-        if isinstance(message, str):
+    def count_received(self, size: int, is_attachment: bool = False) -> None:
+        """Count the bytes of the next event. An attachment belongs to the message before it."""
+        if not is_attachment:
             self._received_bytes = 0
-        self._received_bytes += len(message)
+        self._received_bytes += size
 
     def event_begins(self) -> int:
         """Count an event whose handler is going to run. At the limit, reading pauses. Returns the
