@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import os
+import ssl
 import threading
 from typing import Any
 
@@ -33,6 +34,15 @@ def serve_if_asked(server: Any) -> None:
         serve(server, **json.loads(serving))
 
 
+def tls_of(certificates: list[str]) -> ssl.SSLContext | None:
+    """Return the context of a server with the only certificate; None without one."""
+    if not certificates:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates[0])
+    return context
+
+
 def state_of(server: Any, journal: Journal) -> dict[str, Any]:
     sockets = list(server.eio.sockets.values())
     outboxes = [one.queue for one in sockets]
@@ -47,6 +57,7 @@ def state_of(server: Any, journal: Journal) -> dict[str, Any]:
         "unfinished": sum(getattr(one, "_unfinished", 0) for one in outboxes),
         "tasks": count_tasks(),
         "threads": threading.active_count(),
+        "thread_names": sorted(one.name for one in threading.enumerate()),
         "handler_threads": sum("socketio-handler" in one.name for one in threading.enumerate()),
         "descriptors": len(os.listdir("/proc/self/fd")),  # noqa: PTH208
         "open": default_engine().stats().open,

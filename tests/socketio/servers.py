@@ -22,16 +22,17 @@ OURS = "--ws websocket_handler.servers.uvicorn:WebSocketProtocol"
 
 COMMANDS = {
     "flask-gunicorn": f"{GUNICORN} {HERE}.with_flask:app",
+    "fastapi-uvicorn": f"{UVICORN} {OURS} {HERE}.with_fastapi:app",
     "flask-werkzeug": f"{HERE}.with_flask werkzeug {{port}}",
     "flask-wsgiref": f"{HERE}.with_flask wsgiref {{port}}",
     "flask-gevent": f"{GUNICORN} -k gevent {HERE}.with_flask:app",
     "django-gunicorn": f"{GUNICORN} {HERE}.with_django:app",
-    "fastapi-uvicorn": f"{UVICORN} {OURS} {HERE}.with_fastapi:app",
     "fastapi-uvicorn-messages": f"{UVICORN} {HERE}.with_fastapi:app",
     "aiohttp": f"{HERE}.with_aiohttp {{port}}",
     "tornado": f"{HERE}.with_tornado {{port}}",
 }
-"""The arguments of `python -m`. Under "messages" the WebSocket uses the messages of ASGI."""
+"""The arguments of `python -m`. Under "messages" the WebSocket uses the messages of ASGI. Those of
+`BOTH` are the first, so that pytest runs the tests that share a server one after the other."""
 
 LAUNCH = (
     "import runpy, sys; print('port {port}', flush=True); del sys.argv[0]; "

@@ -15,13 +15,11 @@ import socketio
 
 from ..conftest import PEERS
 from ..support.programs import Program
+from ..support.raw_client import RawClient
 from ..support.tls import AUTHORITY, context
+from .engineio_client import PATH
 from .servers import BOTH, COMMANDS, serving, wait_for_state
 
-PYTHON_CLIENTS = [
-    *((name, ["polling", "websocket"]) for name in COMMANDS),
-    *((name, [transport]) for name in BOTH for transport in ("websocket", "polling")),
-]
 ALL_RESULTS = {
     "events": [["token"]],
     "echo": ["héllo", {"a": [1, None]}],
@@ -78,8 +76,20 @@ def test_refused_client_gets_the_reason(program: Program, node: str) -> None:
     wait_for_state(program, environs=0, sockets=0)
 
 
-@pytest.mark.parametrize(("program", "transports"), PYTHON_CLIENTS, indirect=["program"])
-def test_python_client_echoes_and_disconnects(program: Program, transports: list[str]) -> None:
+@pytest.mark.parametrize("program", COMMANDS, indirect=True)
+def test_python_client_upgraded_echoes_and_disconnects(program: Program) -> None:
+    echo_and_disconnect(program, ["polling", "websocket"])
+
+
+@pytest.mark.parametrize("program", BOTH, indirect=True)
+@pytest.mark.parametrize("transport", ["polling", "websocket"])
+def test_python_client_with_one_transport_echoes_and_disconnects(
+    program: Program, transport: str
+) -> None:
+    echo_and_disconnect(program, [transport])
+
+
+def echo_and_disconnect(program: Program, transports: list[str]) -> None:
     with socketio.SimpleClient() as client:
         client.connect(program.url("/", "http"), transports=transports)
         assert client.call("echo", ["é", b"\x00\xff"], timeout=15) == [["é", b"\x00\xff"]]
@@ -93,6 +103,8 @@ def test_python_client_echoes_and_disconnects(program: Program, transports: list
 TLS_OPTIONS = {
     "flask-gunicorn": "--certfile {0} --keyfile {0}",
     "fastapi-uvicorn": "--ssl-certfile {0} --ssl-keyfile {0}",
+    "aiohttp": "{0}",
+    "tornado": "{0}",
 }
 
 
@@ -110,6 +122,10 @@ def test_python_client_over_tls_echoes(server: str, certificate: Path, tmp_path:
         client.connect(program.url("/", "https"))
         assert client.call("echo", ["é", b"\x00\xff"], timeout=15) == [["é", b"\x00\xff"]]
         assert client.client.transport() == "websocket"
+        with RawClient(program.address, context=context()) as browser:
+            host = f"localhost:{program.port}"
+            browser.open(f"{PATH}websocket", {"Host": host, "Origin": f"https://{host}"})
+        assert "Traceback" not in program.log(), program.log()
 
 
 @pytest.mark.parametrize("server", BOTH)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -36,7 +37,9 @@ def test_program_of_the_documentation_echoes(server: str, tmp_path: Path) -> Non
     (arguments,) = re.findall(rf"`{server} (.*?app:app)`", TEXT)
     (tmp_path / "app.py").write_text(source)
     command = f"{server} {options} {arguments}"
-    with running(start(command, {"PYTHONPATH": str(tmp_path)})) as program:
+    before = os.environ.get("PYTHONPATH")  # `make test-socketio-versions` sets it
+    path = os.pathsep.join([str(tmp_path), *([before] if before else [])])
+    with running(start(command, {"PYTHONPATH": path})) as program:
         wait_for(lambda: responds(program), "the program to respond", 30)
         with socketio.SimpleClient() as client:
             client.connect(program.url("/", "http"))

@@ -58,7 +58,7 @@ def read_without_pongs(client: ClientConnection) -> None:
 
 @on_both
 def test_client_without_pongs_is_disconnected(server: str) -> None:
-    with serving(server, ping_interval=1, ping_timeout=1) as program:
+    with serving(server, ping_interval=0.5, ping_timeout=1) as program:
         before = steady_state(program)
         with connected(program) as client:
             with pytest.raises(ConnectionClosed):
@@ -69,8 +69,11 @@ def test_client_without_pongs_is_disconnected(server: str) -> None:
 
 @on_both
 def test_client_with_pongs_stays_connected(server: str) -> None:
-    with serving(server, ping_interval=2, ping_timeout=1) as program, connected(program) as client:
-        for _ in range(2):
+    with (
+        serving(server, ping_interval=0.5, ping_timeout=1) as program,
+        connected(program) as client,
+    ):
+        for _ in range(4):
             assert client.recv(TIMEOUT_S) == "2"
             client.send("3")
         client.send('421["echo","still here"]')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,16 @@ CLIENTS = 200
 SYNCHRONOUS = ("flask-gunicorn", "flask-wsgiref", "flask-werkzeug", "flask-gevent")
 
 
+@pytest.fixture(scope="module", params=BOTH)
+def program(request: pytest.FixtureRequest) -> Iterator[Program]:
+    """The application, shared by the tests; each leaves it without sessions."""
+    with serving(request.param) as started:
+        yield started
+
+
+on_gunicorn = pytest.mark.parametrize("program", BOTH[:1], indirect=True)
+
+
 def polling(program: Program) -> PollingClient:
     client = PollingClient(program)
     client.connect()
@@ -27,16 +38,18 @@ def wait_for_parked(program: Program, count: int) -> None:
     wait_for(lambda: state(program)["open"] == count, f"{count} polls in the engine")
 
 
-def test_many_polls_leave_the_threads_to_other_requests() -> None:
-    with serving("flask-gunicorn") as program:
-        clients = [polling(program) for _ in range(CLIENTS)]
-        polls = [client.begin("GET") for client in clients]
-        wait_for_parked(program, CLIENTS)
-        assert state(program)["threads"] < 40  # 8 of gunicorn, the engine's, up to 32 of the pool
-        program.get("/emit?text=hi")
-        for poll in polls:
-            assert finish(poll).body == '42["news","hi"]'  # type: ignore[attr-defined]
-        wait_for_parked(program, 0)
+@on_gunicorn
+def test_many_polls_leave_the_threads_to_other_requests(program: Program) -> None:
+    clients = [polling(program) for _ in range(CLIENTS)]
+    polls = [client.begin("GET") for client in clients]
+    wait_for_parked(program, CLIENTS)
+    assert state(program)["threads"] < 40  # 8 of gunicorn, the engine's, up to 32 of the pool
+    program.get("/emit?text=hi")
+    for poll in polls:
+        assert finish(poll).body == '42["news","hi"]'  # type: ignore[attr-defined]
+    wait_for_parked(program, 0)
+    for client in clients:
+        client.send("1")
 
 
 @pytest.mark.parametrize("server", SYNCHRONOUS)
@@ -59,49 +72,46 @@ def test_parked_poll_gets_the_response_of_the_library(server: str) -> None:
 
 
 def test_parked_poll_gets_the_ping() -> None:
-    with serving("flask-gunicorn", ping_interval=1) as program:
+    with serving("flask-gunicorn", ping_interval=0.5) as program:
         assert polling(program).poll() == "2"
 
 
-def test_client_that_leaves_its_poll_loses_no_packet() -> None:
-    with serving("flask-gunicorn") as program:
-        client = polling(program)
-        poll = client.begin("GET")
-        wait_for_parked(program, 1)
-        poll.close()
-        wait_for_parked(program, 0)
-        program.get("/emit?text=kept")
-        assert client.poll() == '42["news","kept"]'
+@on_gunicorn
+def test_client_that_leaves_its_poll_loses_no_packet(program: Program) -> None:
+    client = polling(program)
+    poll = client.begin("GET")
+    wait_for_parked(program, 1)
+    poll.close()
+    wait_for_parked(program, 0)
+    program.get("/emit?text=kept")
+    assert client.poll() == '42["news","kept"]'
+    client.send("1")
 
 
-@pytest.mark.parametrize("server", BOTH)
-def test_second_poll_ends_the_session(server: str) -> None:
-    with serving(server) as program:
-        client = polling(program)
-        first = client.begin("GET")
-        wait_for_state(program, polls=1)
-        assert finish(client.begin("GET")).status == 400
-        response = finish(first)
-        assert (response.status, response.body) == (200, "1")  # type: ignore[attr-defined]
-        wait_for_state(program, sockets=0, open=0)
+def test_second_poll_ends_the_session(program: Program) -> None:
+    client = polling(program)
+    first = client.begin("GET")
+    wait_for_state(program, polls=1)
+    assert finish(client.begin("GET")).status == 400
+    response = finish(first)
+    assert (response.status, response.body) == (200, "1")  # type: ignore[attr-defined]
+    wait_for_state(program, sockets=0, open=0)
 
 
-@pytest.mark.parametrize("server", BOTH)
-def test_session_closed_by_its_client_ends_the_poll(server: str) -> None:
-    with serving(server) as program:
-        client = polling(program)
-        poll = client.begin("GET")
-        wait_for_state(program, polls=1)
-        client.send("1")
-        assert finish(poll).body == "6"  # type: ignore[attr-defined]
-        assert finish(client.begin("GET")).status == 400
-        assert finish(client.begin("POST", "42[]")).status == 400
-        wait_for_state(program, sockets=0, environs=0)
+def test_session_closed_by_its_client_ends_the_poll(program: Program) -> None:
+    client = polling(program)
+    poll = client.begin("GET")
+    wait_for_state(program, polls=1)
+    client.send("1")
+    assert finish(poll).body == "6"  # type: ignore[attr-defined]
+    assert finish(client.begin("GET")).status == 400
+    assert finish(client.begin("POST", "42[]")).status == 400
+    wait_for_state(program, sockets=0, environs=0)
 
 
 @pytest.mark.parametrize("server", BOTH)
 def test_ping_timeout_ends_the_poll(server: str) -> None:
-    with serving(server, ping_interval=1, ping_timeout=1) as program:
+    with serving(server, ping_interval=0.5, ping_timeout=1) as program:
         client = polling(program)
         assert client.poll() == "2"
         assert client.poll() == "6"

@@ -1,4 +1,4 @@
-"""The application in aiohttp: with_aiohttp.py PORT."""
+"""The application in aiohttp: with_aiohttp.py PORT [CERTIFICATE]."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from aiohttp import web
 
 import socketio
 
-from .application import Journal, options, serve_if_asked, state_of, with_async_handlers
+from .application import (
+    Journal,
+    options,
+    serve_if_asked,
+    state_of,
+    tls_of,
+    with_async_handlers,
+)
 
 sio = socketio.AsyncServer(**{"async_mode": "aiohttp", **options()})
 serve_if_asked(sio)
@@ -29,4 +36,4 @@ if __name__ == "__main__":
     app = web.Application()
     sio.attach(app)
     app.add_routes([web.get("/state", state), web.get("/emit", emit)])
-    web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]))
+    web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), ssl_context=tls_of(sys.argv[2:]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from typing import Any
 
 from fastapi import FastAPI
@@ -27,9 +29,18 @@ async def state() -> dict[str, Any]:
 
 
 @api.get("/emit")
-async def emit(text: str, room: str | None = None, times: int = 1) -> list[str]:
+async def emit(text: str, room: str | None = None, times: int = 1) -> list[float]:
+    """Emit a text. Returns the seconds of the call of `emit`."""
+    begin = time.perf_counter()
     await sio.emit("news", text * times, to=room)
-    return ["sent"]
+    return [time.perf_counter() - begin]
+
+
+@api.get("/allow")
+async def allow(origins: str) -> list[str]:
+    """Change the allowed origins, to the JSON in the query."""
+    sio.eio.cors_allowed_origins = json.loads(origins)
+    return ["changed"]
 
 
 app = socketio.ASGIApp(sio, api)

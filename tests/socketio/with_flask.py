@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 from typing import Any
 
 from flask import Flask, request
@@ -28,10 +30,19 @@ def state() -> dict[str, Any]:
 
 
 @app.get("/emit")
-def emit() -> list[str]:
+def emit() -> list[float]:
+    """Emit a text. Returns the seconds of the call of `emit`."""
     text = request.args["text"] * int(request.args.get("times", "1"))
+    begin = time.perf_counter()
     sio.emit("news", text, to=request.args.get("room"))
-    return ["sent"]
+    return [time.perf_counter() - begin]
+
+
+@app.get("/allow")
+def allow() -> list[str]:
+    """Change the allowed origins, to the JSON in the query."""
+    sio.server.eio.cors_allowed_origins = json.loads(request.args["origins"])
+    return ["changed"]
 
 
 if __name__ == "__main__":

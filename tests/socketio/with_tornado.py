@@ -1,4 +1,4 @@
-"""The application in Tornado: with_tornado.py PORT."""
+"""The application in Tornado: with_tornado.py PORT [CERTIFICATE]."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from tornado.web import Application, RequestHandler
 import socketio
 from websocket_handler.socketio import tornado_handler
 
-from .application import Journal, options, serve_if_asked, state_of, with_async_handlers
+from .application import (
+    Journal,
+    options,
+    serve_if_asked,
+    state_of,
+    tls_of,
+    with_async_handlers,
+)
 
 sio = socketio.AsyncServer(**{"async_mode": "tornado", **options()})
 serve_if_asked(sio)
@@ -33,7 +40,8 @@ class Emit(RequestHandler):
 
 async def main() -> None:
     routes = [("/socket.io/", tornado_handler(sio)), ("/state", State), ("/emit", Emit)]
-    Application(routes).listen(int(sys.argv[1]), "127.0.0.1")
+    tls = tls_of(sys.argv[2:])
+    Application(routes).listen(int(sys.argv[1]), "127.0.0.1", ssl_options=tls)
     await asyncio.Event().wait()
 
 

@@ -7,13 +7,11 @@ which the table of an asynchronous server does not contain, are replaced on the 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
-from engineio import exceptions
 from engineio import packet as engineio_packet
 
 from ..connection.surroundings import Surroundings
@@ -21,7 +19,7 @@ from ..settings import Settings
 from .async_link import AsyncLink
 from .async_requests import AsyncRequests, InnerMiddleware
 from .direct_events import Handler, direct_handler, run_now
-from .handlers import is_event, outbox_of
+from .handlers import is_event, outbox_of, session_of
 from .outbox import AsyncOutbox, PacketQueue
 from .pings import time_of_ping
 
@@ -53,7 +51,7 @@ class AsyncDriver:
         eio._trigger_event = self._trigger_event
         if Surroundings.of(self.settings) is None:
             self._handle_directly = direct_handler(eio)
-        eio.create_queue = lambda *_, **__: AsyncOutbox()
+        eio.create_queue = lambda *_, **__: AsyncOutbox(self)
         eio.start_background_task = self._start_background_task
         if eio.async_mode == "asgi":
             eio.handle_request = InnerMiddleware(eio.handle_request, self.settings)
@@ -76,14 +74,14 @@ class AsyncDriver:
         if getattr(target, "__name__", "") == "_send_ping":
             session, due = target.__self__, time.time() + self.eio.ping_interval
             session.last_ping = None  # old versions do it in `_send_ping`
-            ping = partial(self._ping, session, due)
-            self.call_later(self.eio.ping_interval, lambda: self._run(ping()))
+            sid = session.sid  # not the session, which may end before
+            self.call_later(self.eio.ping_interval, lambda: self._run(self._ping(sid, due)))
             return None
         outbox = outbox_of(self.eio, target, args) if is_event(target) else None
         if outbox is None:
             return self._start_task(target, *args, **kwargs)
-        outbox.event_begins()
-        return asyncio.get_running_loop().create_task(_run_event(outbox, target, args))
+        weight = outbox.event_begins()
+        return asyncio.get_running_loop().create_task(_run_event(outbox, weight, target, args))
 
     @property
     def has_direct_events(self) -> bool:
@@ -121,20 +119,30 @@ class AsyncDriver:
         if self.eio.sockets.get(session.sid) is session:
             del self.eio.sockets[session.sid]
 
+    def end_session_of(self, outbox: PacketQueue) -> None:
+        """End the session of an outbox soon: its client does not poll."""
+        session = session_of(self.eio, outbox)
+        if session is not None:
+            reason = self.eio.reason.TRANSPORT_ERROR
+            self._run(session.close(wait=False, abort=True, reason=reason))
+
     # Pings
 
-    async def _ping(self, session: Any, due: float) -> None:
-        """Send a ping, the same as `AsyncSocket._send_ping` after its sleep."""
-        if session.closing or session.closed:
+    async def _ping(self, sid: str, due: float) -> None:
+        """Send a ping unless the session has ended; like `AsyncSocket._send_ping` after its
+        sleep."""
+        session = self.eio.sockets.get(sid)
+        if session is None or session.closing or session.closed:
             return
         session.last_ping = time_of_ping(due)
         delay = self.eio.ping_timeout + CHECK_DELAY_S
-        self.call_later(delay, lambda: self._run(self._check(session)))
+        self.call_later(delay, lambda: self._run(self._check(sid)))
         await session.send(engineio_packet.Packet(engineio_packet.PING))
 
-    async def _check(self, session: Any) -> None:
+    async def _check(self, sid: str) -> None:
         """Close the session if no pong has arrived."""
-        with contextlib.suppress(exceptions.SocketIsClosedError):
+        session = self.eio.sockets.get(sid)
+        if session is not None and not session.closed:
             await session.check_ping_timeout()
 
     def _run(self, coroutine: Any) -> None:
@@ -143,8 +151,8 @@ class AsyncDriver:
         task.add_done_callback(self._tasks.discard)
 
 
-async def _run_event(outbox: PacketQueue, target: Any, args: tuple[Any, ...]) -> Any:
+async def _run_event(outbox: PacketQueue, weight: int, target: Any, args: tuple[Any, ...]) -> Any:
     try:
         return await target(*args)
     finally:
-        outbox.event_ends()
+        outbox.event_ends(weight)

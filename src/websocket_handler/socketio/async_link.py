@@ -30,6 +30,7 @@ class AsyncLink(Link):
 
     def _receive(self, message: str | bytes) -> None:
         if isinstance(message, str) and message.startswith(EVENT) and self._is_idle():
+            self.session.queue.count_received(len(message))
             self._driver.handle_event(self.session, message[1:])
         else:
             self._receive_later(message)
@@ -63,7 +64,7 @@ class AsyncLink(Link):
         if self._stage is Stage.OPEN:
             await self._end_async()
         else:  # the session goes on to poll
-            self.session.upgrading = False
+            self._end_upgrade()
 
     async def _end_async(self) -> None:
         reason = self._driver.eio.reason.TRANSPORT_CLOSE

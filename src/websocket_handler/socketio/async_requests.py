@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 from ..errors import WebSocketError
@@ -45,6 +45,9 @@ class AsyncRequests:
     async def translate(self, *request: Any) -> dict[str, Any]:
         """Return the environ of a request. A poll that comes after the ping timeout finds its
         session closed; the body of a POST waits for the client's handlers."""
+        if self._eio.async_mode == "asgi":
+            scope, receive, send = request
+            request = (scope, limited(receive, self._eio.max_http_buffer_size), send)
         environ: dict[str, Any] = self._translate(*request)
         if inspect.isawaitable(environ):
             environ = await environ
@@ -68,8 +71,25 @@ class AsyncRequests:
             environ["wsgi.url_scheme"] = "https" if is_secure else "http"
 
 
+def limited(receive: Receive, limit: int) -> Receive:
+    """Return a `receive` that ends the body of a request with the chunk that exceeds `limit` bytes.
+    Old versions of python-engineio read all of a body before they check its length."""
+    received = 0
+
+    async def receive_limited() -> MutableMapping[str, Any]:
+        nonlocal received
+        message = await receive()
+        if message["type"] == "http.request":
+            received += len(message.get("body") or b"")
+            if received > limit:
+                return {**message, "more_body": False}
+        return message
+
+    return receive_limited
+
+
 class WaitingBody:
-    """The body of a POST. It is complete once the client may send more events."""
+    """The body of a POST. It is read once the client may send more events."""
 
     def __init__(self, body: Any, outbox: AsyncOutbox) -> None:
         self._body = body
@@ -77,8 +97,9 @@ class WaitingBody:
 
     async def read(self, length: int) -> bytes:
         """Return `length` bytes."""
-        body: bytes = await self._body.read(length)
         await self._outbox.wait_for_handlers()
+        body: bytes = await self._body.read(length)
+        self._outbox.count_received(len(body))
         return body
 
 

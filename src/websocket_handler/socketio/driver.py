@@ -21,9 +21,9 @@ from ..engine.running_loop import is_gevent
 from ..servers.wsgi import KEY
 from ..settings import Settings
 from ..websocket import WebSocket
-from .handlers import EventTask, HandlerThreads, is_event, outbox_of
+from .handlers import EventTask, HandlerThreads, is_event, outbox_of, session_of
 from .link import Link
-from .outbox import Outbox
+from .outbox import Outbox, PacketQueue
 from .pings import time_of_ping
 from .polls import Requests
 
@@ -56,7 +56,7 @@ class SyncDriver:
         """Replace the server's table, and the function that handles its requests."""
         self.eio._async = {
             **self._table,
-            "queue": lambda *_, **__: Outbox(),
+            "queue": lambda *_, **__: Outbox(self),
             "thread": self._thread,
             "websocket": self._transport,
         }
@@ -83,6 +83,16 @@ class SyncDriver:
         finally:
             if event == "disconnect":
                 self.eio.sockets.pop(args[0], None)
+
+    def end_session_of(self, outbox: PacketQueue) -> None:
+        """End the session of an outbox soon: its client does not poll."""
+        self.call_later(0, partial(self._end_session_of, outbox))
+
+    def _end_session_of(self, outbox: PacketQueue) -> None:
+        session = session_of(self.eio, outbox)
+        if session is not None:
+            reason = self.eio.reason.TRANSPORT_ERROR
+            session.close(wait=False, abort=True, reason=reason)
 
     # The table
 
@@ -137,13 +147,15 @@ class PingTimer:
 
     def start(self) -> None:
         self._session.last_ping = None  # old versions do it in `_send_ping`
-        interval = self._driver.eio.ping_interval
-        self._driver.call_later(interval, partial(send_ping, self._session, time.time() + interval))
+        eio, sid = self._driver.eio, self._session.sid  # not the session, which may end before
+        interval = eio.ping_interval
+        self._driver.call_later(interval, partial(send_ping, eio, sid, time.time() + interval))
 
 
-def send_ping(session: Any, due: float) -> None:
-    """Send a ping unless the session is closed; the same as `Socket._send_ping` after its sleep."""
-    if not session.closing and not session.closed:
+def send_ping(eio: Any, sid: str, due: float) -> None:
+    """Send a ping unless the session has ended; like `Socket._send_ping` after its sleep."""
+    session = eio.sockets.get(sid)
+    if session is not None and not session.closing and not session.closed:
         session.last_ping = time_of_ping(due)
         session.send(engineio_packet.Packet(engineio_packet.PING))
 

@@ -38,6 +38,12 @@ def outbox_of(eio: Any, target: Any, args: tuple[Any, ...]) -> PacketQueue | Non
     return outbox
 
 
+def session_of(eio: Any, outbox: PacketQueue) -> Any:
+    """Return the session with this outbox; None if it has ended. Looks at all sessions."""
+    sessions = (session for session in list(eio.sockets.values()) if session.queue is outbox)
+    return next(sessions, None)
+
+
 def is_event(target: Any) -> bool:
     """Whether a background task handles one event of a client."""
     package = EVENT_TARGETS.get(getattr(target, "__name__", ""))
@@ -56,6 +62,7 @@ class EventTask:
         self._call = call
         self._outbox = outbox
         self._run = run
+        self._weight = 0
         self._done = threading.Lock()
 
     @property
@@ -66,7 +73,7 @@ class EventTask:
     def start(self) -> None:
         self._done.acquire()
         if self._outbox is not None:
-            self._outbox.event_begins()
+            self._weight = self._outbox.event_begins()
         self._run(self)
 
     def join(self, timeout: float | None = None) -> None:
@@ -83,7 +90,7 @@ class EventTask:
             threading.excepthook(threading.ExceptHookArgs((kind, error, trace, thread)))
         finally:
             if self._outbox is not None:
-                self._outbox.event_ends()
+                self._outbox.event_ends(self._weight)
             self._done.release()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import weakref
+from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from typing import Any, Protocol
 
 from engineio import exceptions
@@ -11,7 +13,7 @@ from engineio import packet as engineio_packet
 
 from ..settings import Settings
 from ..websocket import WebSocket
-from .packets import Sender, is_close, noop
+from .packets import is_close, noop, send_packet
 
 UPGRADE_TIMEOUT_S = 10.0
 """Seconds that a client has from its handshake to the end of the upgrade."""
@@ -30,7 +32,6 @@ class Driver(Protocol):
 
     eio: Any
     settings: Settings
-    volatile: Collection[str]
 
     def call_later(self, delay: float, call: Callable[[], object]) -> None: ...
 
@@ -39,16 +40,16 @@ class Link:
     """Connects a WebSocket with its session, the `Socket` of python-engineio.
 
     The listeners of the WebSocket pass its messages to the session. The session's outbox sends its
-    packets to `send` once the upgrade is complete.
+    packets to `send` once the upgrade is complete. During an upgrade, the link is
+    `session.upgrading`, which is a bool in python-engineio.
     """
 
-    __slots__ = ("_driver", "_sender", "_stage", "session", "websocket")
+    __slots__ = ("__weakref__", "_driver", "_stage", "session", "websocket")
 
     def __init__(self, driver: Driver, session: Any, websocket: WebSocket) -> None:
         self._driver = driver
         self.session: Any = session
         self.websocket: WebSocket = websocket
-        self._sender = Sender(websocket, driver.volatile)
         self._stage = Stage.OPEN
 
     def connect(self) -> Any:
@@ -56,15 +57,16 @@ class Link:
         session = self.session
         if session.connected:
             self._stage = Stage.PROBE
-            session.upgrading = True
-            self._driver.call_later(UPGRADE_TIMEOUT_S, self._upgrade_expired)
+            session.upgrading = self
+            expire = partial(expire_upgrade, weakref.ref(self))
+            self._driver.call_later(UPGRADE_TIMEOUT_S, expire)
         else:
             session.connected = session.upgraded = True
         self._listen()
         try:
             result = self.websocket.connect(settings=self._driver.settings)
         except BaseException:
-            session.upgrading = False
+            self._end_upgrade()
             raise
         if self._stage is Stage.OPEN:
             session.queue.switch_to(self)
@@ -73,7 +75,7 @@ class Link:
     def send(self, packet: Any) -> None:
         """Send a packet; None and a CLOSE packet close the WebSocket."""
         if packet is not None:
-            self._sender.send(packet)
+            send_packet(self.websocket, packet)
         if packet is None or is_close(packet):
             self.websocket.close()
 
@@ -107,7 +109,7 @@ class Link:
         if self._stage is Stage.OPEN:
             self._end()
         else:  # the session goes on to poll
-            self.session.upgrading = False
+            self._end_upgrade()
 
     def _end(self) -> None:
         reason = self._driver.eio.reason.TRANSPORT_CLOSE
@@ -127,32 +129,50 @@ class Link:
         """Take the next step: "2probe" is answered with "3probe", then "5" ends the upgrade."""
         packet = self._decoded(message)
         kind = packet.packet_type if packet is not None else None
-        if self._stage is Stage.PROBE and kind == engineio_packet.PING and packet.data == "probe":
+        if self.session.closed or self.session.upgrading is not self:
+            self.break_off()
+        elif self._stage is Stage.PROBE and kind == engineio_packet.PING and packet.data == "probe":
             self._stage = Stage.UPGRADE
-            self._sender.send(engineio_packet.Packet(engineio_packet.PONG, data="probe"))
-            self._end_poll()
+            self.send(engineio_packet.Packet(engineio_packet.PONG, data="probe"))
+            self.session.queue.put_nowait(noop())  # it ends the poll that waits
         elif self._stage is Stage.UPGRADE and kind == engineio_packet.UPGRADE:
-            self._stage = Stage.OPEN
-            self.session.upgraded = True
-            self.session.upgrading = False
-            self.session.queue.switch_to(self)
+            self._complete_upgrade()
         else:
             self._driver.eio.logger.info("%s: Failed websocket upgrade", self.session.sid)
+            self.break_off()
+
+    def _complete_upgrade(self) -> None:
+        session = self.session
+        self._stage = Stage.OPEN
+        session.upgraded = True
+        self._end_upgrade()
+        session.queue.switch_to(self)
+        if session.closed:  # meanwhile; the last poll may have taken the None that closes
+            self._forget()
+
+    def _end_upgrade(self) -> None:
+        """Let the session upgrade again, unless another link of it does already."""
+        if self.session.upgrading is self:
             self.session.upgrading = False
-            self.websocket.close()
 
-    def _end_poll(self) -> None:
-        self.session.queue.put_nowait(noop())
-
-    def _upgrade_expired(self) -> None:
+    def break_off(self) -> None:
+        """Close the WebSocket, unless the upgrade is complete. The session goes on to poll."""
         if self._stage is not Stage.OPEN:
-            self.session.upgrading = False
+            self._end_upgrade()
             self.websocket.close()
 
     def _decoded(self, message: str | bytes) -> Any:
         """Return the packet in a message; None if it is malformed."""
+        self.session.queue.count_received(len(message), isinstance(message, bytes))
         try:
             return engineio_packet.Packet(encoded_packet=message)
         except Exception as error:
             self._driver.eio.logger.info("%s: Malformed packet: %s", self.session.sid, error)
             return None
+
+
+def expire_upgrade(reference: weakref.ref[Link]) -> None:
+    """End an upgrade that is not complete in time."""
+    link = reference()
+    if link is not None:
+        link.break_off()

@@ -18,51 +18,39 @@ EVENT_NAME = re.compile(r'(?:2|5(\d+)-)(?:/[^,]*,)?\["((?:[^"\\]|\\.)*)"')
 """The start of an event of Socket.IO without an acknowledgement: its number of attachments, if it
 has any, and its name in JSON."""
 
+PACKET_OVERHEAD_BYTES = 1024
+"""Bytes that a queued packet counts beside its content, so that short ones are bounded, too."""
 
-class Sender:
-    """Sends packets to one WebSocket, and never blocks.
 
-    Above `high_water` unsent bytes, events whose name is in `volatile` are dropped. Above
-    `max_buffered` unsent bytes, the connection is closed with 1013.
-    """
-
-    __slots__ = ("_attachments_to_drop", "_volatile", "_websocket")
-
-    def __init__(self, websocket: WebSocket, volatile: Collection[str]) -> None:
-        self._websocket = websocket
-        self._volatile = volatile
-        self._attachments_to_drop: int = 0
-
-    def send(self, packet: Any) -> None:
-        """Send a packet of Engine.IO. Discards it if the connection is closed."""
-        websocket = self._websocket
-        if (self._volatile or self._attachments_to_drop) and self._is_dropped(packet):
+def send_packet(websocket: WebSocket, packet: Any) -> None:
+    """Send a packet of Engine.IO, and never block. Discards it if the connection is closed. Above
+    `max_buffered` unsent bytes, closes the connection with 1013."""
+    message = prepared(packet)
+    try:
+        if fan_out((websocket,), message)[0]:
             return
-        message = prepared(packet)
-        try:
-            if fan_out((websocket,), message)[0]:
-                return
-            if websocket._send_prepared(message, websocket._settings.max_buffered):
-                return
-        except ConnectionClosed:
+        if websocket._send_prepared(message, websocket._settings.max_buffered):
             return
-        websocket.close(CloseCode.TRY_AGAIN_LATER, "slow consumer")
+    except ConnectionClosed:
+        return
+    websocket.close(CloseCode.TRY_AGAIN_LATER, "slow consumer")
 
-    def _is_dropped(self, packet: Any) -> bool:
-        """Whether to drop a packet: a volatile event for a slow client, or its attachment."""
-        if packet.binary:
-            is_dropped = self._attachments_to_drop > 0
-            self._attachments_to_drop -= is_dropped
-            return is_dropped
-        self._attachments_to_drop = 0
-        websocket = self._websocket
-        if websocket.buffered_amount <= websocket._settings.high_water:
-            return False
-        found = EVENT_NAME.match(packet.data) if isinstance(packet.data, str) else None
-        if found is None or found[2] not in self._volatile:
-            return False
-        self._attachments_to_drop = int(found[1] or 0)
-        return True
+
+def attachments_if_volatile(packet: Any, volatile: Collection[str]) -> int | None:
+    """Return the number of attachments of a packet; None unless it is an event whose name is in
+    `volatile`."""
+    found = EVENT_NAME.match(packet.data) if isinstance(packet.data, str) else None
+    if found is None or found[2] not in volatile:
+        return None
+    return int(found[1] or 0)
+
+
+def size_of(packet: Any) -> int:
+    """Return the bytes that a packet counts while it is queued."""
+    if packet is None:
+        return 0
+    data = packet.data if isinstance(packet.data, str | bytes) else packet.encode()
+    return PACKET_OVERHEAD_BYTES + len(data)
 
 
 def prepared(packet: Any) -> PreparedMessage:

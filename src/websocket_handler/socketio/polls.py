@@ -14,6 +14,7 @@ from urllib.parse import parse_qs
 
 from engineio import exceptions
 
+from ..connection.liveness import MIN_RATE
 from ..engine import Channel, Engine
 from ..errors import WebSocketError
 from ..handover.socket import SocketHandover
@@ -23,7 +24,7 @@ from ..protocol.state import State
 from ..protocol.versions import DEFAULT_VERSIONS
 from ..servers.wsgi import KEY, WSGIMiddleware, status_of
 from ..servers.wsgi_sockets import Environ, FoundSocket, find
-from .outbox import MustWait, Outbox, may_park
+from .outbox import RESERVED, MustWait, Outbox, may_park
 from .packets import noop
 
 if TYPE_CHECKING:
@@ -64,13 +65,12 @@ class Requests:
             outbox = waits.outbox
         finally:
             may_park.value = False
-        if outbox.has_poll:  # the protocol allows one poll at a time
-            session = self._session(environ)
-            if session is not None:
-                session.close(wait=False, reason=self._driver.eio.reason.TRANSPORT_ERROR)
-        elif self._park(environ, found, outbox):
-            start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "0")])
-            return []
+        try:
+            if self._park(environ, found, outbox):
+                start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "0")])
+                return []
+        finally:
+            outbox.forget(RESERVED)
         return self._handle(environ, start_response)
 
     def _may_poll(self, environ: Environ) -> bool:
@@ -96,6 +96,8 @@ class Requests:
         found.close_after_response()
         engine._attach(poll, sock)  # type: ignore[arg-type]
         outbox.wait_for(poll)
+        if poll.state is State.CLOSED:  # the client has left meanwhile
+            outbox.forget(poll)
         return True
 
 
@@ -138,7 +140,7 @@ class ParkedPoll(Channel):
     # The response
 
     def _respond_with_packets(self) -> None:
-        packets = self._outbox.take(self)
+        packets = self._outbox.take(self) if self.state is State.OPEN else None
         if packets is not None:
             self._respond(packets or [noop()])
 
@@ -197,11 +199,16 @@ class ParkedPoll(Channel):
     def _deadline_passed(self) -> None:
         if self.state is State.OPEN:
             self._run_exclusively(self._expire)
-        elif self.buffered_amount < self._unsent_before:  # the client still reads
+        elif self._is_read():
             self._unsent_before = self.buffered_amount
             self._set_deadline(self._driver.settings.close_timeout)
         else:
             self._drop("")
+
+    def _is_read(self) -> bool:
+        """Whether the client has read the response at `MIN_RATE` or faster."""
+        expected = MIN_RATE * self._driver.settings.close_timeout
+        return self._unsent_before - self.buffered_amount >= expected
 
     def _input_over(self) -> None:
         self._drop("the client has left")
@@ -214,8 +221,8 @@ class ParkedPoll(Channel):
         self._failed(error)
 
     def _connection_lost(self, _: str) -> None:
+        self.state = State.CLOSED  # first: `_park` may be about to make this poll wait
         self._outbox.forget(self)
-        self.state = State.CLOSED
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             listener(CloseCode.ABNORMAL_CLOSURE, "")
