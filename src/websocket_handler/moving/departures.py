@@ -33,6 +33,9 @@ logger: logging.Logger = logging.getLogger("websocket_handler")
 PACE_INTERVAL_S = 0.25
 """Seconds after which the number of requests at the same time is reconsidered."""
 
+DEFAULT_TIMEOUT_S = 20.0
+"""Seconds that a whole move may take."""
+
 LISTEN_TIMEOUT_S = 1.0
 """Seconds until a process must listen."""
 
@@ -229,7 +232,7 @@ def _has_movable(engine: Engine) -> bool:
 def move_connections(
     engine: Engine | None = None,
     *,
-    timeout: float = 20.0,
+    timeout: float = DEFAULT_TIMEOUT_S,
     window: float = 5.0,
     refused_code: int = CloseCode.POLICY_VIOLATION,
     pause: float = 1.0,
