@@ -10,7 +10,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -56,14 +56,6 @@ def mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DEPLOY_MODE_FILE", str(path))
     monkeypatch.setenv("DEPLOY_TIMEOUT", "2")
     return path
-
-
-@pytest.fixture
-def engines() -> Iterator[tuple[Engine, Engine]]:
-    both = Engine(), Engine()
-    yield both
-    for engine in both:
-        engine.stop(timeout=5)
 
 
 def http_server(port: int) -> contextlib.AbstractContextManager[Program]:
