@@ -102,30 +102,30 @@ def messages(version: Version) -> st.SearchStrategy[Any]:
         version._make_encoder(True, b"").message(b"binary")
     except UnsupportedByVersion:
         return st.text(max_size=300)
-    return st.text(max_size=300) | st.binary(max_size=300)
+    return st.binary(min_size=4, max_size=300) | st.text(max_size=300)
+
+
+def compression(no_takeover: bool) -> Compression:
+    return Compression(
+        server_no_context_takeover=no_takeover, client_no_context_takeover=no_takeover, threshold=0
+    )
 
 
 def scripts(version: Version) -> st.SearchStrategy[Script]:
-    takeover = st.builds(
-        lambda no_takeover: Compression(
-            server_no_context_takeover=no_takeover,
-            client_no_context_takeover=no_takeover,
-            threshold=0,
-        ),
-        st.booleans(),
-    )
+    compressions = st.sampled_from([None, compression(False), compression(True)])
     repeated = st.builds(lambda data, count: data * count, messages(version), st.integers(1, 20))
+    compress = st.sampled_from([True, True, False])
     pings = st.none() | st.binary(max_size=125)
     return st.builds(
         Script,
         sent=st.lists(
-            st.builds(Sent, repeated, st.integers(1, 4), pings, st.booleans()),
+            st.builds(Sent, repeated, st.integers(1, 4), pings, compress),
             min_size=1,
             max_size=5,
         ),
         unread=st.lists(st.tuples(st.integers(0, 200_000), st.booleans()), max_size=4),
         cuts=st.lists(st.floats(0, 1), min_size=1, max_size=3),
-        compression=st.none() | takeover if version._is_native else st.none(),
+        compression=compressions if version._is_native else st.none(),
     )
 
 
@@ -160,7 +160,7 @@ def move_at(client: Client, stream: Stream, cut: int, move: Any) -> int:
 
 @pytest.mark.parametrize("version", ALL_VERSIONS, ids=str)
 @settings(
-    deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
 def test_move_at_any_byte_changes_no_event(
