@@ -3,12 +3,15 @@
     python deploy.py --sockets 500 --talkers 20 --deploys 10
 
 Every talker sends a number and waits for its answer, without a break. Every other socket is asked
-once at the end. Exits with 1 if a socket was closed, or if an answer was wrong.
+once at the end. A process of its own makes ordinary requests, one after the other, so that it
+measures the server and not the clients. Before each deploy, it does so beside the talkers alone,
+for comparison. Exits with 1 if a socket was closed, or if an answer was wrong.
 """
 
 import argparse
 import asyncio
 import gc
+import multiprocessing
 import os
 import signal
 import socket
@@ -23,6 +26,44 @@ from websocket_handler import WebSocketError, aconnect
 HERE = Path(__file__).parent
 OPENING = 50
 """Handshakes at the same time."""
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+class Browser:
+    """A process that makes ordinary requests."""
+
+    def __init__(self, port):
+        context = multiprocessing.get_context("spawn")  # without copies of the clients' sockets
+        self._ours, theirs = context.Pipe()
+        self._process = context.Process(target=browse, args=[port, theirs], daemon=True)
+        self._process.start()
+        self._ours.recv()
+
+    def stop(self):
+        """Return the beginning and the duration of each request, and the number of failed ones."""
+        self._ours.send("stop")
+        times = self._ours.recv()
+        self._process.join()
+        return times
+
+
+def browse(port, pipe):
+    times, failed = [], 0
+    while not pipe.poll(0.01):
+        began = time.monotonic()
+        try:
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(REQUEST)
+                while connection.recv(1 << 16):
+                    pass
+        except OSError:
+            failed += 1
+            continue
+        times.append((began, time.monotonic() - began))
+        if len(times) == 1:
+            pipe.send("ready")
+    pipe.send((times, failed))
 
 
 class Clients:
@@ -67,20 +108,6 @@ class Clients:
                 return
             await asyncio.sleep(0.005)
 
-    async def request(self):
-        """Make an ordinary request; return its duration."""
-        began = time.perf_counter()
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        await reader.read()
-        writer.close()
-        return time.perf_counter() - began
-
-    async def browse(self, times):
-        while not self.is_over:
-            times.append(await self.request())
-            await asyncio.sleep(0.01)
-
 
 def percentile(times, share):
     return sorted(times)[int(len(times) * share)] * 1000 if times else 0.0
@@ -90,13 +117,12 @@ async def deploys(clients, master, version_file, options):
     await clients.open(options.sockets)
     gc.freeze()  # the pauses of the clients themselves are not those of the server
     talkers = [asyncio.create_task(clients.talk(ws)) for ws in clients.sockets[: options.talkers]]
-    before, beside = [], []
-    browsing = asyncio.create_task(clients.browse(before))
-    await asyncio.sleep(2)
-    browsing.cancel()
-    clients.longest = 0.0
-    browsing = asyncio.create_task(clients.browse(beside))
+    browser = Browser(clients.port)
+    longest, periods = 0.0, []
     for number in range(options.deploys):
+        await asyncio.sleep(options.normal)
+        clients.longest = 0.0
+        began = time.monotonic()
         version_file.write_text(str(number + 2))
         former, clients.pids = clients.pids, set()
         os.kill(master, signal.SIGHUP)
@@ -105,10 +131,11 @@ async def deploys(clients, master, version_file, options):
             if time.monotonic() > end:
                 raise SystemExit("the former workers have not ended")
             await asyncio.sleep(0.05)
+        periods.append((began, time.monotonic()))
+        longest = max(longest, clients.longest)
+    requests, failed = browser.stop()
     clients.is_over = True
     await asyncio.gather(*talkers, return_exceptions=True)
-    await asyncio.gather(browsing, return_exceptions=True)
-    longest = clients.longest
     for ws in clients.sockets[options.talkers :]:
         try:
             await asyncio.wait_for(clients.ask(ws, 0), 10)
@@ -118,9 +145,24 @@ async def deploys(clients, master, version_file, options):
     print(f"closed {clients.closed}, wrong answers {clients.wrong}")
     print(f"versions seen: {sorted(clients.versions, key=int)}")
     print(f"longest wait of a talking client: {longest * 1000:.0f} ms")
-    normal, during = percentile(before, 0.99), percentile(beside, 0.99)
-    print(f"p99 of ordinary requests: {normal:.1f} ms before, {during:.1f} ms beside the deploys")
+    print(f"{len(requests)} ordinary requests, {failed} failed")
+    report_requests(requests, periods)
     return not clients.closed and not clients.wrong
+
+
+def report_requests(requests, periods):
+    """Print the 99th percentile of the requests beside the talkers alone, and beside deploys."""
+    beside = [[t for began, t in requests if first <= began < last] for first, last in periods]
+    during = [t for times in beside for t in times]
+    normal = percentile(
+        [t for began, t in requests if not any(a <= began < z for a, z in periods)], 0.99
+    )
+    ratios = [f"{percentile(times, 0.99) / normal:.1f}" for times in beside]
+    seconds = [f"{last - first:.0f}" for first, last in periods]
+    print(
+        f"p99 of ordinary requests: {normal:.1f} ms, beside deploys {percentile(during, 0.99):.1f}"
+    )
+    print(f"times the normal one, by deploy: {' '.join(ratios)} (seconds: {' '.join(seconds)})")
 
 
 def free_port():
@@ -134,6 +176,7 @@ def main():
     parser.add_argument("--sockets", type=int, default=500)
     parser.add_argument("--talkers", type=int, default=20)
     parser.add_argument("--deploys", type=int, default=10)
+    parser.add_argument("--normal", type=float, default=6, help="seconds before each deploy")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--log", default=os.devnull, help="file for the server's log")
     options = parser.parse_args()
@@ -153,7 +196,7 @@ def main():
         async def run():
             for _ in range(200):
                 try:
-                    await clients.request()
+                    socket.create_connection(("127.0.0.1", port)).close()
                     break
                 except OSError:
                     await asyncio.sleep(0.05)

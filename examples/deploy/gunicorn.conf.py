@@ -14,4 +14,4 @@ def post_worker_init(worker):
 
 
 def worker_exit(server, worker):
-    websocket_handler.move_connections(timeout=worker.cfg.timeout - 15, pause=4)
+    websocket_handler.move_connections(timeout=worker.cfg.timeout - 15)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import socket
 import sys
 import termios
@@ -14,10 +15,9 @@ from websocket_handler import Engine, Headers, Request, Settings, State, Version
 from websocket_handler.handover.base import Handover
 from websocket_handler.moving import giving
 from websocket_handler.moving.arrivals import Arrival
-from websocket_handler.moving.messages import NotMoved, receive
+from websocket_handler.moving.messages import NotMoved
 from websocket_handler.moving.open_connection import OpenConnection
 from websocket_handler.moving.state import Facts
-from websocket_handler.moving.suspension import facts_of
 from websocket_handler.protocol.assembly import Event, Limits
 from websocket_handler.protocol.versions.version import Offer
 from websocket_handler.websocket import Stream
@@ -109,16 +109,15 @@ def move(
     def old_process() -> None:
         with theirs:
             try:
-                answers.append(giving.pass_on(theirs, OpenConnection(old), facts_of(old), 5))
+                answers.append(giving.pass_on(theirs, OpenConnection(old), 5))
             except NotMoved as error:
                 answers.append(giving.Answer(0, str(error)))
 
+    facts = json.loads(json.dumps(OpenConnection(old).describe().facts.to_json()))
     thread = threading.Thread(target=old_process)
     thread.start()
-    received = receive(ours, 10)
-    assert "format" in received.fields, (received, answers)
     handover = RepeatedRequest(engine)
-    handover.arrival = Arrival(ours, Facts.from_json(received.fields))
+    handover.arrival = Arrival(ours, Facts.from_json(facts))
     chosen = Settings(**{"ping_interval": None, "versions": old._settings.versions, **settings})
     new = WebSocket(handover.arrival.restore(request), chosen, handover=handover)
     prepare(new)

@@ -17,7 +17,7 @@ IS_FULL = os.environ.get("DEPLOYS") == "full"
 SCALE = (
     ["--sockets", "5000", "--talkers", "200", "--deploys", "10"]
     if IS_FULL
-    else ["--sockets", "150", "--talkers", "10", "--deploys", "2"]
+    else ["--sockets", "150", "--talkers", "10", "--normal", "1", "--deploys", "2"]
 )
 
 

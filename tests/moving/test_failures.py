@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import signal
 import socket
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +21,7 @@ from websocket_handler import IS_NATIVE, ConnectionClosed, ConnectionMoved, Engi
 from websocket_handler.moving import giving, messages, open_connection, suspension
 from websocket_handler.moving.arrivals import HEADER, Arrival, arrival_for
 from websocket_handler.moving.directory import VARIABLE, open_directory
+from websocket_handler.moving.facts_pipe import facts_offered, take_facts
 from websocket_handler.moving.messages import NotMoved, receive, send
 from websocket_handler.moving.open_connection import OpenConnection
 from websocket_handler.moving.repeating import WaitingSocket
@@ -54,14 +56,6 @@ def mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DEPLOY_MODE_FILE", str(path))
     monkeypatch.setenv("DEPLOY_TIMEOUT", "2")
     return path
-
-
-@pytest.fixture
-def engines() -> Iterator[tuple[Engine, Engine]]:
-    both = Engine(), Engine()
-    yield both
-    for engine in both:
-        engine.stop(timeout=5)
 
 
 def http_server(port: int) -> contextlib.AbstractContextManager[Program]:
@@ -185,14 +179,12 @@ def offered(old: WebSocket) -> tuple[socket.socket, threading.Thread, list[Any]]
     def run() -> None:
         with theirs:
             try:
-                results.append(giving.pass_on(theirs, OpenConnection(old), facts_of(old), 2))
+                results.append(giving.pass_on(theirs, OpenConnection(old), 2))
             except NotMoved as error:
                 results.append(error)
 
     thread = threading.Thread(target=run)
     thread.start()
-    facts = receive(ours, 5)
-    assert facts.fields["format"] == FORMAT
     return ours, thread, results
 
 
@@ -576,10 +568,38 @@ def test_process_of_another_user_is_refused_on_both_sides() -> None:
         assert status == 0, "the child does not trust this process either"
 
 
-def test_stale_sockets_are_removed(runtime_directory: Path) -> None:
+def test_stale_sockets_and_pipes_are_removed(runtime_directory: Path) -> None:
     with open_directory(create=True) as directory:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dead:
             dead.bind(directory.path("0123456789abcdef"))
-        with WaitingSocket(directory):
+        os.mkfifo(directory.path("0123456789abcdef.facts"))
+        with WaitingSocket(directory), facts_offered(directory, "0" * 32, {"here": 1}):
             directory.remove_stale()
-            assert len(list(runtime_directory.iterdir())) == 1
+            assert len(list(runtime_directory.iterdir())) == 2
+            assert take_facts(directory, "0" * 32) == {"here": 1}
+
+
+def test_facts_can_be_taken_once_and_be_longer_than_a_pipe_is_at_first() -> None:
+    facts = {"carried": "x" * suspension.MAX_CARRY_BYTES}
+    with open_directory(create=True) as directory:
+        with facts_offered(directory, "0" * 32, facts):
+            with pytest.raises(FileNotFoundError):
+                take_facts(directory, "1" * 32)
+            assert take_facts(directory, "0" * 32) == facts
+            with pytest.raises(BlockingIOError):
+                take_facts(directory, "0" * 32)
+        with (
+            pytest.raises(NotMoved),
+            facts_offered(directory, "0" * 32, {"x": "x" * messages.MAX_MESSAGE_BYTES}),
+        ):
+            pass
+        with pytest.raises(FileNotFoundError):
+            take_facts(directory, "0" * 32)
+
+
+def test_file_in_place_of_the_pipe_is_not_read() -> None:
+    name = hashlib.sha256(b"0" * 32).hexdigest()[:16] + ".facts"
+    with open_directory(create=True) as directory:
+        Path(directory.path(name)).write_text("{}")
+        with pytest.raises(PermissionError):
+            take_facts(directory, "0" * 32)

@@ -127,6 +127,23 @@ def test_deploy_keeps_connections_open(server: str) -> None:
             assert "Traceback" not in other.log(), other.log()
 
 
+def test_worker_that_starts_late_gets_the_connections(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The application needs longer than gunicorn's `graceful_timeout`, as on a busy machine."""
+    mode = tmp_path / "mode"
+    monkeypatch.setenv("DEPLOY_MODE_FILE", str(mode))
+    with (
+        deploys("gunicorn asgi") as (old, others),
+        RawClient(old.address).open("/echo") as client,
+    ):
+        former = ask(client)[0]
+        mode.write_text("start late")
+        deploy("gunicorn asgi", old, others)
+        wait_for_exit(former)
+        assert ask(client)[1:3] == ["True", "2"]
+
+
 def wait_for_exit(pid: str) -> None:
     wait_for(lambda: not Path("/proc", pid).exists() or is_zombie(pid), pid, EXIT_LIMIT_S)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from websocket_handler import ALL_VERSIONS, Compression, Engine, Version, WebSocket
+from websocket_handler import Compression, Engine, WebSocket
 from websocket_handler.moving import open_connection
 from websocket_handler.protocol.assembly import Message
 from websocket_handler.protocol.deflate import Deflater, read_window
@@ -28,62 +27,6 @@ RFC6455 = by_name("RFC 6455")
 SLOW = settings(
     deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-
-
-@pytest.fixture
-def engines() -> Iterator[tuple[Engine, Engine]]:
-    both = Engine(), Engine()
-    yield both
-    for engine in both:
-        engine.stop(timeout=5)
-
-
-def stream_of(client: Client, version: Version, words: list[str]) -> bytes:
-    """Messages, pings and fragments, as far as the version has them."""
-    encoder, stream = client.encoder, b""
-    for index, word in enumerate(words):
-        if version._has_pings and index % 2:
-            stream += encoder.frame(Opcode.PING, b"hey")
-        if version._has_pings and index % 3 == 2:  # versions without pings have no fragments
-            half = len(word.encode()) // 2
-            stream += encoder.frame(Opcode.TEXT, word.encode()[:half], False)
-            stream += encoder.frame(Opcode.PING, b"between")
-            stream += encoder.frame(Opcode.CONTINUATION, b"", False)
-            stream += encoder.frame(Opcode.CONTINUATION, word.encode()[half:])
-        else:
-            stream += encoder.message(word)
-    return stream
-
-
-@pytest.mark.parametrize("version", ALL_VERSIONS, ids=str)
-@SLOW
-@given(data=st.data())
-def test_move_at_any_byte_of_any_version_loses_no_message(
-    version: Version, engines: tuple[Engine, Engine], data: st.DataObject
-) -> None:
-    words = data.draw(st.lists(st.text(max_size=200), min_size=1, max_size=5))
-    received: list[Any] = []
-
-    def prepare(ws: WebSocket) -> None:
-        ws.on("message", received.append)
-
-    with Client(engines[0], version, prepare) as client:
-        stream = stream_of(client, version, words)
-        cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), min_size=1, max_size=3)))
-        begin = 0
-        for index, cut in enumerate(cuts):
-            client.sock.sendall(stream[begin:cut])
-            wait_for(client.is_read, "the engine to read")
-            client.move(engines[(index + 1) % 2], prepare)
-            begin = cut
-        client.sock.sendall(stream[begin:])
-        wait_for(lambda: len(received) >= len(words), f"{words}, not {received}")
-        assert received == words
-        client.websocket.send("the last")
-        events = client.read(1)
-        while not isinstance(events[-1], Message):
-            events += client.read(1)
-        assert events[-1] == Message("the last")
 
 
 @SLOW

@@ -10,10 +10,11 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from ..engine import Engine, close_connections, loop_engine
-from ..moving.departures import move_connections
+from ..moving.departures import DEFAULT_TIMEOUT_S, move_connections
 from ..websocket import Stream, WebSocket
 from .base import Handover
 from .socket import duplicate
@@ -163,13 +164,15 @@ class ServerConnections:
         self.is_closing: bool = False
         self.undecided: set[Undecided] = set()
 
-    def move_all(self, when_done: Callable[[], object]) -> None:
-        """Move the WebSockets of the engine to a new process, and close the others. In the loop's
-        thread."""
+    def move_all(self, when_done: Callable[[], object], timeout: float = DEFAULT_TIMEOUT_S) -> None:
+        """Move the WebSockets of the engine to a new process within `timeout` seconds, and close
+        the others. In the loop's thread."""
         self.is_closing = True
         self._engine._ledger.is_draining = True
         loop = asyncio.get_running_loop()
-        moving = loop.run_in_executor(None, move_connections, self._engine)
+        moving = loop.run_in_executor(
+            None, partial(move_connections, self._engine, timeout=timeout)
+        )
         moving.add_done_callback(lambda _: self.close_all(when_done))
 
     def track(self, websocket: WebSocket) -> None:

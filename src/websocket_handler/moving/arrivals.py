@@ -2,7 +2,9 @@
 
 An integration of a server calls `arrival_of_…` before it builds the request of a WebSocket. The
 header that it finds counts only if a process of the same user waits for it in the private
-directory, with the secret that the header has. Otherwise it has no meaning.
+directory, and has left the facts of a connection there for the secret that the header has.
+Otherwise it has no meaning. Nothing here waits for the old process, because that would block the
+event loop of a server.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ from ..protocol.versions.challenge import AwaitingKey3
 from ..rooms.membership import moved_offset
 from ..settings import Settings
 from ..websocket import WebSocket
-from .directory import open_directory
-from .messages import NotMoved, is_of_same_user, receive, send
+from .directory import Directory, open_directory
+from .facts_pipe import take_facts
+from .messages import NotMoved, is_of_same_user, send
 from .state import Facts, UnknownFormat
 from .suspension import rooms_of
 from .taking import Taken, take
@@ -40,9 +43,6 @@ ENVIRON_KEY = "HTTP_" + HEADER.upper().replace("-", "_")
 RAW_HEADER = HEADER.lower().encode()
 
 TICKET = re.compile(r"([0-9a-f]{16}):([0-9a-f]{32})", re.ASCII)
-
-FACTS_TIMEOUT_S = 5.0
-"""The old process has just sent the request, so it answers at once."""
 
 REFUSED_FORMAT = 505
 """The status of a refusal because the state has another format."""
@@ -219,48 +219,40 @@ def arrival_in_request(request: Request) -> tuple[Request, Arrival | None]:
 def arrival_for(value: str | None) -> Arrival | None:
     """Return the connection that the value of the header stands for; None if it stands for none.
 
-    A value that was made up costs no more than the look for a file in the private directory.
+    A value that was made up costs no more than the look for a file in the private directory. Does
+    not block.
     """
     ticket = TICKET.fullmatch(value) if value is not None else None
     if ticket is None:
         return None
     name, secret = ticket.groups()
     try:
-        sock = _connect(name)
-    except OSError:
-        return None
-    try:
-        return _introduce(sock, name, secret)
+        with open_directory() as directory:
+            return _arrival_from(directory, name, secret)
     except (NotMoved, OSError) as error:
         logger.debug("a header %s has no meaning: %s", HEADER, error)
-        sock.close()
         return None
 
 
-def _connect(name: str) -> socket.socket:
+def _arrival_from(directory: Directory, name: str, secret: str) -> Arrival:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        sock.settimeout(FACTS_TIMEOUT_S)
-        with open_directory() as directory:
-            sock.connect(directory.path(name))
+        sock.setblocking(False)
+        sock.connect(directory.path(name))
         if not is_of_same_user(sock):
             raise PermissionError("a process of another user")
+        fields = take_facts(directory, secret)
+        send(sock, {"secret": secret})
+        return Arrival(sock, _facts_from(fields, sock), is_own=name in own_names)
     except BaseException:
         sock.close()
         raise
-    return sock
 
 
-def _introduce(sock: socket.socket, name: str, secret: str) -> Arrival:
-    send(sock, {"secret": secret})
-    received = receive(sock, FACTS_TIMEOUT_S)
-    received.close()
-    if "kept" in received.fields:
-        raise NotMoved(str(received.fields["kept"]))
+def _facts_from(fields: dict[str, Any], sock: socket.socket) -> Facts:
     try:
-        facts = Facts.from_json(received.fields)
+        return Facts.from_json(fields)
     except UnknownFormat as error:
         logger.warning("a connection from another version of this library: %s", error)
         send(sock, {"refused": REFUSED_FORMAT})
         raise NotMoved(str(error)) from None
-    return Arrival(sock, facts, is_own=name in own_names)

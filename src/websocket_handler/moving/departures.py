@@ -33,6 +33,13 @@ logger: logging.Logger = logging.getLogger("websocket_handler")
 PACE_INTERVAL_S = 0.25
 """Seconds after which the number of requests at the same time is reconsidered."""
 
+DEFAULT_TIMEOUT_S = 20.0
+"""Seconds that a whole move may take."""
+
+DEFAULT_PAUSE = 4.0
+"""The pause after a move, in relation to its duration. A fifth of the time of a process that ends
+goes into the move then, which leaves the processor to the requests beside it."""
+
 LISTEN_TIMEOUT_S = 1.0
 """Seconds until a process must listen."""
 
@@ -229,10 +236,10 @@ def _has_movable(engine: Engine) -> bool:
 def move_connections(
     engine: Engine | None = None,
     *,
-    timeout: float = 20.0,
+    timeout: float = DEFAULT_TIMEOUT_S,
     window: float = 5.0,
     refused_code: int = CloseCode.POLICY_VIOLATION,
-    pause: float = 1.0,
+    pause: float = DEFAULT_PAUSE,
     keep: float | None = None,
 ) -> MoveResult:
     """Move the WebSockets of this process to the process that replaces it, then close the others.

@@ -1,8 +1,10 @@
-"""The private directory with the sockets on which old processes wait for new ones."""
+"""The private directory with the sockets on which old processes wait for new ones, and the pipes
+with the facts of the connections that they move."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -15,11 +17,13 @@ from typing import NamedTuple
 VARIABLE = "WEBSOCKET_HANDLER_RUNTIME_DIR"
 """The environment variable that names the directory, which is created if it does not exist."""
 
-NAME = re.compile(r"[0-9a-f]{16}", re.ASCII)
-"""The name of a socket in the directory: nothing else can be connected to."""
+PIPE_SUFFIX = ".facts"
 
-MAX_STALE_SOCKETS = 256
-"""Sockets of processes that were killed, which one call of `remove_stale` examines at most."""
+NAME = re.compile(r"[0-9a-f]{16}(\.facts)?", re.ASCII)
+"""The name of a socket, or of a pipe, in the directory: nothing else can be opened."""
+
+MAX_STALE_FILES = 512
+"""Files of processes that were killed, which one call of `remove_stale` examines at most."""
 
 
 class Directory(NamedTuple):
@@ -28,9 +32,9 @@ class Directory(NamedTuple):
     descriptor: int
 
     def path(self, name: str) -> str:
-        """Return a path of the socket `name` that is short, and stays in this very directory."""
+        """Return a path of the file `name` that is short, and stays in this very directory."""
         if not NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is not the name of a socket of this library")
+            raise ValueError(f"{name!r} is not the name of a file of this library")
         return f"/proc/self/fd/{self.descriptor}/{name}"
 
     def remove(self, name: str) -> None:
@@ -38,17 +42,12 @@ class Directory(NamedTuple):
             os.unlink(name, dir_fd=self.descriptor)
 
     def remove_stale(self) -> None:
-        """Remove sockets on which no process listens any more."""
-        for name in os.listdir(self.descriptor)[:MAX_STALE_SOCKETS]:  # noqa: PTH208 (of a descriptor)
+        """Remove sockets on which no process listens any more, and pipes that none has open."""
+        for name in os.listdir(self.descriptor)[:MAX_STALE_FILES]:  # noqa: PTH208 (of a descriptor)
             if NAME.fullmatch(name):
-                with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-                    probe.setblocking(False)
-                    try:
-                        probe.connect(self.path(name))
-                    except ConnectionRefusedError:
-                        self.remove(name)
-                    except OSError:
-                        continue
+                is_stale = _is_stale_pipe if name.endswith(PIPE_SUFFIX) else _is_stale_socket
+                if is_stale(self.path(name)):
+                    self.remove(name)
 
 
 @contextlib.contextmanager
@@ -69,6 +68,26 @@ def open_directory(create: bool = False) -> Iterator[Directory]:
         yield Directory(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _is_stale_socket(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            pass
+        return False
+
+
+def _is_stale_pipe(path: str) -> bool:
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno == errno.ENXIO  # nobody can read it
+    return False
 
 
 def _path() -> Path:

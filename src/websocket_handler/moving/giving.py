@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from .messages import ExchangeEnded, NotMoved, receive, send, to_file
-from .state import Facts, State
+from .state import State
 
 logger: logging.Logger = logging.getLogger("websocket_handler")
 
@@ -66,11 +66,10 @@ class Owner(Protocol):
         """Go on with the suspended connection in this process."""
 
 
-def pass_on(sock: socket.socket, owner: Owner, facts: Facts, handler_timeout: float) -> Answer:
+def pass_on(sock: socket.socket, owner: Owner, handler_timeout: float) -> Answer:
     """Pass the connection to the new process if its application accepts it. Raises `NotMoved` if
     the connection itself cannot be moved."""
     try:
-        send(sock, facts.to_json())
         asked = receive(sock, handler_timeout)
         asked.close()
     except NotMoved as error:

@@ -13,6 +13,7 @@ from ..protocol.request import head
 from .arrivals import HEADER, own_names
 from .description import Description
 from .directory import Directory
+from .facts_pipe import facts_offered
 from .giving import READY_TIMEOUT_S, Answer, Owner, pass_on
 from .messages import NotMoved, is_of_same_user, receive
 
@@ -63,11 +64,13 @@ class WaitingSocket:
         fields.append((HEADER, f"{self._name}:{secret}"))
         try:
             repeated = head(f"GET {request.target} HTTP/1.1", fields)
-            with _connect(address, seconds) as connection:
+            with (
+                facts_offered(self._directory, secret, facts.to_json()),
+                _connect(address, seconds) as connection,
+            ):
                 connection.sendall(repeated)
-                sock = self._wait(connection, secret, time.monotonic() + seconds)
-                with sock:
-                    return pass_on(sock, owner, facts, handler_timeout)
+                with self._wait(connection, secret, time.monotonic() + seconds) as sock:
+                    return pass_on(sock, owner, handler_timeout)
         except (ConnectionRefusedError, FileNotFoundError):
             return NOBODY_LISTENS
         except (OSError, UnicodeEncodeError) as error:

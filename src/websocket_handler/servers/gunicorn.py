@@ -16,6 +16,7 @@ from gunicorn.workers import gasgi
 from ..engine import loop_engine
 from ..handover.transport import InertTransport, ServerConnections, TransportHandover
 from ..moving.arrivals import arrival_in_scope
+from ..moving.departures import DEFAULT_TIMEOUT_S
 from ..protocol.close_codes import CloseCode
 from ..settings import Settings
 from ..websocket import WebSocket
@@ -74,14 +75,17 @@ class ASGIWorker(gasgi.ASGIWorker):  # type: ignore[misc]
 
     async def _shutdown(self) -> None:
         over = asyncio.Event()
+        limit = self.cfg.graceful_timeout
         if self.moves_connections:
             for server in self.servers:  # only other workers accept connections from now on
                 server.close()
-            self.websockets.move_all(when_done=over.set)
+            seconds = self.cfg.timeout / 2 or DEFAULT_TIMEOUT_S
+            limit += seconds
+            self.websockets.move_all(when_done=over.set, timeout=seconds)
         else:
             self.websockets.close_all(when_done=over.set)
         try:
-            await asyncio.wait_for(over.wait(), self.cfg.graceful_timeout)
+            await asyncio.wait_for(over.wait(), limit)
         except asyncio.TimeoutError:
             self.log.warning("some WebSockets did not close in time")
         await super()._shutdown()
@@ -90,7 +94,8 @@ class ASGIWorker(gasgi.ASGIWorker):  # type: ignore[misc]
 class MovingASGIWorker(ASGIWorker):
     """Like `ASGIWorker`, but its shutdown moves WebSockets to the worker that replaces it.
 
-    Only those that could not be moved are closed with 1012.
+    Only those that could not be moved are closed with 1012. The move may take half of gunicorn's
+    `timeout`.
     """
 
     moves_connections: ClassVar[bool] = True

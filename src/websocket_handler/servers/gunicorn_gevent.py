@@ -10,11 +10,9 @@ from __future__ import annotations
 import gevent
 from gunicorn.workers import ggevent
 
-from ..moving.departures import move_connections
+from ..moving.departures import DEFAULT_TIMEOUT_S, move_connections
 
 CHECK_INTERVAL_S = 0.1
-DEFAULT_TIMEOUT_S = 20.0
-"""The limit of the move if gunicorn has no `timeout`, of which it is half otherwise."""
 
 
 class MovingGeventWorker(ggevent.GeventWorker):  # type: ignore[misc]

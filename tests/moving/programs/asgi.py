@@ -10,6 +10,8 @@ from websocket_handler import ASGIMiddleware, WebSocket
 
 from . import mode
 
+mode.start()
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]

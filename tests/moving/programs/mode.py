@@ -27,6 +27,12 @@ def report(found: object) -> None:
     sys.stdout.flush()
 
 
+def start() -> None:
+    """Take some seconds until the application is there, if that is the behaviour."""
+    if mode() == "start late":
+        time.sleep(4)
+
+
 def timeout() -> float:
     """Seconds that a move may take."""
     return float(os.environ.get("DEPLOY_TIMEOUT", "10"))
