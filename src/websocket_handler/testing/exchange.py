@@ -33,7 +33,7 @@ class Exchange:
         request: bytes,
         timeout: float,
     ) -> None:
-        """Begin to send a request, and to serve it: the server need not wait for its first bytes."""
+        """Send the beginning of a request, then serve it: so the server need not wait for it."""
         ours, theirs = socketpair()
         self._waits = waits
         self._failures = failures
