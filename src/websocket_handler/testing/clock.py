@@ -50,7 +50,7 @@ class _Advance:
         self.future: Future[None] = Future()
         self.steps: int = 0
         self.is_over: bool = False
-        self._post(self._read)
+        _post_to_new_iteration(engine, partial(self._run, self._read))
 
     def _read(self) -> None:
         """Let the peers read, and answer pings, after the engine has processed all data and calls
@@ -59,16 +59,14 @@ class _Advance:
         for peer in self._peers:
             peer.read_now()
         if self._left > 0:
-            self._post(partial(self._move, read_at))
+            move = partial(self._run, partial(self._move, read_at))
+            _post_to_new_iteration(self._engine, move)  # the pongs are processed before it
         else:
             self.future.set_result(None)
 
     def _move(self, read_at: float) -> None:
         self._left -= _step(self._engine, self._left, self._min_step, read_at)
-        self._post(self._read)
-
-    def _post(self, call: Callable[[], None]) -> None:
-        _post_to_new_iteration(self._engine, partial(self._run, call))
+        self._engine._post(partial(self._run, self._read))
 
     def _run(self, call: Callable[[], None]) -> None:
         self.steps += 1
