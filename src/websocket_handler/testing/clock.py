@@ -27,7 +27,7 @@ async def advance(
     if not engine.is_running:
         return
     advance = _Advance(engine, duration, tuple(peers))
-    steps = -1
+    steps = 0
     try:
         while not await waits.done(advance.future, time.monotonic() + timeout):
             if advance.steps == steps:
