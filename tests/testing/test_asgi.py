@@ -210,3 +210,31 @@ def test_handler_that_runs_for_ever_is_cancelled_at_the_end() -> None:
     client.connect("/")
     with pytest.raises(TimeoutError, match="/: the handler runs on"):
         client.__exit__(None, None, None)
+
+
+def test_advance_beside_a_blocked_event_loop_is_given_up() -> None:
+    released = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "websocket":
+            return
+        await receive()
+        await send({"type": "websocket.accept"})
+        await receive()
+        released.wait(TIMEOUT_S)
+        await send({"type": "websocket.send", "text": "released"})
+        await receive()
+
+    with Client(app, timeout=TIMEOUT_S) as client, client.connect("/") as ws:
+        ws.send("block")
+        client._session.timeout = 0.05
+        with pytest.raises(TimeoutError, match="a listener blocks the engine"):
+            client.advance(60)
+        client._session.timeout = TIMEOUT_S
+        ws.stop_reading()  # a ping would not be answered
+        released.set()
+        for _ in range(10):
+            client.advance(0)
+        ws.resume_reading()
+        assert ws.receive() == "released"
+        ws.ping()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +271,22 @@ def test_advance_passes_the_limit_of_the_closing_handshake() -> None:
         with pytest.raises(ConnectionClosed):
             ws.receive()
         ws.wait_closed()
+
+
+@pytest.mark.usefixtures("collector_disabled")
+def test_closed_connection_needs_no_garbage_collector() -> None:
+    with client_of(echo) as client:
+        with client.connect("/") as ws:
+            peer = weakref.ref(ws._peer)
+        del ws
+        assert peer() is None
+
+
+@pytest.fixture
+def collector_disabled() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def test_advance_affects_only_its_own_client() -> None:

@@ -22,17 +22,63 @@ MAX_STEPS = 1000
 async def advance(
     engine: Engine, waits: Waits, duration: float, peers: Iterable[Peer], timeout: float
 ) -> None:
-    """Move the clock of the engine's connections by `duration` seconds. The peers answer pings."""
-    left = duration
-    while engine.is_running:
+    """Move the clock of the engine's connections by `duration` seconds. The peers answer pings.
+    Raises `TimeoutError` if a listener blocks the engine for `timeout` seconds."""
+    if not engine.is_running:
+        return
+    advance = _Advance(engine, duration, tuple(peers))
+    steps = 0
+    try:
+        while not await waits.done(advance.future, time.monotonic() + timeout):
+            if advance.steps == steps:
+                raise TimeoutError("a listener blocks the engine")
+            steps = advance.steps
+    finally:
+        advance.is_over = True
+    advance.future.result()
+
+
+class _Advance:
+    """One movement of the clock. All its steps run in the engine's thread, while the test's thread
+    waits: passing each step from thread to thread would cost more than the step."""
+
+    def __init__(self, engine: Engine, duration: float, peers: tuple[Peer, ...]) -> None:
+        self._engine = engine
+        self._peers = peers
+        self._left = duration
+        self._min_step = duration / MAX_STEPS
+        self.future: Future[None] = Future()
+        self.steps: int = 0
+        self.is_over: bool = False
+        _post_to_new_iteration(engine, partial(self._run, self._read))
+
+    def _read(self) -> None:
+        """Let the peers read, and answer pings, after the engine has processed all data and calls
+        that came before."""
         read_at = time.monotonic()
-        await settle(engine, waits, timeout)
-        for peer in peers:
+        for peer in self._peers:
             peer.read_now()
-        if left <= 0:
+        if self._left > 0:
+            move = partial(self._run, partial(self._move, read_at))
+            _post_to_new_iteration(self._engine, move)  # the pongs are processed before it
+        else:
+            self.future.set_result(None)
+
+    def _move(self, read_at: float) -> None:
+        self._left -= _step(self._engine, self._left, self._min_step, read_at)
+        self._engine._post(partial(self._run, self._read))
+
+    def _run(self, call: Callable[[], None]) -> None:
+        self.steps += 1
+        if self.is_over:
             return
-        step = partial(_step, engine, left, duration / MAX_STEPS, read_at)
-        left -= await in_engine(engine, waits, step, timeout)
+        try:
+            if self._engine.is_running:
+                call()
+            else:
+                self.future.set_result(None)
+        except BaseException as error:
+            self.future.set_exception(error)
 
 
 async def settle(engine: Engine, waits: Waits, timeout: float) -> None:
@@ -54,10 +100,15 @@ async def in_engine(
         except BaseException as error:
             future.set_exception(error)
 
-    engine._post(lambda: engine._post(answer))
+    _post_to_new_iteration(engine, answer)
     if not await waits.done(future, time.monotonic() + timeout):
         raise TimeoutError("a listener blocks the engine")
     return future.result()
+
+
+def _post_to_new_iteration(engine: Engine, call: Callable[[], object]) -> None:
+    """Make a call in the engine's thread, in an iteration that has not begun yet."""
+    engine._post(partial(engine._post, call))
 
 
 def _step(engine: Engine, seconds: float, min_step: float, read_at: float) -> float:

@@ -25,8 +25,15 @@ class Exchange:
     """
 
     def __init__(
-        self, server: Server, waits: Waits, failures: Failures, path: str, timeout: float
+        self,
+        server: Server,
+        waits: Waits,
+        failures: Failures,
+        path: str,
+        request: bytes,
+        timeout: float,
     ) -> None:
+        """Send the beginning of a request, then serve it: so the server need not wait for it."""
         ours, theirs = socketpair()
         self._waits = waits
         self._failures = failures
@@ -35,13 +42,14 @@ class Exchange:
         self._until = time.monotonic() + timeout
         self._received: list[bytes] = []
         self.stream: Stream = Stream(ours, waits, self._received.append)
+        self.stream.write_now(request)
         self.handler: Future[None] = server.serve(theirs)
         """Done when the handler of the request is."""
 
-    async def send_request(self, request: bytes, method: str) -> Response:
-        """Send an ordinary request and return its response, once the handler is done."""
+    async def receive_response(self, method: str) -> Response:
+        """Return the response to an ordinary request, once the handler is done."""
         with self._closing_on_error():
-            await self._send(request)
+            await self._send_rest()
             await self._read_to_end()
         await finish(self.handler, self._waits, self._failures, self._path, self._until)
         return parse_response(b"".join(self._received), method)
@@ -50,7 +58,7 @@ class Exchange:
         """Return the result of a handshake. A failed one has the whole response of the
         application."""
         with self._closing_on_error():
-            await self._send(handshake.request)
+            await self._send_rest()
             for number in itertools.count():
                 while number == len(self._received):
                     await self._read("the response to the handshake: the handler has not returned")
@@ -72,8 +80,8 @@ class Exchange:
         self.stream.close()
         return failed
 
-    async def _send(self, request: bytes) -> None:
-        if not await self.stream.write(request, self._until):
+    async def _send_rest(self) -> None:
+        if not await self.stream.write(b"", self._until):
             self._give_up("the application to read the request")
 
     async def _read_to_end(self) -> None:

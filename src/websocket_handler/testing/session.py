@@ -105,7 +105,7 @@ class Session:
         handshake = ClientHandshake(
             address, version, subprotocols, fields, origin, settings.compression
         )
-        exchange = self._begin(path, timeout)
+        exchange = self._begin(path, handshake.request, timeout)
         result = await exchange.shake_hands(handshake)
         if isinstance(result, HandshakeFailed):
             self.cookies.store(Headers(result.headers).get_all("Set-Cookie"))
@@ -135,7 +135,7 @@ class Session:
         for name, value in fields:
             check_field(name, value)
         request = encode_request(method, address.target, fields, body)
-        response = await self._begin(path, timeout).send_request(request, method)
+        response = await self._begin(path, request, timeout).receive_response(method)
         self.cookies.store(response.headers.get_all("Set-Cookie"))
         return response
 
@@ -150,11 +150,11 @@ class Session:
         header = self.cookies.header(path, cookies_of(cookies))
         return [*fields, ("Cookie", header)] if header else fields
 
-    def _begin(self, path: str, timeout: float | None) -> Exchange:
+    def _begin(self, path: str, request: bytes, timeout: float | None) -> Exchange:
         if not self._is_running:
             raise WebSocketError("the application is not running: use `with Client(app) as client`")
         limit = self.timeout if timeout is None else timeout
-        return Exchange(self._server, self._waits, self._failures, path, limit)
+        return Exchange(self._server, self._waits, self._failures, path, request, limit)
 
     async def _finish(self, path: str, handler: Future[None]) -> None:
         await finish(handler, self._waits, self._failures, path, self._until())

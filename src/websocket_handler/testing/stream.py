@@ -62,9 +62,12 @@ class Stream:
             return
         except OSError:
             data = b""
-        if not data:
+        if data:
+            self.on_data(data)
+        else:
+            on_data = self.on_data
             self.close()
-        self.on_data(data)
+            on_data(b"")
 
     def end_output(self) -> None:
         """Send no more; the application reads the end of the connection."""
@@ -73,4 +76,9 @@ class Stream:
 
     def close(self) -> None:
         self.has_ended = True
+        self.on_data = _ignore  # leaves no cycle of references to the garbage collector
         self._sock.close()
+
+
+def _ignore(_: bytes) -> None:
+    """Take the place of `on_data` when no more data can arrive."""

@@ -44,8 +44,7 @@ class ASGIServer:
         self._app = app
         self.settings: Settings = settings or Settings()
         self._failures = failures
-        self._lifespan = Lifespan(self.application)
-        self.state: dict[str, Any] = self._lifespan.state
+        self.state: dict[str, Any] = {}
 
     async def application(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application; its exceptions are recorded."""
@@ -60,6 +59,7 @@ class ASGIServer:
 
     async def start(self) -> None:
         self.connections = ServerConnections(loop_engine(), CloseCode.GOING_AWAY)
+        self._lifespan = Lifespan(self.application, self.state)
         await self._lifespan.start()
 
     async def serve(self, sock: socket) -> None:
@@ -68,15 +68,19 @@ class ASGIServer:
         await connection.run()
 
     async def stop(self) -> None:
-        await self._lifespan.stop()
+        try:
+            await self._lifespan.stop()
+        finally:
+            del self._lifespan  # leaves no cycle of references to the garbage collector
 
 
 class Lifespan:
     """One run of the application with the `lifespan` scope."""
 
-    def __init__(self, application: Application) -> None:
+    def __init__(self, application: Application, state: dict[str, Any]) -> None:
+        """`state` is that of the scope: a lifespan fills it."""
         self._application = application
-        self.state: dict[str, Any] = {}
+        self._state = state
         self._received: asyncio.Queue[Event] = asyncio.Queue()
         self._sent: asyncio.Queue[Event] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
@@ -94,7 +98,7 @@ class Lifespan:
             await self._task
 
     async def _run(self) -> None:
-        scope = {"type": "lifespan", "asgi": VERSION, "state": self.state}
+        scope = {"type": "lifespan", "asgi": VERSION, "state": self._state}
         await self._application(scope, self._received.get, self._sent.put)
 
     async def _exchange(self, phase: str) -> None:

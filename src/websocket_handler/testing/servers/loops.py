@@ -105,6 +105,8 @@ class InLoopThread:
         self._started.set_result(None)
         await self._end.wait()
         await self._server.stop()
+        if not any(self.engine._channels()):  # else the end of the loop closes them
+            self.engine.stop()
 
     def _cancel(self) -> None:
         """Cancel all tasks of the loop, after a wait in vain."""
