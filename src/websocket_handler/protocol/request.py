@@ -68,6 +68,10 @@ class Headers(MutableMapping[str, str]):
     def __iter__(self) -> Iterator[str]:
         return iter({name.lower(): name for name, _ in self._fields}.values())
 
+    def clear(self) -> None:
+        """Remove all fields."""
+        self._fields, self._index = [], None
+
     def __len__(self) -> int:
         return len({name.lower() for name, _ in self._fields})
 
