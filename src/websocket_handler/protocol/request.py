@@ -88,6 +88,10 @@ class Headers(MutableMapping[str, str]):
         """Return the values of all fields called `name`, in order."""
         return list((self._index or self._values()).get(name.lower(), ()))
 
+    def has_none_of(self, names: frozenset[str]) -> bool:
+        """Whether there is no field with one of the `names`, which are in lower case."""
+        return (self._index or self._values()).keys().isdisjoint(names)
+
     def _values(self) -> dict[str, list[str]]:
         if self._index is None:
             self._index = {}
@@ -116,7 +120,7 @@ def check_field(name: str, value: str) -> None:
 
 def head(start_line: str, fields: Iterable[tuple[str, str]]) -> bytes:
     """Return an HTTP head of fields that are known to be valid."""
-    lines = [start_line, *(f"{name}: {value}" for name, value in fields), "", ""]
+    lines = [start_line, *[f"{name}: {value}" for name, value in fields], "", ""]
     return "\r\n".join(lines).encode("latin-1")
 
 

@@ -178,8 +178,9 @@ class WebSocketRequests(BaseHTTPRequestHandler):
         )
         self._handover, self._response = handover, RawResponse(handover)
         self.wfile = ResponseWriter(self.wfile, handover, self._response)
-        request, handover.arrival = arrival_in_request(self._request())
-        if HEADER in self.headers:
+        received = self._request()
+        request, handover.arrival = arrival_in_request(received)
+        if request is not received:
             del self.headers[HEADER]
         if handover.arrival is not None:
             self.client_address = cast("tuple[str, int]", request.remote_address or ("", 0))
