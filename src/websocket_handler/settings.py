@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
+from functools import lru_cache
+from itertools import chain
 from typing import Any, TypeAlias, TypedDict
 
 from .protocol import origins
@@ -129,6 +131,11 @@ class Settings:
         if self.allowed_origins is not None:
             object.__setattr__(self, "allowed_origins", origins.check(self.allowed_origins))
 
+    def __hash__(self) -> int:
+        """Return a hash of the fields that differ most often. All of them would cost more than
+        the comparison, for which equal settings are usually one object."""
+        return hash((self.max_message_size, self.ping_interval, self.allowed_origins))
+
 
 class SettingsOptions(TypedDict, total=False):
     """The fields of `Settings` as keyword arguments, for type checkers and editors."""
@@ -158,12 +165,28 @@ SETTING_NAMES = frozenset(field.name for field in fields(Settings))
 def with_options(settings: Settings | None, options: Mapping[str, Any]) -> Settings:
     """Return `settings` (default: `Settings()`) with the fields replaced that `options` names.
 
-    Raises `TypeError` for an unknown name, with the nearest known one, and `ValueError` or
-    `TypeError` for a value that a field does not accept.
+    Equal arguments usually return the same object: each handshake calls this function. Raises
+    `TypeError` for an unknown name, with the nearest known one, and `ValueError` or `TypeError`
+    for a value that a field does not accept.
     """
+    base = settings if settings is not None else DEFAULTS
+    if not options:
+        return base
+    if base.around is None and "around" not in options:  # it may refer to a request
+        try:
+            return _replaced(base, *chain.from_iterable(options.items()))
+        except TypeError:  # a value is not hashable, or not valid
+            pass
     check_names(options)
-    base = settings if settings is not None else Settings()
-    return replace(base, **options) if options else base
+    return replace(base, **options)
+
+
+@lru_cache(maxsize=64, typed=True)
+def _replaced(base: Settings, *names_and_values: Any) -> Settings:
+    """Return `base` with the fields replaced whose names and values alternate."""
+    options = dict(zip(names_and_values[::2], names_and_values[1::2], strict=True))
+    check_names(options)
+    return replace(base, **options)
 
 
 def check_names(options: Iterable[str], others: frozenset[str] = frozenset()) -> None:
@@ -179,3 +202,7 @@ def check_names(options: Iterable[str], others: frozenset[str] = frozenset()) ->
 def _require(name: str, value: object, condition: bool) -> None:
     if not condition:
         raise ValueError(f"{name} cannot be {value!r}")
+
+
+DEFAULTS: Settings = Settings()
+"""The settings of a connection for which none were given."""

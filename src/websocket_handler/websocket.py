@@ -48,7 +48,7 @@ from .protocol.request import Forwarded, Headers, Request
 from .protocol.state import State
 from .protocol.versions import Version
 from .servers.lookup import websocket_of
-from .settings import Settings, with_options
+from .settings import DEFAULTS, Settings, with_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -81,7 +81,7 @@ class Handling:
         self.handover: Handover | None = handover
         self.response: bytes = b""  # the HTTP response, which is sent before any frame
         self.response_headers: Headers = Headers()
-        self.look: Callable[[], Forwarded] | None = None
+        self.look: Callable[[], Forwarded | None] | None = None
 
     @property
     def engine(self) -> Engine:
@@ -155,7 +155,7 @@ class WebSocket(SendingConnection):
         `engine` serves the connection; default: the engine of the `handover`, else
         `default_engine()`.
         """
-        super().__init__(settings or Settings())
+        super().__init__(settings or DEFAULTS)
         self._request: Request | bytes = request  # packed once the handler has returned
         self._server: object = None
         if handover is not None:
@@ -202,7 +202,9 @@ class WebSocket(SendingConnection):
         proxy, up to the call of `connect()`.
         """
         if isinstance(self._request, Request) and self._handling and self._handling.look:
-            self._request = self._request.with_forwarded(self._handling.look())
+            seen = self._handling.look()
+            if seen is not None:
+                self._request = self._request.with_forwarded(seen)
         return unpack(self._request) if isinstance(self._request, bytes) else self._request
 
     @property
@@ -300,15 +302,15 @@ class WebSocket(SendingConnection):
         if self._outcome is not None:
             raise WebSocketError("connect() was already called")
         chosen = with_options(settings or self._settings, options)
-        handling = self._handling
+        handling, request = self._handling, self.request
         assert handling is not None
-        self._request, handling.look = self.request, None
+        self._request, handling.look = request, None
         _check_response_headers(handling.response_headers)
         arrival = handling.handover.arrival if handling.handover is not None else None
         if arrival is not None:
             chosen = arrival.settings(chosen)
         outcome = handshake.answer(
-            self.request,
+            request,
             chosen.versions,
             chosen.allowed_origins,
             subprotocol,
@@ -611,8 +613,8 @@ class WebSocket(SendingConnection):
 
     # For the client, and for integrations of servers
 
-    def _follow(self, look: Callable[[], Forwarded]) -> None:
-        """Update `request` from `look()` until `connect()`.
+    def _follow(self, look: Callable[[], Forwarded | None]) -> None:
+        """Update `request` from `look()`, which returns None if nothing differs, until `connect()`.
 
         For integrations: middleware may change the server's request object, for example from the
         headers of a proxy.
@@ -893,8 +895,8 @@ def _shared(settings: Settings) -> Settings:
     return settings
 
 
-def _check_response_headers(headers: Iterable[str]) -> None:
-    for name in headers:
+def _check_response_headers(headers: Headers) -> None:
+    for name, _ in headers.fields():
         lower = name.lower()
         if lower.startswith("sec-websocket-") or lower in ("upgrade", "connection"):
             raise ValueError(f"the handshake itself sets the header {name}")

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from websocket_handler.protocol import packed_request
 from websocket_handler.protocol.packed_request import pack, unpack
-from websocket_handler.protocol.request import Headers, Request
+from websocket_handler.protocol.request import Forwarded, Headers, Request
 
 BROWSERS_FIELDS = [
     ("Host", "chat.example.com"),
@@ -76,3 +77,35 @@ def test_browser_request_is_packed_to_a_third() -> None:
 )
 def test_unusual_request_is_kept_unpacked(request_: Request) -> None:
     assert pack(request_) is request_
+
+
+def test_connections_share_the_fields_that_do_not_differ() -> None:
+    addresses = [("192.0.2.1", port) for port in range(2)]
+    requests = [
+        Request("GET", f"/{port}", Headers([*BROWSERS_FIELDS, ("X-Id", str(port))]), "1.1", address)
+        for port, address in enumerate(addresses)
+    ]
+    before = len(packed_request._shared_texts)
+    packed = [pack(request) for request in requests]
+    assert len(packed_request._shared_texts) <= before + 1
+    for one, request in zip(packed, requests, strict=True):
+        assert isinstance(one, bytes)
+        assert len(one) < 110
+        assert unpack(one).headers.fields() == request.headers.fields()
+        assert unpack(one).remote_address == request.remote_address
+
+
+@pytest.mark.parametrize("limit", ["MAX_SHARED_TEXTS", "MAX_SHARED_CHARACTERS"])
+@pytest.mark.parametrize("received", [None, Forwarded(("192.0.2.1", 1), "http", "a.example")])
+def test_text_beyond_the_limits_is_not_shared(
+    monkeypatch: pytest.MonkeyPatch, limit: str, received: Forwarded | None
+) -> None:
+    monkeypatch.setattr(packed_request, limit, 0)
+    fields = [*BROWSERS_FIELDS, ("Accept", limit)]
+    before = list(packed_request._shared_texts)
+    packed = pack(Request("GET", "/", Headers(fields), received=received))
+    assert packed_request._shared_texts == before
+    assert isinstance(packed, bytes)
+    unpacked = unpack(packed)
+    assert (unpacked.target, unpacked.received) == ("/", received)
+    assert unpacked.headers.fields() == fields

@@ -12,14 +12,13 @@ blocks the engine's thread, the watcher thread takes over (`_watch_for_blocking`
 import logging
 from collections import deque
 from os import strerror
-from socket import AF_UNIX, IPPROTO_TCP, TCP_NODELAY
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.contextvars cimport PyContext_Enter, PyContext_Exit, PyContext_New
 from cpython.object cimport PyObject_Size
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.errno cimport EAGAIN, EINTR, errno
+from libc.errno cimport EAGAIN, EINTR, EOPNOTSUPP, errno
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, itimerspec, nanosleep, timespec
@@ -29,7 +28,7 @@ from .running_loop import is_in_event_loop
 from .stats import Ledger
 from .timeouts import DISCARD_TIMEOUT_S
 from .linux cimport *
-from .tls import TlsConnection, is_tls
+from .tls import Socket, TlsConnection, is_tls
 
 
 cdef enum:
@@ -374,11 +373,14 @@ cdef class EpollEngine:
         has to be called, which saves waking that thread. Raises `RuntimeError` if the engine is
         closed.
         """
-        if not self._try_to_start():
+        cdef int enabled = 1
+        if self.closing or self.epoll_fd < 0:
             raise RuntimeError("the engine is closed")
-        if sock.family != AF_UNIX:
-            sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, True)  # the engine itself joins small writes
-        if is_tls(sock):
+        # The engine itself joins small writes. A Unix socket does not support the option.
+        if (setsockopt(sock.fileno(), IPPROTO_TCP, TCP_NODELAY, &enabled, sizeof(enabled)) != 0
+                and errno != EOPNOTSUPP):
+            raise OSError(errno, strerror(errno))
+        if type(sock) is not Socket and is_tls(sock):
             layer = TlsConnection(sock)
             self._post(Arrival(self, channel, layer.fileno(), early, layer))
         else:

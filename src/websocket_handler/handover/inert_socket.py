@@ -6,8 +6,8 @@ inert when its `__class__` is changed.
 
 from __future__ import annotations
 
-import _socket
 import socket
+from typing import Any
 
 from ..engine.tls import Socket, SSLSocket
 
@@ -50,7 +50,9 @@ class InertSocket(DiscardingSocket, Socket):
     @staticmethod
     def take(sock: Socket) -> Socket:
         """Return the connection of `sock` and make `sock` inert."""
-        own = socket.socket(fileno=_socket.socket.detach(sock))  # does not close it
+        base: Any = super(Socket, sock)  # its attributes are integers: no `Enum` is looked up
+        kind = base.family, base.type, base.proto
+        own = socket.socket(*kind, fileno=base.detach())  # does not close it
         sock.__class__ = InertSocket
         return own
 

@@ -76,7 +76,9 @@ class SocketHandover(Handover):
         neither an `ssl.SSLSocket` nor gevent's, or without the native engine. Nothing has
         changed then.
         """
-        secure, of_gevent = is_tls(self._sock), is_of_gevent(self._sock)
+        is_plain = type(self._sock) is Socket
+        secure = not is_plain and is_tls(self._sock)
+        of_gevent = secure and is_of_gevent(self._sock)
         if secure and not IS_NATIVE:
             raise WebSocketError("taking over a TLS socket needs the native engine")
         if secure and not (of_gevent or isinstance(self._sock, SSLSocket)):
@@ -89,7 +91,7 @@ class SocketHandover(Handover):
         if secure:
             self._sock.__class__ = InertTlsSocket
             return self._sock
-        if type(self._sock) is Socket and not self._server_keeps_fd:
+        if is_plain and not self._server_keeps_fd:
             return InertSocket.take(self._sock)
         self._sock.settimeout(timeout)
         return transplant(self._sock, self.engine or default_engine())

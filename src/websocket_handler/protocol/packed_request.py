@@ -1,7 +1,10 @@
 """Compact storage of the request while no code reads it.
 
 Each open WebSocket keeps its request, and a server may have a hundred thousand of them. The
-requests of browsers are nearly equal, so zlib compresses them well with a preset dictionary.
+requests of browsers are nearly equal: connections share the text of the fields that most clients
+of a site send alike. A packed request is the number of that text and the connection's own part:
+target, address and all other fields. zlib compresses the own part if it is long, with a preset
+dictionary.
 """
 
 from __future__ import annotations
@@ -14,6 +17,29 @@ from .request import Forwarded, Headers, Request
 
 WINDOW_BITS = -11  # a raw stream, and a window of 2 KiB, which the dictionary fits into
 MEMORY_LEVEL = 3
+
+SHARED_FIELDS = frozenset(
+    spelling
+    for name in (
+        *("Host", "Origin", "User-Agent", "Connection", "Upgrade", "Pragma", "Cache-Control"),
+        *("Accept", "Accept-Encoding", "Accept-Language", "DNT", "X-Forwarded-Proto"),
+        *("Sec-Fetch-Dest", "Sec-Fetch-Mode", "Sec-Fetch-Site", "Sec-WebSocket-Version"),
+        *("Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol"),
+    )
+    for spelling in (name, name.lower())
+)
+"""The fields whose values many connections share."""
+
+MAX_SHARED_TEXTS = 1024
+"""Different texts that are kept, until the process ends. Later ones are part of the own part."""
+
+MAX_SHARED_CHARACTERS = 2048
+"""A longer text is not shared."""
+
+MIN_COMPRESSED_BYTES = 128
+"""A shorter own part is not compressed."""
+
+COMPRESSED = 1 << 15  # a bit of the two bytes with the number
 
 ZLIB_DICTIONARY = "\n".join(
     (
@@ -38,33 +64,68 @@ ZLIB_DICTIONARY = "\n".join(
 changed at any time, because packed bytes never leave the process."""
 
 
+_DEFLATER = zlib.compressobj(1, zlib.DEFLATED, WINDOW_BITS, MEMORY_LEVEL, zdict=ZLIB_DICTIONARY)
+"""Copied for each use, because reading the dictionary costs more than the compression."""
+
+_shared_texts: list[str] = [""]
+_numbers: dict[str, int] = {}
+
+
 def pack(request: Request) -> Request | bytes:
-    """Return the request in about a hundred bytes.
+    """Return the request in about fifty bytes, if other connections share the rest.
 
     Returns the request itself if it cannot be packed: its address has a type that `marshal` does
     not support, or one of its strings contains a line break.
     """
-    words = [request.method, request.target, request.http_version, request.scheme]
-    for field in request.headers.fields():
-        words += field
-    text = "\n".join(words)
-    if text.count("\n") != len(words) - 1:
+    shared = [request.method, request.http_version, request.scheme]
+    own = [request.target]
+    for name, value in request.headers.fields():
+        shared.append(name)
+        (shared if name in SHARED_FIELDS else own).append(value)
+    shared_text, own_text = "\n".join(shared), "\n".join(own)
+    if shared_text.count("\n") != len(shared) - 1 or own_text.count("\n") != len(own) - 1:
         return request
-    address: Any = request.remote_address
+    number = _numbers.get(shared_text) or _keep(shared_text)
+    parts: list[Any] = [request.remote_address, own_text]
+    if not number or request.received is not None:
+        parts.append(request.received and (*request.received,))
+    if not number:
+        parts.append(shared_text)
     try:
-        received: Any = request.received and (*request.received,)
-        plain = marshal.dumps((address, text, received))
+        plain = marshal.dumps(tuple(parts))
     except ValueError:
         return request
-    deflater = zlib.compressobj(1, zlib.DEFLATED, WINDOW_BITS, MEMORY_LEVEL, zdict=ZLIB_DICTIONARY)
-    return deflater.compress(plain) + deflater.flush()
+    if len(plain) < MIN_COMPRESSED_BYTES:
+        return number.to_bytes(2, "big") + plain
+    deflater = _DEFLATER.copy()
+    return (number | COMPRESSED).to_bytes(2, "big") + deflater.compress(plain) + deflater.flush()
+
+
+def _keep(shared_text: str) -> int:
+    """Return the number of a text that is shared from now on, 0 if no more texts are kept.
+
+    Two threads may keep the same text; each of its numbers is valid.
+    """
+    if len(_shared_texts) > MAX_SHARED_TEXTS or len(shared_text) > MAX_SHARED_CHARACTERS:
+        return 0
+    _shared_texts.append(shared_text)
+    number = _numbers[shared_text] = _shared_texts.index(shared_text)
+    return number
 
 
 def unpack(packed: bytes) -> Request:
     """Return the request that `pack` turned into `packed`."""
-    plain = zlib.decompressobj(WINDOW_BITS, zdict=ZLIB_DICTIONARY).decompress(packed)
-    address, text, received = marshal.loads(plain)  # noqa: S302 (our own bytes)
-    method, target, http_version, scheme, *words = text.split("\n")
-    headers = Headers(zip(words[::2], words[1::2], strict=True))
+    number, plain = int.from_bytes(packed[:2], "big"), packed[2:]
+    if number & COMPRESSED:
+        plain = zlib.decompressobj(WINDOW_BITS, zdict=ZLIB_DICTIONARY).decompress(plain)
+    address, own_text, received, shared_text = (
+        *marshal.loads(plain),  # noqa: S302 (our own bytes)
+        *(None, None),
+    )[:4]
+    shared = iter((shared_text or _shared_texts[number & ~COMPRESSED]).split("\n"))
+    own = iter(own_text.split("\n"))
+    method, http_version, scheme = next(shared), next(shared), next(shared)
+    target = next(own)
+    fields = [(name, next(shared if name in SHARED_FIELDS else own)) for name in shared]
     forwarded = None if received is None else Forwarded(*received)
-    return Request(method, target, headers, http_version, address, scheme, forwarded)
+    return Request(method, target, Headers(fields), http_version, address, scheme, forwarded)

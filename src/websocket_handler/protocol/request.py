@@ -68,6 +68,10 @@ class Headers(MutableMapping[str, str]):
     def __iter__(self) -> Iterator[str]:
         return iter({name.lower(): name for name, _ in self._fields}.values())
 
+    def clear(self) -> None:
+        """Remove all fields."""
+        self._fields, self._index = [], None
+
     def __len__(self) -> int:
         return len({name.lower() for name, _ in self._fields})
 
@@ -83,6 +87,10 @@ class Headers(MutableMapping[str, str]):
     def get_all(self, name: str) -> list[str]:
         """Return the values of all fields called `name`, in order."""
         return list((self._index or self._values()).get(name.lower(), ()))
+
+    def has_none_of(self, names: frozenset[str]) -> bool:
+        """Whether there is no field with one of the `names`, which are in lower case."""
+        return (self._index or self._values()).keys().isdisjoint(names)
 
     def _values(self) -> dict[str, list[str]]:
         if self._index is None:
@@ -112,7 +120,7 @@ def check_field(name: str, value: str) -> None:
 
 def head(start_line: str, fields: Iterable[tuple[str, str]]) -> bytes:
     """Return an HTTP head of fields that are known to be valid."""
-    lines = [start_line, *(f"{name}: {value}" for name, value in fields), "", ""]
+    lines = [start_line, *[f"{name}: {value}" for name, value in fields], "", ""]
     return "\r\n".join(lines).encode("latin-1")
 
 

@@ -75,7 +75,8 @@ class ASGISession:
         self._unread: LoopInbox | None = None  # set after the application has closed
         self._is_receiving = False
         self._may_receive: asyncio.Event | None = None  # set if several coroutines receive
-        self._handle_event: Callable[[Event], object] = self._decide
+        # A function of the class: a bound method would keep the session in a reference cycle.
+        self._handle_event: Callable[[ASGISession, Event], object] = ASGISession._decide
 
     async def run(self, application: Application, scope: Scope) -> None:
         """Run the application, then close or reject a WebSocket that it has left open."""
@@ -151,12 +152,12 @@ class ASGISession:
     def _end_undecided(self, status: int) -> None:
         if self._websocket._outcome is None:
             self._deny(status)
-            self._handle_event = self._after_disconnect
+            self._handle_event = ASGISession._after_disconnect
 
     async def send(self, message: Event) -> None:
         """Send a message of the application. Waits for the peer above `high_water` unsent bytes."""
         if self._messages is None or message["type"] != "websocket.send":
-            self._handle_event(message)
+            self._handle_event(self, message)
             return
         websocket = self._websocket
         data = message.get("bytes")
@@ -182,7 +183,7 @@ class ASGISession:
             for name, value in decoded(fields):
                 check_field(name, value)
             self._denial = (message["status"], fields)
-            self._handle_event = self._deny_with_body
+            self._handle_event = ASGISession._deny_with_body
         else:
             raise RuntimeError(f"{kind} was sent before websocket.accept or websocket.close")
 
@@ -195,7 +196,7 @@ class ASGISession:
         self._websocket.close(code, reason)
         self._closed_with = code, reason
         self._messages, self._unread = None, self._messages
-        self._handle_event = self._after_close
+        self._handle_event = ASGISession._after_close
 
     def _deny_with_body(self, message: Event) -> None:
         kind = message["type"]
@@ -209,7 +210,7 @@ class ASGISession:
         else:
             self._handover.write(body, is_last)
         if is_last:
-            self._handle_event = self._after_close
+            self._handle_event = ASGISession._after_close
 
     def _after_disconnect(self, message: Event) -> None:
         raise Disconnected(f"{message['type']} was sent after websocket.disconnect")
@@ -233,7 +234,7 @@ class ASGISession:
         if websocket._settings.allowed_origins is None:  # the application checks the origin
             settings["allowed_origins"] = (ANY_ORIGIN,)
         websocket.connect(subprotocol, **settings)
-        self._handle_event = self._close
+        self._handle_event = ASGISession._close
         self._handover.complete()
         self._messages = websocket.__aiter__()
 
@@ -249,7 +250,7 @@ class ASGISession:
             sent.append(("Content-Type", "text/plain; charset=utf-8"))
         self._handover.reject(status, sent)
         self._handover.write(body, is_last)
-        self._handle_event = self._after_close if is_last else self._deny_with_body
+        self._handle_event = ASGISession._after_close if is_last else ASGISession._deny_with_body
 
     def _note_decision(self, status: int) -> None:
         self._decided.set()

@@ -28,6 +28,16 @@ def in_scope(scope: Mapping[str, Any]) -> Forwarded:
     return Forwarded(address_of(*client) if client else None, scheme, host)
 
 
+def snapshot(scope: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return all of an ASGI scope that `in_scope` reads, to compare it later."""
+    return scope.get("client"), scope.get("scheme"), *scope["headers"]
+
+
+def in_changed_scope(scope: Mapping[str, Any], before: tuple[Any, ...]) -> Forwarded | None:
+    """Return what `in_scope` returns, None if the scope is as it was `before`."""
+    return None if snapshot(scope) == before else in_scope(scope)
+
+
 def in_django_request(request: Any, look: Callable[[], Forwarded]) -> Forwarded:
     """Apply Django's settings SECURE_PROXY_SSL_HEADER and USE_X_FORWARDED_HOST."""
     return look()._replace(scheme=http_scheme(request.scheme), host=request._get_raw_host())

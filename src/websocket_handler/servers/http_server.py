@@ -29,7 +29,7 @@ from ..moving.arrivals import HEADER, arrival_in_request
 from ..protocol.request import Headers, Request, is_websocket_request
 from ..settings import Settings, with_options
 from ..websocket import WebSocket
-from .request_head import HeadReader
+from .request_head import HeadReader, is_valid, mentions_websocket
 from .werkzeug import patch_router
 
 if TYPE_CHECKING:
@@ -137,8 +137,12 @@ class WebSocketRequests(BaseHTTPRequestHandler):
         self._expect_head(may_idle=False)
         head: Any = self.rfile
         is_watched = isinstance(head, HeadReader)
+        lines: bytes | None = None
         if is_watched:
             head.lines.clear()  # the request line
+            lines = head.buffered_fields()
+            if lines is not None:  # no read can wait: the standard library needs no `HeadReader`
+                self.rfile = head.release()
         try:
             if not super().parse_request():
                 return False
@@ -147,9 +151,11 @@ class WebSocketRequests(BaseHTTPRequestHandler):
             self.close_connection = True
             return False
         finally:
-            if is_watched:
+            if is_watched and lines is None:
                 self.rfile = head.release()
-        if is_watched and head.mentions_websocket() and not head.is_valid():
+        if is_watched and lines is None:
+            lines = b"".join(head.lines)
+        if lines and mentions_websocket(lines) and not is_valid(lines):
             with contextlib.suppress(ConnectionError):  # the peer may have disconnected
                 self.send_error(HTTPStatus.BAD_REQUEST, "Bad header line")
             self.close_connection = True
@@ -172,8 +178,10 @@ class WebSocketRequests(BaseHTTPRequestHandler):
         )
         self._handover, self._response = handover, RawResponse(handover)
         self.wfile = ResponseWriter(self.wfile, handover, self._response)
-        request, handover.arrival = arrival_in_request(self._request())
-        del self.headers[HEADER]
+        received = self._request()
+        request, handover.arrival = arrival_in_request(received)
+        if request is not received:
+            del self.headers[HEADER]
         if handover.arrival is not None:
             self.client_address = cast("tuple[str, int]", request.remote_address or ("", 0))
         self.websocket = WebSocket(request, self.websocket_settings, handover=handover)
@@ -233,7 +241,7 @@ class WebSocketRequests(BaseHTTPRequestHandler):
         return Request(
             method=self.command,
             target=self.path,
-            headers=Headers(self.headers.items()),
+            headers=Headers(self.headers.raw_items()),  # they were decoded from Latin-1
             http_version=self.request_version.removeprefix("HTTP/"),
             remote_address=self.client_address,
             scheme="https" if isinstance(self.connection, ssl.SSLSocket) else "http",

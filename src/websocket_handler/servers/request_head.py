@@ -11,9 +11,12 @@ from typing import Any, cast
 
 from ..handover.socket import Reader
 
-FIELD_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n")
+FIELD_LINES = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)*(?:\r\n)?")
 """RFC 9112 section 5 and RFC 9110 section 5.5. The standard library also accepts other ends of
 a line and of the head."""
+
+END_OF_HEAD = re.compile(rb"\n\r?\n")
+"""An empty line as the standard library finds it, with the end of the line before."""
 
 TIMEOUT_STEP_S = 0.25
 """Minimum time in seconds between two updates of the socket's time-out."""
@@ -78,16 +81,24 @@ class HeadReader:
             self._deadline = time.monotonic() + self._seconds
         return waiting
 
+    def buffered_fields(self) -> bytes | None:
+        """Return the lines after the request line, which was just read, if the buffer has all of
+        them; None otherwise."""
+        end = END_OF_HEAD.search(self._block, max(self._read - 1, 0))
+        return self._block[self._read : end.end()] if end is not None else None
+
     def release(self) -> BufferedIOBase:
         """Return the original reader after the head, and restore the time-out of its socket."""
         if self._set_at > -math.inf:
             self._sock.settimeout(self._original_timeout)
         return self._catch_up()
 
-    def is_valid(self) -> bool:
-        """Return whether every line is a valid header field or the end of the head."""
-        return all(FIELD_LINE.fullmatch(line) or line in (b"\r\n", b"") for line in self.lines)
 
-    def mentions_websocket(self) -> bool:
-        """Return whether the head contains "websocket", even in an invalid line."""
-        return b"websocket" in b"".join(self.lines).lower()
+def is_valid(lines: bytes) -> bool:
+    """Return whether every line is a valid header field or the end of the head."""
+    return FIELD_LINES.fullmatch(lines) is not None
+
+
+def mentions_websocket(lines: bytes) -> bool:
+    """Return whether the lines contain "websocket", even in an invalid line."""
+    return b"websocket" in lines.lower()

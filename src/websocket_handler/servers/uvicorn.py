@@ -15,13 +15,7 @@ from urllib.parse import unquote
 from weakref import WeakKeyDictionary
 
 from uvicorn.config import Config
-from uvicorn.protocols.utils import (
-    get_client_addr,
-    get_local_addr,
-    get_path_with_query_string,
-    get_remote_addr,
-    is_ssl,
-)
+from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 from uvicorn.server import ServerState
 
 from ..engine import loop_engine
@@ -30,10 +24,10 @@ from ..handover.transport import ServerConnections, TransportHandover
 from ..moving.arrivals import arrival_in_scope
 from ..protocol.close_codes import CloseCode
 from ..protocol.printable import printable
-from ..settings import Settings
+from ..settings import Settings, with_options
 from ..websocket import WebSocket
 from .asgi import ASGISession, Scope, request_of
-from .forwarded import in_scope
+from .forwarded import in_changed_scope, snapshot
 
 logger: logging.Logger = logging.getLogger("uvicorn.error")
 
@@ -65,7 +59,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._transport: Any = transport
         http_protocol: Any = self._transport.get_protocol()
         self._early = early_bytes(http_protocol)
-        self._http_version: str = http_protocol.scope["http_version"]
+        self._http_scope: Scope = http_protocol.scope
 
     def data_received(self, data: bytes) -> None:
         """Run the application. `data` is the request head, which uvicorn has rebuilt."""
@@ -76,13 +70,15 @@ class WebSocketProtocol(asyncio.Protocol):
         scope = self._read(data)
         handover.arrival = arrival_in_scope(scope)
         websocket = WebSocket(
-            request_of(scope, method=data.partition(b" ")[0].decode("latin-1")),
+            request_of(scope, method=self._http_scope["method"]),
             self._choose_settings(),
             handover=handover,
         )
-        websocket._follow(partial(in_scope, scope))
+        websocket._follow(partial(in_changed_scope, scope, snapshot(scope)))
 
         def decided(status: int) -> None:
+            if not logger.isEnabledFor(logging.INFO):
+                return
             logger.info(
                 '%s - "WebSocket %s" %s',
                 printable(get_client_addr(scope)),  # type: ignore[arg-type]
@@ -107,30 +103,31 @@ class WebSocketProtocol(asyncio.Protocol):
         }
         if config.ws_ping_timeout:
             chosen["ping_timeout"] = config.ws_ping_timeout
-        return Settings(**{**chosen, **self.settings})
+        return with_options(None, {**chosen, **self.settings})
 
     def _read(self, data: bytes) -> Scope:
-        request_line, *lines = data[:-4].split(b"\r\n")
-        _, target, _ = request_line.split(b" ", 2)
-        fields = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
+        """Return the scope. Its fields are those of the `http` scope from which uvicorn has rebuilt
+        the request head."""
+        http = self._http_scope
+        target = data.split(b" ", 2)[1]
         raw_path, _, query = target.partition(b"?")
         root_path = self._config.root_path
         return {
             "type": "websocket",
             "asgi": {"version": self._config.asgi_version, "spec_version": "2.4"},
-            "http_version": self._http_version,
-            "scheme": "wss" if is_ssl(self._transport) else "ws",
-            "server": get_local_addr(self._transport),
-            "client": get_remote_addr(self._transport),
+            "http_version": http["http_version"],
+            "scheme": "wss" if http["scheme"] == "https" else "ws",
+            "server": http["server"],
+            "client": http["client"],
             "root_path": root_path,
             "path": root_path + unquote(raw_path.decode("ascii")),
             "raw_path": root_path.encode("ascii") + raw_path,
             "query_string": query,
-            "headers": [(name.lower(), value) for name, value in fields],
+            "headers": [*http["headers"]],
             "subprotocols": [
                 token.strip()
-                for name, value in fields
-                if name.lower() == b"sec-websocket-protocol"
+                for name, value in http["headers"]
+                if name == b"sec-websocket-protocol"
                 for token in value.decode("latin-1").split(",")
             ],
             "state": self._app_state.copy(),

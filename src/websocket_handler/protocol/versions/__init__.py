@@ -46,6 +46,7 @@ OTHER_NAMES = {
 _DRAFT = "Sec-WebSocket-Draft"
 _NEWER = ("Sec-WebSocket-Version", "Sec-WebSocket-Key")
 _OLDER = ("Sec-WebSocket-Key1", "Sec-WebSocket-Key2", _DRAFT)
+_OLDER_NAMES = frozenset(map(str.lower, _OLDER))
 
 
 def choose(request: Request, versions: Iterable[Version]) -> Version | None:
@@ -56,9 +57,9 @@ def choose(request: Request, versions: Iterable[Version]) -> Version | None:
 def conflicting_versions(request: Request) -> str | None:
     """Return an error if the request has headers of two versions, else None."""
     headers = request.headers
-    older = [name for name in _OLDER if name in headers]
-    if not older:
+    if headers.has_none_of(_OLDER_NAMES):
         return None
+    older = [name for name in _OLDER if name in headers]
     newer = [name for name in _NEWER if name in headers]
     if newer:
         return f"the headers are those of two versions: {', '.join(newer + older)}"
