@@ -94,6 +94,7 @@ native = [
     extension(
         "connection.inbox", PACKAGE / "connection" / "inbox.py"
     ),  # a Python module, compiled without changes
+    extension("connection.am_send", PACKAGE / "connection" / "am_send.pyx"),
 ]
 setup(
     ext_modules=cythonize(native) if sys.platform == "linux" else [],

@@ -4,6 +4,7 @@
 cimport cython
 
 cdef Py_ssize_t MESSAGE_OVERHEAD
+cdef Py_ssize_t MAX_TAKEN
 
 cdef class Backlog:
     cdef readonly list messages
@@ -41,7 +42,8 @@ cdef class LoopInbox(_Inbox):
     cdef readonly bint same_loop
     cdef tuple _normal_close_codes
     cdef object _first
-    cdef object _others
+    cdef list _others
+    cdef Py_ssize_t _next_other
     cdef object _end
     cdef object _wakeup
     cdef object _context
@@ -51,3 +53,15 @@ cdef class LoopInbox(_Inbox):
 
     cdef accept(self, message)
     cpdef wake(self)
+    cpdef take(self)
+    cdef _begin_to_wait(self)
+    @cython.locals(others=list)
+    cdef _remove_first(self)
+
+
+@cython.freelist(8)
+cdef class NextMessage:
+    cdef LoopInbox _inbox
+
+    @cython.locals(inbox=LoopInbox)
+    cpdef resume(self)

@@ -8,7 +8,9 @@ This file is Python; compiled with the types of inbox.pxd it is part of the nati
 
 A coroutine is resumed without a Future and without an iteration of the event loop per message: a
 Task accepts any awaitable that behaves like a Future. `LoopInbox` is such an object and is awaited
-again and again; when a message arrives, it calls the Task's wake-up callback directly.
+again and again; when a message arrives, it calls the Task's wake-up callback directly. `__anext__`
+returns a `NextMessage`, which costs less than a coroutine; one whose message is queued already is
+complete at once.
 """
 
 from __future__ import annotations
@@ -16,12 +18,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextvars import Context, copy_context
+from types import TracebackType
 from typing import Any, Protocol
 
 from ..errors import ConnectionClosed, ConnectionMoved, WebSocketError
+
+MAX_TAKEN = 64
+"""Entries of taken messages that a list of queued messages keeps at its start."""
 
 MESSAGE_OVERHEAD = 64
 """Bytes that a queued message counts beside its length, so that empty ones are bounded too."""
@@ -185,7 +190,8 @@ class LoopInbox(_Inbox):
         self.same_loop = same_loop
         self._normal_close_codes = normal_close_codes
         self._first: Any = None  # the next message; usually the only one
-        self._others: deque[Any] | None = None
+        self._others: list[Any] | None = None  # those after it; taken ones are None
+        self._next_other = 0  # index of the first that was not taken
         self._end: tuple[int, str, str] | None = None  # the arguments of `ConnectionClosed`
         self._wakeup: Callable[[Any], object] | None = None  # callback of the waiting Task
         self._context: Context | None = None
@@ -213,6 +219,7 @@ class LoopInbox(_Inbox):
     def forget_after_fork(self, code: int, reason: str) -> None:
         """In a forked child: like `end`, but discard the messages, which the parent has too."""
         self._source = self._first = self._others = self._wakeup = self._context = None
+        self._next_other = 0
         self._end = (code, reason, "")
 
     def accept(self, message: Any) -> None:
@@ -221,7 +228,7 @@ class LoopInbox(_Inbox):
             self._first = message
         else:
             if self._others is None:
-                self._others = deque()
+                self._others = []
             self._others.append(message)
 
     def _accept_threadsafe(self, message: Any) -> None:
@@ -256,8 +263,9 @@ class LoopInbox(_Inbox):
 
     def take_all(self) -> list[Any]:
         """Remove and return the queued messages, in the loop's thread while nothing is received."""
-        messages = [] if self._first is None else [self._first, *(self._others or ())]
-        self._first = self._others = None
+        messages: list[Any] = []
+        while self._first is not None:
+            messages.append(self._remove_first())
         return messages
 
     def put_back(self, messages: list[Any]) -> None:
@@ -270,31 +278,49 @@ class LoopInbox(_Inbox):
     def __aiter__(self) -> LoopInbox:
         return self
 
-    async def __anext__(self) -> str | bytes:
-        while self._first is None:
-            if self._end is not None:
-                if self.has_moved:
-                    raise ConnectionMoved
-                if self._end[0] in self._normal_close_codes:
-                    raise StopAsyncIteration
-                raise ConnectionClosed(*self._end)
-            if self._wakeup is not None:
-                raise WebSocketError("another coroutine is already waiting for a message")
-            self._asyncio_future_blocking = True
-            await self
-        message = self._first
-        self._first = self._others.popleft() if self._others else None
+    def __anext__(self) -> NextMessage:
+        return NextMessage(self)
+
+    def take(self) -> Any:
+        """Remove and return the next message. Returns None if the Task must wait for it.
+
+        Raises `StopAsyncIteration` or `ConnectionClosed` after the last message, `WebSocketError`
+        if another coroutine is waiting.
+        """
+        if self._first is None:
+            self._begin_to_wait()
+            return None
+        message = self._remove_first()
         self._count_taken(message)
-        return message  # type: ignore[no-any-return]
+        return message
 
-    def __await__(self) -> Any:
-        return self
+    def _remove_first(self) -> Any:
+        message = self._first
+        others = self._others
+        if others is None:
+            self._first = None
+            return message
+        self._first = others[self._next_other]
+        others[self._next_other] = None
+        self._next_other += 1
+        if self._next_other == len(others):
+            self._others = None
+            self._next_other = 0
+        elif self._next_other > MAX_TAKEN and 2 * self._next_other > len(others):
+            del others[: self._next_other]
+            self._next_other = 0
+        return message
 
-    def __next__(self) -> LoopInbox:
-        """Yield this object to the Task, which waits for it as for a Future; or end the wait."""
-        if self._asyncio_future_blocking:
-            return self
-        raise StopIteration
+    def _begin_to_wait(self) -> None:
+        if self._end is not None:
+            if self.has_moved:
+                raise ConnectionMoved
+            if self._end[0] in self._normal_close_codes:
+                raise StopAsyncIteration
+            raise ConnectionClosed(*self._end)
+        if self._wakeup is not None:
+            raise WebSocketError("another coroutine is already waiting for a message")
+        self._asyncio_future_blocking = True  # the Task waits for this object as for a Future
 
     # Methods of a Future that a Task calls
 
@@ -321,3 +347,61 @@ class LoopInbox(_Inbox):
             self._is_cancelled = False
             message = self._cancellation
             raise asyncio.CancelledError() if message is None else asyncio.CancelledError(message)
+
+
+class NextMessage:
+    """The awaitable that `LoopInbox.__anext__` returns: a coroutine without a frame.
+
+    Has the methods of a coroutine (`collections.abc.Coroutine`), so it can be the coroutine of a
+    Task, too. It yields the inbox, which its Task waits for as for a Future.
+    """
+
+    def __init__(self, inbox: LoopInbox) -> None:
+        self._inbox: LoopInbox | None = inbox  # None once it has ended
+
+    def __await__(self) -> Generator[Any, None, str | bytes]:
+        return self
+
+    def __iter__(self) -> NextMessage:
+        return self
+
+    def __next__(self) -> LoopInbox:
+        return self.send(None)
+
+    def send(self, value: object) -> LoopInbox:  # noqa: ARG002 - a Task sends None
+        """Return the inbox if the Task must wait, else raise `StopIteration` with the message."""
+        message = self.resume()
+        if message is None:
+            inbox = self._inbox
+            assert inbox is not None
+            return inbox
+        raise StopIteration(message)
+
+    def resume(self) -> Any:
+        """Return the message. Returns None if the Task must wait."""
+        inbox = self._inbox
+        if inbox is None:
+            raise RuntimeError("cannot reuse already awaited __anext__()")
+        self._inbox = None
+        message = inbox.take()
+        if message is None:
+            self._inbox = inbox
+        return message
+
+    def throw(
+        self,
+        kind: Any,
+        value: Any = None,
+        traceback: TracebackType | None = None,
+    ) -> Any:
+        """End, and raise the exception: nothing is taken from the inbox."""
+        self.close()
+        if isinstance(kind, BaseException):
+            value = kind
+        elif not isinstance(value, BaseException):
+            value = kind() if value is None else kind(value)
+        raise value if traceback is None else value.with_traceback(traceback)
+
+    def close(self) -> None:
+        """End without a message."""
+        self._inbox = None

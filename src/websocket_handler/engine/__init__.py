@@ -30,6 +30,7 @@ elif os.environ.get("WEBSOCKET_HANDLER_PURE_PYTHON", "0") not in ("", "0"):
     IS_NATIVE = False
 else:
     try:
+        from ..connection import am_send  # noqa: F401 - its import prepares `NextMessage`
         from . import moving
         from .channel import Channel
         from .fanout import fan_out

@@ -76,6 +76,7 @@ from .linux cimport *
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+    object PyObject_CallOneArg(object call, object argument)
 
 
 cdef enum:
@@ -634,14 +635,15 @@ cdef class Channel(Pollable):
 
     cdef void flush_or_cork(self) noexcept:
         """Send now, or at the end of this iteration of the engine or of its event loop."""
-        if self.waiting() > self.rules.high_water:
+        cdef size_t waiting = self.waiting()
+        if waiting > self.rules.high_water:
             self._above_water = True
         if self.fd < 0 or self.interest & EPOLLOUT:
             return  # not attached or released; or the engine flushes at the next EPOLLOUT
         if self._engine.owner == PyThread_get_thread_ident():
             if not self.corked:
                 self.corked = self._engine.cork(self)
-            if self.corked and self.waiting() < CORK_LIMIT:
+            if self.corked and waiting < CORK_LIMIT:
                 return
         self.flush_here()
 
@@ -1093,11 +1095,11 @@ cdef class Channel(Pollable):
 
     cdef void deliver(self, decoder_kind kind, decoder_event *event) noexcept:
         """Process one event of the decoder. An error ends this connection only."""
+        if kind == DECODER_MESSAGE:
+            self.deliver_message(event)
+            return
         try:
-            if kind == DECODER_MESSAGE:
-                self.traffic.messages_received += 1
-                self.call_listener(take_message(event))
-            elif kind == DECODER_PING:
+            if kind == DECODER_PING:
                 self._ping_received(take_bytes(event))
             elif kind == DECODER_PONG:
                 self._pong_received(take_bytes(event))
@@ -1108,22 +1110,32 @@ cdef class Channel(Pollable):
             elif kind == DECODER_NO_MEMORY:
                 raise MemoryError("out of memory for a received message")
         except BaseException as error:
-            if kind == DECODER_MESSAGE or kind == DECODER_NO_MEMORY:
+            if kind == DECODER_NO_MEMORY:
                 self.input_lost(error)
             else:
                 self.fail(error)
 
-    cdef void call_listener(self, object message) noexcept:
-        cdef object listener = self._message_listener
+    cdef void deliver_message(self, decoder_event *event) noexcept:
+        cdef bint is_taken = False
+        self.traffic.messages_received += 1
         try:
-            if listener is None:
-                listener = self._queue_unclaimed
-            if self._engine.listener_context.user is <void *>self:
-                listener(message)
-            else:
-                self.in_listener_context(listener, message)
+            message = take_message(event)
+            is_taken = True
+            self.call_listener(message)
         except BaseException as error:
-            self.fail(error)
+            if is_taken:
+                self.fail(error)
+            else:
+                self.input_lost(error)
+
+    cdef bint call_listener(self, object message) except -1:
+        cdef object listener = self._message_listener
+        if listener is None:
+            listener = self._queue_unclaimed
+        if self._engine.listener_context.user is <void *>self:
+            PyObject_CallOneArg(listener, message)
+            return True
+        return self.in_listener_context(listener, message)
 
     cdef bint in_listener_context(self, call, argument) except -1:
         """Call `call(argument)` in the context for listeners. A thread that another one has

@@ -143,12 +143,13 @@ cdef object take_text(decoder_event *event):
 cdef object take_message(decoder_event *event):
     cdef PyObject *owner = <PyObject *>event.storage.owner
     if event.opcode == OPCODE_TEXT:
+        if owner is NULL:
+            return take_text(event)
         try:
             return take_text(event)
         finally:
-            if owner is not NULL:
-                recycle(<object>owner)
-                Py_XDECREF(owner)
+            recycle(<object>owner)
+            Py_XDECREF(owner)
     if event.key is not NULL:
         return take_masked(event)
     if owner is NULL:

@@ -100,13 +100,16 @@ class ASGISession:
 
     async def receive(self) -> Event:
         """Return the next message for the application."""
-        if self._messages is None or self._is_receiving:
+        messages = self._messages
+        if messages is None or self._is_receiving:
             return await self._receive_slow_path()
-        websocket = self._websocket
+        if messages.has_message:
+            return received(messages.take())
         self._is_receiving = True
         try:
-            message = await self._messages.__anext__()
+            message = await messages.__anext__()
         except (StopAsyncIteration, ConnectionClosed):
+            websocket = self._websocket
             return disconnect(websocket._close.code, websocket._close.reason)
         finally:
             self._is_receiving = False
@@ -129,7 +132,7 @@ class ASGISession:
         if self._messages is not None:
             return await self.receive()
         if self._unread is not None and self._unread.has_message:
-            return received(await self._unread.__anext__())
+            return received(self._unread.take())
         return disconnect(*self._closed_with)
 
     async def _wait_for_decision(self) -> None:

@@ -522,12 +522,48 @@ static decoder_kind read_head(decoder *d, uint8_t **cursor, uint8_t *end, decode
     return read_frame(d, bytes, cursor, end, event);
 }
 
+/* The most frequent case at once: an uncompressed message in one frame of at most 65,535 bytes that
+ * is complete at *cursor, between two messages. Reads nothing and returns DECODER_NEED_DATA in every
+ * other case, which includes everything that violates the protocol or a limit. */
+static decoder_kind read_short(decoder *d, uint8_t **cursor, const uint8_t *end,
+                               decoder_event *event)
+{
+    uint8_t *bytes = *cursor;
+    size_t available = (size_t)(end - bytes);
+    size_t header_size = 2, size;
+    uint8_t opcode;
+
+    if (d->partial || d->assembly || d->finished || available < 4)
+        return DECODER_NEED_DATA;
+    opcode = bytes[0] ^ FRAME_FIN; /* a known one only if FIN is set and no reserved bit is */
+    size = bytes[1] ^ (d->expect_masked ? FRAME_MASK : 0); /* large if masked or not by mistake */
+    if ((opcode != OPCODE_BINARY && opcode != OPCODE_TEXT) || size > FRAME_LENGTH_IN_2_BYTES)
+        return DECODER_NEED_DATA;
+    if (size == FRAME_LENGTH_IN_2_BYTES) {
+        size = (size_t)(bytes[2] << 8 | bytes[3]);
+        header_size = 4;
+        if (size < FRAME_LENGTH_IN_2_BYTES)
+            return DECODER_NEED_DATA;
+    }
+    if (d->expect_masked)
+        header_size += 4;
+    if (available < header_size + size || size > d->rules->max_message_size ||
+        d->rules->max_fragments == 0)
+        return DECODER_NEED_DATA;
+    d->frames++;
+    if (d->expect_masked)
+        memcpy(d->key, bytes + header_size - 4, 4);
+    *cursor += header_size + size;
+    return read_whole(d, opcode, bytes + header_size, size, event);
+}
+
 decoder_kind decoder_next(decoder *d, uint8_t **cursor, uint8_t *end, decoder_event *event)
 {
-    decoder_kind kind = DECODER_NEED_DATA;
+    decoder_kind kind;
 
     event->storage.owner = NULL;
     event->key = NULL;
+    kind = read_short(d, cursor, end, event);
     while (kind == DECODER_NEED_DATA) {
         if (d->partial && d->partial->consumed) {
             free(d->partial);

@@ -7,6 +7,12 @@ static const uint64_t HIGH_BITS = 0x8080808080808080u;
 static size_t skip_ascii(const uint8_t *bytes, size_t size)
 {
     size_t i = 0;
+    for (; i + 32 <= size; i += 32) {
+        uint64_t words[4];
+        memcpy(words, bytes + i, 32);
+        if ((words[0] | words[1] | words[2] | words[3]) & HIGH_BITS)
+            break;
+    }
     for (; i + 8 <= size; i += 8) {
         uint64_t word;
         memcpy(&word, bytes + i, 8);
