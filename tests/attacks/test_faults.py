@@ -209,7 +209,8 @@ def test_interpreter_exit_with_open_sockets_is_clean_and_prompt(
         check=False,
     )
     lines = done.stderr.decode().splitlines()
-    errors = [line for line in lines if not line.startswith("Executing <")]  # on a busy machine
+    expected = ("Executing <", "websocket_handler uses its pure-Python engine")  # first: slow steps
+    errors = [line for line in lines if not line.startswith(expected)]
     assert (done.returncode, errors, done.stdout) == (0, [], b"")
     assert time.monotonic() - begun < 20
 

@@ -19,8 +19,6 @@ class State(Enum):
     CLOSING = "closing"
     CLOSED = "closed"
 
-    __hash__ = object.__hash__  # that of Enum is a function in Python
-
 
 class Step(Enum):
     """An event that changes the state of a connection."""
@@ -30,8 +28,6 @@ class Step(Enum):
     CLOSE_RECEIVED = "the peer's close frame was received and answered"
     LOST = "the TCP connection was lost or aborted"
     MOVED = "another process of the server has the TCP connection"
-
-    __hash__ = object.__hash__
 
 
 _TRANSITIONS = {

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from ..handover.socket import Reader
+from .gunicorn_threads import forget_closed_pipes
 from .waitress import early_bytes
 
 Environ = dict[str, Any]
@@ -86,6 +87,7 @@ def gunicorn(environ: Environ, start_response: Any) -> FoundSocket | None:
     sock = environ.get("gunicorn.socket")
     if sock is None:
         return None
+    forget_closed_pipes()
     response = unwrap_start_response(start_response, "force_close")
     if response is None:
         return None

@@ -18,7 +18,7 @@ class Stream:
         self._sock = sock
         self._waits = waits
         self._unsent = bytearray()
-        self.on_data = on_data
+        self.on_data: Callable[[bytes], None] = on_data
         self.is_reading: bool = True
         self.has_ended: bool = False
 
