@@ -28,7 +28,7 @@ from .empty_context import in_empty_context
 from .forks import engines
 from .loop_end import LoopEndWatch
 from .native_locks import native_rlock
-from .running_loop import is_in_event_loop
+from .running_loop import interrupt_main_greenlet, is_gevent, is_in_event_loop
 from .send_state import SendState
 from .shutdown import ClosesAll
 from .stats import Ledger, NoThread, Stats, Traffic
@@ -161,9 +161,12 @@ class Engine(ClosesAll):
 
     def _interrupt(self, error: BaseException) -> None:
         """Raise `error`, a `KeyboardInterrupt` or `SystemExit` of a listener, if the engine runs in
-        a loop that was passed to it; a background thread ignores it."""
+        a loop that was passed to it; under gevent a `KeyboardInterrupt` reaches the main greenlet.
+        A background thread ignores it."""
         if self._is_guest:
             raise error
+        if isinstance(error, KeyboardInterrupt) and is_gevent():
+            interrupt_main_greenlet(error)
 
     @property
     def listener_takeovers(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import sys
 import threading
 
@@ -11,6 +12,11 @@ def is_gevent() -> bool:
     """Whether gevent has made greenlets of threads."""
     monkey = sys.modules.get("gevent.monkey")
     return monkey is not None and bool(monkey.is_module_patched("threading"))
+
+
+def interrupt_main_greenlet(interrupt: KeyboardInterrupt) -> None:
+    """Raise `interrupt` in gevent's main greenlet: Ctrl-C may be raised in any greenlet."""
+    importlib.import_module("gevent").get_hub().handle_system_error(KeyboardInterrupt, interrupt)
 
 
 def is_in_event_loop() -> bool:

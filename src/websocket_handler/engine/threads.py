@@ -23,7 +23,7 @@ from .empty_context import in_empty_context
 from .engine import EpollEngine
 from .forks import engines
 from .loop_end import LoopEndWatch
-from .running_loop import is_gevent
+from .running_loop import interrupt_main_greenlet, is_gevent
 from .shutdown import ClosesAll
 from .stats import NoThread
 from .transport import TransportConnection
@@ -295,7 +295,6 @@ class Engine(ClosesAll, EpollEngine):
     def _poll_in_greenlet(self) -> None:
         self._adopt_thread()
         self._greenlet = threading.get_ident()
-        gevent = importlib.import_module("gevent")
         wait_read: Callable[[int], object] = importlib.import_module("gevent.socket").wait_read
         process = self._process
         while self._is_serving(process):
@@ -303,8 +302,8 @@ class Engine(ClosesAll, EpollEngine):
                 wait_read(self.fileno())
                 if self._is_serving(process):
                     self.poll(0)
-            except KeyboardInterrupt as interrupt:  # Ctrl-C may be raised in any greenlet
-                gevent.get_hub().handle_system_error(KeyboardInterrupt, interrupt)
+            except KeyboardInterrupt as interrupt:
+                interrupt_main_greenlet(interrupt)
             except SystemExit:
                 pass  # of a listener, logged
         if self._process == process:
