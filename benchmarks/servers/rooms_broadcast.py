@@ -32,7 +32,7 @@ def finish():
     call runs after the data of the first iteration is sent."""
     for _ in range(2):
         iteration_done = threading.Event()
-        default_engine().post(iteration_done.set)
+        default_engine()._post(iteration_done.set)
         iteration_done.wait()
 
 
