@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,6 +21,7 @@ from websocket_handler.engine import default_engine, forks, loop_engine
 from websocket_handler.protocol.assembly import Message
 from websocket_handler.protocol.frame import Opcode, write_frame
 
+from ..conftest import ROOT
 from ..support.connections import Peer, client_role, connect, make_websocket
 from ..support.forks import CHILD_SECONDS, echo_in, echo_once, exit_code_of_child
 from .carriers import EngineRunner, new_websocket, running_engine
@@ -204,8 +207,7 @@ def test_listener_that_forks_continues_to_echo(engine: Engine) -> None:
     bystander.send("still here")
 
 
-def test_child_of_a_listener_ends_when_the_listener_returns(engine: Engine) -> None:
-    """Its only thread was the engine's, which is not needed in the child."""
+def return_in_a_child(engine: Engine) -> None:
     bystander = make_websocket(engine)
     connect(bystander)
 
@@ -217,6 +219,15 @@ def test_child_of_a_listener_ends_when_the_listener_returns(engine: Engine) -> N
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
     fork_in_a_listener(engine, fork)
+
+
+def test_child_of_a_listener_ends_when_the_listener_returns() -> None:
+    """Its only thread was the engine's, which is not needed in the child. The end of that thread
+    ends the process and calls the exit functions of every library in it: here only ours."""
+    program = "import tests.engine.test_forks as t; t.return_in_a_child(t.Engine())"
+    command = [sys.executable, "-X", "faulthandler", "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_multiprocessing_fork_child_serves_its_own_engine(engine: Engine) -> None:
