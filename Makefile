@@ -19,11 +19,11 @@ chat-demo: $(VENV)/.test-ready
 cluster-demo: $(VENV)/.test-ready
 	$(BIN)/python examples/chat/cluster.py
 
-# Run the tests, four files in parallel: most tests mostly wait for a server. They start many
+# Run the tests, three files in parallel: most tests mostly wait for a server. They start many
 # processes of Python, which share their bytecode, even if the environment forbids to write any.
 test: $(VENV)/.test-ready
 	PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(CURDIR)/build/bytecode \
-		$(BIN)/python -m pytest tests --numprocesses 4 --dist loadfile
+		$(BIN)/python -m pytest tests --numprocesses 3 --dist loadfile
 
 # Run the tests on each installed Python from 3.10 on, with the native and the pure-Python engine.
 test-all:
