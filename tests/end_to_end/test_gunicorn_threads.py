@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import sys
 
+import pytest
 from gunicorn.workers.gthread import PollableMethodQueue
 
 from websocket_handler.servers.gunicorn_threads import forget_closed_pipes
 
 
-def test_closed_queue_of_gunicorn_writes_to_no_other_descriptor() -> None:
+def test_closed_queue_of_gunicorn_writes_to_no_other_descriptor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.delitem(sys.modules, "gunicorn.workers.gthread")
+        forget_closed_pipes()  # before the worker is imported
     forget_closed_pipes()
     queue = PollableMethodQueue()
     queue.init()

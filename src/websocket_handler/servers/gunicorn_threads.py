@@ -16,13 +16,16 @@ NO_DESCRIPTOR = -1
 """Writing to it fails with EBADF, which the worker ignores."""
 
 
-@functools.cache
 def forget_closed_pipes() -> None:
     """Make gunicorn's threaded worker forget the descriptors that it closes, if it is in use."""
     module: Any = sys.modules.get("gunicorn.workers.gthread")
     queue = getattr(module, "PollableMethodQueue", None)
-    if queue is None:
-        return
+    if queue is not None:
+        _forget_when_closed(queue)
+
+
+@functools.cache
+def _forget_when_closed(queue: Any) -> None:
     close = queue.close
 
     def close_and_forget(self: Any) -> None:
