@@ -174,17 +174,19 @@ def with_options(settings: Settings | None, options: Mapping[str, Any]) -> Setti
         return base
     if base.around is None and "around" not in options:  # it may refer to a request
         try:
-            return _replaced(base, *chain.from_iterable(options.items()))
+            return _shared(base, *chain.from_iterable(options.items()))
         except TypeError:  # a value is not hashable, or not valid
             pass
-    check_names(options)
-    return replace(base, **options)
+    return _replaced(base, options)
 
 
 @lru_cache(maxsize=64, typed=True)
-def _replaced(base: Settings, *names_and_values: Any) -> Settings:
-    """Return `base` with the fields replaced whose names and values alternate."""
-    options = dict(zip(names_and_values[::2], names_and_values[1::2], strict=True))
+def _shared(base: Settings, *names_and_values: Any) -> Settings:
+    """Like `_replaced`, for fields whose names and values alternate."""
+    return _replaced(base, dict(zip(names_and_values[::2], names_and_values[1::2], strict=True)))
+
+
+def _replaced(base: Settings, options: Mapping[str, Any]) -> Settings:
     check_names(options)
     return replace(base, **options)
 

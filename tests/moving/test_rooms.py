@@ -40,14 +40,6 @@ def broker(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Br
     process.close()
 
 
-@pytest.fixture
-def engines() -> Iterator[tuple[Engine, Engine]]:
-    both = Engine(), Engine()
-    yield both
-    for engine in both:
-        engine.stop(timeout=5)
-
-
 def numbers_of(client: Client, last: int) -> list[int]:
     """The numbers that the member has received, up to the last one."""
     found: list[int] = []

@@ -179,27 +179,23 @@ def test_body_of_a_post_is_received_up_to_the_limit() -> None:
     assert sum(received) == 4000
 
 
+def assert_timer_holds_no_ended_session(eio: Any, kind: Any) -> None:
+    session = eio.sockets["sid"] = kind(eio, "sid")
+    session.schedule_ping()
+    ended = weakref.ref(session)
+    eio.sockets.clear()
+    del session
+    gc.collect()
+    assert ended() is None
+
+
 def test_timers_of_pings_hold_no_session_that_has_ended() -> None:
-    eio = serve(engineio.Server(async_mode="threading"))
-    session = eio.sockets["sid"] = Socket(eio, "sid")
-    session.schedule_ping()
-    ended = weakref.ref(session)
-    eio.sockets.clear()
-    del session
-    gc.collect()
-    assert ended() is None
-
-
-async def end_a_session_with_a_scheduled_ping() -> None:
-    eio = serve(engineio.AsyncServer(async_mode="asgi"))
-    session = eio.sockets["sid"] = AsyncSocket(eio, "sid")
-    session.schedule_ping()
-    ended = weakref.ref(session)
-    eio.sockets.clear()
-    del session
-    gc.collect()
-    assert ended() is None
+    assert_timer_holds_no_ended_session(serve(engineio.Server(async_mode="threading")), Socket)
 
 
 def test_timers_of_pings_of_an_asynchronous_server_hold_no_session() -> None:
-    asyncio.run(end_a_session_with_a_scheduled_ping())
+    async def end_a_session() -> None:
+        eio = serve(engineio.AsyncServer(async_mode="asgi"))
+        assert_timer_holds_no_ended_session(eio, AsyncSocket)
+
+    asyncio.run(end_a_session())

@@ -374,7 +374,7 @@ cdef class EpollEngine:
         closed.
         """
         cdef int enabled = 1
-        if self.closing or self.epoll_fd < 0:
+        if not EpollEngine._try_to_start(self):  # a subclass has started its thread already
             raise RuntimeError("the engine is closed")
         # The engine itself joins small writes. A Unix socket does not support the option.
         if (setsockopt(sock.fileno(), IPPROTO_TCP, TCP_NODELAY, &enabled, sizeof(enabled)) != 0
