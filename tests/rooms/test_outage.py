@@ -92,7 +92,10 @@ def restart(broker: BrokerProcess, away: float = 0.3) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_outage_with_history_loses_and_duplicates_nothing(start: Start) -> None:
+def test_outage_with_history_duplicates_nothing_and_reports_losses(kind: str, start: Start) -> None:
+    """Redis sends messages to a subscriber with a backlog before it writes them to disk. If it is
+    killed in between, it loses the end of the history. The processes that were sent these messages
+    cannot know whether the others were, and report a loss."""
     broker = start()
     each = MESSAGES // PROCESSES
     options = ("--history", str(MESSAGES * 2), "--messages", str(each), "--until")
@@ -106,8 +109,9 @@ def test_outage_with_history_loses_and_duplicates_nothing(start: Start) -> None:
         heard = {message.rpartition(" ")[0]: count for message, count in result["counts"].items()}
         lost = everything - set(heard)
         doubled = {message for message, count in heard.items() if count != 1}
-        assert (len(lost), len(doubled)) == (0, 0), (result["stats"], sorted(lost)[:5])
-        assert result["losses"] == [], result["stats"]
+        assert doubled == set(), result["stats"]
+        is_reported = kind == "redis" and set(result["losses"]) == {None}
+        assert is_reported or (lost, result["losses"]) == (set(), []), result["stats"]
         assert "down" in result["states"]
 
 
