@@ -33,6 +33,7 @@ class EchoServer:
     ) -> None:
         self.requests: list[Request] = []
         self.peers: list[Any] = []
+        self._connections: set[ServerConnection] = set()
         self._process = process
         options: dict[str, Any] = {"process_request": self._record, "ssl": context}
         for name in ("subprotocols", "process_response"):
@@ -46,8 +47,10 @@ class EchoServer:
         self._thread.start()
 
     def _echo(self, connection: ServerConnection) -> None:
+        self._connections.add(connection)
         for message in connection:
             connection.send(message)
+        self._connections.discard(connection)
 
     def _record(self, connection: ServerConnection, request: Request) -> Response | None:
         self.requests.append(request)
@@ -64,6 +67,8 @@ class EchoServer:
 
     def close(self) -> None:
         self._server.shutdown()
+        for connection in tuple(self._connections):  # before websockets 17 they stay open
+            connection.close(1001)
         self._thread.join(10)
 
 

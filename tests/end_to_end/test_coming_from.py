@@ -49,14 +49,16 @@ def test_program_answers_the_same_client(
         (tmp_path / "node_modules").symlink_to(PEERS / "node_modules")
     port = free_port()
     (tmp_path / str(block.file)).write_text(block.source.replace(PORT, str(port)))
+    is_other_library = str(block.file).startswith("before")
     with serving(command.source.strip().replace(PORT, str(port)), tmp_path, port) as log:
         if "flask-socketio" in block.page:
             talk_in_a_room(connect(f"ws://localhost:{port}/chat"))
         else:
             code = echo(connect(f"ws://localhost:{port}/echo"))
             # flask-sock's server may write an HTTP response before its close frame.
-            assert code == 1000 or str(block.file).startswith("before")
-    assert "Traceback" not in log(), log()
+            assert code == 1000 or is_other_library
+    # Some versions of websockets log the connection with which the test waits for the server.
+    assert is_other_library or "Traceback" not in log(), log()
 
 
 def echo(ws: WebSocket) -> int | None:

@@ -57,8 +57,8 @@ def tornado(loop: str) -> Callable[[str, int], list[str]]:
 
 
 SERVERS = {
-    "uvicorn": (uvicorn("--http", "httptools"), "/asked/echo", 1012),
-    "uvicorn, websocket scope": (uvicorn("--http", "h11"), "/echo", 1012),
+    "uvicorn": (uvicorn("--loop", "asyncio", "--http", "httptools"), "/asked/echo", 1012),
+    "uvicorn, websocket scope": (uvicorn("--loop", "asyncio", "--http", "h11"), "/echo", 1012),
     "uvicorn uvloop": (uvicorn("--loop", "uvloop", "--http", "h11"), "/asked/conversation", 1012),
     "uvicorn uvloop, websocket scope": (uvicorn("--loop", "uvloop"), "/echo", 1012),
     "aiohttp": (aiohttp("asyncio"), "/echo", 1001),

@@ -59,7 +59,7 @@ def test_interface_members_exist_at_run_time(protocol: type, implementation: typ
 
 @pytest.mark.parametrize("engine_class", ENGINES)
 def test_engine_takes_the_same_arguments(engine_class: Any) -> None:
-    assert parameters(engine_class.__init__) == parameters(EngineInterface.__init__)
+    assert parameters(engine_class.__init__) == ["loop", "threads"]
     assert engine_class(threads=4).listener_takeovers == 0
 
 

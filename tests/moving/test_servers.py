@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+import tornado
 
 from websocket_handler import IS_NATIVE
 from websocket_handler.moving.directory import VARIABLE
@@ -35,6 +36,9 @@ BY_SIGNAL = {
     "uvicorn": [*UVICORN, "--loop", "asyncio", f"{PROGRAMS}.asgi:app"],
     "uvicorn uvloop": [*UVICORN, "--loop", "uvloop", f"{PROGRAMS}.asgi:app"],
 }
+TORNADO_LOGS_CANCELLED = tornado.version_info < (6, 6)
+"""Whether Tornado logs a traceback for a handler that `ConnectionMoved` has ended."""
+
 BY_PORT = {"http.server": "http_server", "aiohttp": "aiohttp_server", "Tornado": "tornado_server"}
 READY = (
     r"(?:Listening at: http://127\.0\.0\.1:|ready on port |running on http://127\.0\.0\.1:)(\d+)"
@@ -122,7 +126,8 @@ def test_deploy_keeps_connections_open(server: str) -> None:
         for client in clients:
             client.send(close(1000))
             client.expect_close(1000)
-        assert "Traceback" not in old.log()[seen:], old.log()[seen:]
+        if server != "Tornado" or not TORNADO_LOGS_CANCELLED:
+            assert "Traceback" not in old.log()[seen:], old.log()[seen:]
         for other in others:
             assert "Traceback" not in other.log(), other.log()
 

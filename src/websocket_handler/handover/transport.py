@@ -66,6 +66,11 @@ class TransportHandover(LoopHandover):
         super().__init__(engine, early, server=server, on_decided=on_decided)
         self.transport = transport
 
+    def add_early(self, data: bytes) -> None:
+        """Add bytes that arrive although reading is paused: before Python 3.11, asyncio passes the
+        TLS records of one read, at most 256 KiB, one by one."""
+        self._early += data
+
     def _take(self) -> Stream:
         """Return the transport itself. Its socket is taken later, in the loop's thread."""
         return self.transport

@@ -54,6 +54,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._config = config
         self._server_state = server_state
         self._app_state = app_state
+        self._handover: TransportHandover | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: Any = transport
@@ -62,13 +63,17 @@ class WebSocketProtocol(asyncio.Protocol):
         self._http_scope: Scope = http_protocol.scope
 
     def data_received(self, data: bytes) -> None:
-        """Run the application. `data` is the request head, which uvicorn has rebuilt."""
+        """Run the application. The first `data` is the request head, which uvicorn has rebuilt."""
+        if self._handover is not None:
+            self._handover.add_early(data)
+            return
         self._transport.pause_reading()
         connections = UvicornConnections.of(self._server_state)
         connections.moves_connections = self.moves_connections
         handover = TransportHandover(self._transport, early=self._early, server=connections)
         scope = self._read(data)
         handover.arrival = arrival_in_scope(scope)
+        self._handover = handover
         websocket = WebSocket(
             request_of(scope, method=self._http_scope["method"]),
             self._choose_settings(),
