@@ -111,7 +111,7 @@ def garbage_deflated(draw: Any) -> bytes:
 
 
 @pytest.mark.skipif("native" not in INFLATING, reason="there is one codec only")
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     data=damaged() | garbage_deflated() | garbage(),
     cuts=CUTS,

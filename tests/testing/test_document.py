@@ -68,10 +68,13 @@ def test_document_names_methods_that_exist() -> None:
         assert hasattr(Client, name), name
 
 
-@pytest.mark.parametrize("pure", ["0", "1"])
-def test_test_files_of_the_document_pass_in_parallel(project: Path, pure: str) -> None:
-    output = pytest_in(project, "--numprocesses", "2", pure=pure)
+def test_test_files_of_the_document_pass_in_parallel(project: Path) -> None:
+    output = pytest_in(project, "--numprocesses", "2")
     assert f"{sum(TESTS.values())} passed" in output
+
+
+def test_test_files_of_the_document_pass_without_the_native_part(project: Path) -> None:
+    assert f"{sum(TESTS.values())} passed" in pytest_in(project, pure="1")
 
 
 PLUGIN_IMPORTS_NOTHING = """
