@@ -236,7 +236,8 @@ def test_own_message_in_flight_stays_excluded_after_a_move(
             room.send(str(index))
             with joining(others[index % 2][name]):
                 client.move(engines[index % 2], lambda _: None)
-        assert numbers_of(client, 5) == [1, 2, 3, 4, 5]
+        received = [event.data for event in client.read(5)]  # type: ignore[union-attr]
+        assert sorted(received) == ["1", "2", "3", "4", "5"]  # of two senders, in any order
 
 
 def test_member_of_two_rooms_of_one_name_continues_in_each(

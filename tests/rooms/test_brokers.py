@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
 import ssl
 import sys
@@ -98,6 +100,31 @@ def test_missing_jetstream_is_reported(tmp_path: Path, connect: Connect) -> None
         assert plain.state is BusState.UP
     finally:
         broker.close()
+
+
+def test_nats_answer_after_a_cancelled_wait_is_ignored(tmp_path: Path) -> None:
+    pytest.importorskip("nats")
+    from websocket_handler.brokers.nats import NatsConnection
+
+    errors: list[Exception] = []
+
+    async def main(broker: BrokerProcess) -> None:
+        async def on_error(error: Exception) -> None:
+            errors.append(error)
+
+        client = NatsConnection(requires_tls=False)
+        await client.connect([broker.url], error_cb=on_error, allow_reconnect=False)
+        waiting = asyncio.create_task(client.confirm(20))
+        while not client._pongs:
+            await asyncio.sleep(0)
+        waiting.cancel()
+        await client.confirm(20)
+        assert client.is_connected
+        await client.close()
+
+    with contextlib.closing(nats_server(tmp_path, jetstream=False)) as broker:
+        asyncio.run(main(broker))
+    assert errors == []
 
 
 def test_redis_out_of_memory_delays_messages_in_order(tmp_path: Path, connect: Connect) -> None:

@@ -82,6 +82,12 @@ class NatsConnection(Client):
             raise NatsError("the URL requires TLS, but the connection does not use it")
         return super()._connect_command()
 
+    async def _process_pong(self) -> None:
+        """Process PONG. nats-py closes the connection if the wait for it was cancelled."""
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
+
     async def confirm(self, timeout: float) -> None:
         """Wait until the server has read everything that was sent.
 
