@@ -189,6 +189,7 @@ def test_tls_server_shutdown_closes_websockets(name: str, certificate: Path) -> 
         client.expect_close(secure.code_at_end)
         client.send(close(secure.code_at_end))
         client.expect_end()
+        client.sock.close()  # uvicorn waits for it where asyncio does
         secure.program.wait()
 
 
