@@ -5,13 +5,20 @@ from __future__ import annotations
 import http.client
 import re
 import socket
+from http.server import BaseHTTPRequestHandler
 from io import BufferedReader, BytesIO
 from typing import Any, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from websocket_handler.servers.request_head import HeadReader, is_valid, mentions_websocket
+from websocket_handler.servers.request_head import (
+    MAX_USUAL_LINES,
+    HeadReader,
+    is_valid,
+    mentions_websocket,
+    parse_usual,
+)
 
 LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n")
 
@@ -35,3 +42,88 @@ def test_buffered_fields_are_those_that_the_standard_library_reads(rest: bytes) 
     if fields is not None:
         assert is_valid(fields) == all(LINE.fullmatch(line) or line == b"\r\n" for line in read)
         assert mentions_websocket(fields) == (b"WebSocket" in fields)
+
+
+class StandardParser(BaseHTTPRequestHandler):
+    """Parses a request with the standard library alone."""
+
+    def __init__(self, request_line: bytes, lines: bytes) -> None:
+        self.raw_requestline = request_line
+        self.rfile = BufferedReader(cast(Any, BytesIO(lines)))
+        self.wfile = BytesIO()
+        self.has_succeeded = self.parse_request()
+
+    def log_message(self, *_: Any) -> None:
+        """Log nothing."""
+
+    def version_string(self) -> str:
+        return ""
+
+
+FIELDS = st.lists(
+    st.sampled_from(
+        [
+            b"Host: a\r\n",
+            b"upgrade:\t websocket \r\n",
+            b"Connection: keep-alive, Upgrade\r\n",
+            b"Connection: close\r\n",
+            b"Cookie: a=\xe9; b=\x85\xa0\t\r\n",
+            b"Cookie:\r\n",
+            b"Content-Length: 8\r\n",
+            b"Content-Type: multipart/mixed\r\n",
+            b"Expect: 100-continue\r\n",
+            b"From: a\r\n",
+            b": a\r\n",
+            b"a : b\r\n",
+            b" folded\r\n",
+            b"a: b\rc: d\r\n",
+            b"a: b\n",
+            b"\r\n",
+        ]
+    ),
+    max_size=8,
+).map(b"".join)
+REQUEST_LINES = st.sampled_from(
+    [
+        *(
+            b"GET /%b HTTP/1.1\r\n" % path
+            for path in (b"", b"a?b=c", b"/a", b"a b", b"\xe9", b"\x1c")
+        ),
+        *(b"GET / HTTP/1.0\r\n", b"GET / HTTP/1.1\n", b"GET /\r\n", b"POST / HTTP/1.1\r\n"),
+        *(b"GET * HTTP/1.1\r\n", b"get / HTTP/1.1\r\n", b"GET / HTTP/01.1\r\n"),
+    ]
+)
+
+
+@given(request_line=REQUEST_LINES, fields=FIELDS)
+def test_usual_request_is_parsed_as_by_the_standard_library(
+    request_line: bytes, fields: bytes
+) -> None:
+    lines = fields + b"\r\n"
+    parsed = parse_usual(request_line, lines)
+    if parsed is None:
+        return
+    target, message = parsed
+    standard = StandardParser(request_line, lines)
+    assert standard.has_succeeded
+    assert (standard.command, standard.request_version) == ("GET", "HTTP/1.1")
+    assert standard.requestline == f"GET {target} HTTP/1.1"
+    assert standard.path == target
+    assert type(standard.headers) is type(message)
+    assert vars(standard.headers) == vars(message)
+
+
+def test_handshake_of_a_browser_is_a_usual_request() -> None:
+    lines = b"Host: a\r\nUpgrade: websocket\r\nCookie: a=b\r\n\r\n"
+    parsed = parse_usual(b"GET /chat?room=1 HTTP/1.1\r\n", lines)
+    assert parsed is not None
+    assert parsed[0] == "/chat?room=1"
+    assert parsed[1].items() == [("Host", "a"), ("Upgrade", "websocket"), ("Cookie", "a=b")]
+
+
+def test_more_fields_than_the_standard_library_accepts_are_left_to_it() -> None:
+    request_line, line = b"GET / HTTP/1.1\r\n", b"a: b\r\n"
+    assert parse_usual(request_line, line * MAX_USUAL_LINES + b"\r\n") is not None
+    assert StandardParser(request_line, line * MAX_USUAL_LINES + b"\r\n").has_succeeded
+    assert parse_usual(request_line, line * (MAX_USUAL_LINES + 1) + b"\r\n") is None
+    assert not StandardParser(request_line, line * (MAX_USUAL_LINES + 1) + b"\r\n").has_succeeded

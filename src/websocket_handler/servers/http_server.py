@@ -17,6 +17,7 @@ import socketserver
 import ssl
 import time
 from http import HTTPStatus
+from http.client import HTTPMessage
 from http.server import BaseHTTPRequestHandler
 from io import BufferedIOBase, BufferedReader
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
@@ -29,7 +30,7 @@ from ..moving.arrivals import HEADER, arrival_in_request
 from ..protocol.request import Headers, Request, is_websocket_request
 from ..settings import Settings, with_options
 from ..websocket import WebSocket
-from .request_head import HeadReader, is_valid, mentions_websocket
+from .request_head import HeadReader, is_valid, mentions_websocket, parse_usual
 from .werkzeug import patch_router
 
 if TYPE_CHECKING:
@@ -85,6 +86,11 @@ def _with_layer(handler: Any, layer: dict[str, Any]) -> Any:
         raise TypeError(f"{handler!r} is not a subclass of http.server.BaseHTTPRequestHandler")
     if issubclass(handler, WebSocketRequests):
         raise TypeError("configure_server() was called for this server before")
+    parses_itself = (
+        handler.parse_request is not BaseHTTPRequestHandler.parse_request
+        or handler.MessageClass is not HTTPMessage
+    )
+    layer = {**layer, "_has_own_parser": parses_itself}
     return type(handler.__name__, (WebSocketRequests, handler), layer)
 
 
@@ -116,7 +122,10 @@ class WebSocketRequests(BaseHTTPRequestHandler):
 
     websocket_settings: ClassVar[Settings]
     websocket_engine: ClassVar[Engine | None]  # None: the default engine, new after a fork
+    raw_requestline: bytes
     websocket: WebSocket | None = None
+    _has_own_parser: ClassVar[bool]
+    """Whether the request handler class changes how a request is parsed."""
     _handover: SocketHandover
     _response: RawResponse
     _logged = False
@@ -143,6 +152,8 @@ class WebSocketRequests(BaseHTTPRequestHandler):
             lines = head.buffered_fields()
             if lines is not None:  # no read can wait: the standard library needs no `HeadReader`
                 self.rfile = head.release()
+        if lines is not None and self._parse_usual_handshake(lines):
+            return True
         try:
             if not super().parse_request():
                 return False
@@ -161,12 +172,30 @@ class WebSocketRequests(BaseHTTPRequestHandler):
             self.close_connection = True
             return False
         if is_websocket_request(self.command, self.headers):
-            # Every response but a 101 ends the connection. It is HTTP/1.1, as clients expect.
-            self.protocol_version = "HTTP/1.1"
-            self.close_connection = True
-            self._logged = False
-            self._offer_websocket()
+            self._begin_handshake()
         return True
+
+    def _parse_usual_handshake(self, lines: bytes) -> bool:
+        """Parse a usual handshake, whose `lines` after the request line are in the reader's buffer.
+        Returns False if the request is another one, which the standard library has to parse."""
+        if self._has_own_parser or not mentions_websocket(lines):
+            return False
+        parsed = parse_usual(self.raw_requestline, lines)
+        if parsed is None or not is_websocket_request("GET", parsed[1]):
+            return False
+        self.command, self.request_version = "GET", "HTTP/1.1"
+        self.path, self.headers = parsed
+        self.requestline = f"GET {self.path} HTTP/1.1"
+        self.rfile.read(len(lines))
+        self._begin_handshake()
+        return True
+
+    def _begin_handshake(self) -> None:
+        # Every response but a 101 ends the connection. It is HTTP/1.1, as clients expect.
+        self.protocol_version = "HTTP/1.1"
+        self.close_connection = True
+        self._logged = False
+        self._offer_websocket()
 
     def _offer_websocket(self) -> None:
         handover = SocketHandover(

@@ -6,6 +6,7 @@ import math
 import re
 import socket
 import time
+from http.client import HTTPMessage
 from io import BufferedIOBase
 from typing import Any, cast
 
@@ -17,6 +18,16 @@ a line and of the head."""
 
 END_OF_HEAD = re.compile(rb"\n\r?\n")
 """An empty line as the standard library finds it, with the end of the line before."""
+
+USUAL_REQUEST_LINE = re.compile(rb"GET (/(?!/)[\x21-\x7e]*) HTTP/1\.1\r\n")
+"""A request line whose meaning does not depend on the rules of the standard library."""
+
+UNUSUAL_FIELD = re.compile(rb"^(?:content-type|expect)[ \t]*:", re.IGNORECASE | re.MULTILINE)
+"""A field that makes the standard library do more than store it."""
+
+MAX_USUAL_LINES = 99
+MAX_USUAL_BYTES = 1 << 16
+"""The limits of the standard library: of the number of fields, and here of all lines together."""
 
 TIMEOUT_STEP_S = 0.25
 """Minimum time in seconds between two updates of the socket's time-out."""
@@ -102,3 +113,25 @@ def is_valid(lines: bytes) -> bool:
 def mentions_websocket(lines: bytes) -> bool:
     """Return whether the lines contain "websocket", even in an invalid line."""
     return b"websocket" in lines.lower()
+
+
+def parse_usual(request_line: bytes, lines: bytes) -> tuple[str, HTTPMessage] | None:
+    """Return the target and the header fields of a usual GET request, None for any other request.
+
+    They are the same as those of the standard library, whose parser of e-mails takes half of the
+    time of a handshake.
+    """
+    found = USUAL_REQUEST_LINE.fullmatch(request_line)
+    if found is None or len(lines) > MAX_USUAL_BYTES or not lines.endswith(b"\r\n\r\n"):
+        return None
+    if not is_valid(lines) or UNUSUAL_FIELD.search(lines):
+        return None
+    fields = lines.decode("latin-1").split("\r\n")[:-2]
+    if len(fields) > MAX_USUAL_LINES:
+        return None
+    message = HTTPMessage()
+    for field in fields:
+        name, _, value = field.partition(":")
+        message.set_raw(name, value.lstrip(" \t"))
+    message.set_payload("")
+    return found[1].decode(), message
