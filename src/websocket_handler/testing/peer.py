@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from ..connection.lifecycle import Codec
 from ..errors import ConnectionClosed, ProtocolError, UnsupportedByVersion, WebSocketError
 from ..protocol.assembly import Close, Event, Message, Ping, Pong
 from ..protocol.check import Violation
@@ -13,9 +12,9 @@ from ..protocol.client import Established
 from ..protocol.close_codes import CloseCode
 from ..protocol.frame import MAX_CONTROL_PAYLOAD, Opcode
 from ..protocol.message import close_payload
-from ..protocol.permessage_deflate import Compression, endpoint_parameters
 from ..protocol.versions import Version
 from ..settings import Settings
+from .codec import make_codec
 from .failures import Failures
 from .stream import Stream
 from .waiting import seconds
@@ -43,7 +42,7 @@ class Peer:
         self._version = version
         self._failures = failures
         self._timeout = timeout
-        self._codec = make_codec(version, settings, established)
+        self._decoder, self._encoder = make_codec(version, settings, established)
         self._messages: deque[str | bytes] = deque()
         self._pongs: deque[bytes] = deque(maxlen=100)
         self._violation: ProtocolError | None = None
@@ -69,7 +68,7 @@ class Peer:
 
     async def send(self, message: str | bytes, timeout: float | None = None) -> None:
         self._check_open()
-        await self._write(self._codec.encoder.message(message), timeout)
+        await self._write(self._encoder.message(message), timeout)
 
     async def send_raw(self, data: bytes, timeout: float | None = None) -> None:
         self._check_open()
@@ -83,7 +82,7 @@ class Peer:
         self._check_open()
         until = self._until(timeout)
         self._pongs.clear()
-        await self._write(self._codec.encoder.frame(Opcode.PING, payload), timeout)
+        await self._write(self._encoder.frame(Opcode.PING, payload), timeout)
         while payload not in self._pongs:
             await self._read(until, timeout, "a pong")
 
@@ -136,14 +135,14 @@ class Peer:
             self._stream.read_now()
 
     def _feed(self, data: bytes) -> None:
-        for event in self._codec.decoder.feed(data):
+        for event in self._decoder.feed(data):
             self._take(event)
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Message):
             self._messages.append(event.data)
         elif isinstance(event, Ping):
-            self._stream.write_now(self._codec.encoder.frame(Opcode.PONG, event.payload))
+            self._stream.write_now(self._encoder.frame(Opcode.PONG, event.payload))
         elif isinstance(event, Pong):
             self._pongs.append(event.payload)
         elif isinstance(event, Close):
@@ -153,7 +152,7 @@ class Peer:
 
     def _take_close(self, close: Close) -> None:
         is_initiator, self._is_close_sent = self._is_close_sent, True
-        self._stream.write_now(self._codec.encoder.answer_close(close, is_initiator))
+        self._stream.write_now(self._encoder.answer_close(close, is_initiator))
         codes = {former: present for present, former in self._version._close_codes}
         self._close = close._replace(code=codes.get(close.code, close.code))
 
@@ -169,7 +168,7 @@ class Peer:
             self._stream.end_output()
             return
         code = dict(self._version._close_codes).get(code, code)
-        await self._write(self._codec.encoder.close(code, reason), timeout)
+        await self._write(self._encoder.close(code, reason), timeout)
 
     async def wait_closed(self, timeout: float | None = None) -> None:
         until = self._until(timeout)
@@ -190,18 +189,3 @@ class Peer:
     def _timed_out(self, timeout: float | None, awaited: str) -> TimeoutError:
         limit = seconds(self._timeout if timeout is None else timeout)
         return TimeoutError(f"{self.path}: waited {limit} for {awaited}")
-
-
-def make_codec(version: Version, settings: Settings, established: Established) -> Codec:
-    """Return the codec of a client, after its handshake."""
-    secret = established.secret
-    codec = Codec(
-        version._make_decoder(settings, False, secret),
-        version._make_encoder(True, secret),
-        holds_output=False,
-    )
-    if established.negotiated is not None and isinstance(settings.compression, Compression):
-        codec.compress(
-            endpoint_parameters(established.negotiated, settings.compression, is_client=True)
-        )
-    return codec
