@@ -9,7 +9,8 @@ from http.server import BaseHTTPRequestHandler
 from io import BufferedReader, BytesIO
 from typing import Any, cast
 
-from hypothesis import given
+import pytest
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from websocket_handler.servers.request_head import (
@@ -50,7 +51,8 @@ class StandardParser(BaseHTTPRequestHandler):
     def __init__(self, request_line: bytes, lines: bytes) -> None:
         self.raw_requestline = request_line
         self.rfile = BufferedReader(cast(Any, BytesIO(lines)))
-        self.wfile = BytesIO()
+        self.protocol_version = "HTTP/1.1"
+        self.wfile: BytesIO = BytesIO()
         self.has_succeeded = self.parse_request()
 
     def log_message(self, *_: Any) -> None:
@@ -60,57 +62,67 @@ class StandardParser(BaseHTTPRequestHandler):
         return ""
 
 
-FIELDS = st.lists(
-    st.sampled_from(
-        [
-            b"Host: a\r\n",
-            b"upgrade:\t websocket \r\n",
-            b"Connection: keep-alive, Upgrade\r\n",
-            b"Connection: close\r\n",
-            b"Cookie: a=\xe9; b=\x85\xa0\t\r\n",
-            b"Cookie:\r\n",
-            b"Content-Length: 8\r\n",
-            b"Content-Type: multipart/mixed\r\n",
-            b"Expect: 100-continue\r\n",
-            b"From: a\r\n",
-            b": a\r\n",
-            b"a : b\r\n",
-            b" folded\r\n",
-            b"a: b\rc: d\r\n",
-            b"a: b\n",
-            b"\r\n",
-        ]
-    ),
-    max_size=8,
-).map(b"".join)
-REQUEST_LINES = st.sampled_from(
-    [
-        *(
-            b"GET /%b HTTP/1.1\r\n" % path
-            for path in (b"", b"a?b=c", b"/a", b"a b", b"\xe9", b"\x1c")
-        ),
-        *(b"GET / HTTP/1.0\r\n", b"GET / HTTP/1.1\n", b"GET /\r\n", b"POST / HTTP/1.1\r\n"),
-        *(b"GET * HTTP/1.1\r\n", b"get / HTTP/1.1\r\n", b"GET / HTTP/01.1\r\n"),
-    ]
+USUAL_FIELDS = [
+    b"Host: a\r\n",
+    b"upgrade:\t websocket \r\n",
+    b"Connection: keep-alive, Upgrade\r\n",
+    b"Connection: close\r\n",
+    b"Cookie: a=\xe9; b=\x85\xa0\t\r\n",
+    b"Cookie:\r\n",
+    b"Content-Length: 8\r\n",
+    b"From: a\r\n",
+]
+OTHER_FIELDS = [
+    b"Content-Type: multipart/mixed\r\n",
+    b"content-type : message/rfc822\r\n",
+    b"Expect: 100-continue\r\n",
+    b": a\r\n",
+    b"a : b\r\n",
+    b" folded\r\n",
+    b"a: b\rc: d\r\n",
+    b"a: b\n",
+]
+FIELDS = st.builds(
+    lambda first, other, last: b"".join([*first, *other, *last]),
+    st.lists(st.sampled_from(USUAL_FIELDS), max_size=4),
+    st.lists(st.sampled_from(OTHER_FIELDS), max_size=1),
+    st.lists(st.sampled_from(USUAL_FIELDS), max_size=4),
 )
+PATHS = [b"/", b"/a?b=c", b"/%20", b"//a", b"/a b", b"/\xe9", b"/\x1c", b"*", b"a"]
+REQUEST_LINES = [
+    *(b"GET %b HTTP/1.1\r\n" % path for path in PATHS),
+    *(b"GET / HTTP/1.0\r\n", b"GET / HTTP/1.1\n", b"GET /\r\n", b"POST / HTTP/1.1\r\n"),
+    *(b"get / HTTP/1.1\r\n", b"GET / HTTP/01.1\r\n"),
+]
 
 
-@given(request_line=REQUEST_LINES, fields=FIELDS)
-def test_usual_request_is_parsed_as_by_the_standard_library(
-    request_line: bytes, fields: bytes
-) -> None:
-    lines = fields + b"\r\n"
+def check_against_standard_library(request_line: bytes, lines: bytes) -> None:
+    """Check the result of `parse_usual`, if it has one."""
     parsed = parse_usual(request_line, lines)
     if parsed is None:
         return
     target, message = parsed
     standard = StandardParser(request_line, lines)
     assert standard.has_succeeded
+    assert standard.wfile.getvalue() == b""  # not even a 100
     assert (standard.command, standard.request_version) == ("GET", "HTTP/1.1")
     assert standard.requestline == f"GET {target} HTTP/1.1"
     assert standard.path == target
     assert type(standard.headers) is type(message)
     assert vars(standard.headers) == vars(message)
+
+
+@pytest.mark.parametrize("request_line", REQUEST_LINES)
+def test_usual_request_line_is_parsed_as_by_the_standard_library(request_line: bytes) -> None:
+    check_against_standard_library(request_line, b"Host: a\r\n\r\n")
+
+
+@given(fields=FIELDS)
+@example(fields=b"Cookie: a\t\r\n")
+@example(fields=b"Content-Type: multipart/mixed\r\n")
+@example(fields=b"EXPECT:100-continue\r\n")
+def test_usual_fields_are_parsed_as_by_the_standard_library(fields: bytes) -> None:
+    check_against_standard_library(b"GET / HTTP/1.1\r\n", fields + b"\r\n")
 
 
 def test_handshake_of_a_browser_is_a_usual_request() -> None:
