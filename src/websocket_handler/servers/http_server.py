@@ -30,7 +30,7 @@ from ..moving.arrivals import HEADER, arrival_in_request
 from ..protocol.request import Headers, Request, is_websocket_request
 from ..settings import Settings, with_options
 from ..websocket import WebSocket
-from .request_head import HeadReader, is_valid, mentions_websocket, parse_usual
+from .request_head import HeadReader, is_valid, mentions_websocket, parse_usual, set_usual
 from .werkzeug import patch_router
 
 if TYPE_CHECKING:
@@ -183,9 +183,7 @@ class WebSocketRequests(BaseHTTPRequestHandler):
         parsed = parse_usual(self.raw_requestline, lines)
         if parsed is None or not is_websocket_request("GET", parsed[1]):
             return False
-        self.command, self.request_version = "GET", "HTTP/1.1"
-        self.path, self.headers = parsed
-        self.requestline = f"GET {self.path} HTTP/1.1"
+        set_usual(self, *parsed)
         self.rfile.read(len(lines))
         self._begin_handshake()
         return True

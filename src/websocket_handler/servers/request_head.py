@@ -7,6 +7,7 @@ import re
 import socket
 import time
 from http.client import HTTPMessage
+from http.server import BaseHTTPRequestHandler
 from io import BufferedIOBase
 from typing import Any, cast
 
@@ -22,8 +23,8 @@ END_OF_HEAD = re.compile(rb"\n\r?\n")
 USUAL_REQUEST_LINE = re.compile(rb"GET (/(?!/)[\x21-\x7e]*) HTTP/1\.1\r\n")
 """A request line whose meaning does not depend on the rules of the standard library."""
 
-UNUSUAL_FIELD = re.compile(rb"^(?:content-type|expect)[ \t]*:", re.IGNORECASE | re.MULTILINE)
-"""A field that makes the standard library do more than store it."""
+UNUSUAL_FIELDS = frozenset(("content-type", "expect"))
+"""Fields that make the standard library do more than store them."""
 
 MAX_USUAL_LINES = 99
 MAX_USUAL_BYTES = 1 << 16
@@ -124,7 +125,7 @@ def parse_usual(request_line: bytes, lines: bytes) -> tuple[str, HTTPMessage] | 
     found = USUAL_REQUEST_LINE.fullmatch(request_line)
     if found is None or len(lines) > MAX_USUAL_BYTES or not lines.endswith(b"\r\n\r\n"):
         return None
-    if not is_valid(lines) or UNUSUAL_FIELD.search(lines):
+    if not is_valid(lines):
         return None
     fields = lines.decode("latin-1").split("\r\n")[:-2]
     if len(fields) > MAX_USUAL_LINES:
@@ -132,6 +133,15 @@ def parse_usual(request_line: bytes, lines: bytes) -> tuple[str, HTTPMessage] | 
     message = HTTPMessage()
     for field in fields:
         name, _, value = field.partition(":")
+        if name.lower() in UNUSUAL_FIELDS:
+            return None
         message.set_raw(name, value.lstrip(" \t"))
     message.set_payload("")
     return found[1].decode(), message
+
+
+def set_usual(handler: BaseHTTPRequestHandler, target: str, headers: HTTPMessage) -> None:
+    """Set the attributes of a request handler to the result of `parse_usual`."""
+    handler.command, handler.path, handler.request_version = "GET", target, "HTTP/1.1"
+    handler.requestline = f"GET {target} HTTP/1.1"
+    handler.headers = headers

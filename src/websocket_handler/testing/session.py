@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
+from functools import lru_cache
 from typing import Any
 
 from ..errors import HandshakeFailed, WebSocketError
@@ -142,7 +143,7 @@ class Session:
     def _address(self, path: str) -> Address:
         if not path.startswith("/"):
             raise ValueError(f"{path!r} is not a path: it must begin with '/'")
-        return Address.parse(f"ws://{self._host}{path}")
+        return address_of(self._host, path)
 
     def _fields(self, address: Address, headers: Fields, cookies: object) -> list[tuple[str, str]]:
         fields = [*self._headers, *pairs(headers)]
@@ -198,3 +199,9 @@ class Session:
 
     def _until(self) -> float:
         return time.monotonic() + self.timeout
+
+
+@lru_cache(maxsize=64)
+def address_of(host: str, path: str) -> Address:
+    """Return the address of a path: tests connect to the same few paths again and again."""
+    return Address.parse(f"ws://{host}{path}")

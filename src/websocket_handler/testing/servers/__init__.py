@@ -104,17 +104,28 @@ def interface_of(app: Any) -> Interface:
             return kind  # type: ignore[return-value]
     if not callable(app):
         raise TypeError(f"{app!r} is not an application: it cannot be called")
-    if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(type(app).__call__):
-        return "asgi"
-    required = _required_parameters(app)
-    if required == 2:
-        return "wsgi"
-    if required == 3:
-        return "asgi"
+    method = type(app).__call__
+    found = _of_method(method) if inspect.isfunction(method) else _of_call(app)
+    if found is not None:
+        return found
     raise TypeError(
         f"cannot tell whether {app!r} is a WSGI or an ASGI application: pass "
         'Client(app, interface="wsgi") or Client(app, interface="asgi")'
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _of_method(method: Any) -> Interface | None:
+    """Return the interface of the applications of one class, None if it is not known."""
+    return _of_call(method, own_parameters=1)
+
+
+def _of_call(call: Any, own_parameters: int = 0) -> Interface | None:
+    if inspect.iscoroutinefunction(call):
+        return "asgi"
+    required = _required_parameters(call)
+    interfaces: dict[int, Interface] = {2: "wsgi", 3: "asgi"}
+    return None if required is None else interfaces.get(required - own_parameters)
 
 
 def _required_parameters(app: Any) -> int | None:

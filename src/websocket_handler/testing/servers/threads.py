@@ -10,6 +10,7 @@ import contextlib
 import socketserver
 import sys
 from concurrent.futures import Future
+from io import BufferedReader
 from socket import SHUT_WR, socket
 from threading import Thread
 from typing import IO, Any, cast
@@ -17,6 +18,7 @@ from wsgiref.simple_server import ServerHandler, WSGIRequestHandler
 
 from ...engine import Engine
 from ...servers.http_server import configure_server
+from ...servers.request_head import parse_usual, set_usual
 from ...servers.wsgi import ENGINE_KEY
 from ...settings import Settings
 from ..failures import Failures
@@ -24,6 +26,8 @@ from ..waiting import Waits, seconds_to
 from . import ADDRESS, HOST
 
 PORT = 80
+
+END_OF_HEAD = b"\r\n\r\n"
 
 
 class PairServer(socketserver.BaseServer):
@@ -82,6 +86,18 @@ class WSGIRequests(WSGIRequestHandler):
         )
         run.request_handler = self  # as in wsgiref
         run.run(self.server.get_app())
+
+    def parse_request(self) -> bool:
+        """Parse the request that `raw_requestline` begins. The standard library parses those that
+        `parse_usual` does not."""
+        received = cast("BufferedReader", self.rfile).peek()
+        lines = received[: received.find(END_OF_HEAD) + len(END_OF_HEAD)]
+        parsed = parse_usual(self.raw_requestline, lines)
+        if parsed is None:
+            return super().parse_request()
+        self.rfile.read(len(lines))
+        set_usual(self, *parsed)
+        return True
 
     def log_message(self, *_: Any) -> None:
         """Log nothing: a test sees the responses."""
