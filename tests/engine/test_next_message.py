@@ -182,3 +182,33 @@ def test_end_is_raised_after_the_queued_messages(module: Any) -> None:
         assert module.ConnectionClosed is ConnectionClosed
 
     asyncio.run(test())
+
+
+def test_large_message_that_is_taken_at_once_does_not_pause_reading(module: Any) -> None:
+    async def test() -> None:
+        source = Source()
+        inbox = make_inbox(module, source, high_water=1000)
+        task = asyncio.ensure_future(inbox.__anext__())
+        await asyncio.sleep(0)
+        inbox.put("x" * 2000)
+        assert source.pauses == 0
+        inbox.end_read()
+        assert await task == "x" * 2000
+        assert source.pauses == 0
+
+    asyncio.run(test())
+
+
+def test_messages_that_are_left_after_a_read_pause_reading(module: Any) -> None:
+    async def test() -> None:
+        source = Source()
+        inbox = make_inbox(module, source, high_water=1000)
+        inbox.put("x" * 2000)
+        inbox.end_read()
+        assert source.pauses == 1
+        inbox.end_read()
+        assert source.pauses == 1
+        assert await inbox.__anext__() == "x" * 2000
+        assert source.pauses == 0
+
+    asyncio.run(test())

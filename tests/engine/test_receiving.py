@@ -237,6 +237,22 @@ def test_reading_pauses_while_nobody_receives(run: Any) -> None:
     run(test)
 
 
+def test_reader_that_begins_with_a_full_backlog_keeps_reading_paused(run: Any) -> None:
+    async def test(engine: Engine) -> None:
+        websocket, peer = await open_pair(engine, high_water=10_000)
+        peer.sock.sendall(text("x" * 1000) * 12)
+        while websocket._backlog is None or not websocket._backlog.is_full:
+            await asyncio.sleep(0.01)
+        inbox = websocket.__aiter__()
+        await asyncio.sleep(0.01)
+        assert inbox.is_full
+        assert [len(await inbox.__anext__()) for _ in range(12)] == [1000] * 12
+        assert not inbox.is_full
+        peer.sock.close()
+
+    run(test)
+
+
 def test_sends_between_two_awaits_leave_in_one_call(run: Any) -> None:
     """Sends between two awaits are one system call: the peer receives them in one read."""
 

@@ -26,6 +26,7 @@ cdef class _Inbox:
 
     @cython.locals(size=Py_ssize_t)
     cdef _count_arrival(self, message)
+    cdef _pause_if_full(self)
     @cython.locals(size=Py_ssize_t)
     cdef _count_taken(self, message)
     cdef _go_on_if_taken(self)
@@ -52,6 +53,7 @@ cdef class LoopInbox(_Inbox):
     cdef public bint _asyncio_future_blocking
 
     cdef accept(self, message)
+    cpdef end_read(self)
     cpdef wake(self)
     cpdef take(self)
     cdef _begin_to_wait(self)
@@ -59,9 +61,12 @@ cdef class LoopInbox(_Inbox):
     cdef _remove_first(self)
 
 
-@cython.freelist(8)
 cdef class NextMessage:
     cdef LoopInbox _inbox
 
     @cython.locals(inbox=LoopInbox)
     cpdef resume(self)
+
+
+@cython.locals(awaitable=NextMessage)
+cdef NextMessage next_message(LoopInbox inbox)

@@ -88,6 +88,8 @@ class _Inbox:
     def _count_arrival(self, message: Any) -> None:
         size = len(message)
         self._came += size + MESSAGE_OVERHEAD
+
+    def _pause_if_full(self) -> None:
         if self._came - self._taken > self._high_water and not self.is_full:
             self.is_full = True
             if self._source is not None:
@@ -119,6 +121,7 @@ class ThreadInbox(_Inbox):
     def put(self, message: Any) -> None:
         self._queue.put(message)
         self._count_arrival(message)
+        self._pause_if_full()
 
     def end(self, code: int, reason: str, limit: str = "") -> None:
         """The connection is closed; the messages received before can still be taken."""
@@ -204,9 +207,17 @@ class LoopInbox(_Inbox):
     def put(self, message: Any) -> None:
         self._count_arrival(message)
         if self.same_loop:
-            self.accept(message)  # `wake` is called after all messages of this read
+            self.accept(message)  # `end_read` is called after all messages of this read
         else:
+            self._pause_if_full()
             self._loop.call_soon_threadsafe(self._accept_threadsafe, message)
+
+    def end_read(self) -> None:
+        """All messages of a read were put: resume the waiting Task, and pause reading only if it
+        leaves too many of them, so that a large message alone does not pause it. Only if
+        `same_loop`."""
+        self.wake()
+        self._pause_if_full()
 
     def end(self, code: int, reason: str, limit: str = "") -> None:
         """The connection is closed; the messages received before can still be taken."""
@@ -279,7 +290,7 @@ class LoopInbox(_Inbox):
         return self
 
     def __anext__(self) -> NextMessage:
-        return NextMessage(self)
+        return next_message(self)
 
     def take(self) -> Any:
         """Remove and return the next message. Returns None if the Task must wait for it.
@@ -356,8 +367,7 @@ class NextMessage:
     Task, too. It yields the inbox, which its Task waits for as for a Future.
     """
 
-    def __init__(self, inbox: LoopInbox) -> None:
-        self._inbox: LoopInbox | None = inbox  # None once it has ended
+    _inbox: LoopInbox | None  # None once it has ended
 
     def __await__(self) -> Generator[Any, None, str | bytes]:
         return self
@@ -405,3 +415,10 @@ class NextMessage:
     def close(self) -> None:
         """End without a message."""
         self._inbox = None
+
+
+def next_message(inbox: LoopInbox) -> NextMessage:
+    """Return a new `NextMessage`. Compiled, this is an allocation without calls."""
+    awaitable = NextMessage.__new__(NextMessage)
+    awaitable._inbox = inbox
+    return awaitable

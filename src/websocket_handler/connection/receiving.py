@@ -73,7 +73,8 @@ class ReceivingConnection(Channel):
             self._pass_backlog_to(inbox)
         self._set_message_listener(inbox.put)
         if isinstance(inbox, LoopInbox) and inbox.same_loop:
-            self._after_messages = inbox.wake
+            self._after_messages = inbox.end_read
+            inbox.end_read()  # for the messages of the backlog
         if self._state is State.CLOSED:
             self._end_inbox()
 
