@@ -237,15 +237,21 @@ def test_reading_pauses_while_nobody_receives(run: Any) -> None:
     run(test)
 
 
+async def holds(condition: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("the condition has not become true")
+
+
 def test_reader_that_begins_with_a_full_backlog_keeps_reading_paused(run: Any) -> None:
     async def test(engine: Engine) -> None:
         websocket, peer = await open_pair(engine, high_water=10_000)
         peer.sock.sendall(text("x" * 1000) * 12)
-        while websocket._backlog is None or not websocket._backlog.is_full:
-            await asyncio.sleep(0.01)
+        await holds(lambda: websocket._backlog is not None and websocket._backlog.is_full)
         inbox = websocket.__aiter__()
-        await asyncio.sleep(0.01)
-        assert inbox.is_full
+        await holds(lambda: inbox.is_full)
         assert [len(await inbox.__anext__()) for _ in range(12)] == [1000] * 12
         assert not inbox.is_full
         peer.sock.close()
