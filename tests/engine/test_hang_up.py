@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import select
 import socket
 import threading
 import time
@@ -10,11 +12,14 @@ from collections.abc import Callable
 
 import pytest
 
-from websocket_handler import IS_NATIVE, ConnectionClosed, WebSocket
+from websocket_handler import IS_NATIVE, ConnectionClosed, Engine, WebSocket
 from websocket_handler.protocol.frame import Opcode, write_frame
+from websocket_handler.protocol.versions import by_name
 
+from ..support.connections import make_websocket
 from ..support.programs import wait_for
 from .carriers import (
+    LOOPS,
     PLACES,
     EngineRunner,
     descriptors,
@@ -22,6 +27,7 @@ from .carriers import (
     new_websocket,
     reset,
     running_engine,
+    tcp_pair,
 )
 
 MESSAGE = write_frame(Opcode.BINARY, bytes(20_000), key=bytes(4))
@@ -169,3 +175,31 @@ def test_data_left_by_a_gone_peer_is_bounded(place: tuple[str, str]) -> None:
         inbox = websocket._inbox
         assert inbox is not None
         assert inbox.amount() < 350_000  # the limit, plus one read: 256 KiB in asyncio
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_close_after_a_reset_raises_nothing(kind: str) -> None:
+    """hixie-75 has no close frame: `close()` only ends the sending direction."""
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        engine = Engine(loop)
+        ours, theirs = tcp_pair()
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+        websocket = make_websocket(engine)
+        closed = asyncio.Event()
+        websocket.on("close", lambda *_: closed.set())
+        websocket._begin_as_client(by_name("hixie-75"), b"", None)
+        websocket._take_over(transport)
+        await asyncio.sleep(0)
+        watch = select.poll()
+        watch.register(ours, 0)
+        reset(theirs)
+        assert watch.poll(10_000)  # the loop has not noticed the reset
+        websocket.close()
+        await asyncio.wait_for(closed.wait(), 10)
+        engine.stop()
+
+    loop = LOOPS[kind]()
+    loop.run_until_complete(test())
+    loop.close()

@@ -33,6 +33,7 @@ from .send_state import SendState
 from .shutdown import ClosesAll
 from .stats import Ledger, NoThread, Stats, Traffic
 from .timeouts import DISCARD_TIMEOUT_S, END_CHECK_INTERVAL_S
+from .transport import end_output_of
 
 if TYPE_CHECKING:
     from .interface import ChannelEvents as Events
@@ -684,7 +685,7 @@ class Channel(Events):
         if self._input_ended or not self._transport.can_write_eof():
             self._transport.close()
         else:
-            self._transport.write_eof()
+            end_output_of(self._transport)
 
     def _drop(self, reason: str) -> None:
         if self._transport is not None:
@@ -778,6 +779,7 @@ class _TransportProtocol(asyncio.Protocol):
         channel._set_deadline(None)
         if channel._end_check is not None:
             channel._end_check.cancel()
+        channel._transport.abort()  # Python 3.10 warns of a TLS transport that was not closed
         channel._transport = None
         reason = getattr(error, "strerror", None) or str(error or "the connection was dropped")
         self._engine._lose(channel, reason)

@@ -99,7 +99,7 @@ class TransportConnection(asyncio.Protocol):
         transport if the peer has ended, too, or if it cannot end one direction only."""
         self._output_ended = True
         if not self._input_ended and self._transport.can_write_eof():
-            self._transport.write_eof()
+            end_output_of(self._transport)
         else:
             self._transport.close()
 
@@ -146,3 +146,10 @@ class TransportConnection(asyncio.Protocol):
             self._channel._peer_hung_up(select.EPOLLHUP)
         else:
             self._channel._drop(self._lost)
+
+
+def end_output_of(transport: asyncio.Transport) -> None:
+    """End the sending direction of a transport. If the peer has reset the connection, this does
+    nothing: `connection_lost` follows."""
+    with contextlib.suppress(OSError):
+        transport.write_eof()
