@@ -96,11 +96,13 @@ def main() -> None:
     else:
         stop.wait(60)
     stats = bus.stats()
+    times = list(recorder.times)
+    messages = recorder.messages()[: len(times)]  # messages still arrive
     write(
         {
             "name": options.name,
-            "counts": Counter(map(str, recorder.messages())),
-            "heard": list(zip(recorder.times, recorder.messages(), strict=True)),
+            "counts": Counter(map(str, messages)),
+            "heard": list(zip(times, messages, strict=True)),
             "losses": [count for _, count in recorder.losses],
             "states": [state.value for state, _ in recorder.states],
             "stats": {name: str(getattr(stats, name)) for name in stats.__dataclass_fields__},

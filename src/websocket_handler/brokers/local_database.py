@@ -230,9 +230,9 @@ class Database:
             )
         if age is not None:
             self._execute(
-                "DELETE FROM messages WHERE room = ?1 AND number < (SELECT number FROM messages "
-                "WHERE room = ?1 AND at >= ?2 ORDER BY number LIMIT 1)",
-                *(room, now - age),
+                "DELETE FROM messages WHERE room = ? AND number < (SELECT number FROM messages "
+                "WHERE room = ? AND at >= ? ORDER BY number LIMIT 1)",
+                *(room, room, now - age),
             )
 
     def _evict(self) -> None:

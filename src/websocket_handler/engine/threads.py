@@ -212,7 +212,9 @@ class Engine(ClosesAll, EpollEngine):
         if self._poll_timeout is None:
             self._poll_timeout = STANDBY_RETRY_S
             self._ledger.count_exhausted()
-            if not self._has_warned:  # once: peers may cause this again and again
+            # At the interpreter's end, Python 3.12 starts no thread any more.
+            is_ending = not threading.main_thread().is_alive()
+            if not self._has_warned and not is_ending:  # once: peers may cause this repeatedly
                 self._has_warned = True
                 logger.warning(
                     "no thread can be started: a listener that blocks now delays all connections"
