@@ -159,8 +159,9 @@ def test_moved_slow_member_receives_its_queued_messages(
             assert others[index % 2][name].ready(10)
         publisher.publish("last")
         found = numbers_of(client, publisher.count)
-        assert found == sorted(set(found) if history is None else found)
-        assert set(found) == set(range(1, publisher.count + 1))
+        if history is None:  # messages that are sent at the moment of a move may arrive twice
+            found = list(dict.fromkeys(found))
+        assert found == list(range(1, publisher.count + 1))
 
 
 def test_member_moved_while_broker_is_down_receives_every_message_once(
