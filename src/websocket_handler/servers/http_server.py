@@ -30,7 +30,7 @@ from ..moving.arrivals import HEADER, arrival_in_request
 from ..protocol.request import Headers, Request, is_websocket_request
 from ..settings import Settings, with_options
 from ..websocket import WebSocket
-from .request_head import HeadReader, is_valid, mentions_websocket, parse_usual, set_usual
+from .request_head import HeadReader, is_valid, mentions_websocket, parse_usual, read_usual
 from .werkzeug import patch_router
 
 if TYPE_CHECKING:
@@ -183,8 +183,7 @@ class WebSocketRequests(BaseHTTPRequestHandler):
         parsed = parse_usual(self.raw_requestline, lines)
         if parsed is None or not is_websocket_request("GET", parsed[1]):
             return False
-        set_usual(self, *parsed)
-        self.rfile.read(len(lines))
+        read_usual(self, lines, *parsed)
         self._begin_handshake()
         return True
 

@@ -140,8 +140,12 @@ def parse_usual(request_line: bytes, lines: bytes) -> tuple[str, HTTPMessage] | 
     return found[1].decode(), message
 
 
-def set_usual(handler: BaseHTTPRequestHandler, target: str, headers: HTTPMessage) -> None:
-    """Set the attributes of a request handler to the result of `parse_usual`."""
+def read_usual(
+    handler: BaseHTTPRequestHandler, lines: bytes, target: str, headers: HTTPMessage
+) -> None:
+    """Remove the lines of a usual request from the reader's buffer, and set the attributes of the
+    request handler to the result of `parse_usual`."""
+    handler.rfile.read(len(lines))
     handler.command, handler.path, handler.request_version = "GET", target, "HTTP/1.1"
     handler.requestline = f"GET {target} HTTP/1.1"
     handler.headers = headers

@@ -18,7 +18,7 @@ from wsgiref.simple_server import ServerHandler, WSGIRequestHandler
 
 from ...engine import Engine
 from ...servers.http_server import configure_server
-from ...servers.request_head import parse_usual, set_usual
+from ...servers.request_head import parse_usual, read_usual
 from ...servers.wsgi import ENGINE_KEY
 from ...settings import Settings
 from ..failures import Failures
@@ -26,8 +26,6 @@ from ..waiting import Waits, seconds_to
 from . import ADDRESS, HOST
 
 PORT = 80
-
-END_OF_HEAD = b"\r\n\r\n"
 
 
 class PairServer(socketserver.BaseServer):
@@ -90,13 +88,12 @@ class WSGIRequests(WSGIRequestHandler):
     def parse_request(self) -> bool:
         """Parse the request that `raw_requestline` begins. The standard library parses those that
         `parse_usual` does not."""
-        received = cast("BufferedReader", self.rfile).peek()
-        lines = received[: received.find(END_OF_HEAD) + len(END_OF_HEAD)]
+        fields, end, _ = cast("BufferedReader", self.rfile).peek().partition(b"\r\n\r\n")
+        lines = fields + end
         parsed = parse_usual(self.raw_requestline, lines)
         if parsed is None:
             return super().parse_request()
-        self.rfile.read(len(lines))
-        set_usual(self, *parsed)
+        read_usual(self, lines, *parsed)
         return True
 
     def log_message(self, *_: Any) -> None:
