@@ -23,6 +23,7 @@ from websocket_handler.protocol.frame import Opcode
 
 from ..conftest import ROOT, require
 from ..support.compression import compressed
+from ..support.gunicorn import wait_for_signal_handlers
 from ..support.ports import free_port
 from ..support.programs import EngineSetup, Program, echo_program, running, wait_for
 from ..support.raw_client import RawClient, binary, close, text
@@ -115,6 +116,7 @@ def test_gunicorn_with_preload_serves_in_each_worker() -> None:
         assert len(pids) > requests / 8
         assert "Traceback" not in server.log()
         assert "WORKER TIMEOUT" not in server.log()
+        wait_for_signal_handlers(server)
         assert server.end(signal.SIGTERM) == 0
         note("forks", f"gunicorn --preload, {len(pids)} workers: that hung", 0, "", "0")
 

@@ -9,6 +9,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from ..support.gunicorn import wait_for_signal_handlers, workers
 from ..support.programs import TIMEOUT_S, Program, wait_for
 from ..support.raw_client import RawClient, close, text
 from .asgi_programs import SERVERS as ASGI_SERVERS
@@ -29,16 +30,8 @@ def serving(kind: str, *options: str) -> contextlib.AbstractContextManager[Progr
     return serve_asgi([*ASGI_SERVERS["gunicorn"], *options])
 
 
-def workers(program: Program) -> list[int]:
-    """The process IDs of the program's children, whichever of its threads started them."""
-    children: list[str] = []
-    for task in Path("/proc", str(program.pid), "task").iterdir():
-        with contextlib.suppress(OSError):  # a thread that has just ended
-            children += (task / "children").read_text().split()
-    return [int(pid) for pid in children]
-
-
 def end(program: Program) -> None:
+    wait_for_signal_handlers(program)
     left = workers(program)
     assert left
     assert program.end(signal.SIGTERM) == 0

@@ -23,6 +23,7 @@ from websocket_handler import (
 )
 from websocket_handler.servers.wsgi import refuse_to_connect
 
+from ..support.gunicorn import wait_for_signal_handlers
 from ..support.ports import free_port
 from ..support.programs import TIMEOUT_S, Program, running, wait_for
 from ..support.raw_client import RawClient, binary, close, masked, text
@@ -162,6 +163,8 @@ def test_wsgi_server_shutdown_closes_websockets(server: str, by: signal.Signals)
         wait_until_it_serves(program)
         with RawClient(program.address) as client:
             client.open("/at-rest").echo(HELLO)
+            if server == "gunicorn sync":  # two workers
+                wait_for_signal_handlers(program)
             program.end_soon(by)
             client.expect_close(1001)
             client.send(close(1001))
