@@ -8,6 +8,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from typing import Any
 
 import engineio
@@ -105,6 +106,22 @@ def test_upgrade_of_a_session_that_has_ended_is_closed(program: Program) -> None
 
 
 @pytest.mark.parametrize("server", BOTH)
+def test_sessions_that_poll_are_limited_by_max_connections(server: str) -> None:
+    with serving(server, serve={"max_connections": 2}) as program:
+        clients = [PollingClient(program) for _ in range(2)]
+        with contextlib.closing(HTTPConnection(*program.address, timeout=TIMEOUT_S)) as http:
+            http.request("GET", f"{PATH}polling")
+            assert http.getresponse().status == 503
+        with pytest.raises(InvalidStatus, match="503"), websocket(program):
+            pass
+        clients[0].connect()  # those that have a session go on
+        clients[1].send("1")
+        wait_for_state(program, sockets=1)
+        PollingClient(program).connect()
+        wait_for_state(program, sockets=2)
+
+
+@pytest.mark.parametrize("server", BOTH)
 def test_client_that_does_not_poll_misses_volatile_events(server: str) -> None:
     limits = {"volatile": ["news"], "high_water": SIZE}
     with serving(server, serve=limits) as program:
@@ -151,7 +168,8 @@ def sending_in_thread(client: Any, message: str, times: int) -> Iterator[None]:
 
 
 def test_second_poll_that_would_wait_in_a_thread_ends_the_session() -> None:
-    with serving("flask-gunicorn", serve={"max_connections": 1}) as program, connected(program):
+    limits = {"max_connections_per_address": 1}
+    with serving("flask-gunicorn", serve=limits) as program, connected(program):
         client = PollingClient(program)
         client.connect()
         first = client.begin("GET")

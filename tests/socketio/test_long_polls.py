@@ -121,7 +121,7 @@ def test_ping_timeout_ends_the_poll(server: str) -> None:
 
 
 def test_poll_above_the_connection_limit_waits_in_its_thread() -> None:
-    with serving("flask-gunicorn", serve={"max_connections": 1}) as program:
+    with serving("flask-gunicorn", serve={"max_connections_per_address": 1}) as program:
         clients = [polling(program), polling(program)]
         polls = [client.begin("GET") for client in clients]
         wait_for_parked(program, 1)

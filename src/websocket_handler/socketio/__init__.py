@@ -23,6 +23,7 @@ from .attachments import limit_attachments
 from .driver import SyncDriver
 from .locked_clients import lock_clients
 from .packed_environ import PackedEnvirons
+from .sessions import limit_sessions
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -55,8 +56,9 @@ def serve(
 
     At most `threads` threads run the event handlers of a synchronous server with
     `async_mode="threading"`. `engine` is the engine of such a server (default: that of the
-    process). `settings` is a `Settings`; `options` are its fields by name. The limit on the size of
-    messages is the server's `max_http_buffer_size`, origins are checked by the server, and
+    process). `settings` is a `Settings`; `options` are its fields by name. `max_connections` limits
+    the sessions, too: a client above it is answered 503. The limit on the size of messages is
+    the server's `max_http_buffer_size`, origins are checked by the server, and
     Engine.IO has its own pings, so `max_message_size`, `allowed_origins` and `ping_interval` are
     ignored.
 
@@ -82,6 +84,8 @@ def serve(
         SyncDriver(eio, chosen, frozenset(volatile), threads, engine).install()
         if socketio is not eio:
             lock_clients(socketio.manager)
+    if chosen.max_connections is not None:
+        limit_sessions(eio, chosen.max_connections)
     eio.is_served_by_websocket_handler = True
     if socketio is not eio:
         socketio.environ = PackedEnvirons(socketio.environ)
