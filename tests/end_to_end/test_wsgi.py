@@ -172,11 +172,13 @@ def test_wsgi_server_shutdown_closes_websockets(server: str, by: signal.Signals)
         assert "Traceback" not in program.log()
 
 
-def test_ctrl_c_in_any_greenlet_closes_websockets() -> None:
-    with serve("gevent.pywsgi, patched", "bare:app") as program:
+@pytest.mark.parametrize("pure", [False, True] if IS_NATIVE else [True])
+@pytest.mark.parametrize("path", ["/interrupts", "/interrupts-engine"])
+def test_ctrl_c_in_any_greenlet_closes_websockets(path: str, pure: bool) -> None:
+    with serve("gevent.pywsgi, patched", "bare:app", pure=pure) as program:
         with RawClient(program.address) as client, RawClient(program.address) as other:
             other.open().echo(HELLO)
-            client.open("/interrupts").echo(HELLO)
+            client.open(path).echo(HELLO)
             other.expect_closed(1001)
         assert program.wait() == 0
 

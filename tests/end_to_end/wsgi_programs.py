@@ -33,11 +33,15 @@ QUIET = re.compile(r"Traceback|Exception|ERROR|CRITICAL")
 
 
 def serve(
-    server: str, application: str, *options: str, descriptors: int = 8192
+    server: str,
+    application: str,
+    *options: str,
+    descriptors: int = 8192,
+    pure: bool = not IS_NATIVE,
 ) -> contextlib.AbstractContextManager[Program]:
     command = [*SERVERS[server], *options, f"{HERE}.{application}"]
     ready = r"(?:Listening at: http://127\.0\.0\.1:|ready on port )(\d+)"
-    return running(Program(command, ready, not IS_NATIVE, descriptors=descriptors))
+    return running(Program(command, ready, pure, descriptors=descriptors))
 
 
 def wait_until_it_serves(program: Program) -> None:

@@ -216,6 +216,20 @@ def test_ctrl_c_in_a_listener_reaches_the_program() -> None:
     sockets[0].close()
 
 
+@pytest.mark.parametrize("delay", [0, 0.01])
+def test_ctrl_c_in_a_call_of_the_engine_reaches_the_program(delay: float) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        engine = Engine(asyncio.get_running_loop())
+        engine._post(interrupt) if delay == 0 else engine._call_later(delay, interrupt)
+        await asyncio.sleep(10)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+
+
 @pytest.mark.skipif(not IS_NATIVE, reason="asyncio polls for the engine in plain Python")
 def test_foreign_event_loop_runs_the_engine_by_fileno_and_poll() -> None:
     import select

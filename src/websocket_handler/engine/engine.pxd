@@ -123,6 +123,7 @@ cdef class EpollEngine:
     cdef void arm(self) noexcept
     cdef void expire_timers(self, unsigned long number) noexcept
     cdef void run_posted(self, unsigned long number) noexcept
+    cdef void call_failed(self, text, call, error) noexcept
     cpdef void wake(self) noexcept
     cdef void link(self, Pollable channel) noexcept
     cdef void unlink(self, Pollable channel) noexcept

@@ -213,7 +213,7 @@ cdef class EpollEngine:
         Waits up to `timeout` seconds for events; None waits without a limit. Returns whether this
         thread still is the engine's: if a listener has blocked, another thread may have taken
         over (`_watch_for_blocking`). Raises `RuntimeError` if the engine is closed or being polled,
-        and a `KeyboardInterrupt` or `SystemExit` that a listener has raised.
+        and a `KeyboardInterrupt` or `SystemExit` that a listener or another call has raised.
         """
         if self.epoll_fd < 0:
             raise RuntimeError("the engine is closed")
@@ -319,7 +319,7 @@ cdef class EpollEngine:
         return True
 
     def _interrupt(self, error):
-        """Make `poll` raise `error`, a `KeyboardInterrupt` or `SystemExit` of a listener."""
+        """Make `poll` raise `error`, a `KeyboardInterrupt` or `SystemExit` of a listener or call."""
         self.interruption = error
         self.wake()  # a coroutine may have raised it, outside of `poll`
 
@@ -576,8 +576,14 @@ cdef class EpollEngine:
             self.listener_context.enter(NULL)
             try:
                 call()
-            except BaseException:
-                logger.exception("a call posted to the engine failed: %r", call)
+            except BaseException as error:
+                self.call_failed("a call posted to the engine failed: %r", call, error)
+
+    cdef void call_failed(self, text, call, error) noexcept:
+        """Log the error of a call. `poll` raises it if it is meant for the process."""
+        logger.error(text, call, exc_info=error)
+        if isinstance(error, KeyboardInterrupt | SystemExit):  # Ctrl-C may be raised anywhere
+            self._interrupt(error)
 
     cpdef void wake(self) noexcept:
         """Make a waiting `poll` return. Thread-safe."""
@@ -716,8 +722,8 @@ cdef class CallTimer(Pollable):
         self.engine.listener_context.enter(NULL)
         try:
             self.call()
-        except BaseException:
-            logger.exception("a delayed call of the engine failed: %r", self.call)
+        except BaseException as error:
+            self.engine.call_failed("a delayed call of the engine failed: %r", self.call, error)
 
 
 cdef class HangUp(Pollable):

@@ -307,7 +307,7 @@ class Engine(ClosesAll):
         self._adopt_thread()
         process = os.getpid()
         asyncio.set_event_loop(loop)
-        loop.run_forever()
+        self._run_until_stopped(loop)
         if os.getpid() != process:  # a listener has forked, and this is the child
             return
         with self._posting:
@@ -320,6 +320,16 @@ class Engine(ClosesAll):
         loop.run_until_complete(asyncio.sleep(0))  # for the last callbacks of the transports
         loop.close()
         self._owner = None
+
+    def _run_until_stopped(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run the loop until `stop`. Under gevent a Ctrl-C may be raised in it: it goes on."""
+        while True:
+            try:
+                return loop.run_forever()
+            except KeyboardInterrupt as interrupt:
+                if not is_gevent():
+                    raise
+                interrupt_main_greenlet(interrupt)
 
     def _connect(
         self,

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from websocket_handler import ALL_VERSIONS, WebSocket, WSGIMiddleware
+from websocket_handler import ALL_VERSIONS, WebSocket, WSGIMiddleware, default_engine
 
 JOURNAL: list[list[object]] = []
 
@@ -51,6 +51,9 @@ def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]
         ws.on("message", functools.partial(echo_at_rest, ws))
     if path == "/interrupts":
         ws.on("message", lambda _: signal.raise_signal(signal.SIGINT))
+    if path == "/interrupts-engine":
+        interrupt = functools.partial(signal.raise_signal, signal.SIGINT)
+        ws.on("message", lambda _: default_engine()._call_later(0, interrupt))
     if path == "/twice":
         with contextlib.suppress(Exception):
             ws.connect()
