@@ -1,7 +1,6 @@
 # cython: language_level=3
 """Declares the attributes and C methods of `Channel`; `channel.pyx` implements them."""
 
-cimport cython
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -74,14 +73,11 @@ cdef class Channel(Pollable):
     cdef flag output_ended             # FIN was sent, or sending has failed
 
     cdef bint can_send(self, bint held) noexcept
-    @cython.final
     cdef size_t copied(self) noexcept
-    @cython.final
     cdef size_t waiting(self) noexcept
-    @cython.final
+    cdef size_t large_left(self) noexcept
     cdef bint write_frame(
         self, uint8_t first, const uint8_t *data, size_t size, object owner) except -1
-    @cython.final
     cdef bint write_message(
         self, uint8_t first, const uint8_t *data, size_t size,
         object message, object compress, bint held) except -1
@@ -106,12 +102,9 @@ cdef class Channel(Pollable):
     cdef void serve_layer(self) noexcept
     cdef void read_layer(self) noexcept
     cdef bint append(self, const uint8_t *data, size_t size) except -1
-    @cython.final
     cdef uint8_t *grow(self, size_t size) except NULL
-    @cython.final
     cdef void flush_or_cork(self) noexcept
     cdef void flush_or_delegate(self) noexcept
-    @cython.final
     cdef void flush_here(self) noexcept
     cdef void flush(self) noexcept
     cdef void lose_output(self, str reason) noexcept
@@ -126,15 +119,12 @@ cdef class Channel(Pollable):
     cdef entry begin_service(self) noexcept
     cdef void end_service(self, entry before) noexcept
     cdef void receive(self) noexcept
-    @cython.final
     cdef void decode(self, uint8_t *data, size_t size) noexcept
-    @cython.final
-    cdef void deliver(self, decoder_kind kind, decoder_event *event) noexcept
+    cdef inline void deliver(self, decoder_kind kind, decoder_event *event) noexcept
+    cdef void deliver_other(self, decoder_kind kind, decoder_event *event) noexcept
     cdef void feed_elsewhere(self, const uint8_t *data, size_t size) noexcept
     cdef void tell_all_delivered(self) noexcept
-    @cython.final
     cdef void deliver_message(self, decoder_event *event) noexcept
-    @cython.final
     cdef bint call_listener(self, object message) except -1
     cdef bint in_listener_context(self, call, argument) except -1
     cdef void fail(self, error) noexcept

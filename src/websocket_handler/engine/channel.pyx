@@ -16,6 +16,7 @@ from functools import partial
 from os import strerror
 from ssl import SSLWantReadError, SSLWantWriteError
 
+cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.pythread cimport PyThread_get_thread_ident
@@ -273,6 +274,7 @@ cdef class Channel(Pollable):
             <const uint8_t *>payload.iov_base, payload.iov_len, message, compress, held)
         return True
 
+    @cython.final
     cdef bint write_message(
         self, uint8_t first, const uint8_t *data, size_t size,
         object message, object compress, bint held
@@ -320,6 +322,7 @@ cdef class Channel(Pollable):
         if context is not None:
             context.release()
 
+    @cython.final
     cdef bint can_send(self, bint held) noexcept:
         """Whether a message may be sent now; `held` is one that waited for a fragmented message."""
         return (self._send_state == SEND_DIRECT
@@ -433,16 +436,23 @@ cdef class Channel(Pollable):
             deflater_give(&spare_streams, stream)
         return deflated_size
 
+    @cython.final
     cdef size_t copied(self) noexcept:
         """Return the number of bytes in `out`."""
         return self.out.end - self.out.start if self.out is not NULL else 0
 
+    @cython.final
     cdef size_t waiting(self) noexcept:
         cdef size_t waiting = self.copied()
         if self.large is not None:
-            waiting += payload_of(self.large).iov_len - self.large_sent
+            waiting += self.large_left()
         return waiting
 
+    cdef size_t large_left(self) noexcept:
+        """Return the number of unsent bytes of the payload that is sent without a copy."""
+        return payload_of(self.large).iov_len - self.large_sent
+
+    @cython.final
     cdef bint write_frame(
         self, uint8_t first, const uint8_t *data, size_t size, object owner
     ) except -1:
@@ -456,20 +466,18 @@ cdef class Channel(Pollable):
             self.traffic.messages_sent += 1
         if self.masks:
             masking_key(key)
-            header_size = frame_header_write(header, first, size, key)
-            place = self.grow(header_size + size)
-            memcpy(place, header, header_size)
+            place = self.grow(FRAME_MAX_HEADER + size)
+            header_size = frame_header_write(place, first, size, key)
             mask_apply(place + header_size, data, size, key, 0)
             self.out.end += header_size + size
-        else:
+        elif size >= LARGE and self.can_send_through():
             header_size = frame_header_write(header, first, size, NULL)
-            if size >= LARGE and self.can_send_through():
-                self.send_through(header, header_size, data, size, owner)
-            else:
-                place = self.grow(header_size + size)
-                memcpy(place, header, header_size)
-                memcpy(place + header_size, data, size)
-                self.out.end += header_size + size
+            self.send_through(header, header_size, data, size, owner)
+        else:
+            place = self.grow(FRAME_MAX_HEADER + size)
+            header_size = frame_header_write(place, first, size, NULL)
+            memcpy(place + header_size, data, size)
+            self.out.end += header_size + size
         self.flush_or_cork()
         return True
 
@@ -495,6 +503,7 @@ cdef class Channel(Pollable):
         self.flush_or_delegate()
         return True
 
+    @cython.final
     cdef bint can_send_through(self) noexcept:
         return (self.large is None and self.layer is None
                 and self.fd >= 0 and not self.interest & EPOLLOUT)
@@ -538,6 +547,7 @@ cdef class Channel(Pollable):
             raise
         return True
 
+    @cython.final
     cdef ssize_t send_waiting(self) noexcept:
         """Send the buffered data with one system call; returns the result of that call."""
         cdef outgoing *out = self.out
@@ -609,6 +619,7 @@ cdef class Channel(Pollable):
         self.out.end += size
         return True
 
+    @cython.final
     cdef uint8_t *grow(self, size_t size) except NULL:
         """Return the address for `size` more bytes at the end of the send buffer."""
         cdef outgoing *out = self.out
@@ -633,6 +644,7 @@ cdef class Channel(Pollable):
             self.out = out
         return bytes_of(out) + out.end
 
+    @cython.final
     cdef void flush_or_cork(self) noexcept:
         """Send now, or at the end of this iteration of the engine or of its event loop."""
         cdef size_t waiting = self.waiting()
@@ -657,6 +669,7 @@ cdef class Channel(Pollable):
             self._engine.corked.append(self)
             self.corked = True
 
+    @cython.final
     cdef void flush_here(self) noexcept:
         """Send now. Only the engine's thread may write to a layer: other threads post the flush."""
         if self.layer is None or self._engine.owner == PyThread_get_thread_ident():
@@ -718,6 +731,7 @@ cdef class Channel(Pollable):
         else:
             self.release(reason)
 
+    @cython.final
     cdef void after_flush(self) noexcept:
         """Update interest in events, `drain` and FIN according to the amount of unsent data."""
         cdef size_t left = self.waiting()
@@ -744,6 +758,7 @@ cdef class Channel(Pollable):
             self._tell_when_flushed = False
             self._flushed()
 
+    @cython.final
     cdef void update_interest(self) noexcept:
         cdef uint32_t interest = EPOLLOUT if self.waiting() else 0
         if self.input_ended:
@@ -758,6 +773,7 @@ cdef class Channel(Pollable):
             interest |= EPOLLRDHUP
         self.wait_for(interest)
 
+    @cython.final
     cdef bint is_reading_paused(self) noexcept:
         """Whether reading is paused: by the application, by a blocked listener, or because the
         send buffer is above high water (server role only: if both ends paused, two peers that only
@@ -765,6 +781,7 @@ cdef class Channel(Pollable):
         the remaining data is bounded, and the end of the connection follows it."""
         return self.busy or self.waits_for_peer() or (self.paused and not self.hang_up)
 
+    @cython.final
     cdef bint waits_for_peer(self) noexcept:
         """Whether the peer must read buffered data before more is read from it."""
         return self._above_water and not self.masks and self.hang_up != PEER_GONE
@@ -790,6 +807,7 @@ cdef class Channel(Pollable):
         except BaseException:
             return True
 
+    @cython.final
     cdef bint wait_for(self, uint32_t interest) noexcept:
         """Request these events for `ready`. Returns False if the system refuses."""
         if not self.is_push:
@@ -854,6 +872,7 @@ cdef class Channel(Pollable):
                 self.fail(error)
             self.end_service(before)
 
+    @cython.final
     cdef void drop_output(self) noexcept:
         self.large = None
         if self.out is not NULL:
@@ -916,6 +935,7 @@ cdef class Channel(Pollable):
                     self.read_layer()
                 self.end_iteration()
 
+    @cython.final
     cdef void receive(self) noexcept:
         """Read once: into the payload of an incomplete large message, if there is one, and the
         rest into the buffer that all connections share."""
@@ -1065,6 +1085,7 @@ cdef class Channel(Pollable):
         cdef int count = 0
         return self.fd >= 0 and (ioctl(self.fd, FIONREAD, &count) != 0 or count > 0)
 
+    @cython.final
     cdef void decode(self, uint8_t *data, size_t size) noexcept:
         cdef uint8_t *cursor = data
         cdef uint8_t *end = data + size
@@ -1077,7 +1098,8 @@ cdef class Channel(Pollable):
             if kind == DECODER_NEED_DATA:
                 break
             self.deliver(kind, &event)
-        self.tell_all_delivered()
+        if self._after_messages is not None:
+            self.tell_all_delivered()
 
     cdef void feed_elsewhere(self, const uint8_t *data, size_t size) noexcept:
         try:
@@ -1085,19 +1107,22 @@ cdef class Channel(Pollable):
         except BaseException as error:
             self.input_lost(error)
 
+    @cython.final
     cdef void tell_all_delivered(self) noexcept:
-        if self._after_messages is None:
-            return
         try:
             self._after_messages()
         except BaseException as error:
             self.fail(error)
 
-    cdef void deliver(self, decoder_kind kind, decoder_event *event) noexcept:
+    cdef inline void deliver(self, decoder_kind kind, decoder_event *event) noexcept:
         """Process one event of the decoder. An error ends this connection only."""
         if kind == DECODER_MESSAGE:
             self.deliver_message(event)
-            return
+        else:
+            self.deliver_other(kind, event)
+
+    @cython.final
+    cdef void deliver_other(self, decoder_kind kind, decoder_event *event) noexcept:
         try:
             if kind == DECODER_PING:
                 self._ping_received(take_bytes(event))
@@ -1115,6 +1140,7 @@ cdef class Channel(Pollable):
             else:
                 self.fail(error)
 
+    @cython.final
     cdef void deliver_message(self, decoder_event *event) noexcept:
         cdef bint is_taken = False
         self.traffic.messages_received += 1
@@ -1128,6 +1154,7 @@ cdef class Channel(Pollable):
             else:
                 self.input_lost(error)
 
+    @cython.final
     cdef bint call_listener(self, object message) except -1:
         cdef object listener = self._message_listener
         if listener is None:
@@ -1137,6 +1164,7 @@ cdef class Channel(Pollable):
             return True
         return self.in_listener_context(listener, message)
 
+    @cython.final
     cdef bint in_listener_context(self, call, argument) except -1:
         """Call `call(argument)` in the context for listeners. A thread that another one has
         replaced, because a listener has blocked it, no longer has that context."""
@@ -1146,7 +1174,7 @@ cdef class Channel(Pollable):
         else:
             if context.user is not <void *>self:
                 context.enter(<void *>self)
-            call(argument)
+            PyObject_CallOneArg(call, argument)
         return True
 
     cdef void fail(self, error) noexcept:
