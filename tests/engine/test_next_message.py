@@ -120,6 +120,40 @@ def test_wait_that_is_cancelled_loses_no_message_and_can_be_repeated(module: Any
     asyncio.run(test())
 
 
+@pytest.mark.parametrize("kind", [asyncio.Task, asyncio.tasks._PyTask])  # type: ignore[attr-defined]
+def test_message_received_in_a_task_resumes_another_task_after_it(module: Any, kind: Any) -> None:
+    async def test() -> None:
+        inbox = make_inbox(module)
+        waiting = kind(inbox.__anext__(), loop=asyncio.get_running_loop())
+        await asyncio.sleep(0)
+        inbox.put("text")
+        inbox.end_read()
+        assert not waiting.done()
+        assert await waiting == "text"
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("kind", [asyncio.Task, asyncio.tasks._PyTask])  # type: ignore[attr-defined]
+def test_message_received_in_a_callback_resumes_the_task_at_once(module: Any, kind: Any) -> None:
+    async def test() -> None:
+        inbox = make_inbox(module)
+        loop = asyncio.get_running_loop()
+        waiting = kind(inbox.__anext__(), loop=loop)
+        resumed = loop.create_future()
+
+        def receive() -> None:
+            inbox.put("text")
+            inbox.end_read()
+            resumed.set_result(waiting.done())
+
+        loop.call_soon(receive)
+        assert await resumed
+        assert waiting.result() == "text"
+
+    asyncio.run(test())
+
+
 def test_exception_that_is_thrown_ends_the_awaitable(module: Any) -> None:
     async def test() -> None:
         for thrown in ((ValueError("text"),), (ValueError, "text"), (ValueError, None)):

@@ -1,3 +1,4 @@
+# cython: binding=False
 """Queues for received messages that the application reads instead of registering a listener.
 
 There are three: a `Backlog` before there is a listener or a reader, a `LoopInbox` for coroutines
@@ -8,9 +9,10 @@ This file is Python; compiled with the types of inbox.pxd it is part of the nati
 
 A coroutine is resumed without a Future and without an iteration of the event loop per message: a
 Task accepts any awaitable that behaves like a Future. `LoopInbox` is such an object and is awaited
-again and again; when a message arrives, it calls the Task's wake-up callback directly. `__anext__`
-returns a `NextMessage`, which costs less than a coroutine; one whose message is queued already is
-complete at once.
+again and again; when a message arrives, it calls the Task's wake-up callback directly, with a
+Future that is done: a Task takes the result of a Future itself, without a call of `result`.
+`__anext__` returns a `NextMessage`, which costs less than a coroutine; one whose message is queued
+already is complete at once.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
+import sys
 from collections.abc import Callable, Generator
 from contextvars import Context, copy_context
 from types import TracebackType
@@ -30,6 +33,25 @@ MAX_TAKEN = 64
 
 MESSAGE_OVERHEAD = 64
 """Bytes that a queued message counts beside its length, so that empty ones are bounded too."""
+
+
+if sys.version_info >= (3, 12):
+    from asyncio import current_task
+else:  # there, `asyncio.current_task` is written in Python and costs more than waking the Task
+    current_task = asyncio.tasks._current_tasks.get  # type: ignore[attr-defined]
+
+
+class NoLoop:
+    """The loop of a Future that nothing waits for."""
+
+    def get_debug(self) -> bool:
+        return False
+
+
+DONE: asyncio.Future[None] = asyncio.Future(loop=NoLoop())  # type: ignore[arg-type]
+"""The argument of the wake-up callback of every Task that was not cancelled."""
+
+DONE.set_result(None)
 
 
 class Source(Protocol):
@@ -256,11 +278,11 @@ class LoopInbox(_Inbox):
         wakeup, context = self._wakeup, self._context
         if wakeup is None or context is None:
             return
-        if asyncio.current_task(self._loop) is not None:  # one Task cannot resume another
+        if current_task(self._loop) is not None:  # one Task cannot resume another
             self._loop.call_soon(self.wake)
             return
         self._wakeup = self._context = None
-        context.run(wakeup, self)
+        context.run(wakeup, self if self._is_cancelled else DONE)
 
     @property
     def has_message(self) -> bool:
