@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from websocket_handler import Headers, Request, Settings
 from websocket_handler.protocol.handshake import is_allowed_origin
+from websocket_handler.protocol.origins import parse_origin
 
 ALLOWED = [
     ("*", "https://example.com"),
@@ -153,3 +156,27 @@ def test_entries_of_another_type_are_a_type_error(entries: Any) -> None:
 
 def test_same_host_is_allowed_beside_listed_origins() -> None:
     assert is_allowed("http://app.example", ["https://example.com"])
+
+
+NAMES = st.sampled_from(
+    ["a", "A.example", "a_b", "1.2.3.4", "[::1]", "-", ".", "..", "a@b", "", "é"]
+)
+PORTS = st.sampled_from(["", ":80", ":443", ":8080", ":0", ":080", ":65536", ":", ":x", ":1:2"])
+HOSTS = st.builds("{}{}".format, NAMES, PORTS)
+SCHEMES = st.sampled_from(["http", "https", "HTTP", "ws", "ftp", ""])
+
+
+@given(scheme=SCHEMES, page=HOSTS, host=HOSTS, is_equal=st.booleans(), tls=st.booleans())
+def test_origin_of_the_own_host_is_the_same_with_and_without_a_parser(
+    scheme: str, page: str, host: str, is_equal: bool, tls: bool
+) -> None:
+    page = host if is_equal else page
+    headers = Headers([("Host", host), ("Origin", f"{scheme}://{page}")])
+    request = Request("GET", "/", headers, scheme="https" if tls else "http")
+    origin = parse_origin(f"{scheme}://{page}")
+    is_own = (
+        origin is not None
+        and origin.scheme in (("https",) if tls else ("http", "https"))
+        and origin == parse_origin(f"{origin.scheme}://{host}")
+    )
+    assert is_allowed_origin(request) == is_own

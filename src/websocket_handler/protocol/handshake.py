@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from . import permessage_deflate, versions
-from .origins import DEFAULT_PORTS, allowed, parse_origin
+from .origins import allowed, scheme_of_own_origin
 from .permessage_deflate import Compression, CompressionOption, NegotiatedParameters
 from .request import FIELD_VALUE, Headers, Request, check_field, head, tokens
 from .versions import Version
@@ -256,12 +256,8 @@ def is_allowed_origin(request: Request, allowed_origins: Collection[str] | None 
         return False
     if allowed_origins is not None and allowed(frozenset(allowed_origins)).matches(origins[0]):
         return True
-    origin = parse_origin(origins[0])
-    if origin is None or origin.scheme not in DEFAULT_PORTS:
-        return False
-    if request.tls and origin.scheme != "https":
-        return False
-    return origin == parse_origin(f"{origin.scheme}://{request.headers['Host']}")
+    scheme = scheme_of_own_origin(origins[0], request.headers.get("Host", ""))
+    return scheme == "https" or (scheme == "http" and not request.tls)
 
 
 def _foreign_origin(request: Request) -> str:

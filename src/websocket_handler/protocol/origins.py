@@ -25,6 +25,10 @@ HOST_NAME = re.compile(r"[a-z0-9_\-]+(?:\.[a-z0-9_\-]+)*\.?")
 PORT = re.compile(r"[0-9]{1,5}")
 
 
+USUAL_HOST = re.compile(r"[A-Za-z0-9.\-]+(?::[1-5]?[0-9]{1,4})?", re.ASCII)
+"""A Host header that is the host of an origin as it is, and needs no parser."""
+
+
 class Origin(NamedTuple):
     """The origin of a page, in one spelling. `port` is None where the scheme has no default."""
 
@@ -95,6 +99,18 @@ def parse_origin(origin: str) -> Origin | None:
     if not parts.hostname:
         return None
     return Origin(scheme, parts.hostname, DEFAULT_PORTS[scheme] if port is None else port)
+
+
+def scheme_of_own_origin(origin: str, host: str) -> str | None:
+    """Return "http" or "https" if a page with this origin and scheme is of the `host`, which is
+    the Host header of a request; None if it is of another one."""
+    scheme, _, rest = origin.partition("://")
+    if rest == host and scheme in DEFAULT_PORTS and USUAL_HOST.fullmatch(host):
+        return scheme
+    parsed = parse_origin(origin)
+    if parsed is None or parsed.scheme not in DEFAULT_PORTS:
+        return None
+    return parsed.scheme if parsed == parse_origin(f"{parsed.scheme}://{host}") else None
 
 
 @lru_cache(maxsize=256)
