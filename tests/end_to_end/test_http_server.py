@@ -299,3 +299,13 @@ def test_server_is_configured_only_once() -> None:
         assert configure_server(server) is server
         with pytest.raises(TypeError, match="before"):
             configure_server(server)
+
+
+def test_request_whose_first_upgrade_field_names_another_protocol_is_ordinary(
+    program: Program,
+) -> None:
+    fields = b"Host: a\r\nUpgrade: h2c\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+    with RawClient(program.address) as client:
+        client.sock.sendall(b"GET /ordinary HTTP/1.1\r\n" + fields)
+        client.sock.sendall(request("/ordinary", {"Connection": "close"}))
+        assert client.read_to_end().count(b"HTTP/1.1 200 ") == 2  # a handshake ends the connection

@@ -6,6 +6,8 @@ from email.parser import Parser
 from http.client import HTTPMessage
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from websocket_handler import Headers, Request, is_websocket_request
 
@@ -86,3 +88,24 @@ def test_websocket_request_is_recognised(method: str, upgrade: str | None, is_on
     assert is_websocket_request(method, fields) is is_one
     assert is_websocket_request(method, Headers(fields.items())) is is_one
     assert is_websocket_request(method, Parser(_class=HTTPMessage).parsestr(text)) is is_one
+
+
+FIELDS = st.lists(
+    st.tuples(st.sampled_from(["Host", "host", "X-One", "x-one", "X-Two"]), st.sampled_from("ab")),
+    max_size=6,
+)
+
+
+@given(fields=FIELDS, default=st.sampled_from([None, "", "c", ["d", "e"]]))
+def test_headers_find_the_values_of_all_fields_with_a_name(
+    fields: list[tuple[str, str]], default: object
+) -> None:
+    headers = Headers(fields)
+    for name in ("HOST", "x-one", "X-Two"):
+        values = [value for other, value in fields if other.lower() == name.lower()]
+        assert headers.get_all(name) == values
+        headers.get_all(name).append("changed")
+        assert headers.get_all(name) == values
+        assert headers.get(name, default) == (", ".join(values) if values else default)
+        assert (name in headers) == bool(values)
+        assert headers.has_none_of(frozenset([name.lower()])) == (not values)

@@ -18,6 +18,7 @@ from websocket_handler.servers.request_head import (
     HeadReader,
     is_valid,
     mentions_websocket,
+    message_of,
     parse_usual,
 )
 
@@ -101,7 +102,7 @@ def check_against_standard_library(request_line: bytes, lines: bytes) -> None:
     parsed = parse_usual(request_line, lines)
     if parsed is None:
         return
-    target, message = parsed
+    target, message = parsed[0], message_of(parsed[1])
     standard = StandardParser(request_line, lines)
     assert standard.has_succeeded
     assert standard.wfile.getvalue() == b""  # not even a 100
@@ -130,7 +131,7 @@ def test_handshake_of_a_browser_is_a_usual_request() -> None:
     parsed = parse_usual(b"GET /chat?room=1 HTTP/1.1\r\n", lines)
     assert parsed is not None
     assert parsed[0] == "/chat?room=1"
-    assert parsed[1].items() == [("Host", "a"), ("Upgrade", "websocket"), ("Cookie", "a=b")]
+    assert parsed[1].fields() == [("Host", "a"), ("Upgrade", "websocket"), ("Cookie", "a=b")]
 
 
 def test_more_fields_than_the_standard_library_accepts_are_left_to_it() -> None:

@@ -36,7 +36,7 @@ class Headers(MutableMapping[str, str]):
 
     def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
         self._fields: list[tuple[str, str]] = list(fields)
-        self._index: dict[str, list[str]] | None = None  # values by lower-case name
+        self._index: dict[str, str | list[str]] | None = None  # see `_index_of`
 
     def __getitem__(self, name: str) -> str:
         value = self.get(name)
@@ -50,8 +50,10 @@ class Headers(MutableMapping[str, str]):
     def get(self, name: str, default: Default, /) -> str | Default: ...
     def get(self, name: str, default: object = None, /) -> object:
         """Return `headers[name]`, or `default` if there is no such field."""
-        values = (self._index or self._values()).get(name.lower())
-        return ", ".join(values) if values else default
+        found = (self._index or self._by_name()).get(name.lower())
+        if found is None:
+            return default
+        return found if isinstance(found, str) else ", ".join(found)
 
     def __setitem__(self, name: str, value: str) -> None:
         check_field(name, value)
@@ -63,7 +65,7 @@ class Headers(MutableMapping[str, str]):
             raise KeyError(name)
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in (self._index or self._values())
+        return isinstance(name, str) and name.lower() in (self._index or self._by_name())
 
     def __iter__(self) -> Iterator[str]:
         return iter({name.lower(): name for name, _ in self._fields}.values())
@@ -86,17 +88,18 @@ class Headers(MutableMapping[str, str]):
 
     def get_all(self, name: str) -> list[str]:
         """Return the values of all fields called `name`, in order."""
-        return list((self._index or self._values()).get(name.lower(), ()))
+        found = (self._index or self._by_name()).get(name.lower())
+        if found is None:
+            return []
+        return [found] if isinstance(found, str) else found.copy()
 
     def has_none_of(self, names: frozenset[str]) -> bool:
         """Whether there is no field with one of the `names`, which are in lower case."""
-        return (self._index or self._values()).keys().isdisjoint(names)
+        return (self._index or self._by_name()).keys().isdisjoint(names)
 
-    def _values(self) -> dict[str, list[str]]:
+    def _by_name(self) -> dict[str, str | list[str]]:
         if self._index is None:
-            self._index = {}
-            for name, value in self._fields:
-                self._index.setdefault(name.lower(), []).append(value)
+            self._index = _index_of(self._fields)
         return self._index
 
     def fields(self) -> list[tuple[str, str]]:
@@ -108,6 +111,17 @@ class Headers(MutableMapping[str, str]):
         self._fields = [field for field in self._fields if field[0].lower() != wanted]
         self._index = None
         return len(self._fields) != before
+
+
+def _index_of(fields: list[tuple[str, str]]) -> dict[str, str | list[str]]:
+    """Return the value of each field by its name in lower case; a list if the name is repeated."""
+    index: dict[str, str | list[str]] = {name.lower(): value for name, value in fields}
+    if len(index) < len(fields):
+        lists: dict[str, list[str]] = {}
+        for name, value in fields:
+            lists.setdefault(name.lower(), []).append(value)
+        index.update((name, values) for name, values in lists.items() if len(values) > 1)
+    return index
 
 
 def check_field(name: str, value: str) -> None:

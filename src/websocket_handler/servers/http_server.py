@@ -172,7 +172,7 @@ class WebSocketRequests(BaseHTTPRequestHandler):
             self.close_connection = True
             return False
         if is_websocket_request(self.command, self.headers):
-            self._begin_handshake()
+            self._begin_handshake(Headers(self.headers.raw_items()))  # decoded from Latin-1
         return True
 
     def _parse_usual_handshake(self, lines: bytes) -> bool:
@@ -181,20 +181,22 @@ class WebSocketRequests(BaseHTTPRequestHandler):
         if self._has_own_parser or not mentions_websocket(lines):
             return False
         parsed = parse_usual(self.raw_requestline, lines)
-        if parsed is None or not is_websocket_request("GET", parsed[1]):
+        if parsed is None or len(parsed[1].get_all("Upgrade")) != 1:
+            return False
+        if not is_websocket_request("GET", parsed[1]):
             return False
         read_usual(self, lines, *parsed)
-        self._begin_handshake()
+        self._begin_handshake(parsed[1])
         return True
 
-    def _begin_handshake(self) -> None:
+    def _begin_handshake(self, headers: Headers) -> None:
         # Every response but a 101 ends the connection. It is HTTP/1.1, as clients expect.
         self.protocol_version = "HTTP/1.1"
         self.close_connection = True
         self._logged = False
-        self._offer_websocket()
+        self._offer_websocket(headers)
 
-    def _offer_websocket(self) -> None:
+    def _offer_websocket(self, headers: Headers) -> None:
         handover = SocketHandover(
             self.connection,
             cast(Reader, self.rfile),
@@ -204,7 +206,7 @@ class WebSocketRequests(BaseHTTPRequestHandler):
         )
         self._handover, self._response = handover, RawResponse(handover)
         self.wfile = ResponseWriter(self.wfile, handover, self._response)
-        received = self._request()
+        received = self._request(headers)
         request, handover.arrival = arrival_in_request(received)
         if request is not received:
             del self.headers[HEADER]
@@ -263,11 +265,11 @@ class WebSocketRequests(BaseHTTPRequestHandler):
             patch_router()
         return environ
 
-    def _request(self) -> Request:
+    def _request(self, headers: Headers) -> Request:
         return Request(
             method=self.command,
             target=self.path,
-            headers=Headers(self.headers.raw_items()),  # they were decoded from Latin-1
+            headers=headers,
             http_version=self.request_version.removeprefix("HTTP/"),
             remote_address=self.client_address,
             scheme="https" if isinstance(self.connection, ssl.SSLSocket) else "http",

@@ -12,6 +12,7 @@ from io import BufferedIOBase
 from typing import Any, cast
 
 from ..handover.socket import Reader
+from ..protocol.request import Headers
 
 FIELD_LINES = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)*(?:\r\n)?")
 """RFC 9112 section 5 and RFC 9110 section 5.5. The standard library also accepts other ends of
@@ -116,7 +117,7 @@ def mentions_websocket(lines: bytes) -> bool:
     return b"websocket" in lines.lower()
 
 
-def parse_usual(request_line: bytes, lines: bytes) -> tuple[str, HTTPMessage] | None:
+def parse_usual(request_line: bytes, lines: bytes) -> tuple[str, Headers] | None:
     """Return the target and the header fields of a usual GET request, None for any other request.
 
     They are the same as those of the standard library, whose parser of e-mails takes a
@@ -130,22 +131,26 @@ def parse_usual(request_line: bytes, lines: bytes) -> tuple[str, HTTPMessage] | 
     fields = lines.decode("latin-1").split("\r\n")[:-2]
     if len(fields) > MAX_USUAL_LINES:
         return None
-    message = HTTPMessage()
-    for field in fields:
-        name, _, value = field.partition(":")
-        if name.lower() in UNUSUAL_FIELDS:
-            return None
-        message.set_raw(name, value.lstrip(" \t"))
-    message.set_payload("")
-    return found[1].decode(), message
+    parts = [field.partition(":") for field in fields]
+    headers = Headers([(name, value.lstrip(" \t")) for name, _, value in parts])
+    return (found[1].decode(), headers) if headers.has_none_of(UNUSUAL_FIELDS) else None
 
 
 def read_usual(
-    handler: BaseHTTPRequestHandler, lines: bytes, target: str, headers: HTTPMessage
+    handler: BaseHTTPRequestHandler, lines: bytes, target: str, headers: Headers
 ) -> None:
     """Remove the lines of a usual request from the reader's buffer, and set the attributes of the
     request handler to the result of `parse_usual`."""
     handler.rfile.read(len(lines))
     handler.command, handler.path, handler.request_version = "GET", target, "HTTP/1.1"
     handler.requestline = f"GET {target} HTTP/1.1"
-    handler.headers = headers
+    handler.headers = message_of(headers)
+
+
+def message_of(headers: Headers) -> HTTPMessage:
+    """Return the object in which the standard library stores these fields."""
+    message = HTTPMessage()
+    for name, value in headers.fields():
+        message.set_raw(name, value)
+    message.set_payload("")
+    return message
