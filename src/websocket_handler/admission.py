@@ -21,10 +21,10 @@ def admit(engine: Engine, limits: Limits, address: str | None) -> tuple[HTTPStat
     if not engine._try_to_start():
         return NOT_SERVED
     limit = engine._ledger.enter(limits, address)
+    if limit is None:
+        return None
     if limit is Limit.CLOSING:
         return HTTPStatus.SERVICE_UNAVAILABLE, "the server is shutting down"
     if limit is Limit.CONNECTIONS:
         return HTTPStatus.SERVICE_UNAVAILABLE, "too many connections"
-    if limit is Limit.CONNECTIONS_PER_ADDRESS:
-        return HTTPStatus.TOO_MANY_REQUESTS, f"too many connections from {address}"
-    return None
+    return HTTPStatus.TOO_MANY_REQUESTS, f"too many connections from {address}"

@@ -408,8 +408,7 @@ class Connection(ReceivingConnection):
             self._notify_drain_waiters()
 
     def _open(self) -> None:
-        if self._state is not State.CLOSING:
-            self._step(Step.OPENED)
+        self._step(Step.OPENED)
         self._set_usual_deadline()
         if self._state is State.OPEN:
             self._emit("open")
@@ -424,10 +423,10 @@ class Connection(ReceivingConnection):
 
     def _set_usual_deadline(self) -> None:
         """Set the deadline that belongs to the state."""
-        if self._state is State.CLOSING:
-            self._set_deadline(self._settings.close_timeout)
-        elif self._state is State.OPEN:
+        if self._state is State.OPEN:
             self._set_deadline(self._settings.ping_interval if self._version._has_pings else None)
+        elif self._state is State.CLOSING:
+            self._set_deadline(self._settings.close_timeout)
         elif self._state is State.CLOSED:  # aborted before the engine had the socket
             self._in_engine(partial(self._drop, ""))
 

@@ -13,6 +13,8 @@ from ..protocol.state import State
 from ..settings import Settings
 from .inbox import Backlog, LoopInbox, ThreadInbox
 
+STATES_WITH_MESSAGES = (State.CONNECTING, State.OPEN)
+
 
 class ReceivingConnection(Channel):
     """Passes each message to the message listener, the inbox of a reader, or, until there is one
@@ -116,7 +118,7 @@ class ReceivingConnection(Channel):
 
     def _accepts_messages(self) -> bool:
         """Whether messages are still delivered: they are discarded once the connection closes."""
-        return self._state in (State.CONNECTING, State.OPEN)
+        return self._state in STATES_WITH_MESSAGES
 
     # Implemented by `Connection`
 

@@ -36,6 +36,12 @@ class Stage(Enum):
     COMPLETE = "the response is known"
 
 
+OFFERED, DECLINED, DETACHED, EARLY, CONVERSATION, COMPLETE = Stage
+# Up to Python 3.11, a member costs a thousand instructions as an attribute of its class.
+
+WITH_SERVER = (OFFERED, DECLINED)
+
+
 class Handover:
     """Moves one connection from an HTTP server to the engine.
 
@@ -51,7 +57,7 @@ class Handover:
     """The connection of an old process that repeats this request, to be taken in place of the
     connection of the request itself."""
 
-    _stage = Stage.OFFERED
+    _stage = OFFERED
     _taken: Stream | None = None
     """The connection between `detach()` and the engine."""
 
@@ -82,10 +88,10 @@ class Handover:
 
         Raises `WebSocketError` if the response has begun. Nothing has changed then.
         """
-        if self._stage is not Stage.OFFERED:
+        if self._stage is not OFFERED:
             raise WebSocketError("the request has been answered already")
         self._keep(self._take())
-        self._stage = Stage.DETACHED
+        self._stage = DETACHED
 
     def connect_result(self, status: int) -> Any:  # noqa: ARG002
         """Return the return value of `connect()`, which a handler may return to its framework."""
@@ -97,23 +103,23 @@ class Handover:
         `is_conversation`: the handler itself receives the messages. The WebSocket closes when
         such a handler returns.
         """
-        if self._stage is Stage.DETACHED:
-            self._stage = Stage.EARLY
+        if self._stage is DETACHED:
+            self._stage = EARLY
             self._give()
-        if self._stage is Stage.EARLY and is_conversation:
-            self._stage = Stage.CONVERSATION
+        if self._stage is EARLY and is_conversation:
+            self._stage = CONVERSATION
 
     # Called by integrations
 
     @property
     def is_detached(self) -> bool:
         """Whether the connection has been taken from the server."""
-        return self._stage not in (Stage.OFFERED, Stage.DECLINED)
+        return self._stage not in WITH_SERVER
 
     @property
     def is_complete(self) -> bool:
         """Whether the status of the application's response is known."""
-        return self._stage is Stage.COMPLETE
+        return self._stage is COMPLETE
 
     def complete(
         self, status: int = 200, fields: Fields = (), body: bytes = b"", reason: str = ""
@@ -133,13 +139,13 @@ class Handover:
         valid in the head of a response.
         """
         stage = self._stage
-        if stage is Stage.DETACHED:
+        if stage is DETACHED:
             return self._decide(status, list(fields), reason)
-        if stage is Stage.OFFERED:
+        if stage is OFFERED:
             self.decline(status)
-        elif stage in (Stage.EARLY, Stage.CONVERSATION):
-            self._stage = Stage.COMPLETE
-            self._end_handler(status, stage is Stage.CONVERSATION)
+        elif stage in (EARLY, CONVERSATION):
+            self._stage = COMPLETE
+            self._end_handler(status, stage is CONVERSATION)
         return False
 
     def reject(self, status: int, fields: Fields = (), reason: str = "") -> None:
@@ -150,7 +156,7 @@ class Handover:
         if not self.is_detached:
             self._keep(self._take())
         self.websocket._reject(status, reason, fields)
-        self._stage = Stage.COMPLETE
+        self._stage = COMPLETE
         self._give()
 
     def write(self, data: bytes, is_last: bool = False) -> None:
@@ -162,10 +168,10 @@ class Handover:
 
         Sends 500, or closes the WebSocket with 1011 if the 101 was sent already.
         """
-        if self._stage is Stage.DETACHED:
+        if self._stage is DETACHED:
             self.complete(INTERNAL_SERVER_ERROR, [TEXT_PLAIN], b"Internal Server Error\n")
         elif self.is_detached:
-            self._stage = Stage.COMPLETE
+            self._stage = COMPLETE
             if self.websocket._outcome is not None:
                 self.websocket.close(CloseCode.INTERNAL_ERROR, "internal error")
         elif self.arrival is not None:
@@ -173,7 +179,7 @@ class Handover:
 
     def decline(self, status: int) -> None:
         """Leave the response to the server. A later `connect()` raises `WebSocketError`."""
-        websocket, self._stage = self.websocket, Stage.DECLINED
+        websocket, self._stage = self.websocket, DECLINED
         self.on_decided = None
         if self.arrival is not None:
             self.arrival.refuse(status)
@@ -187,7 +193,7 @@ class Handover:
 
     def __del__(self) -> None:
         """Abort if the server has dropped the request."""
-        if self._stage is Stage.DETACHED:
+        if self._stage is DETACHED:
             engine = self.websocket._engine
             if engine is not None:
                 engine._post(self.abort)
@@ -214,7 +220,7 @@ class Handover:
             self.websocket._reject(status, reason, fields)
         else:
             self.websocket._add_to_response(fields)
-        self._stage = Stage.COMPLETE
+        self._stage = COMPLETE
         self._give()
         return is_rejected
 

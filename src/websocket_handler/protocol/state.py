@@ -9,6 +9,7 @@ The loss of the TCP connection leads from every state to CLOSED.
 from __future__ import annotations
 
 from enum import Enum
+from typing import TYPE_CHECKING
 
 
 class State(Enum):
@@ -19,6 +20,9 @@ class State(Enum):
     CLOSING = "closing"
     CLOSED = "closed"
 
+    if not TYPE_CHECKING:
+        __hash__ = object.__hash__  # that of `Enum` is in Python
+
 
 class Step(Enum):
     """An event that changes the state of a connection."""
@@ -28,6 +32,9 @@ class Step(Enum):
     CLOSE_RECEIVED = "the peer's close frame was received and answered"
     LOST = "the TCP connection was lost or aborted"
     MOVED = "another process of the server has the TCP connection"
+
+    if not TYPE_CHECKING:
+        __hash__ = object.__hash__
 
 
 _TRANSITIONS = {
