@@ -195,11 +195,11 @@ def arrival_in_environ(environ: MutableMapping[str, Any]) -> Arrival | None:
 
 def arrival_in_scope(scope: MutableMapping[str, Any]) -> Arrival | None:
     """Take the header out of an ASGI scope, and restore the original request's facts."""
-    value = dict(scope["headers"]).get(RAW_HEADER)  # ASGI: names are in lower case
-    if value is None:
+    values = [value for name, value in scope["headers"] if name == RAW_HEADER]  # in lower case
+    if not values:
         return None
     scope["headers"] = [pair for pair in scope["headers"] if pair[0] != RAW_HEADER]
-    arrival = arrival_for(value.decode("latin-1"))
+    arrival = arrival_for(values[-1].decode("latin-1"))
     if arrival is not None:
         arrival.restore_scope(scope)
     return arrival

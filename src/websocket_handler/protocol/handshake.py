@@ -101,7 +101,8 @@ def answer(
         negotiated = permessage_deflate.accept(offers, _compression_for(request, compression))
         if negotiated is not None:
             extra = Headers([*(extra or Headers()).fields(), _extension_field(negotiated)])
-    response, secret = version._build_response(request, subprotocol, extra or Headers())
+    extra = Headers() if extra is None else extra
+    response, secret = version._build_response(request, subprotocol, extra)
     return Accepted(version, response, secret, negotiated, subprotocol)
 
 

@@ -269,7 +269,8 @@ class ASGISession:
                 )
             self._deny_undecided()
         elif self._messages is not None:
-            self._websocket.close()
+            if self._websocket.state is not State.CLOSED:
+                self._websocket.close()
         else:  # the application may have called `connect()` itself
             self._handover.complete()
 
