@@ -13,6 +13,7 @@ from websocket_handler.errors import HandshakeFailed
 from websocket_handler.protocol import handshake
 from websocket_handler.protocol.client import Address, ClientHandshake
 from websocket_handler.protocol.permessage_deflate import (
+    MAX_KNOWN_OFFER_CHARACTERS,
     Compression,
     NegotiatedParameters,
     accept,
@@ -360,3 +361,14 @@ def test_client_repeats_its_offer_without_a_flag() -> None:
     other = new_client(compression=Compression())
     with pytest.raises(HandshakeFailed, match="no parameter"):
         other.feed(response_to(other, "permessage-deflate; unheard_of"))
+
+
+@pytest.mark.parametrize("padding", ["", " " * MAX_KNOWN_OFFER_CHARACTERS])
+def test_answer_to_a_known_offer_follows_the_parameters_of_the_server(padding: str) -> None:
+    values = [f"permessage-deflate;{padding} client_max_window_bits"]
+    for _ in range(2):
+        for bits in (15, 10, 9):
+            agreed = accept(values, Compression(client_max_window_bits=bits))
+            assert agreed is not None
+            assert agreed.client_max_window_bits == (None if bits == 15 else bits)
+        assert accept([*values, "?"], Compression()) is None

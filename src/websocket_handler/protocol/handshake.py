@@ -95,13 +95,13 @@ def answer(
         return http_refusal(HTTPStatus.BAD_REQUEST, error)
     if subprotocol is not None and subprotocol not in version._offered_subprotocols(request):
         raise ValueError(f"the request does not offer the subprotocol {subprotocol!r}")
+    extra = Headers() if extra is None else extra
     negotiated = None
     if isinstance(compression, Compression) and version._is_native:
         offers = request.headers.get_all(permessage_deflate.HEADER)
         negotiated = permessage_deflate.accept(offers, _compression_for(request, compression))
         if negotiated is not None:
-            extra = Headers([*(extra or Headers()).fields(), _extension_field(negotiated)])
-    extra = Headers() if extra is None else extra
+            extra = Headers([*extra.fields(), _extension_field(negotiated)])
     response, secret = version._build_response(request, subprotocol, extra)
     return Accepted(version, response, secret, negotiated, subprotocol)
 
@@ -117,6 +117,7 @@ def _compression_for(request: Request, compression: Compression) -> Compression:
     return compression
 
 
+@lru_cache
 def _extension_field(negotiated: NegotiatedParameters) -> tuple[str, str]:
     return permessage_deflate.HEADER, str(negotiated)
 

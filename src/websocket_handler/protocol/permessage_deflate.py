@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, NamedTuple, TypeAlias
 
 from .request import TOKEN, tokens
@@ -19,6 +20,9 @@ HEADER = "Sec-WebSocket-Extensions"
 MAX_WINDOW_BITS = 15
 WINDOW_BITS = {str(bits): bits for bits in range(8, MAX_WINDOW_BITS + 1)}
 """The values of the two window parameters: decimal, without leading zeros (7.1.2)."""
+
+MAX_KNOWN_OFFER_CHARACTERS = 256
+"""The answers to longer values of the header are not kept."""
 
 SERVER_NO_TAKEOVER = "server_no_context_takeover"
 CLIENT_NO_TAKEOVER = "client_no_context_takeover"
@@ -131,11 +135,23 @@ def endpoint_parameters(
     return EndpointParameters(client_bits, client_takeover, server_bits, server_takeover, *others)
 
 
-def accept(values: Iterable[str], compression: Compression) -> NegotiatedParameters | None:
+def accept(values: Sequence[str], compression: Compression) -> NegotiatedParameters | None:
     """Return the parameters for the client's first valid offer, None to decline all offers.
 
     `values` are those of the client's Sec-WebSocket-Extensions. Other extensions are ignored.
     """
+    if len(values) == 1 and len(values[0]) <= MAX_KNOWN_OFFER_CHARACTERS:
+        return _accept_known(values[0], compression)
+    return _accept(values, compression)
+
+
+@lru_cache(maxsize=64)
+def _accept_known(value: str, compression: Compression) -> NegotiatedParameters | None:
+    """Like `accept`, for one value: most clients send one of a few."""
+    return _accept((value,), compression)
+
+
+def _accept(values: Iterable[str], compression: Compression) -> NegotiatedParameters | None:
     try:
         offered = parse(values)
     except ValueError:
