@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from websocket_handler.protocol import packed_request
-from websocket_handler.protocol.packed_request import pack, unpack
+from websocket_handler.protocol.packed_request import COOKIES, pack, unpack
 from websocket_handler.protocol.request import Forwarded, Headers, Request
 
 BROWSERS_FIELDS = [
@@ -60,11 +62,59 @@ def test_packed_request_unpacks_to_an_equal_request(
     assert (unpacked.remote_address, unpacked.scheme) == (address, scheme)
 
 
-def test_browser_request_is_packed_to_a_third() -> None:
-    size = sum(len(name) + len(value) + 4 for name, value in BROWSERS_FIELDS)
-    packed = pack(Request("GET", "/chat?room=1", Headers(BROWSERS_FIELDS), "1.1", ("::1", 9, 0, 0)))
+LETTERS = st.text(st.characters(min_codepoint=32, max_codepoint=126))
+KEYS = st.one_of(
+    LETTERS, st.binary(min_size=14, max_size=18).map(lambda key: b64encode(key).decode())
+)
+HOSTS = st.one_of(
+    LETTERS, st.ip_addresses().map(str), st.sampled_from(["127.1", "::ffff:192.0.2.1"])
+)
+PORTS = st.one_of(st.integers(-1, 1 << 16), st.booleans(), LETTERS)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.sampled_from(sorted(packed_request.KEY_FIELDS)), KEYS),
+            st.tuples(st.sampled_from(["Cookie", "Host", "X-Id"]), st.one_of(LETTERS, KEYS)),
+            st.tuples(st.just("Cookie"), st.lists(st.sampled_from(COOKIES)).map("a; ".join)),
+        ),
+        max_size=6,
+    ),
+    KEYS,
+    st.one_of(st.tuples(HOSTS, PORTS), st.tuples(HOSTS)),
+)
+def test_compact_request_unpacks_to_an_equal_request(
+    fields: list[tuple[str, str]], target: str, address: tuple[object, ...]
+) -> None:
+    fields = [*fields, ("X-Long", "x" * packed_request.MIN_COMPACT_CHARACTERS)]
+    packed = pack(Request("GET", target, Headers(fields), "1.1", address))
     assert isinstance(packed, bytes)
-    assert len(packed) <= size / 3
+    unpacked = unpack(packed)
+    assert unpacked.headers.fields() == fields
+    assert unpacked.target == target
+    assert list(map(repr, unpacked.remote_address)) == list(map(repr, address))  # type: ignore[call-overload]
+
+
+def test_every_ascii_character_and_every_frequent_word_has_a_symbol() -> None:
+    text = "".join(map(chr, range(32, 127))) + "".join(f"\n{one}; {one}" for one in COOKIES)
+    assert packed_request._from_six_bits(packed_request._six_bits(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("cookie", "most"),
+    [
+        ("session=" + "0123456789abcdef" * 6, 112),
+        ("csrftoken=" + "aB3" * 10 + "; sessionid=" + "k9" * 16 + "; lang=en", 96),
+        ("a=" + "\xe9" * 98, 232),
+    ],
+)
+def test_browser_request_is_packed_to_few_bytes(cookie: str, most: int) -> None:
+    fields = [(name, cookie if name == "Cookie" else value) for name, value in BROWSERS_FIELDS]
+    packed = pack(Request("GET", "/chat?room=1", Headers(fields), "1.1", ("192.0.2.1", 40000)))
+    assert isinstance(packed, bytes)
+    assert len(packed) <= most
+    assert unpack(packed).headers.fields() == fields
 
 
 @pytest.mark.parametrize(
