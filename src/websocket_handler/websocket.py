@@ -118,12 +118,12 @@ class WebSocket(SendingConnection):
 
     __slots__ = (
         "__weakref__",
-        "_async_listeners",
         "_handling",
         "_request",
         "_server",
     )
 
+    _async_listeners: AsyncListenerQueue | None = None
     _received_headers: Headers | None = None  # of the response, in the client role
 
     resumed: bool = False
@@ -166,7 +166,6 @@ class WebSocket(SendingConnection):
                 self.resumed = self._is_arriving = True
                 self.carried = handover.arrival.facts.carried
         self._handling: Handling | None = Handling(engine, handover)
-        self._async_listeners: AsyncListenerQueue | None = None
 
     def __repr__(self) -> str:
         request = self.request

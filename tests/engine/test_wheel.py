@@ -25,7 +25,6 @@ class Timer(ctypes.Structure):
         ("next", ctypes.c_void_p),
         ("link", ctypes.c_void_p),
         ("due", ctypes.c_uint64),
-        ("owner", ctypes.c_void_p),
     )
 
 
@@ -58,7 +57,7 @@ def test_timers_expire_in_time(
 ) -> None:
     call: Callable[..., Any] = lambda name, *words: getattr(wheel_library, name)(*words)  # noqa: E731
     wheel = ctypes.create_string_buffer(1 << 14)
-    timers = [Timer(owner=number + 1) for number in range(6)]
+    timers = (Timer * 6)()
     due: dict[int, int] = {}
     now = start
     call("wheel_start", wheel, ctypes.c_uint64(now))
@@ -72,7 +71,8 @@ def test_timers_expire_in_time(
         else:
             now += amount
             while timer := call("wheel_expire", wheel, ctypes.c_uint64(now)):
-                assert due.pop(timer.contents.owner - 1) <= now
+                place = ctypes.addressof(timer.contents) - ctypes.addressof(timers)
+                assert due.pop(place // ctypes.sizeof(Timer)) <= now
             late = {number: when for number, when in due.items() if when + TICK <= now}
             assert not late
         look_again = call("wheel_next", wheel)

@@ -54,10 +54,6 @@ NORMAL_CLOSE_CODES = (CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.
 """Close codes of a normal end: logged at DEBUG, others at INFO; an iteration over the messages
 ends without an error."""
 
-
-NOT_CLOSED = Close(int(CloseCode.ABNORMAL_CLOSURE), "")
-"""How a connection ends that nobody closes."""
-
 OF_THE_PARENT = Close(
     int(CloseCode.ABNORMAL_CLOSURE), "the connection belongs to the parent process"
 )
@@ -121,7 +117,6 @@ class Connection(ReceivingConnection):
         self._settings = settings
         self._state = State.CONNECTING
         self._outcome: handshake.Accepted | handshake.Refused | None = None
-        self._close = NOT_CLOSED
         self._listeners: tuple[tuple[str, Callable[..., object]], ...] = ()  # except `message`
         self._inbox = None
         self._pinged: AwaitedPong | None = None

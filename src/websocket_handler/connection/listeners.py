@@ -105,6 +105,8 @@ def surrounded(listener: Listener, surroundings: Surroundings) -> Listener:
 class QueuedListener:
     """An `async def` listener, whose calls are queued in its connection's `AsyncListenerQueue`."""
 
+    __slots__ = ("_async_listeners", "listener")
+
     def __init__(self, listener: AsyncListener, queue: AsyncListenerQueue) -> None:
         self.listener = listener
         self._async_listeners = queue
@@ -119,6 +121,11 @@ class AsyncListenerQueue:
 
     A task exists while events are queued. Everything runs in the thread of `loop`.
     """
+
+    __slots__ = (
+        *("_high_water", "_is_full", "_is_working", "_loop", "_size", "_source", "_task"),
+        *("_waiting", "surroundings"),
+    )
 
     def __init__(self, source: Failing, high_water: int, loop: asyncio.AbstractEventLoop) -> None:
         self._source = source

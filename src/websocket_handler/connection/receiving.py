@@ -9,6 +9,7 @@ from ..engine import Channel
 from ..engine.empty_context import in_empty_context
 from ..engine.native_locks import native_rlock
 from ..protocol.assembly import Close
+from ..protocol.close_codes import CloseCode
 from ..protocol.state import State
 from ..settings import Settings
 from .inbox import Backlog, LoopInbox, ThreadInbox
@@ -20,17 +21,17 @@ class ReceivingConnection(Channel):
     """Passes each message to the message listener, the inbox of a reader, or, until there is one
     of them, a backlog. Pauses reading while the application does not keep up."""
 
-    __slots__ = ("_close", "_inbox", "_settings", "_state")
+    __slots__ = ("_inbox", "_settings", "_state")
 
     _settings: Settings
     _state: State
-    _close: Close
     _inbox: LoopInbox | ThreadInbox | None
 
     _state_lock: ClassVar = native_rlock()
     """A lock, shared by all connections and held briefly to change the state of a connection, its
     listeners or its queues."""
 
+    _close = Close(int(CloseCode.ABNORMAL_CLOSURE), "")  # of a connection that nobody closes
     _backlog: Backlog | None = None
     _exceeded_limit = ""  # of which side, and which one, after it has ended the connection
     _holds_too_much = False  # more than high water is queued behind a fragmented message

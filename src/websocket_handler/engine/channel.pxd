@@ -5,7 +5,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from .codec cimport DeflateContext, ConnectionLimits, decoder, decoder_event, decoder_kind
-from .engine cimport EpollEngine, Pollable, outgoing, wheel_timer
+from .engine cimport EpollEngine, Timed, outgoing
 
 
 ctypedef uint8_t flag
@@ -36,7 +36,7 @@ ctypedef struct entry:
     unsigned long iteration
 
 
-cdef class Channel(Pollable):
+cdef class Channel(Timed):
     cdef readonly EpollEngine _engine
     cdef ConnectionLimits rules
     cdef decoder decoder
@@ -46,32 +46,31 @@ cdef class Channel(Pollable):
     cdef size_t large_sent             # bytes of it that were sent
     cdef outgoing *out                 # the send buffer; NULL while it is empty
     cdef traffic traffic
-    cdef wheel_timer timer
-    cdef uint64_t last_activity        # ms: last byte received, or space in a full send buffer
-    cdef uint32_t controls_since       # ms: start of a second in which control frames are counted
-    cdef uint32_t controls             # control frames received in that second
     cdef public object _message_listener
     cdef public object _after_messages # called when all messages of a read were delivered
+    cdef uint32_t last_activity        # ms, modulo 2**32 (49 days): last byte received, or space
+                                       # in a full send buffer
+    cdef uint32_t controls_since       # ms: start of a second in which control frames are counted
+    cdef uint32_t controls             # control frames received in that second
     cdef public float _latency         # seconds from the last ping to its pong; -1 before
     cdef public flag _taken_over       # the connection has left the HTTP server
     cdef public flag _paused           # the application has called `pause()`
     cdef public flag _send_state       # a `SendState`
     cdef public flag _discard_input             # received data is discarded
     cdef public flag _tell_when_flushed # call `_flushed` when the send buffer is empty
-    cdef flag masks                    # client role
     cdef flag python_codec                  # the connection has a codec in Python
     cdef flag is_push                      # the layer passes data to us; it is not in the epoll set
     cdef flag input_pending                   # the layer may have data that epoll does not report
     cdef flag hang_up                  # the peer has ended one direction, or both
     cdef flag corked                   # a flush follows: do not send yet
     cdef readonly flag _above_water    # above high water, and not yet at a quarter of it
-    cdef flag drain_due                # `_emit_drained` is posted
-    cdef flag flush_due                # another thread has posted `_flush_now`
+    cdef flag posted                   # `DRAIN_POSTED` and `FLUSH_POSTED`
     cdef flag paused                   # reading is paused for the application
     cdef flag input_ended              # the peer's FIN was read
     cdef flag finishing                # send the buffered data, then FIN
     cdef flag output_ended             # FIN was sent, or sending has failed
 
+    cdef bint masks(self) noexcept
     cdef bint can_send(self, bint held) noexcept
     cdef size_t copied(self) noexcept
     cdef size_t waiting(self) noexcept

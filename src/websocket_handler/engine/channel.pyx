@@ -67,7 +67,7 @@ from .engine cimport (
     RECEIVE_SIZE,
     EpollEngine,
     ListenerContext,
-    Pollable,
+    Timed,
     monotonic_ms,
     wheel_cancel,
     wheel_set,
@@ -94,6 +94,8 @@ cdef enum:
     PEER_GONE = 2             # `hang_up`: the peer has ended both directions
     UNREAD = 1                # `unread`: the layer may have data that epoll does not report
     READ_POSTED = 2           # `unread`: a posted call will read that data
+    DRAIN_POSTED = 1          # `posted`: `_emit_drained` is posted
+    FLUSH_POSTED = 2          # `posted`: another thread has posted `_flush_now`
 
 
 cdef inline uint8_t *bytes_of(outgoing *buffer) noexcept:
@@ -113,14 +115,13 @@ cdef iovec payload_of(object message) noexcept:
     return payload
 
 
-cdef class Channel(Pollable):
+cdef class Channel(Timed):
     """Sends and receives the bytes of one connection; base class of `WebSocket`.
 
     Messages sent before the engine has the socket are buffered.
     """
 
     def __cinit__(self, *args, **kwargs):
-        self.timer.owner = <void *>self
         self._latency = -1
 
     def __dealloc__(self):
@@ -152,7 +153,6 @@ cdef class Channel(Pollable):
         self.rules = rules
         self.decoder.rules = &self.rules.rules
         self.decoder.expect_masked = not client
-        self.masks = client
         self.python_codec = python_codec
         self.decoder.allow_1004 = bool(version._close_codes)
 
@@ -163,7 +163,8 @@ cdef class Channel(Pollable):
         self.fd = fd
         self.layer = layer
         self.is_push = layer is not None and not layer.is_pollable
-        self.last_activity = engine.now = monotonic_ms()
+        engine.now = monotonic_ms()
+        self.last_activity = <uint32_t>engine.now
         if engine.epoll_fd < 0 or not self.wait_for(READING):
             reason = "the engine was closed" if engine.epoll_fd < 0 else strerror(errno)
             self.close_descriptor()
@@ -187,7 +188,7 @@ cdef class Channel(Pollable):
         """Like `_attach_here`, but from any thread, if there are no early bytes and no listener to
         call. As soon as the socket is in the epoll set, the engine's thread may use this channel."""
         self._opened()
-        self.last_activity = monotonic_ms()
+        self.last_activity = <uint32_t>monotonic_ms()
         self.fd = fd
         self._engine.link(self)
         self._set_usual_deadline()  # from now on, the engine's thread may set another one
@@ -251,7 +252,7 @@ cdef class Channel(Pollable):
     @property
     def _is_client(self):
         """Whether this end is the client."""
-        return bool(self.masks)
+        return self.masks()
 
     @property
     def _blocked(self):
@@ -321,6 +322,11 @@ cdef class Channel(Pollable):
             self._send_state = state
         if context is not None:
             context.release()
+
+    @cython.final
+    cdef bint masks(self) noexcept:
+        """Whether this end is the client, which masks its frames."""
+        return not self.decoder.expect_masked
 
     @cython.final
     cdef bint can_send(self, bint held) noexcept:
@@ -464,7 +470,7 @@ cdef class Channel(Pollable):
         self.traffic.frames_sent += 1
         if first & (FRAME_FIN | FRAME_CONTROL_BIT) == FRAME_FIN:
             self.traffic.messages_sent += 1
-        if self.masks:
+        if self.masks():
             masking_key(key)
             place = self.grow(FRAME_MAX_HEADER + size)
             header_size = frame_header_write(place, first, size, key)
@@ -674,12 +680,12 @@ cdef class Channel(Pollable):
         """Send now. Only the engine's thread may write to a layer: other threads post the flush."""
         if self.layer is None or self._engine.owner == PyThread_get_thread_ident():
             self.flush()
-        elif not self.flush_due:
-            self.flush_due = True
+        elif not self.posted & FLUSH_POSTED:
+            self.posted |= FLUSH_POSTED
             self._engine._post(self._flush_now)
 
     def _flush_now(self):
-        self.flush_due = False
+        self.posted &= ~FLUSH_POSTED
         self.flush()
 
     cdef void flush(self) noexcept:
@@ -693,7 +699,7 @@ cdef class Channel(Pollable):
             if sent >= 0:
                 self.traffic.bytes_sent += <size_t>sent
                 if self.interest & EPOLLOUT:  # the peer has read data, so it is alive
-                    self.last_activity = self._engine.now
+                    self.last_activity = <uint32_t>self._engine.now
             elif errno == EAGAIN:
                 break
             elif errno != EINTR:
@@ -737,8 +743,8 @@ cdef class Channel(Pollable):
         cdef size_t left = self.waiting()
         if self._above_water and left <= self.rules.high_water // 4:
             self._above_water = False
-            if not self.drain_due:  # posted: `drain` must not interrupt a listener that sends
-                self.drain_due = True
+            if not self.posted & DRAIN_POSTED:  # `drain` must not interrupt a listener that sends
+                self.posted |= DRAIN_POSTED
                 self._engine._post(self._emit_drained)
         self.update_interest()
         if left:
@@ -784,7 +790,7 @@ cdef class Channel(Pollable):
     @cython.final
     cdef bint waits_for_peer(self) noexcept:
         """Whether the peer must read buffered data before more is read from it."""
-        return self._above_water and not self.masks and self.hang_up != PEER_GONE
+        return self._above_water and not self.masks() and self.hang_up != PEER_GONE
 
     cdef void note_hang_up(self, uint32_t events) noexcept:
         """Record that epoll has reported the end of one direction, or of both."""
@@ -847,9 +853,9 @@ cdef class Channel(Pollable):
             self.update_interest()
 
     def _emit_drained(self):
-        if self.busy or not self.drain_due:  # `listener_returned` posts it again, or it was emitted
-            return
-        self.drain_due = False
+        if self.busy or not self.posted & DRAIN_POSTED:
+            return  # `listener_returned` posts it again, or it was emitted
+        self.posted &= ~DRAIN_POSTED
         if not self._above_water:  # else more was sent, and another `drain` will follow
             self._run_exclusively(self._drained)
 
@@ -901,7 +907,7 @@ cdef class Channel(Pollable):
                 decoder_free(&self.decoder)
             return
         self.update_interest()
-        if self.drain_due:
+        if self.posted & DRAIN_POSTED:
             self._engine._post(self._emit_drained)
         postponed = self._postponed
         if postponed:
@@ -962,7 +968,7 @@ cdef class Channel(Pollable):
             elif errno != EAGAIN and errno != EINTR:
                 self.release(strerror(errno))
             return
-        self.last_activity = self._engine.now
+        self.last_activity = <uint32_t>self._engine.now
         size = <size_t>count
         self.traffic.bytes_received += size
         if self._discard_input:
@@ -1052,7 +1058,7 @@ cdef class Channel(Pollable):
                 self.input_ended = True
                 self._input_over()
                 return True
-            self.last_activity = self._engine.now
+            self.last_activity = <uint32_t>self._engine.now
             budget -= size
             self.traffic.bytes_received += <size_t>size
             if not self._discard_input:
@@ -1231,7 +1237,7 @@ cdef class Channel(Pollable):
         to the caller: for `websocket_handler.testing`. In the engine's thread only. Returns the
         seconds left until the deadline, None without one."""
         cdef uint64_t passed = <uint64_t>round(seconds * 1000)
-        self.last_activity -= passed
+        self.last_activity -= <uint32_t>passed
         self.controls_since -= <uint32_t>passed
         if self.timer.link is NULL:
             return None
@@ -1241,7 +1247,8 @@ cdef class Channel(Pollable):
     @property
     def _last_activity(self):
         """The time of the last sign of life of the peer, in seconds of `time.monotonic`."""
-        return <long long>self.last_activity / 1000.0
+        cdef uint64_t now = monotonic_ms()
+        return <long long>(now - <uint32_t>(<uint32_t>now - self.last_activity)) / 1000.0
 
     cdef void expired(self) noexcept:
         self._deadline_passed()

@@ -11,7 +11,6 @@ cdef extern from "core/wheel.h" nogil:
     ctypedef struct wheel_timer:
         void *link
         uint64_t due
-        void *owner
 
     ctypedef struct wheel:
         pass
@@ -55,6 +54,11 @@ cdef class Pollable:
     cdef void forget_after_fork(self) noexcept
     cdef void listener_blocked(self) noexcept
     cdef void listener_returned(self) noexcept
+
+
+cdef class Timed(Pollable):
+    """An object with a timer, which calls `expired`."""
+    cdef wheel_timer timer
 
 
 cdef class Descriptor(Pollable):
@@ -131,16 +135,14 @@ cdef class EpollEngine:
     cdef void give_buffer(self, outgoing *buffer) noexcept
 
 
-cdef class Sink(Pollable):
+cdef class Sink(Timed):
     cdef EpollEngine engine
-    cdef wheel_timer timer
     cdef bint is_timed                 # the first bytes have arrived
     cdef void end(self) noexcept
 
 
-cdef class CallTimer(Pollable):
+cdef class CallTimer(Timed):
     cdef EpollEngine engine
-    cdef wheel_timer timer
     cdef object call
 
 

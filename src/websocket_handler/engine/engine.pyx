@@ -80,6 +80,17 @@ cdef class Pollable:
             self.busy -= 1
 
 
+cdef class Timed(Pollable):
+    pass
+
+
+cdef size_t timer_offset(Timed timed) noexcept:
+    return <size_t>&timed.timer - <size_t><void *>timed
+
+
+cdef size_t TIMER_OFFSET = timer_offset(Timed())  # bytes from an object to its timer
+
+
 cdef class Descriptor(Pollable):
     """A descriptor of the engine itself. It closes itself, because the garbage collector may
     have cleared the engine's attributes before the engine is deallocated."""
@@ -350,7 +361,6 @@ cdef class EpollEngine:
         cdef CallTimer timer = CallTimer()
         timer.engine = self
         timer.call = call
-        timer.timer.owner = <void *>timer
         self.timers_of_calls.add(timer)
         self.now = monotonic_ms()
         wheel_set(&self.timers, &timer.timer, self.now + <uint64_t>(delay * 1000))
@@ -591,16 +601,16 @@ cdef class EpollEngine:
         write(self.wakeup.fd, &one, sizeof(one))
 
     cdef void expire_timers(self, unsigned long number) noexcept:
-        cdef Pollable pollable
+        cdef Timed timed
         cdef wheel_timer *timer
         while self.iteration == number:
             timer = wheel_expire(&self.timers, self.now)
             if timer is NULL:
                 return
-            pollable = <Pollable>timer.owner
-            self.enter(pollable)
-            pollable.expired()
-            self.leave(pollable, number)
+            timed = <Timed><void *>(<char *>timer - TIMER_OFFSET)
+            self.enter(timed)
+            timed.expired()
+            self.leave(timed, number)
 
     cdef void arm(self) noexcept:
         """Set the timerfd to the earliest timer, if that has changed."""
@@ -681,12 +691,9 @@ cdef class EpollEngine:
             free(buffer)
 
 
-cdef class Sink(Pollable):
+cdef class Sink(Timed):
     """Discards the input of a socket until its end, at most for `DISCARD_TIMEOUT_S` after the
     first bytes."""
-
-    def __cinit__(self):
-        self.timer.owner = <void *>self
 
     cdef void ready(self, uint32_t events) noexcept:
         cdef bytearray buffer = self.engine.receive_buffer
@@ -714,7 +721,7 @@ cdef class Sink(Pollable):
         self.close_descriptor()
 
 
-cdef class CallTimer(Pollable):
+cdef class CallTimer(Timed):
     """A call that `EpollEngine._call_later` delays."""
 
     cdef void expired(self) noexcept:

@@ -42,7 +42,7 @@ def fan_out(tuple members, message, excluded=()):
         if has_excluded and member in excluded:
             continue
         channel = <Channel?>member
-        if channel._send_state == SEND_DIRECT and not channel.masks:
+        if channel._send_state == SEND_DIRECT and not channel.masks():
             if channel.rules is not known:
                 frame = frame_for(channel, message)
                 known = channel.rules

@@ -9,12 +9,11 @@ enum { WHEEL_SLOTS = 1024, WHEEL_TICK_MS = 16 };
 
 static const uint64_t WHEEL_NEVER = UINT64_MAX;
 
-/* A timer, embedded in the object it belongs to. All fields except `owner` are zero if it is not
- * set. */
+/* A timer, embedded in the object it belongs to. All fields are zero before it is set for the first
+ * time; `link` and `next` are NULL whenever it is not set. */
 typedef struct wheel_timer {
     struct wheel_timer *next, **link;
     uint64_t due;
-    void *owner; /* the object it belongs to */
 } wheel_timer;
 
 typedef struct {
