@@ -73,9 +73,12 @@ Stream: TypeAlias = socket.socket | asyncio.Transport
 class Handling:
     """The state of a WebSocket that is needed only until the engine has its socket."""
 
-    __slots__ = ("_engine", "_process", "handover", "look", "response", "response_headers")
+    __slots__ = (
+        *("_engine", "_process", "handover", "look", "request", "response", "response_headers"),
+    )
 
-    def __init__(self, engine: Engine | None, handover: Handover | None) -> None:
+    def __init__(self, request: Request, engine: Engine | None, handover: Handover | None) -> None:
+        self.request: Request = request
         self._engine = engine
         self._process = os.getpid()
         self.handover: Handover | None = handover
@@ -119,11 +122,11 @@ class WebSocket(SendingConnection):
     __slots__ = (
         "__weakref__",
         "_handling",
-        "_request",
         "_server",
     )
 
     _async_listeners: AsyncListenerQueue | None = None
+    _unpacked_request: Request | None = None  # one that cannot be packed
     _received_headers: Headers | None = None  # of the response, in the client role
 
     resumed: bool = False
@@ -156,7 +159,6 @@ class WebSocket(SendingConnection):
         `default_engine()`.
         """
         super().__init__(settings or DEFAULTS)
-        self._request: Request | bytes = request  # packed once the handler has returned
         self._server: object = None
         if handover is not None:
             engine = engine or handover.engine
@@ -165,7 +167,7 @@ class WebSocket(SendingConnection):
             if handover.arrival is not None:
                 self.resumed = self._is_arriving = True
                 self.carried = handover.arrival.facts.carried
-        self._handling: Handling | None = Handling(engine, handover)
+        self._handling: Handling | None = Handling(request, engine, handover)
 
     def __repr__(self) -> str:
         request = self.request
@@ -200,11 +202,17 @@ class WebSocket(SendingConnection):
         The address, scheme and host follow middleware that restores them from the headers of a
         proxy, up to the call of `connect()`.
         """
-        if isinstance(self._request, Request) and self._handling and self._handling.look:
-            seen = self._handling.look()
+        handling = self._handling
+        if handling is None:
+            if self._unpacked_request is not None:
+                return self._unpacked_request
+            assert self._packed_request is not None
+            return unpack(self._packed_request)
+        if handling.look is not None:
+            seen = handling.look()
             if seen is not None:
-                self._request = self._request.with_forwarded(seen)
-        return unpack(self._request) if isinstance(self._request, bytes) else self._request
+                handling.request = handling.request.with_forwarded(seen)
+        return handling.request
 
     @property
     def version(self) -> Version | None:
@@ -303,7 +311,7 @@ class WebSocket(SendingConnection):
         chosen = with_options(settings or self._settings, options)
         handling, request = self._handling, self.request
         assert handling is not None
-        self._request, handling.look = request, None
+        handling.request, handling.look = request, None
         _check_response_headers(handling.response_headers)
         arrival = handling.handover.arrival if handling.handover is not None else None
         if arrival is not None:
@@ -689,8 +697,14 @@ class WebSocket(SendingConnection):
         carrying the bytes: the engine must run in the transport's loop, and this method must be
         called there.
         """
-        handling, self._handling = self._handling, None
+        handling = self._handling
         assert handling is not None
+        packed = pack(handling.request)
+        if isinstance(packed, Request):
+            self._unpacked_request = packed
+        else:
+            self._packed_request = packed
+        self._handling = None  # last: another thread may look at `request`
         if handling.is_inherited:
             self._abandoned()
         if self._state is State.CLOSED:  # aborted before, or this is a forked child
@@ -698,8 +712,6 @@ class WebSocket(SendingConnection):
             return
         engine = handling.engine
         self._taken_over = True
-        if isinstance(self._request, Request):
-            self._request = pack(self._request)
         try:
             if handling.response:  # empty in the client role
                 self._prepend(handling.response)

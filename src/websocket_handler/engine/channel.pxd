@@ -28,6 +28,12 @@ ctypedef struct traffic:
     uint64_t bytes_sent
 
 
+# A packed request. It takes 31 bytes less than an object of type `bytes`.
+ctypedef struct packed_request:
+    uint32_t size
+    uint8_t data[1]
+
+
 # The engine's state that `end_service` restores: the channel that was being served before, the
 # user of the context for listeners, and the number of that iteration.
 ctypedef struct entry:
@@ -46,6 +52,7 @@ cdef class Channel(Timed):
     cdef size_t large_sent             # bytes of it that were sent
     cdef outgoing *out                 # the send buffer; NULL while it is empty
     cdef traffic traffic
+    cdef packed_request *request       # NULL before the connection has left the HTTP server
     cdef public object _message_listener
     cdef public object _after_messages # called when all messages of a read were delivered
     cdef uint32_t last_activity        # ms, modulo 2**32 (49 days): last byte received, or space

@@ -19,6 +19,7 @@ class Channel(ChannelEvents, metaclass=ABCMeta):
     _paused: bool
     _latency: float
     _tell_when_flushed: bool
+    _packed_request: bytes | None
     @property
     def buffered_amount(self) -> int: ...
     @property

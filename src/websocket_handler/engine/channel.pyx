@@ -22,6 +22,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc cimport errno as libc_errno
 from libc.errno cimport EAGAIN, EINTR, EPIPE, errno
+from libc.stdint cimport UINT32_MAX
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove, memset
 from posix.unistd cimport close
@@ -78,6 +79,8 @@ from .linux cimport *
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     object PyObject_CallOneArg(object call, object argument)
+    void *PyObject_Malloc(size_t size)
+    void PyObject_Free(void *memory)
 
 
 cdef enum:
@@ -128,6 +131,7 @@ cdef class Channel(Timed):
         if self.rules is not None:  # None if the garbage collector has cleared the attribute
             decoder_free(&self.decoder)
         free(self.out)
+        PyObject_Free(self.request)
 
     has_codec = True
     """Whether this class has a codec for RFC 6455; otherwise the subclass needs one."""
@@ -155,6 +159,26 @@ cdef class Channel(Timed):
         self.decoder.expect_masked = not client
         self.python_codec = python_codec
         self.decoder.allow_1004 = bool(version._close_codes)
+
+    @property
+    def _packed_request(self):
+        """The request as packed bytes; None before they were set, once."""
+        if self.request is NULL:
+            return None
+        return PyBytes_FromStringAndSize(<char *>self.request.data, <Py_ssize_t>self.request.size)
+
+    @_packed_request.setter
+    def _packed_request(self, bytes packed not None):
+        cdef size_t size = <size_t>PyBytes_GET_SIZE(packed)
+        cdef packed_request *request
+        if self.request is not NULL or size > UINT32_MAX:
+            raise ValueError
+        request = <packed_request *>PyObject_Malloc(sizeof(request.size) + size)
+        if request is NULL:
+            raise MemoryError
+        request.size = <uint32_t>size
+        memcpy(request.data, PyBytes_AS_STRING(packed), size)
+        self.request = request
 
     def _attach_here(self, EpollEngine engine, int fd, bytes early, layer):
         """Attach the socket in the engine's thread, and process the `early` bytes."""

@@ -70,6 +70,7 @@ class ChannelInterface(Protocol):
     _paused: bool
     _latency: float
     _tell_when_flushed: bool
+    _packed_request: bytes | None
 
     @property
     def _engine(self) -> Any: ...

@@ -399,6 +399,7 @@ class Channel(Events):
         "_message_listener",
         "_outgoing",
         "_output_lock",
+        "_packed_request",
         "_paused",
         "_reading_paused",
         "_send_state",
@@ -415,6 +416,7 @@ class Channel(Events):
     _timer: asyncio.TimerHandle | None
     _message_listener: Callable[[Any], object] | None
     _after_messages: Callable[[], object] | None
+    _packed_request: bytes | None
     _outgoing: list[bytes]
     _waiting: int  # bytes in `_outgoing`
     _output_lock: (
@@ -440,7 +442,7 @@ class Channel(Events):
     def __new__(cls, *_: object, **__: object) -> Channel:
         self = super().__new__(cls)
         self._engine = self._transport = self._timer = self._message_listener = None
-        self._after_messages = None
+        self._after_messages = self._packed_request = None
         self._send_state = SendState.INDIRECT
         self._discard_input = self._corked = self._tell_when_flushed = False
         self._finishing = self._input_ended = self._reading_paused = False
