@@ -74,7 +74,13 @@ class Handling:
     """The state of a WebSocket that is needed only until the engine has its socket."""
 
     __slots__ = (
-        *("_engine", "_process", "handover", "look", "request", "response", "response_headers"),
+        "_engine",
+        "_process",
+        "handover",
+        "look",
+        "request",
+        "response",
+        "response_headers",
     )
 
     def __init__(self, request: Request, engine: Engine | None, handover: Handover | None) -> None:

@@ -123,8 +123,15 @@ class AsyncListenerQueue:
     """
 
     __slots__ = (
-        *("_high_water", "_is_full", "_is_working", "_loop", "_size", "_source", "_task"),
-        *("_waiting", "surroundings"),
+        "_high_water",
+        "_is_full",
+        "_is_working",
+        "_loop",
+        "_size",
+        "_source",
+        "_task",
+        "_waiting",
+        "surroundings",
     )
 
     def __init__(self, source: Failing, high_water: int, loop: asyncio.AbstractEventLoop) -> None:

@@ -31,7 +31,7 @@ class ReceivingConnection(Channel):
     """A lock, shared by all connections and held briefly to change the state of a connection, its
     listeners or its queues."""
 
-    _close = Close(int(CloseCode.ABNORMAL_CLOSURE), "")  # of a connection that nobody closes
+    _close: Close = Close(int(CloseCode.ABNORMAL_CLOSURE), "")  # of a connection that nobody closes
     _backlog: Backlog | None = None
     _exceeded_limit = ""  # of which side, and which one, after it has ended the connection
     _holds_too_much = False  # more than high water is queued behind a fragmented message
