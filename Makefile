@@ -4,7 +4,7 @@ VENV ?= .venv
 FUZZ_SECONDS ?= 60
 STRESS_SECONDS ?= 600
 BIN = $(VENV)/bin
-NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/connection/inbox.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
+NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/connection/inbox.p* src/websocket_handler/servers/asgi_calls.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
 .PHONY: demo chat-demo cluster-demo test test-all coverage outage killed-workers newcomer autobahn-compression autobahn-client conformance-socketio test-socketio-versions lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-local bench-socketio bench-deploy bench-testing bench-guard soak deploy-soak scorecard fuzz stress bench-deflaters dist wheel matrix prose-check clean
 

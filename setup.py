@@ -95,6 +95,7 @@ native = [
         "connection.inbox", PACKAGE / "connection" / "inbox.py"
     ),  # a Python module, compiled without changes
     extension("connection.am_send", PACKAGE / "connection" / "am_send.pyx"),
+    extension("servers.asgi_calls", PACKAGE / "servers" / "asgi_calls.py"),  # like inbox.py
 ]
 setup(
     ext_modules=cythonize(native) if sys.platform == "linux" else [],

@@ -1,15 +1,17 @@
 # cython: language_level=3
-"""Sets the slot `am_send` of `NextMessage`, which neither Python nor Cython code can define.
+"""Sets the slot `am_send` of `FramelessCoroutine`, which neither Python nor Cython code can define.
 
-The interpreter calls it for `await`, and a Task calls it for its coroutine: the message is then the
-return value of a C function. Without the slot it is the value of a `StopIteration`.
+The interpreter calls it for `await`, and a Task calls it for its coroutine: the result is then the
+return value of a C function. Without the slot it is the value of a `StopIteration`. A class that
+derives from `FramelessCoroutine` inherits the slot if its module is imported after this one.
 """
 
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 
-from .inbox cimport NextMessage
+from .inbox cimport FramelessCoroutine, NextMessage
 
+from .inbox import FramelessCoroutine as frameless_coroutine_type
 from .inbox import NextMessage as next_message_type
 
 
@@ -30,16 +32,15 @@ cdef extern from *:
 
 
 cdef int send(PyObject *awaitable, PyObject *value, PyObject **result) except -1:
-    """Store the message, or the inbox that the Task must wait for."""
-    cdef NextMessage self = <NextMessage>awaitable
-    cdef int kind = PYGEN_RETURN
-    cdef object found = self.resume()
-    if found is None:
-        found = self._inbox
-        kind = PYGEN_NEXT
+    """Store the result, or the object that the Task must wait for."""
+    cdef FramelessCoroutine self = <FramelessCoroutine>awaitable
+    cdef int kind = PYGEN_RETURN if self.resume() else PYGEN_NEXT
+    cdef object found = self._value
+    self._value = None
     Py_INCREF(found)
     result[0] = <PyObject *>found
     return kind
 
 
+set_am_send(frameless_coroutine_type, send)
 set_am_send(next_message_type, send)

@@ -61,11 +61,17 @@ cdef class LoopInbox(_Inbox):
     cdef _remove_first(self)
 
 
-cdef class NextMessage:
+cdef class FramelessCoroutine:
+    cdef object _value
+
+    cpdef bint resume(self) except -1
+
+
+cdef class NextMessage(FramelessCoroutine):
     cdef LoopInbox _inbox
 
     @cython.locals(inbox=LoopInbox)
-    cpdef resume(self)
+    cpdef bint resume(self) except -1
 
 
 @cython.locals(awaitable=NextMessage)

@@ -21,7 +21,7 @@ import asyncio
 import contextlib
 import queue
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, copy_context
 from types import TracebackType
 from typing import Any, Protocol
@@ -311,7 +311,7 @@ class LoopInbox(_Inbox):
     def __aiter__(self) -> LoopInbox:
         return self
 
-    def __anext__(self) -> NextMessage:
+    def __anext__(self) -> Awaitable[str | bytes]:
         return next_message(self)
 
     def take(self) -> Any:
@@ -382,43 +382,33 @@ class LoopInbox(_Inbox):
             raise asyncio.CancelledError() if message is None else asyncio.CancelledError(message)
 
 
-class NextMessage:
-    """The awaitable that `LoopInbox.__anext__` returns: a coroutine without a frame.
+class FramelessCoroutine:
+    """An awaitable that has the methods of a coroutine (`collections.abc.Coroutine`), so it can be
+    the coroutine of a Task, too, but no frame. A subclass implements `resume`."""
 
-    Has the methods of a coroutine (`collections.abc.Coroutine`), so it can be the coroutine of a
-    Task, too. It yields the inbox, which its Task waits for as for a Future.
-    """
+    _value: Any  # after `resume`: the result, or the object that the Task must wait for
 
-    _inbox: LoopInbox | None  # None once it has ended
-
-    def __await__(self) -> Generator[Any, None, str | bytes]:
+    def __await__(self) -> Generator[Any, None, Any]:
         return self
 
-    def __iter__(self) -> NextMessage:
+    def __iter__(self) -> FramelessCoroutine:
         return self
 
-    def __next__(self) -> LoopInbox:
+    def __next__(self) -> Any:
         return self.send(None)
 
-    def send(self, value: object) -> LoopInbox:  # noqa: ARG002 - a Task sends None
-        """Return the inbox if the Task must wait, else raise `StopIteration` with the message."""
-        message = self.resume()
-        if message is None:
-            inbox = self._inbox
-            assert inbox is not None
-            return inbox
-        raise StopIteration(message)
+    def send(self, value: object) -> Any:
+        """Return the object that the Task must wait for, else raise `StopIteration` with the
+        result."""
+        has_ended = self.resume()
+        value, self._value = self._value, None
+        if has_ended:
+            raise StopIteration(value)
+        return value
 
-    def resume(self) -> Any:
-        """Return the message. Returns None if the Task must wait."""
-        inbox = self._inbox
-        if inbox is None:
-            raise RuntimeError("cannot reuse already awaited __anext__()")
-        self._inbox = None
-        message = inbox.take()
-        if message is None:
-            self._inbox = inbox
-        return message
+    def resume(self) -> bool:
+        """Continue, and set `_value`. Returns whether it has ended."""
+        raise NotImplementedError
 
     def throw(
         self,
@@ -433,6 +423,29 @@ class NextMessage:
         elif not isinstance(value, BaseException):
             value = kind() if value is None else kind(value)
         raise value if traceback is None else value.with_traceback(traceback)
+
+    def close(self) -> None:
+        """End without a result."""
+        raise NotImplementedError
+
+
+class NextMessage(FramelessCoroutine):
+    """The awaitable that `LoopInbox.__anext__` returns. Its Task waits for the inbox as for a
+    Future."""
+
+    _inbox: LoopInbox | None  # None once it has ended
+
+    def resume(self) -> bool:
+        inbox = self._inbox
+        if inbox is None:
+            raise RuntimeError("cannot reuse already awaited __anext__()")
+        self._inbox = None
+        message = inbox.take()
+        if message is None:
+            self._inbox = self._value = inbox
+            return False
+        self._value = message
+        return True
 
     def close(self) -> None:
         """End without a message."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -22,6 +23,7 @@ from ..protocol.origins import ANY_ORIGIN
 from ..protocol.request import Headers, Request, address_of, check_field, http_scheme
 from ..protocol.state import State
 from ..websocket import WebSocket
+from .asgi_calls import ASGICalls, Disconnected, Event, mark_as_coroutine_function, received
 from .lookup import ASGI_KEY
 from .peer_watch import PeerWatch
 
@@ -34,18 +36,13 @@ CLIENT_LEFT = 499
 """The status in logs and counters for a client that disconnected before a response, as in nginx."""
 
 Scope = MutableMapping[str, Any]
-Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[Any]]
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
-class Disconnected(OSError):
-    """Raised by `send()` after the connection has ended (ASGI 2.4)."""
-
-
-class ASGISession:
+class ASGISession(ASGICalls):
     """One run of an ASGI application on a WebSocket, from its request to its end.
 
     `fields` are added to every response. `decided` is called with the status of the response
@@ -60,7 +57,7 @@ class ASGISession:
         fields: RawHeaders = (),
         decided: Callable[[int], object] = lambda _: None,
     ) -> None:
-        self._websocket = websocket
+        super().__init__(websocket)
         self._handover = handover
         handover.on_decided = self._note_decision
         self._server = server
@@ -71,10 +68,7 @@ class ASGISession:
         self._waiting = 0  # coroutines in receive() before the decision
         self._denial: tuple[int, RawHeaders] | None = None
         self._closed_with = (CloseCode.ABNORMAL_CLOSURE, "")
-        self._messages: LoopInbox | None = None  # set while the WebSocket is accepted
         self._unread: LoopInbox | None = None  # set after the application has closed
-        self._is_receiving = False
-        self._may_receive: asyncio.Event | None = None  # set if several coroutines receive
         # A function of the class: a bound method would keep the session in a reference cycle.
         self._handle_event: Callable[[ASGISession, Event], object] = ASGISession._decide
 
@@ -98,24 +92,15 @@ class ASGISession:
         finally:
             self._server.undecided.discard(self)
 
-    async def receive(self) -> Event:
-        """Return the next message for the application."""
-        messages = self._messages
-        if messages is None or self._is_receiving:
-            return await self._receive_slow_path()
-        if messages.has_message:
-            return received(messages.take())
-        self._is_receiving = True
-        try:
-            message = await messages.__anext__()
-        except (StopAsyncIteration, ConnectionClosed):
-            websocket = self._websocket
-            return disconnect(websocket._close.code, websocket._close.reason)
-        finally:
-            self._is_receiving = False
-            if self._may_receive is not None:
-                self._may_receive.set()
-        return received(message)
+    if sys.version_info < (3, 11):  # there, a compiled function cannot be marked
+
+        @mark_as_coroutine_function
+        def receive(self) -> Coroutine[Any, None, Event]:
+            return super().receive()
+
+        @mark_as_coroutine_function
+        def send(self, message: Event) -> Coroutine[Any, None, None]:
+            return super().send(message)
 
     async def _receive_slow_path(self) -> Event:
         """Receive before the WebSocket is accepted, after it is closed, or while another
@@ -134,6 +119,11 @@ class ASGISession:
         if self._unread is not None and self._unread.has_message:
             return received(self._unread.take())
         return disconnect(*self._closed_with)
+
+    def _disconnect(self) -> Event:
+        """Return the last message for the application: the connection has ended."""
+        close = self._websocket._close
+        return disconnect(close.code, close.reason)
 
     async def _wait_for_decision(self) -> None:
         """Wait until the application decides, the client disconnects, or the server shuts down."""
@@ -157,19 +147,15 @@ class ASGISession:
             self._deny(status)
             self._handle_event = ASGISession._after_disconnect
 
-    async def send(self, message: Event) -> None:
-        """Send a message of the application. Waits for the peer above `high_water` unsent bytes."""
-        if self._messages is None or message["type"] != "websocket.send":
-            self._handle_event(self, message)
-            return
-        websocket = self._websocket
-        data = message.get("bytes")
+    async def _drain(self) -> None:
+        """Wait for the peer, above `high_water` unsent bytes."""
         try:
-            websocket.send(message["text"] if data is None else data)
-            if websocket._above_water:
-                await websocket.adrain()
+            await self._websocket.adrain()
         except ConnectionClosed as closed:
             raise Disconnected(str(closed)) from None
+
+    def _handle(self, message: Event) -> None:
+        self._handle_event(self, message)
 
     # Handlers of all other messages, by the stage of the conversation
 
@@ -306,11 +292,6 @@ def request_of(scope: Scope, method: str = "GET") -> Request:
 
 def decoded(fields: RawHeaders) -> list[tuple[str, str]]:
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields]
-
-
-def received(message: str | bytes) -> Event:
-    kind = "text" if isinstance(message, str) else "bytes"
-    return {"type": "websocket.receive", kind: message}
 
 
 def disconnect(code: int, reason: str) -> Event:

@@ -28,7 +28,8 @@ from ..protocol.request import Headers, Request
 from ..protocol.versions import rfc6455
 from ..settings import Settings
 from ..websocket import WebSocket
-from .asgi import KEY, Application, Event, Receive, Scope, Send, disconnect, request_of
+from .asgi import KEY, Application, Receive, Scope, Send, disconnect, request_of
+from .asgi_calls import Event
 from .forwarded import in_scope
 
 logger: logging.Logger = logging.getLogger("websocket_handler")

@@ -12,7 +12,8 @@ from ..protocol.handshake import Accepted
 from ..protocol.request import http_scheme
 from ..settings import Settings, with_options
 from ..websocket import WebSocket
-from .asgi import KEY, Application, Event, Receive, Scope, Send, decoded
+from .asgi import KEY, Application, Receive, Scope, Send, decoded
+from .asgi_calls import Event
 from .asgi_messages import run_over_asgi_messages
 from .asgi_placement import check_placement
 from .forwarded import in_scope

@@ -22,14 +22,13 @@ from ...protocol.request import Headers, check_field, head, is_websocket_request
 from ...servers.asgi import (
     Application,
     ASGISession,
-    Disconnected,
-    Event,
     Receive,
     Scope,
     Send,
     decoded,
     request_of,
 )
+from ...servers.asgi_calls import Disconnected, Event
 from ...servers.forwarded import in_scope
 from ...settings import Settings
 from ...websocket import WebSocket
