@@ -82,6 +82,8 @@ def test_new_application_that_does_not_accept_closes(mode: Path, behaviour: str,
                 client.expect_close(code)
                 client.send(close(code))
             assert old.wait(15) == 0
+            warnings = old.log().count("no process has answered within 1 s, so no connection is")
+            assert warnings == (behaviour == "slow"), old.log()
 
 
 @pytest.mark.usefixtures("mode")
@@ -92,6 +94,7 @@ def test_no_new_process_closes_with_1012() -> None:
         client.expect_close(1012)
         client.send(close(1012))
         assert old.wait() == 0
+        assert "no process" not in old.log(), "an ordinary end needs no warning"
 
 
 def end_of(client: RawClient) -> str:

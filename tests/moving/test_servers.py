@@ -22,7 +22,8 @@ from ..support.programs import Program, running, wait_for
 from ..support.raw_client import RawClient, close, masked, text
 
 PROGRAMS = "tests.moving.programs"
-GUNICORN = ["-m", "gunicorn", "-c", f"python:{PROGRAMS}.hooks", "-b", "127.0.0.1:0", "-w", "2"]
+OPTIONS = ["-b", "127.0.0.1:0", "-w", "2", "--timeout", "60"]
+GUNICORN = ["-m", "gunicorn", "-c", f"python:{PROGRAMS}.hooks", *OPTIONS]
 ASGI_WORKER = "websocket_handler.servers.gunicorn.MovingASGIWorker"
 GEVENT_WORKER = "websocket_handler.servers.gunicorn_gevent.MovingGeventWorker"
 PROTOCOL = "websocket_handler.servers.uvicorn:MovingWebSocketProtocol"
@@ -44,7 +45,7 @@ READY = (
     r"(?:Listening at: http://127\.0\.0\.1:|ready on port |running on http://127\.0\.0\.1:)(\d+)"
 )
 HELLO = masked(text("hello"))
-EXIT_LIMIT_S = 40
+EXIT_LIMIT_S = 60
 """More than all limits on the end of a worker together: of running requests, and of the move."""
 
 

@@ -209,8 +209,18 @@ class Move:
             return attempt < MAX_ATTEMPTS
         limit = LISTEN_TIMEOUT_S if answer is NOBODY_LISTENS else self._start_timeout
         if time.monotonic() - self._first_attempt > limit:
-            self._is_hopeless = True
+            self._give_up(answer)
         return not self._is_hopeless
+
+    def _give_up(self, answer: Answer) -> None:
+        with self._lock:
+            is_first, self._is_hopeless = not self._is_hopeless, True
+        if is_first and answer is not NOBODY_LISTENS:  # else the server ends for good
+            logger.warning(
+                "no process has answered within %g s, so no connection is moved: %s",
+                self._start_timeout,
+                answer.reason,
+            )
 
     def _note(self, websocket: WebSocket, answer: Answer) -> None:
         if answer is MOVED:

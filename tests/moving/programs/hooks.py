@@ -11,4 +11,4 @@ graceful_timeout = 2  # handlers that receive messages themselves are running re
 
 def worker_exit(server: Any, worker: Any) -> None:
     del server, worker
-    report(websocket_handler.move_connections(window=1, timeout=15))
+    report(websocket_handler.move_connections(window=1, timeout=30))
