@@ -4,9 +4,10 @@ VENV ?= .venv
 FUZZ_SECONDS ?= 60
 STRESS_SECONDS ?= 600
 BIN = $(VENV)/bin
+WHEEL_TESTS = tests/packaging/test_wheel.py
 NATIVE = setup.py pyproject.toml $(wildcard src/websocket_handler/connection/inbox.p* src/websocket_handler/servers/asgi_calls.p* src/websocket_handler/engine/*.p* src/websocket_handler/engine/core/*)
 
-.PHONY: demo chat-demo cluster-demo test test-all coverage outage killed-workers newcomer autobahn-compression autobahn-client conformance-socketio test-socketio-versions lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-local bench-socketio bench-deploy bench-testing bench-guard soak deploy-soak scorecard fuzz stress bench-deflaters dist wheel matrix prose-check clean
+.PHONY: demo chat-demo cluster-demo test test-wheel test-all coverage outage killed-workers newcomer autobahn-compression autobahn-client conformance-socketio test-socketio-versions lint format sanitize bench bench-quick bench-broadcast bench-blocking bench-compression bench-slow-member bench-local bench-socketio bench-deploy bench-testing bench-guard soak deploy-soak scorecard fuzz stress bench-deflaters dist wheel matrix prose-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m websocket_handler
@@ -23,7 +24,11 @@ cluster-demo: $(VENV)/.test-ready
 # processes of Python, which share their bytecode, even if the environment forbids to write any.
 test: $(VENV)/.test-ready
 	PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(CURDIR)/build/bytecode \
-		$(BIN)/python -m pytest tests --numprocesses 3 --dist loadfile
+		$(BIN)/python -m pytest tests --ignore $(WHEEL_TESTS) --numprocesses 3 --dist loadfile
+
+# Build the wheel as for a release, and test it. Takes a minute, most of it for the compiler.
+test-wheel: $(VENV)/.test-ready
+	$(BIN)/python -m pytest $(WHEEL_TESTS)
 
 # Run the tests on each installed Python from 3.10 on, with the native and the pure-Python engine.
 test-all:
