@@ -16,7 +16,6 @@ class Handler(BaseHTTPRequestHandler):
 """
 
 import logging
-from importlib.metadata import version as _version
 
 from .client import Reconnecting, aconnect, connect
 from .engine import IS_NATIVE, Engine, default_engine, loop_engine
@@ -58,6 +57,7 @@ from .servers.http_server import configure_server
 from .servers.server_log import ServerLog
 from .servers.wsgi import WSGIMiddleware
 from .settings import Settings
+from .version import __version__
 from .websocket import WebSocket
 
 __all__ = [
@@ -113,5 +113,3 @@ __all__ = [
 _logger = logging.getLogger(__name__)
 _logger.addFilter(SafeRecords())
 _logger.addHandler(ServerLog())
-
-__version__ = _version("websocket-handler")
