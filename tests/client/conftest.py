@@ -13,6 +13,7 @@ import trustme
 from websocket_handler import connect
 
 from ..support.proxies import forget_proxies
+from ..support.tls import trusting
 from .forms import Form, echo_blocking, echo_in_loop
 from .peers import EchoServer, dante, tinyproxy
 
@@ -54,9 +55,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     issued.private_key_and_cert_chain_pem.write_to_path(file)
     for_server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     issued.configure_cert(for_server)
-    for_client = ssl.create_default_context()
-    authority.configure_trust(for_client)
-    return Certificates(authority, file, for_server, for_client)
+    return Certificates(authority, file, for_server, trusting(authority))
 
 
 @pytest.fixture(scope="session")

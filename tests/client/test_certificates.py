@@ -17,7 +17,9 @@ from websocket_handler import (
     ProxyFailed,
     TlsFailed,
 )
+from websocket_handler.client.tls_contexts import tls_context
 
+from ..support.tls import trusting
 from .conftest import Certificates
 from .forms import Form, NothingLeft
 from .peers import EchoServer, RawServer
@@ -84,7 +86,7 @@ def test_server_without_a_common_version_of_tls_is_an_error(
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     issued.configure_cert(context)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    modern = ssl.create_default_context()
+    modern = trusting(certificates.authority)
     modern.minimum_version = ssl.TLSVersion.TLSv1_3
     assert_refused(echo, EchoServer(context=context), modern, "protocol version")
 
@@ -127,8 +129,7 @@ def test_client_without_the_certificate_it_is_asked_for_is_refused(
 ) -> None:
     """With TLS 1.3 the server refuses after the handshake, and may reset the connection."""
     issued = certificates.authority.issue_cert("localhost")
-    context = ssl.create_default_context()
-    certificates.authority.configure_trust(context)
+    context = trusting(certificates.authority)
     server = server_with(issued, certificates.authority)
     with NothingLeft(), pytest.raises(ConnectionFailed, match=r"certificate required|lost"):
         echo(server.url(host="localhost", scheme="wss"), ssl=context)
@@ -141,8 +142,7 @@ def test_client_with_the_certificate_it_is_asked_for_is_accepted(
 ) -> None:
     issued = certificates.authority.issue_cert("localhost")
     server = server_with(issued, certificates.authority)
-    context = ssl.create_default_context()
-    certificates.authority.configure_trust(context)
+    context = trusting(certificates.authority)
     certificates.authority.issue_cert("me@example.com").configure_cert(context)
     try:
         assert echo(server.url(host="localhost", scheme="wss"), ssl=context) == "hello"
@@ -167,6 +167,14 @@ def test_ssl_false_does_not_verify_the_certificate(echo: Form) -> None:
         assert echo(server.url(scheme="wss"), ssl=False) == "hello"
     finally:
         server.close()
+
+
+def test_connections_without_a_context_share_one() -> None:
+    shared = tls_context(None)
+    assert tls_context(True) is shared
+    assert shared.verify_mode is ssl.CERT_REQUIRED
+    assert shared.check_hostname
+    assert tls_context(False) is not shared
 
 
 def test_server_without_tls_is_an_error(echo: Form) -> None:

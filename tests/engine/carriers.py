@@ -22,6 +22,7 @@ import uvloop
 from websocket_handler import Engine, WebSocket
 
 from ..support.connections import make_websocket
+from ..support.tls import trusting
 
 Result = TypeVar("Result")
 
@@ -41,8 +42,7 @@ PLACES = [
 AUTHORITY = trustme.CA()
 server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 AUTHORITY.issue_cert("localhost").configure_cert(server_context)
-client_context = ssl.create_default_context()
-AUTHORITY.configure_trust(client_context)
+client_context = trusting(AUTHORITY)
 
 
 class LoopThread:

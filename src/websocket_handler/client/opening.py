@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import platform
 import socket
-import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -29,6 +28,7 @@ from .proxies import pass_proxy
 from .proxy_url import ProxyUrl, proxy_for
 from .redirects import location_of, target_of, why_not_followed, without_credentials
 from .stream import Stream
+from .tls_contexts import tls_context
 
 BODY_TIMEOUT_S = 2.0
 """The time that the body of an error response may take after its head, in seconds. Then
@@ -243,17 +243,6 @@ def _hand_over(
     )
     websocket._take_over(sock, established.rest)
     return websocket
-
-
-def tls_context(given: ssl.SSLContext | bool | None) -> ssl.SSLContext:
-    """Return the context for the option `ssl`."""
-    if isinstance(given, ssl.SSLContext):
-        return given
-    context = ssl.create_default_context()
-    if given is False:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ from ..protocol.request import head
 from .network import Network
 from .proxy_url import ProxyUrl
 from .stream import Stream
+from .tls_contexts import tls_context
 
 
 async def pass_proxy(
@@ -29,7 +30,7 @@ async def pass_proxy(
         await pass_socks(network, stream, proxy, address)
         return
     if proxy.scheme == "https":
-        await stream.start_tls(context or ssl.create_default_context(), proxy.host)
+        await stream.start_tls(tls_context(context), proxy.host)
     await request_tunnel(stream, proxy, address, user_agent)
 
 
