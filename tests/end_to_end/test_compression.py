@@ -46,9 +46,9 @@ MESSAGES: list[str | bytes] = [
     os.urandom(3000),
     "\u20ac" * 5000,
     os.urandom(20_000).hex(),
-    bytes(900_000),
+    bytes(400_000),
     JSON,
-    os.urandom(200_000),
+    os.urandom(70_000),
     JSON[:500],
 ]
 
