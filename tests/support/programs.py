@@ -194,12 +194,17 @@ class Journal:
 
     def wait_for(self, *event: object) -> list[list[object]]:
         """Returns the whole journal once an entry begins like this."""
-        size = len(event)
-        wait_for(
-            lambda: list(event) in [entry[:size] for entry in self.read()],
-            f"{event} in {self.read()}",
-        )
-        return self.read()
+        entries: list[list[object]] = []
+
+        def has_event() -> bool:
+            entries[:] = self.read()
+            return any(entry[: len(event)] == list(event) for entry in entries)
+
+        try:
+            wait_for(has_event, f"{event}")
+        except AssertionError as error:
+            raise AssertionError(f"{error} in {entries}") from None
+        return entries
 
 
 @contextlib.contextmanager
