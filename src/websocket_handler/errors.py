@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from asyncio import CancelledError
 
 from .protocol.printable import printable
+
+READABLE = re.compile(r"text/plain|application/(.+\+)?json", re.IGNORECASE)
+"""The Content-Type of a response whose body an error message shows."""
 
 
 class WebSocketError(Exception):
@@ -89,7 +93,13 @@ class HandshakeFailed(WebSocketError):
         self.body = body
 
     def __str__(self) -> str:
-        return printable(self.reason)
+        """Return the reason, and the beginning of the body if it is text or JSON."""
+        text, body = printable(self.reason), ""
+        if any(
+            name.lower() == "content-type" and READABLE.match(kind) for name, kind in self.headers
+        ):
+            body = " ".join(self.body.decode(errors="replace").split())
+        return f"{text}: {printable(body)}" if body else text
 
 
 class ProxyFailed(HandshakeFailed):

@@ -109,19 +109,18 @@ class Settings:
 
     def __post_init__(self) -> None:
         for field in (*LIMITS, "high_water", "max_buffered"):
-            _require(field, getattr(self, field), 0 <= getattr(self, field) < 1 << 62)
+            _require(field, getattr(self, field), lambda size: 0 <= size < 1 << 62)
         for field in ("max_connections", "max_connections_per_address"):
-            limit = getattr(self, field)
-            _require(field, limit, limit is None or limit >= 0)
-        _require("high_water", self.high_water, 0 < self.high_water <= self.max_buffered)
+            _require(field, getattr(self, field), lambda limit: limit is None or limit >= 0)
+        _require("high_water", self.high_water, lambda size: 0 < size <= self.max_buffered)
         for field in ("open_timeout", "ping_timeout", "close_timeout"):
-            _require(field, getattr(self, field), 0 < getattr(self, field) < MAX_SECONDS)
+            _require(field, getattr(self, field), lambda seconds: 0 < seconds < MAX_SECONDS)
         if self.ping_interval is not None:
-            _require("ping_interval", self.ping_interval, 0 < self.ping_interval < MAX_SECONDS)
+            _require("ping_interval", self.ping_interval, lambda seconds: 0 < seconds < MAX_SECONDS)
         if self.around is not None and not callable(self.around):
             raise TypeError("around is a callable that returns a context manager")
         object.__setattr__(self, "versions", tuple(self.versions))
-        _require("versions", self.versions, bool(self.versions))
+        _require("versions", self.versions, bool)
         if self.compression is True or self.compression == "deflate":
             object.__setattr__(self, "compression", Compression())
         elif self.compression is None:
@@ -159,6 +158,23 @@ class SettingsOptions(TypedDict, total=False):
     keep_context: bool
 
 
+NAMES_ELSEWHERE = {
+    "cookie": "cookies",
+    "cookie_jar": "cookies",
+    "extra_headers": "additional_headers",
+    "header": "additional_headers",
+    "headers": "additional_headers",
+    "heartbeat": "ping_interval",
+    "max_msg_size": "max_message_size",
+    "max_size": "max_message_size",
+    "origins": "allowed_origins",
+    "protocols": "subprotocols",
+    "ssl_context": "ssl",
+    "sslopt": "ssl",
+    "timeout": "open_timeout",
+}
+"""The names of options in other libraries, and those of the same options here."""
+
 SETTING_NAMES = frozenset(field.name for field in fields(Settings))
 
 
@@ -170,6 +186,8 @@ def with_options(settings: Settings | None, options: Mapping[str, Any]) -> Setti
     for a value that a field does not accept.
     """
     base = settings if settings is not None else DEFAULTS
+    if not isinstance(base, Settings):
+        raise TypeError(f"settings must be a Settings or None, not {type(settings).__name__}")
     if not options:
         return base
     if base.around is None and "around" not in options:  # it may refer to a request
@@ -196,14 +214,20 @@ def check_names(options: Iterable[str], others: frozenset[str] = frozenset()) ->
     known = SETTING_NAMES | others
     for name in options:
         if name not in known:
-            nearest = get_close_matches(name, known, n=1)
+            elsewhere = NAMES_ELSEWHERE.get(name)
+            nearest = [elsewhere] if elsewhere in known else get_close_matches(name, known, n=1)
             hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
             raise TypeError(f"unknown setting {name!r}{hint}")
 
 
-def _require(name: str, value: object, condition: bool) -> None:
-    if not condition:
-        raise ValueError(f"{name} cannot be {value!r}")
+def _require(name: str, value: Any, is_valid: Callable[[Any], bool]) -> None:
+    """Raise `ValueError` unless `is_valid(value)`; also if `value` is of a type without order."""
+    try:
+        if is_valid(value):
+            return
+    except TypeError:
+        pass
+    raise ValueError(f"{name} cannot be {value!r}")
 
 
 DEFAULTS: Settings = Settings()

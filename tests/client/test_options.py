@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
+from websockets.sync.server import ServerConnection
 
 import websocket_handler
-from websocket_handler import WebSocket, aconnect, connect
+from websocket_handler import HandshakeFailed, WebSocket, aconnect, connect
 from websocket_handler.client import ClientOptions, ClientSettings, Reconnecting
 
 from .forms import Form
@@ -130,12 +133,95 @@ def test_local_address_is_used(echo: Form, server: EchoServer) -> None:
         ({"additional_headers": {"X": "a\nb"}}, "must not contain"),
         ({"user_agent_header": "a\r\nX: b"}, "must not contain"),
         ({"subprotocols": ["a", "a"]}, "offered twice"),
+        ({"subprotocols": "chat"}, "subprotocols must be a sequence"),
+        ({"subprotocols": [1]}, "cannot be the name of a subprotocol"),
+        ({"additional_headers": "X: a"}, "headers are a mapping, or pairs"),
+        ({"additional_headers": ["X: a"]}, "headers are a mapping, or pairs"),
+        ({"additional_headers": None}, "headers are a mapping, or pairs"),
+        ({"additional_headers": {"X": 1}}, "the header 'X' must be str"),
+        ({"additional_headers": {1: "X"}}, "the header 1 must be str"),
+        ({"origin": 1}, "the header 'Origin' must be str"),
+        ({"version": 13}, "version must be"),
+        ({"server_hostname": 1}, "server_hostname must be"),
+        ({"proxy": 1}, "proxy must be"),
+        ({"proxy_ssl": True}, "proxy_ssl must be"),
+        ({"sock": 1}, "sock must be"),
+        ({"local_addr": "127.0.0.1"}, "local_addr must be"),
+        ({"max_redirects": None}, "max_redirects must be"),
+        ({"redirect_hosts": None}, "redirect_hosts must be"),
+        ({"engine": 1}, "engine must be"),
+        ({"process_exception": 1}, "process_exception must be"),
+        ({"reconnect_delays": [1, 2]}, "reconnect_delays must be"),
+        ({"settings": {"ping_interval": 1}}, "settings must be"),
+        ({"open_timeout": None}, "open_timeout cannot be None"),
+        ({"ping_interval": "1"}, "ping_interval cannot be '1'"),
+        ({"max_message_size": None}, "max_message_size cannot be None"),
     ],
 )
 @pytest.mark.parametrize("call", [connect, aconnect, Reconnecting])
 def test_invalid_option_is_an_error_at_once(call: Any, options: dict[str, Any], error: str) -> None:
     with pytest.raises((ValueError, TypeError), match=error):
         call("ws://127.0.0.1:1/", **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("extra_headers", "additional_headers"),
+        ("headers", "additional_headers"),
+        ("max_size", "max_message_size"),
+        ("sslopt", "ssl"),
+        ("timeout", "open_timeout"),
+    ],
+)
+def test_name_of_another_library_is_answered_with_ours(name: str, ours: str) -> None:
+    options: dict[str, Any] = {name: None}
+    with pytest.raises(TypeError, match=f"unknown setting '{name}'; did you mean '{ours}'"):
+        connect("ws://127.0.0.1:1/", **options)
+
+
+@pytest.mark.parametrize("url", [None, b"ws://host/", 5])
+@pytest.mark.parametrize("call", [connect, aconnect, Reconnecting])
+def test_url_that_is_not_a_str_is_a_type_error(call: Any, url: Any) -> None:
+    with pytest.raises(TypeError, match="a URL is a str, not"):
+        call(url)
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "http"])
+def test_invalid_port_is_an_error(port: str) -> None:
+    with pytest.raises(ValueError, match="the port of 'host' is not a number from 1 to 65535"):
+        connect(f"ws://host:{port}/")
+
+
+def test_invalid_url_is_shown_without_its_password() -> None:
+    with pytest.raises(ValueError, match=r"'ws://…@\[::1/' is not a URL: "):
+        connect("ws://me:hunter2@[::1/")
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [
+        ("text/plain; charset=utf-8", ": log in\\x1b first"),
+        ("application/problem+json", ": log in\\x1b first"),
+        ("text/html", ""),
+        (None, ""),
+    ],
+)
+def test_refusal_shows_a_body_of_text(echo: Form, kind: str | None, shown: str) -> None:
+    def refuse(_: ServerConnection, __: Request) -> Response:
+        fields = Headers([("Content-Length", "14")])
+        if kind is not None:
+            fields["Content-Type"] = kind
+        return Response(403, "Forbidden", fields, b"log in\x1b \nfirst")
+
+    server = EchoServer(refuse)
+    try:
+        with pytest.raises(HandshakeFailed) as refused:
+            echo(server.url())
+    finally:
+        server.close()
+    assert str(refused.value) == f"the server answered with HTTP status 403{shown}"
+    assert refused.value.reason == "the server answered with HTTP status 403"
 
 
 @pytest.mark.parametrize("call", [connect, aconnect])

@@ -152,11 +152,13 @@ GARBAGE = {
     b"HTTP/1.1 101 Switching Protocols\r\n\r\n": "Upgrade header",
     b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi": "HTTP status 200",
     b"HTTP/1.1 102 Processing\r\n\r\n" * 50: "too many interim",
-    b"\x00" * 70_000: "too long",
+    b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000: "too long",
+    b"SSH-2.0-OpenSSH_9\r\n": "not HTTP/1.1: 'SSH-2.0-OpenSSH_9'",
+    b"\x15\x03\x01\x00\x02\x02F": "not HTTP",  # an alert of TLS
 }
 
 
-@pytest.mark.parametrize("answer", GARBAGE, ids=GARBAGE.values())
+@pytest.mark.parametrize("answer", GARBAGE, ids=range(len(GARBAGE)))
 def test_garbage_is_an_error_and_leaves_nothing_open(echo: Form, answer: bytes) -> None:
     server = RawServer(answer)
     try:

@@ -51,6 +51,25 @@ def test_redirect_on_the_same_host_is_followed(
         assert redirecting.header("Authorization") == "Basic bWU6cHc="
 
 
+def test_refusal_after_a_redirect_names_the_url(echo: Form) -> None:
+    def login(connection: ServerConnection, request: Request) -> Response | None:
+        if request.path == "/login":
+            return connection.respond(http.HTTPStatus.OK, "a form")
+        return redirect(connection, request)
+
+    server = EchoServer(login)
+    try:
+        with pytest.raises(HandshakeFailed) as refused:
+            echo(server.url("/to/302//login"))
+        after = f", after a redirect to {server.url('/login')}"
+        assert refused.value.reason == f"the server answered with HTTP status 200{after}"
+        with pytest.raises(HandshakeFailed) as direct:
+            echo(server.url("/login"))
+        assert direct.value.reason == "the server answered with HTTP status 200"
+    finally:
+        server.close()
+
+
 def test_location_may_be_relative_and_have_a_fragment() -> None:
     assert target_of("ws://x/a/b?c", "d?e#f") == "ws://x/a/d?e"
     assert target_of("wss://x/a", "?b") == "wss://x/a?b"
@@ -102,7 +121,7 @@ def test_endless_redirects_are_an_error(echo: Form) -> None:
     ("location", "error"),
     [
         ("ftp://127.0.0.1/", "not a ws"),
-        ("ws://127.0.0.1:0/", "port 0"),
+        ("ws://127.0.0.1:0/", "port of"),
         ("javascript:alert(1)", "not a ws"),
     ],
 )

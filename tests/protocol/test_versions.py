@@ -606,6 +606,7 @@ def test_http_rejection_is_reported_with_its_body() -> None:
 
 def test_endless_response_head_fails_the_handshake() -> None:
     client = ClientHandshake(Address.parse("ws://localhost:1/"), ALL_VERSIONS[0])
+    client.feed(b"HTTP/1.1 200 OK\r\n")
     field = b"X: " + b"y" * 1000 + b"\r\n"
     for _ in range(65):
         client.feed(field)

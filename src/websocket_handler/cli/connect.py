@@ -198,7 +198,7 @@ def greeting(websocket: WebSocket, url: str) -> str:
 def explain(error: Exception, url: str) -> str:
     """Return a message for a user if the connection cannot be opened."""
     if isinstance(error, HandshakeFailed):
-        text = f"the handshake failed: {error}"
+        text = f"the handshake failed: {printable(error.reason)}"
         body = " ".join(error.body.decode(errors="replace").split())
         text += f": {printable(body, MAX_BODY_SHOWN)}" if body else ""
     else:

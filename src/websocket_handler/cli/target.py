@@ -12,14 +12,22 @@ from ..client.blocking import BlockingNetwork, complete
 from ..client.opening import default_user_agent
 from ..client.proxies import pass_proxy
 from ..client.proxy_url import ProxyUrl, proxy_for
-from ..client.stream import Stream
+from ..client.stream import NOT_TLS, Stream
 from ..client.tls_in_tls import wrap_tls_again
 from ..protocol.client import Address, ClientHandshake, Established
 from ..protocol.permessage_deflate import Compression
 from ..protocol.versions import DEFAULT_VERSIONS, Version
 from ..websocket import WebSocket
 
-__all__ = ["Address", "ClientHandshake", "Established", "ProxyUrl", "Target", "websocket_url"]
+__all__ = [
+    "NOT_TLS",
+    "Address",
+    "ClientHandshake",
+    "Established",
+    "ProxyUrl",
+    "Target",
+    "websocket_url",
+]
 
 CLOSE_TIMEOUT_S = 5.0
 """The time that the peer has to answer a close frame."""

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from ..engine import IS_NATIVE
 from ..errors import ConnectionFailed, HandshakeFailed, WebSocketError
-from ..protocol.client import Address, ClientHandshake, Established
+from ..protocol.client import Address, ClientHandshake, Established, without_password
 from ..protocol.printable import printable
 from ..protocol.request import Headers, Request
 from ..protocol.state import State
@@ -124,12 +124,14 @@ class Plan:
 
 async def open_websocket(plan: Plan, network: Network) -> WebSocket:
     """Open a WebSocket, and follow redirects. Closes its socket if it fails or is cancelled."""
-    for _ in range(plan.client.max_redirects + 1):
+    for number in range(plan.client.max_redirects + 1):
         try:
             return await _open_once(plan, network)
         except HandshakeFailed as response:
             location = location_of(response)
             if location is None:
+                if number:
+                    response.reason += f", after a redirect to {without_password(plan.url)}"
                 raise
             last, plan = response, plan.redirected(response, location)
     raise not_followed(last, f"after {plan.client.max_redirects} redirects")

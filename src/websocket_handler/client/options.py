@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..engine import Engine
 from ..protocol.client import host_in_ascii
+from ..protocol.request import field_list
 from ..protocol.versions import DEFAULT_VERSIONS, Version, by_name
 from ..settings import Settings, SettingsOptions, check_names, with_options
 from .proxy_url import ProxyUrl
@@ -105,6 +106,7 @@ class ClientSettings:
     def __post_init__(self) -> None:
         if isinstance(self.version, str):
             object.__setattr__(self, "version", by_name(self.version))
+        self._check_types()
         if isinstance(self.proxy, str):
             ProxyUrl.parse(self.proxy)
         if self.server_hostname is not None:
@@ -115,20 +117,43 @@ class ClientSettings:
             raise ValueError("sock and unix cannot be combined")
         if isinstance(self.proxy, str) and (self.sock is not None or self.unix is not None):
             raise ValueError("a proxy cannot be combined with sock or unix")
-        if not isinstance(self.ssl, ssl_module.SSLContext | bool | None):
-            raise TypeError("ssl must be an SSLContext, True, False or None")
-        if self.cookies is not None and not hasattr(self.cookies, "add_cookie_header"):
-            raise TypeError("cookies must be an http.cookiejar.CookieJar or None")
         if not 0 <= self.max_redirects <= MAX_REDIRECTS_LIMIT:
             raise ValueError(f"max_redirects cannot be {self.max_redirects!r}")
-        if isinstance(self.redirect_hosts, str):
-            raise TypeError("redirect_hosts must be a collection of names")
+
+    def _check_types(self) -> None:
+        """Raise `TypeError` for a value that would fail later with an error that does not name the
+        option, or be misunderstood."""
+        context = ssl_module.SSLContext
+        for name, types, expected in (
+            ("version", Version, "a Version or its name"),
+            ("ssl", context | bool | None, "an SSLContext, True, False or None"),
+            ("server_hostname", str | None, "a str or None"),
+            ("proxy", str | bool | None, "a URL, True, False or None"),
+            ("proxy_ssl", context | None, "an SSLContext or None"),
+            ("sock", socket | None, "a connected socket or None"),
+            ("max_redirects", int, "a number"),
+            ("engine", Engine | None, "an Engine or None"),
+        ):
+            require(name, isinstance(getattr(self, name), types), expected)
+        cookies, hosts, address = self.cookies, self.redirect_hosts, self.local_addr
+        is_jar = cookies is None or hasattr(cookies, "add_cookie_header")
+        require("cookies", is_jar, "an http.cookiejar.CookieJar or None")
+        is_collection = isinstance(hosts, Collection) and not isinstance(hosts, str)
+        require("redirect_hosts", is_collection, "a collection of names")
+        is_pair = address is None or (isinstance(address, tuple) and len(address) >= 2)
+        require("local_addr", is_pair, "an address and a port, or None")
+        require("process_exception", callable(self.process_exception), "a function")
+        require("reconnect_delays", callable(self.reconnect_delays), "a function")
 
     @property
     def header_fields(self) -> list[tuple[str, str]]:
         """The additional headers as pairs of name and value."""
-        given = self.additional_headers
-        return list(given.items() if isinstance(given, Mapping) else given)
+        return field_list(self.additional_headers)
+
+
+def require(option: str, is_valid: bool, expected: str) -> None:
+    if not is_valid:
+        raise TypeError(f"{option} must be {expected}")
 
 
 def check_socket(sock: socket) -> None:

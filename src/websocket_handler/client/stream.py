@@ -16,6 +16,9 @@ from .tls_in_tls import wrap_tls_again
 
 RECEIVE_SIZE = 1 << 16
 
+NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL")
+"""The reasons that OpenSSL gives when a server answers in another protocol."""
+
 Result = TypeVar("Result")
 
 
@@ -100,6 +103,8 @@ def described(failure: str, peer: str) -> Iterator[None]:
         raise TlsFailed(f"TLS with {peer} failed: {reason}") from error
     except ssl.SSLError as error:
         reason = (error.reason or str(error)).replace("_", " ").lower()
+        if error.reason in NOT_TLS:
+            reason = f"the port does not speak TLS ({reason})"
         raise TlsFailed(f"TLS with {peer} failed: {reason}") from error
     except OSError as error:
         raise ConnectionFailed(f"{failure}: {error.strerror or error}", error.errno) from error

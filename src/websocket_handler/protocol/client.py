@@ -30,6 +30,7 @@ MAX_INTERIM_RESPONSES = 10
 
 DEFAULT_PORTS = {"ws": 80, "wss": 443}
 
+HTTP = b"HTTP/"
 HEAD_ENDS = b"\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 CHUNK_STARTS = re.compile(rb"([0-9A-Fa-f]{1,8})[^\r]*\r\n")
@@ -60,7 +61,7 @@ class Address(NamedTuple):
         """Parse `url`. Raises `ValueError` unless it is a valid ws: or wss: URL."""
         parts = split_url(url)
         if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
-            raise ValueError(f"{_without_password(url)!r} is not a ws: or wss: URL")
+            raise ValueError(f"{without_password(url)!r} is not a ws: or wss: URL")
         if parts.fragment or "#" in url:
             raise ValueError("a WebSocket URL must not have a fragment")
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -123,6 +124,8 @@ class ResponseHead:
         return None
 
     def _next_head(self) -> bytes | None:
+        if not self._received.startswith(HTTP[: len(self._received)]):  # do not wait for more
+            raise _not_http(self._received.decode("latin-1"))
         end = self._received.find(HEAD_ENDS, self._searched)
         if max(end, len(self._received) if end < 0 else 0) > MAX_HEAD_SIZE:
             raise HandshakeFailed("the head of the response is too long")
@@ -158,10 +161,13 @@ class ClientHandshake:
                 raise ValueError(f"the header {name} is set by the handshake itself")
         if origin is not None:
             check_field("Origin", origin)
+        if isinstance(subprotocols, str) or not isinstance(subprotocols, Sequence):
+            kind = type(subprotocols).__name__
+            raise TypeError(f'subprotocols must be a sequence, such as ["chat"], not {kind}')
         if len(set(subprotocols)) != len(subprotocols):
             raise ValueError("a subprotocol is offered twice")
         for name in subprotocols:
-            if not TOKEN.fullmatch(name):
+            if not isinstance(name, str) or not TOKEN.fullmatch(name):
                 raise ValueError(f"{name!r} cannot be the name of a subprotocol")
         self._compressions: list[Compression] = []
         if isinstance(compression, Compression) and version._is_native:
@@ -225,12 +231,12 @@ class ClientHandshake:
         """Whether the body is complete, or its shown part."""
         if len(self._received) >= self._body_size:
             return True
-        return _is_chunked(headers) and self._received.endswith(LAST_CHUNK)
+        return is_chunked(headers) and self._received.endswith(LAST_CHUNK)
 
     def _refusal(self, status: int, headers: Headers) -> HandshakeFailed:
         reason = f"the server answered with HTTP status {status}"
         body = bytes(self._received[: self._body_size])
-        shown = _join_chunks(body) if _is_chunked(headers) else body
+        shown = _join_chunks(body) if is_chunked(headers) else body
         return HandshakeFailed(reason, status, headers.fields(), shown)
 
     def _verify(self, headers: Headers) -> Established:
@@ -262,10 +268,16 @@ class ClientHandshake:
 
 
 def split_url(url: str) -> SplitResult:
-    """Split `url`. Raises `ValueError` for whitespace and for brackets around a name."""
+    """Split `url`. Raises `ValueError` for whitespace, for brackets around a name, and for brackets
+    that do not match; `TypeError` if it is not a str."""
+    if not isinstance(url, str):
+        raise TypeError(f"a URL is a str, not {type(url).__name__}")
     if any(character <= " " for character in url):  # urlsplit silently removes some
-        raise ValueError(f"the URL {_without_password(url)!r} contains whitespace")
-    parts = urlsplit(url)
+        raise ValueError(f"the URL {without_password(url)!r} contains whitespace")
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ValueError(f"{without_password(url)!r} is not a URL: {error}") from None
     if "[" in parts.netloc and not _is_ipv6(parts.hostname or ""):  # Python 3.10 accepts names too
         raise ValueError(f"only an IPv6 address may be in brackets, not {parts.hostname!r}")
     return parts
@@ -274,9 +286,12 @@ def split_url(url: str) -> SplitResult:
 def host_and_port(parts: SplitResult, default_port: int) -> tuple[str, int]:
     """Return the host in ASCII and the port of a URL. Raises `ValueError` if one is not valid."""
     host = host_in_ascii(parts.hostname or "")
-    port = default_port if parts.port is None else parts.port
+    try:
+        port = default_port if parts.port is None else parts.port
+    except ValueError:
+        port = 0
     if port == 0:
-        raise ValueError("port 0 is not valid")
+        raise ValueError(f"the port of {host!r} is not a number from 1 to 65535")
     return host, port
 
 
@@ -299,7 +314,7 @@ def basic_authorization(parts: SplitResult) -> str | None:
     return pair and f"Basic {base64.b64encode(':'.join(pair).encode()).decode()}"
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
     """Return `url` for an error message, which may be logged."""
     return re.sub(r"//[^/?#]*@", "//…@", url)
 
@@ -331,13 +346,14 @@ def _body_size(status: int, headers: Headers) -> int:
     """
     if status in (204, 304):
         return 0
-    if "Content-Length" not in headers or _is_chunked(headers):
+    if "Content-Length" not in headers or is_chunked(headers):
         return MAX_BODY_SHOWN
     length = headers.get("Content-Length", "")
     return min(int(length), MAX_BODY_SHOWN) if re.fullmatch(r"[0-9]{1,9}", length) else 0
 
 
-def _is_chunked(headers: Headers) -> bool:
+def is_chunked(headers: Headers) -> bool:
+    """Whether the body of a message consists of chunks (RFC 9112 section 7.1)."""
     return "chunked" in headers.get("Transfer-Encoding", "").lower()
 
 
@@ -358,12 +374,17 @@ def _check_upgrade(headers: Headers) -> None:
         raise ValueError("the Connection header of the response must contain 'Upgrade'")
 
 
+def _not_http(received: str) -> HandshakeFailed:
+    line = received.partition("\r\n")[0][:100]
+    return HandshakeFailed(f"the response is not HTTP/1.1: {line!r}")
+
+
 def parse_head(head: bytes) -> tuple[int, Headers]:
     """Return status and headers. Raises `HandshakeFailed` if `head` is not valid HTTP."""
     status_line, *lines = head.decode("latin-1").split("\r\n")
     found = STATUS_LINE.fullmatch(status_line)
     if found is None:
-        raise HandshakeFailed(f"the response is not HTTP/1.1: {status_line[:100]!r}")
+        raise _not_http(status_line)
     fields = []
     for line in lines:
         name, colon, value = line.partition(":")

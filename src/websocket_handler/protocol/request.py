@@ -7,7 +7,7 @@ creates a `Request` from the request that its server has parsed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from http.cookies import CookieError, SimpleCookie
 from typing import NamedTuple, Protocol, TypeVar, overload
@@ -125,11 +125,29 @@ def _index_of(fields: list[tuple[str, str]]) -> dict[str, str | list[str]]:
 
 
 def check_field(name: str, value: str) -> None:
-    """Raise `ValueError` unless name and value are valid in an HTTP head."""
+    """Raise `ValueError` unless name and value are valid in an HTTP head, `TypeError` unless both
+    are str."""
+    if not isinstance(name, str) or not isinstance(value, str):
+        raise TypeError(f"the name and the value of the header {name!r} must be str")
     if not TOKEN.fullmatch(name):
         raise ValueError(f"invalid header name: {name!r}")
     if not FIELD_VALUE.fullmatch(value):
         raise ValueError(f"the header {name} must not contain {value!r}")
+
+
+def field_list(fields: Mapping[str, str] | Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return header fields as a list. Raises the errors of `check_field`, and `TypeError` unless
+    they are a mapping or pairs."""
+    pairs = fields.items() if isinstance(fields, Mapping) else fields
+    checked = []
+    for pair in pairs if isinstance(pairs, Iterable) else (pairs,):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            kind = type(fields).__name__
+            raise TypeError(f"headers are a mapping, or pairs of name and value, not {kind}")
+        name, value = pair
+        check_field(name, value)
+        checked.append((name, value))
+    return checked
 
 
 def head(start_line: str, fields: Iterable[tuple[str, str]]) -> bytes:

@@ -10,7 +10,7 @@ import time
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from ..target import Address, ProxyUrl, Target
+from ..target import NOT_TLS, Address, ProxyUrl, Target
 from .finding import Clock, Finding, Level, Step
 
 MIN_VALID_DAYS = 14
@@ -119,8 +119,6 @@ CERTIFICATE_CURES = {
     64: "The certificate does not name this IP address: use the host name in the URL.",
 }
 """By the error codes of OpenSSL (X509_V_ERR_…)."""
-
-NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL")
 
 
 def check_tls(target: Target, sock: socket.socket, limit: float) -> Step[ssl.SSLSocket | None]:
