@@ -7,15 +7,19 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tornado.web
+from aiohttp import web
 
 from websocket_handler import (
     ALL_VERSIONS,
     IS_NATIVE,
     ConnectionClosed,
+    ProtocolError,
     Version,
     WebSocket,
     WebSocketError,
@@ -107,6 +111,75 @@ def test_handler_that_never_responds_fails_the_handshake_in_time() -> None:
         with pytest.raises(TimeoutError, match=r"/: waited 0.05 s for the response"):
             client.get("/", timeout=BRIEF)
         may_return.set()
+
+
+class NotFound(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(404)
+        self.send_header("Content-Length", "9")
+        self.end_headers()
+        self.wfile.write(b"not found")
+
+
+@pytest.mark.parametrize(
+    "app",
+    [web.Application(), tornado.web.Application(), NotFound],
+    ids=["aiohttp", "tornado", "http.server"],
+)
+def test_refusal_by_the_framework_need_not_end_the_connection(app: Any) -> None:
+    """The library has not seen the request, so the framework waits for another one."""
+    with Client(app, timeout=TIMEOUT_S) as client:
+        with pytest.raises(HandshakeFailed) as refused:
+            client.connect("/")
+        assert (refused.value.status, b"ot" in refused.value.body) == (404, True)
+
+
+@pytest.mark.parametrize("length", [{}, {"Content-Length": "300000"}], ids=["chunks", "length"])
+def test_long_response_of_a_refusal_is_received_whole(length: dict[str, str]) -> None:
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(status=403, headers=length)
+        await response.prepare(request)
+        for _ in range(3):
+            await response.write(b"x" * 100_000)
+        return response
+
+    app = web.Application()
+    app.router.add_get("/", refuse)
+    with Client(app, timeout=TIMEOUT_S) as client:
+        with pytest.raises(HandshakeFailed) as refused:
+            client.connect("/")
+        assert (refused.value.status, refused.value.body) == (403, b"x" * 300_000)
+
+
+@pytest.mark.parametrize("message", [5, None, {}, [1], ["text"]])
+def test_message_of_another_type_is_a_type_error(message: Any) -> None:
+    with client_of(echo) as client, client.connect("/") as ws:
+        with pytest.raises(TypeError, match="a message is a str or bytes-like, not"):
+            ws.send(message)
+        ws.send(b"data")
+        assert ws.receive() == b"data"
+
+
+def test_payload_of_a_ping_may_be_text() -> None:
+    with client_of(echo) as client, client.connect("/") as ws:
+        ws.ping("héllo")
+
+
+def test_message_over_the_limit_of_the_client_names_the_limit() -> None:
+    with client_of(echo) as client:
+        ws = client.connect("/", max_message_size=1024)
+        ws.send("x" * 1025)
+        with pytest.raises(ProtocolError, match="message is too big: our max_message_size=1 KiB"):
+            ws.receive()
+
+
+def test_connection_shows_its_path_and_state() -> None:
+    with client_of(echo) as client:
+        with client.connect("/path") as ws:
+            assert repr(ws) == "<ClientConnection /path open>"
+        assert repr(ws) == "<ClientConnection /path closed with 1000>"
 
 
 def test_handler_that_runs_on_is_an_error() -> None:

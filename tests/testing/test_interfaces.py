@@ -82,11 +82,34 @@ def test_unknown_application_needs_the_interface() -> None:
         (wsgi, {"max_message_size": 1}, "has its own settings"),
         (asgi, {"max_size": 1}, "did you mean 'max_message_size'"),
         (wsgi, {"cookies": 1}, "cookies"),
+        (wsgi, {"timeout": None}, "timeout is a number of seconds"),
+        (wsgi, {"headers": "X: y"}, "headers are a mapping, or pairs"),
+        (wsgi, {"headers": {"X": 1}}, "the header 'X' must be str"),
     ],
 )
 def test_wrong_argument_is_a_type_error(app: Any, options: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         Client(app, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"version": 13}, "version must be"),
+        ({"subprotocols": "chat"}, "subprotocols must be a sequence"),
+        ({"headers": None}, "headers are a mapping"),
+        ({"timeout_s": 1}, "unknown setting"),
+    ],
+)
+def test_wrong_argument_of_connect_is_a_type_error(options: Any, message: str) -> None:
+    with Client(wsgi) as client, pytest.raises(TypeError, match=message):
+        client.connect("/", **options)
+
+
+def test_data_of_another_type_is_a_type_error() -> None:
+    data: Any = 5
+    with Client(wsgi) as client, pytest.raises(TypeError, match="data is bytes, a str or a"):
+        client.post("/", data=data)
 
 
 def test_bottle_application_is_served() -> None:

@@ -190,7 +190,7 @@ class AsyncClientConnection(BaseConnection):
         """Return the next message: see `ClientConnection.receive`."""
         return await self._peer.receive(timeout)
 
-    async def ping(self, payload: bytes = b"", timeout: float | None = None) -> None:
+    async def ping(self, payload: str | bytes = b"", timeout: float | None = None) -> None:
         """Send a ping, and wait for its pong: see `ClientConnection.ping`."""
         await self._peer.ping(payload, timeout)
 

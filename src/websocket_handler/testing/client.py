@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import ConnectionClosed
 from ..protocol.close_codes import CloseCode
+from ..protocol.printable import printable
 from ..protocol.request import Headers
 from ..protocol.versions import DEFAULT_VERSIONS, Version
 from ..settings import Settings, with_options
@@ -87,6 +88,10 @@ class BaseConnection:
     def __init__(self, session: Session, peer: Peer) -> None:
         self._session = session
         self._peer = peer
+
+    def __repr__(self) -> str:
+        state = "open" if self.close_code is None else f"closed with {self.close_code}"
+        return f"<{type(self).__name__} {printable(self._peer.path)} {state}>"
 
     @property
     def subprotocol(self) -> str | None:
@@ -301,11 +306,12 @@ class ClientConnection(BaseConnection):
 
         Raises `TimeoutError` if there is none in time; `ConnectionClosed` if the connection is
         closed and every message was received; before that, the application's exception if it has
-        raised one; `ProtocolError` if the application violates the protocol.
+        raised one; `ProtocolError` if the application violates the protocol, or a limit of this end
+        (`max_message_size` is an argument of `connect()`).
         """
         return run(self._peer.receive(timeout))
 
-    def ping(self, payload: bytes = b"", timeout: float | None = None) -> None:
+    def ping(self, payload: str | bytes = b"", timeout: float | None = None) -> None:
         """Send a ping, and wait for its pong. Raises as `receive()`."""
         run(self._peer.ping(payload, timeout))
 

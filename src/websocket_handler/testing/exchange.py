@@ -10,7 +10,8 @@ from concurrent.futures import Future
 from socket import socketpair
 
 from ..errors import HandshakeFailed
-from ..protocol.client import ClientHandshake, Established
+from ..protocol.client import LAST_CHUNK, ClientHandshake, Established, ResponseHead, is_chunked
+from ..protocol.request import Headers
 from .failures import Failures
 from .messages import Response, parse_response
 from .servers import Server
@@ -72,7 +73,7 @@ class Exchange:
 
     async def _with_response(self, failed: HandshakeFailed) -> HandshakeFailed:
         if failed.status not in (None, 101):
-            await self._read_to_end()
+            await self._read_body()
             response = parse_response(b"".join(self._received), "GET")
             failed = HandshakeFailed(
                 failed.reason, response.status, response.headers.fields(), response.body
@@ -83,6 +84,18 @@ class Exchange:
     async def _send_rest(self) -> None:
         if not await self.stream.write(b"", self._until):
             self._give_up("the application to read the request")
+
+    async def _read_body(self) -> None:
+        """Read the rest of a response, after which the server may keep the connection open."""
+        head = ResponseHead().feed(b"".join(self._received))
+        assert head is not None
+        status, headers, body = head
+        size, tail = len(body), body
+        while not self.stream.has_ended and not is_complete(status, headers, size, tail):
+            number = len(self._received)
+            await self._read("the rest of the response")
+            for data in self._received[number:]:
+                size, tail = size + len(data), tail[-len(LAST_CHUNK) :] + data
 
     async def _read_to_end(self) -> None:
         while not self.stream.has_ended:
@@ -103,6 +116,17 @@ class Exchange:
     def _give_up(self, awaited: str) -> None:
         self._failures.raise_first()
         raise TimeoutError(f"{self._path}: waited {seconds(self._timeout)} for {awaited}")
+
+
+def is_complete(status: int, headers: Headers, size: int, tail: bytes) -> bool:
+    """Whether `size` bytes with the end `tail` are the whole body of a response. False if only the
+    end of the connection shows it (RFC 9112 section 6.3)."""
+    if status in (204, 304):
+        return True
+    if is_chunked(headers):
+        return tail.endswith(LAST_CHUNK)
+    length = headers.get("Content-Length", "")
+    return length.isdecimal() and size >= int(length)
 
 
 async def finish(

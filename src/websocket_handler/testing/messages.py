@@ -35,14 +35,10 @@ class Response:
         return json.loads(self.body)
 
 
-def pairs(fields: Fields) -> list[tuple[str, str]]:
-    """Return header fields as a list."""
-    return list(fields.items() if isinstance(fields, Mapping) else fields)
-
-
 def encode_body(data: Body, value: Any) -> tuple[bytes, str | None]:
     """Return the bytes of a body and its Content-Type: a form if `data` is a mapping, else `data`
-    itself, or `value` as JSON unless it is None. Raises `TypeError` for both."""
+    itself, or `value` as JSON unless it is None. Raises `TypeError` for both, and for data of
+    another type."""
     if value is not None:
         if data is not None:
             raise TypeError("a request has either data or json")
@@ -51,6 +47,8 @@ def encode_body(data: Body, value: Any) -> tuple[bytes, str | None]:
         return urlencode(data).encode(), "application/x-www-form-urlencoded"
     if isinstance(data, str):
         return data.encode(), "text/plain; charset=utf-8"
+    if not isinstance(data, bytes | None):
+        raise TypeError(f"data is bytes, a str or a mapping, not {type(data).__name__}")
     return data or b"", None
 
 

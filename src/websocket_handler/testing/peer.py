@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 
+from ..connection.limits import exceeded_limit
 from ..errors import ConnectionClosed, ProtocolError, UnsupportedByVersion, WebSocketError
 from ..protocol.assembly import Close, Event, Message, Ping, Pong
 from ..protocol.check import Violation
@@ -42,6 +43,7 @@ class Peer:
         self._version = version
         self._failures = failures
         self._timeout = timeout
+        self._settings = settings
         self._decoder, self._encoder = make_codec(version, settings, established)
         self._messages: deque[str | bytes] = deque()
         self._pongs: deque[bytes] = deque(maxlen=100)
@@ -67,6 +69,8 @@ class Peer:
     # Sending
 
     async def send(self, message: str | bytes, timeout: float | None = None) -> None:
+        if not isinstance(message, str | bytes | bytearray | memoryview):
+            raise TypeError(f"a message is a str or bytes-like, not {type(message).__name__}")
         self._check_open()
         await self._write(self._encoder.message(message), timeout)
 
@@ -74,7 +78,8 @@ class Peer:
         self._check_open()
         await self._write(data, timeout)
 
-    async def ping(self, payload: bytes = b"", timeout: float | None = None) -> None:
+    async def ping(self, payload: str | bytes = b"", timeout: float | None = None) -> None:
+        payload = payload.encode() if isinstance(payload, str) else bytes(memoryview(payload))
         if len(payload) > MAX_CONTROL_PAYLOAD:
             raise ValueError(f"the payload of a ping is at most {MAX_CONTROL_PAYLOAD} bytes")
         if not self._version._has_pings:
@@ -148,7 +153,9 @@ class Peer:
         elif isinstance(event, Close):
             self._take_close(event)
         elif isinstance(event, Violation):
-            self._violation = ProtocolError(event.code, event.reason)
+            limit = exceeded_limit(event.reason, self._settings)
+            reason = f"{event.reason}: {limit}" if limit else event.reason
+            self._violation = ProtocolError(event.code, reason)
 
     def _take_close(self, close: Close) -> None:
         is_initiator, self._is_close_sent = self._is_close_sent, True

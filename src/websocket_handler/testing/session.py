@@ -12,14 +12,14 @@ from typing import Any
 from ..errors import HandshakeFailed, WebSocketError
 from ..protocol.client import Address, ClientHandshake
 from ..protocol.close_codes import CloseCode
-from ..protocol.request import Headers, check_field
+from ..protocol.request import Headers, check_field, field_list
 from ..protocol.versions import DEFAULT_VERSIONS, Version, by_name
 from ..settings import Settings
 from .clock import advance, settle
 from .cookies import Cookies, cookies_of
 from .exchange import Exchange, finish
 from .failures import Failures
-from .messages import Body, Fields, Response, encode_body, encode_request, pairs
+from .messages import Body, Fields, Response, encode_body, encode_request
 from .peer import Peer
 from .servers import Server
 from .waiting import Waits
@@ -38,10 +38,12 @@ class Session:
         host: str,
         timeout: float,
     ) -> None:
+        if not isinstance(timeout, int | float):
+            raise TypeError(f"timeout is a number of seconds, not {timeout!r}")
         self._server = server
         self._failures = failures
         self._waits = waits
-        self._headers = pairs(headers)
+        self._headers = field_list(headers)
         self._host = host
         self.timeout = timeout
         self.cookies: Cookies = Cookies(cookies)
@@ -100,6 +102,8 @@ class Session:
     ) -> Peer:
         """Open a WebSocket. Raises `HandshakeFailed`, or the application's exception."""
         version = by_name(version) if isinstance(version, str) else version
+        if not isinstance(version, Version):
+            raise TypeError("version must be a Version or its name")
         settings = settings or Settings()
         address = self._address(path)
         fields = self._fields(address, headers, cookies)
@@ -146,7 +150,7 @@ class Session:
         return address_of(self._host, path)
 
     def _fields(self, address: Address, headers: Fields, cookies: object) -> list[tuple[str, str]]:
-        fields = [*self._headers, *pairs(headers)]
+        fields = [*self._headers, *field_list(headers)]
         path = address.target.partition("?")[0]
         header = self.cookies.header(path, cookies_of(cookies))
         return [*fields, ("Cookie", header)] if header else fields
