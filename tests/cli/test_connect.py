@@ -256,6 +256,10 @@ def test_unreachable_server_is_reported(call: Call, place: str, message: str) ->
         (["ws://host", "--protocol-version", "hixie-1"], "'hixie-1' is not one of"),
         (["ws://host", "--protocol-version", "hixie-76", "-s", "a", "-s", "b"], "subprotocol"),
         (["ws://host", "--wait", "-1"], "-1"),
+        (["ws://host", "--wait", "nan"], "'nan' is not a number of seconds"),
+        (["ws://host", "--timeout", "nan"], "'nan' is not a number of seconds"),
+        (["ws://host", "-o", "/no/such/file"], "'/no/such/file': No such file or directory"),
+        (["ws://host:99999"], "the port of 'host' is not a number"),
         ([], "Missing argument 'URL'"),
     ],
 )
@@ -281,6 +285,44 @@ def test_invalid_input_is_a_usage_error(url: str, stdin: bytes, message: str) ->
     done = run("connect", url, "-c", "-w", "0", stdin=stdin)
     assert done.returncode == 2
     assert message in done.stderr.decode()
+
+
+def test_limit_of_this_side_is_named(call: Call, url: str) -> None:
+    done = call(url, "-1", "-x", "hello", "--max-size", "4")
+    expected = "closed: 1009 (message too big) message is too big: our max_message_size=4 bytes\n"
+    assert (done.returncode, done.stderr.decode()) == (3, expected)
+
+
+def test_messages_of_options_are_sent_also_with_binary(call: Call, url: str) -> None:
+    done = call(url, "-1", "--binary", "-x", "hello")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"hello", b"")
+
+
+@pytest.mark.parametrize(
+    ("closed", "stdout"), [("<&-", b"hello\n"), (">&-", b""), ("<&- >&- 2>&-", b"")]
+)
+def test_standard_streams_may_be_closed(url: str, closed: str, stdout: bytes) -> None:
+    command = f'exec "$@" {closed}'
+    done = subprocess.run(
+        ["sh", "-c", command, "sh", *COMMAND, "connect", "-1", "-x", "hello", url],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=TIMEOUT_S,
+        env=environment(),
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, stdout, b"")
+
+
+def test_closed_stdin_has_no_lines(url: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *COMMAND, "connect", "-w", "0", url],
+        capture_output=True,
+        timeout=TIMEOUT_S,
+        env=environment(),
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_messages_of_a_feed_arrive_without_input(echo: Program) -> None:

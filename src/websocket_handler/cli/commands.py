@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
 import sys
 from collections.abc import Callable
 from io import TextIOWrapper
@@ -60,6 +62,7 @@ Exit codes:
 
 def run(arguments: list[str]) -> int:
     """Run a command; returns the exit code of the process."""
+    open_standard_streams()
     logging.getLogger("websocket_handler").setLevel(logging.ERROR)  # the commands report the rest
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # it may lack characters of a peer
@@ -70,6 +73,18 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except click.Abort:
         return ExitCode.INTERRUPTED
+
+
+def open_standard_streams() -> None:
+    """Open /dev/null in place of each standard stream that the caller has closed. Otherwise a
+    socket would get its descriptor, and Python has None for it."""
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != descriptor:
+                os.dup2(null, descriptor)
+                os.close(null)
+            setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -87,12 +102,23 @@ command_line.add_command(
         "demo",
         callback=demo_command,
         help=demo.DESCRIPTION,
+        short_help="Serve an echo test page.",
         params=[
             click.Option([name], type=kind, default=default, help=text, show_default=True)
             for name, kind, default, text in demo.OPTIONS
         ],
     )
 )
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds. `click.FloatRange` accepts "nan", which is in every range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+        return seconds
 
 
 def parse_header(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> Any:
@@ -165,7 +191,7 @@ def make_target(url: str, **options: Any) -> Target:
     return target
 
 
-@command_line.command(help=CONNECT_HELP)
+@command_line.command(help=CONNECT_HELP, short_help="Open a WebSocket; send lines, show messages.")
 @with_target
 @click.option(
     "--version",
@@ -197,21 +223,21 @@ def make_target(url: str, **options: Any) -> Target:
 @click.option(
     "-o",
     "--output",
-    type=click.File("wb"),
+    type=click.File("wb", lazy=False),
     help="Write received binary messages to this file instead of showing a hexdump.",
 )
 @click.option("-1", "--one", is_flag=True, help="Close after the first received message.")
 @click.option(
     "-w",
     "--wait",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     metavar="SECONDS",
     help="Receive for this time after the last message was sent, or 'inf': until the peer closes. "
     f"Default: {WAIT_S:g}; {REPLY_TIMEOUT_S:g} with --one.",
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True, max=3600),
+    type=Seconds(min=0, min_open=True, max=3600),
     default=10.0,
     show_default=True,
     metavar="SECONDS",
@@ -241,7 +267,7 @@ def connect(
     return run_connect(make_target(version=by_name(version), **target), options)
 
 
-@command_line.command(help=DOCTOR_HELP)
+@command_line.command(help=DOCTOR_HELP, short_help="Find out why a WebSocket does not work.")
 @with_target
 @click.option(
     "-x",
@@ -253,7 +279,7 @@ def connect(
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True, max=3600),
+    type=Seconds(min=0, min_open=True, max=3600),
     default=5.0,
     show_default=True,
     metavar="SECONDS",

@@ -84,6 +84,7 @@ class Session:
         self._one = one
         self._is_closing = False  # this side started the closing handshake
         self._pinged_at: float | None = None
+        self._own_limit = ""  # the limit of this side that the peer has exceeded
         websocket.on("pong", self._show_pong)
         self._thread = threading.Thread(target=self._receive, name="receiver", daemon=True)
         self._thread.start()
@@ -95,8 +96,8 @@ class Session:
                 self.has_reply = True
                 if self._one:
                     break
-        except ConnectionClosed:
-            pass
+        except ConnectionClosed as error:
+            self._own_limit = error.limit if error.limit.startswith("our ") else ""
         except OSError as error:  # `head` has read enough, or the disk is full
             if not isinstance(error, BrokenPipeError):
                 self.fail(f"cannot write: {reason_of(error)}")
@@ -148,10 +149,12 @@ class Session:
         websocket.wait_closed()
         code, reason = websocket.close_code, websocket.close_reason
         is_normal = self._is_closing or code in NORMAL_CLOSE_CODES
-        by = "closed" if self._is_closing else "closed by the peer"
+        by = "closed" if self._is_closing or self._own_limit else "closed by the peer"
         if code == CloseCode.ABNORMAL_CLOSURE:
             by = "the connection was lost"
-        self.display.notice(f"{by}: {describe_close(code or 0)} {reason}".rstrip(), not is_normal)
+        text = f"{by}: {describe_close(code or 0)} {reason}".rstrip()
+        limit = f": {self._own_limit}" if self._own_limit else ""
+        self.display.notice(text + limit, not is_normal)
         if self.has_failed:
             return ExitCode.USAGE
         return ExitCode.OK if is_normal else ExitCode.CLOSED_WITH_ERROR
@@ -263,7 +266,7 @@ class Sender(threading.Thread):
 
     def _actions(self) -> Iterator[Action]:
         options = self._options
-        if options.is_binary:
+        if options.is_binary and not options.messages:
             yield Send(b"".join(chunks()))
             return
         for line in options.messages or map(decode, lines()):
