@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from pathlib import Path
@@ -213,9 +214,12 @@ def test_data_after_the_answer_of_a_proxy_is_an_error(echo: Form) -> None:
         proxy.close()
 
 
-def test_proxy_that_refuses_is_an_error(echo: Form) -> None:
-    with NothingLeft(), pytest.raises(ConnectionFailed, match=r"connect to 127\.0\.0\.1:1: Conn"):
-        echo("ws://example.com/", proxy="http://127.0.0.1:1")
+@pytest.mark.parametrize("scheme", ["http", "https", "socks5"])
+def test_proxy_that_is_not_reachable_is_named(echo: Form, scheme: str) -> None:
+    text = f"the proxy {scheme}://127.0.0.1:1 is not reachable: cannot connect to .*: Connection r"
+    with NothingLeft(), pytest.raises(ConnectionFailed, match=text) as caught:
+        echo("ws://example.com/", proxy=f"{scheme}://me:secret@127.0.0.1:1")
+    assert caught.value.errno == errno.ECONNREFUSED
 
 
 # The environment

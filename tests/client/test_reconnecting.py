@@ -380,6 +380,22 @@ def test_close_from_another_thread_ends_an_iteration(server: EchoServer) -> None
     assert [*states, feed.state] == [State.CLOSED, State.OPEN, State.CLOSED]
 
 
+def test_waiting_for_the_end_does_not_block_the_loop(server: EchoServer) -> None:
+    async def main() -> None:
+        feed = Reconnecting(server.url())
+        with feed, pytest.raises(WebSocketError, match=r"await await_closed\(\) instead"):
+            feed.wait_closed(20)
+        await asyncio.wait_for(feed.await_closed(), 20)
+        assert feed.wait_closed()
+
+    asyncio.run(main())
+
+
+def test_text_form_has_the_url_and_the_state(server: EchoServer) -> None:
+    feed = Reconnecting(server.url(host="me:secret@127.0.0.1"))
+    assert repr(feed) == f"<Reconnecting ws://…@127.0.0.1:{server.port}/ closed>"
+
+
 def test_wrong_use_is_an_error(server: EchoServer) -> None:
     feed = Reconnecting(server.url())
     with pytest.raises(ValueError, match="unknown event"):

@@ -215,7 +215,11 @@ async def _reach(plan: Plan, network: Network) -> Stream:
 
 
 async def _reach_through(proxy: ProxyUrl, plan: Plan, network: Network) -> Stream:
-    sock = await open_connection(network, proxy.host, proxy.port, plan.client.local_addr)
+    try:
+        sock = await open_connection(network, proxy.host, proxy.port, plan.client.local_addr)
+    except ConnectionFailed as error:
+        text = f"the proxy {proxy} is not reachable: {error.reason}"
+        raise ConnectionFailed(text, error.errno) from error
     stream = Stream(network, sock, str(proxy))
     try:
         context = plan.client.proxy_ssl

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 from ..connection.listeners import check_event, is_async
 from ..engine.running_loop import is_in_event_loop
 from ..errors import ConnectionClosed, WebSocketError
+from ..protocol.client import without_password
 from ..protocol.close_codes import CloseCode
 from ..protocol.message import close_payload
 from ..protocol.state import State
@@ -76,6 +77,9 @@ class Reconnecting:
         self._is_active = False
         self._stopped = threading.Event()
         self._ended = threading.Event()
+
+    def __repr__(self) -> str:
+        return f"<Reconnecting {without_password(self._plan.url)} {self.state.value}>"
 
     @property
     def state(self) -> State:
@@ -143,8 +147,14 @@ class Reconnecting:
     def wait_closed(self, timeout: float | None = None) -> bool:
         """Block until it has ended, after `close()` or an error; at most `timeout` seconds.
 
-        Returns whether it has ended. In an event loop, use `await_closed()`.
+        Returns whether it has ended. Raises `WebSocketError` in the event loop of `start()`, which
+        it would block: use `await_closed()` there.
         """
+        if self._loop is not None and is_in_event_loop() and not self._ended.is_set():
+            raise WebSocketError(
+                "wait_closed() would block the event loop of this thread: "
+                "await await_closed() instead"
+            )
         return self._ended.wait(timeout)
 
     async def await_closed(self) -> None:
