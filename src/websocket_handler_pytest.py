@@ -33,10 +33,15 @@ def websocket_client(request: pytest.FixtureRequest) -> Iterator[ClientFactory]:
     """
     from websocket_handler.testing import Client
 
+    value = request.config.getini("websocket_timeout")
+    try:
+        timeout = float(value)
+    except ValueError:
+        raise ValueError(f"websocket_timeout is a number of seconds, not {value!r}") from None
+
     with ExitStack() as clients:
 
         def start(app: Any, **options: Any) -> Client:
-            options.setdefault("timeout", float(request.config.getini("websocket_timeout")))
-            return clients.enter_context(Client(app, **options))
+            return clients.enter_context(Client(app, **{"timeout": timeout, **options}))
 
         yield start

@@ -259,6 +259,7 @@ def test_unreachable_server_is_reported(call: Call, place: str, message: str) ->
         (["ws://host", "--wait", "nan"], "'nan' is not a number of seconds"),
         (["ws://host", "--timeout", "nan"], "'nan' is not a number of seconds"),
         (["ws://host", "-o", "/no/such/file"], "'/no/such/file': No such file or directory"),
+        (["wss://host", "--ca", __file__], f"{__file__} has no certificates in PEM format"),
         (["ws://host:99999"], "the port of 'host' is not a number"),
         ([], "Missing argument 'URL'"),
     ],

@@ -212,6 +212,7 @@ def test_wrong_scheme_is_named(tmp_path: Path, url: str) -> None:
     [
         ("200 OK", {}, "ordinary page"),
         ("301 Moved Permanently", {"Location": "/there"}, "Use the URL ws://127.0.0.1:"),
+        ("302 Found", {"Location": "/"}, "The redirect leads back to this URL"),
         ("302 Found", {"Location": "https://b.example/login"}, "wss://b.example/login"),
         ("400 Bad Request", {"Server": "nginx/1.25"}, "In nginx: proxy_http_version 1.1"),
         ("401 Unauthorized", {}, "Log in"),

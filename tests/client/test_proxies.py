@@ -273,6 +273,18 @@ def test_environment_chooses_the_proxy(
     assert (chosen and str(chosen)) == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("HTTP_PROXY", "ftp://proxy"), ("ALL_PROXY", "http://me:secret@a b")]
+)
+def test_invalid_proxy_of_the_environment_names_its_variable(
+    echo: Form, name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"^{name} of the environment is not valid: the ") as error:
+        echo("ws://example.com/")
+    assert "secret" not in str(error.value)
+
+
 def test_proxy_url_hides_its_password_in_text() -> None:
     proxy = ProxyUrl.parse("http://me:hunter2@host:3128")
     assert str(proxy) == "http://host:3128"

@@ -77,6 +77,16 @@ def test_test_files_of_the_document_pass_without_the_native_part(project: Path) 
     assert f"{sum(TESTS.values())} passed" in pytest_in(project, pure="1")
 
 
+def test_limit_that_is_no_number_is_named(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n"
+        "def test_it(request):\n"
+        "    with pytest.raises(ValueError, match=\"websocket_timeout is a number of s.*'1s'\"):\n"
+        "        request.getfixturevalue('websocket_client')\n"
+    )
+    assert "1 passed" in pytest_in(tmp_path, "--override-ini", "websocket_timeout=1s")
+
+
 PLUGIN_IMPORTS_NOTHING = """
 import sys
 def test_plugin_is_loaded_without_the_package(request):

@@ -111,10 +111,13 @@ class Target:
 
     def tls_context(self) -> ssl.SSLContext:
         """Return a context that trusts the system's authorities and `ca`, or any certificate if
-        the target is `insecure`."""
+        the target is `insecure`. Raises `ValueError` if `ca` is not valid."""
         context = ssl.create_default_context()
         if self.ca is not None:
-            context.load_verify_locations(self.ca)
+            try:
+                context.load_verify_locations(self.ca)
+            except ssl.SSLError:
+                raise ValueError(f"{self.ca} has no certificates in PEM format") from None
         if self.insecure:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE

@@ -76,4 +76,8 @@ def proxy_for(address: Address, proxy: str | bool | None) -> ProxyUrl | None:
     url = proxies[names[0]]
     if names[0] == "socks":  # some systems report it with http:
         url = url.replace("http://", "socks5h://", 1)
-    return ProxyUrl.parse(url if "://" in url else f"http://{url}")
+    try:
+        return ProxyUrl.parse(url if "://" in url else f"http://{url}")
+    except ValueError as error:
+        variable = f"{names[0].upper()}_PROXY"
+        raise ValueError(f"{variable} of the environment is not valid: {error}") from None

@@ -214,6 +214,11 @@ def cure_of_redirect(location: str, url: str) -> str:
     if not location:
         return "Ask for the URL of the WebSocket itself: most clients do not follow redirects."
     place = websocket_url(urljoin(re.sub("^ws", "http", url), location))
+    if place == url:
+        return (
+            "The redirect leads back to this URL: the server expects a cookie or a header, which "
+            "-H 'NAME: VALUE' sends, or its rules for redirects are wrong."
+        )
     cure = f"Use the URL {place}: browsers do not follow redirects."
     if "login" in location.lower():
         cure += " If it is a login page, pass the cookie of a session with -H 'Cookie: …'."

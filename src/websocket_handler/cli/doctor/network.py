@@ -114,7 +114,7 @@ CERTIFICATE_CURES = {
     "or pass the authority with --ca.",
     21: "The issuer is unknown: let the server send its intermediate certificates (fullchain.pem), "
     "or pass the authority with --ca.",
-    62: "The certificate is for other names: use one of these in the URL, or get a certificate for "
+    62: "The certificate is for other names: use one of them in the URL, or get a certificate for "
     "this one.",
     64: "The certificate does not name this IP address: use the host name in the URL.",
 }
