@@ -234,12 +234,16 @@ def test_server_that_never_answers_is_left_in_time(call: Call) -> None:
 
 @pytest.mark.parametrize(
     ("place", "message"),
-    [("127.0.0.1:{port}", "Connection refused"), ("nowhere.invalid", "cannot connect: ")],
+    [
+        ("127.0.0.1:{port}", "cannot connect to 127.0.0.1:{port}: Connection refused\n"),
+        ("nowhere.invalid", "cannot resolve the name nowhere.invalid: "),
+    ],
 )
 def test_unreachable_server_is_reported(call: Call, place: str, message: str) -> None:
-    done = call(place.format(port=free_port()), "-x", "hello")
+    port = free_port()
+    done = call(place.format(port=port), "-x", "hello")
     assert done.returncode == 1
-    assert message in done.stderr.decode()
+    assert done.stderr.decode().startswith(message.format(port=port))
     assert "Traceback" not in done.stderr.decode()
 
 

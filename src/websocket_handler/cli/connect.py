@@ -205,7 +205,8 @@ def explain(error: Exception, url: str) -> str:
         body = " ".join(error.body.decode(errors="replace").split())
         text += f": {printable(body, MAX_BODY_SHOWN)}" if body else ""
     else:
-        text = f"cannot connect: {printable(reason_of(error))}"
+        reason = printable(reason_of(error))
+        text = reason if reason.startswith("cannot ") else f"cannot connect: {reason}"
     return f"{text}\n`websocket-handler doctor {printable(url)}` examines the server."
 
 
