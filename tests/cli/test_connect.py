@@ -225,6 +225,14 @@ def test_refused_handshake_is_explained_in_a_line(call: Call) -> None:
     ]
 
 
+def test_page_of_a_refusal_is_shown_without_tags(call: Call) -> None:
+    page = "<!doctype html><title>403</title><h1>Forbidden</h1>\n<p>Log in <b>first</b>.</p>"
+    headers = {"Content-Type": "text/html; charset=utf-8"}
+    with serving(answering("403 Forbidden", page, headers)) as port:
+        done = call(f"ws://127.0.0.1:{port}/", "-x", "hello")
+    assert b"HTTP status 403: Forbidden Log in first .\n" in done.stderr
+
+
 def test_server_that_never_answers_is_left_in_time(call: Call) -> None:
     with serving(lambda sock, _: sock.recv(1)) as port:
         done = call(f"ws://127.0.0.1:{port}/", "--timeout", "0.3", "-x", "hello")

@@ -16,11 +16,12 @@ from ..connection.lifecycle import NORMAL_CLOSE_CODES
 from ..errors import ConnectionClosed, HandshakeFailed, UnsupportedByVersion, WebSocketError
 from ..protocol.close_codes import CloseCode
 from ..protocol.printable import printable
+from ..protocol.request import Headers
 from ..websocket import WebSocket
 from .actions import COMMANDS, Action, Close, Help, Ping, Send, parse
 from .display import Display, PipeDisplay
 from .target import Target
-from .text import describe_close
+from .text import describe_close, without_tags
 
 REPLY_TIMEOUT_S = 10.0
 """The default of `wait` if one reply is wanted."""
@@ -202,7 +203,9 @@ def explain(error: Exception, url: str) -> str:
     """Return a message for a user if the connection cannot be opened."""
     if isinstance(error, HandshakeFailed):
         text = f"the handshake failed: {printable(error.reason)}"
-        body = " ".join(error.body.decode(errors="replace").split())
+        body = error.body.decode(errors="replace")
+        kind = Headers(error.headers).get("Content-Type", "")
+        body = without_tags(body) if "html" in kind else " ".join(body.split())
         text += f": {printable(body, MAX_BODY_SHOWN)}" if body else ""
     else:
         reason = printable(reason_of(error))

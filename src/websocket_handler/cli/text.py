@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 from ..protocol.close_codes import CloseCode
@@ -25,6 +26,12 @@ def safe_lines(text: str) -> Iterator[str]:
     for line in text.split("\n"):
         expanded = line.rstrip("\r").expandtabs()
         yield printable(expanded, len(expanded))
+
+
+def without_tags(html: str) -> str:
+    """Return the visible text of a page, without its title, on one line."""
+    tags = r"<(style|script|title)\b.*?</\1>|<[^>]*>"
+    return " ".join(re.sub(tags, " ", html, flags=re.DOTALL | re.IGNORECASE).split())
 
 
 def hexdump(data: bytes) -> Iterator[str]:

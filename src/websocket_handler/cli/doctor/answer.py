@@ -11,6 +11,7 @@ from urllib.parse import urljoin
 from ...errors import HandshakeFailed
 from ...protocol.request import Headers
 from ..target import ClientHandshake, Established, websocket_url
+from ..text import without_tags
 from .finding import Clock
 
 RECEIVE_SIZE = 1 << 16
@@ -97,10 +98,8 @@ def passed_servers(headers: Headers) -> str:
 
 
 def shown_body(answer: Answer) -> str:
-    """Return the readable beginning of an error's body: without tags and line breaks."""
-    text = answer.body.decode(errors="replace")
-    text = re.sub(r"<(style|script|title)\b.*?</\1>|<[^>]*>", " ", text, flags=re.DOTALL | re.I)
-    text = " ".join(text.split())
+    """Return the readable beginning of an error's body."""
+    text = without_tags(answer.body.decode(errors="replace"))
     return text if len(text) <= MAX_BODY_SHOWN else text[:MAX_BODY_SHOWN] + "…"
 
 
