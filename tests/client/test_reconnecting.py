@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http
 import itertools
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -394,6 +395,15 @@ def test_waiting_for_the_end_does_not_block_the_loop(server: EchoServer) -> None
 def test_text_form_has_the_url_and_the_state(server: EchoServer) -> None:
     feed = Reconnecting(server.url(host="me:secret@127.0.0.1"))
     assert repr(feed) == f"<Reconnecting ws://…@127.0.0.1:{server.port}/ closed>"
+
+
+def test_given_socket_cannot_be_opened_again(server: EchoServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        with pytest.raises(ValueError, match="sock= is one connection"):
+            Reconnecting(server.url(), sock=sock)
+        connecting = aconnect(server.url(), sock=sock)
+        with pytest.raises(ValueError, match="sock= is one connection"):
+            aiter(connecting)
 
 
 def test_wrong_use_is_an_error(server: EchoServer) -> None:

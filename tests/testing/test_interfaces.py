@@ -106,6 +106,11 @@ def test_wrong_argument_of_connect_is_a_type_error(options: Any, message: str) -
         client.connect("/", **options)
 
 
+def test_method_that_is_no_token_is_an_error() -> None:
+    with Client(wsgi) as client, pytest.raises(ValueError, match="'A B' is not a method of HTTP"):
+        client.request("A B", "/")
+
+
 def test_data_of_another_type_is_a_type_error() -> None:
     data: Any = 5
     with Client(wsgi) as client, pytest.raises(TypeError, match="data is bytes, a str or a"):

@@ -94,6 +94,7 @@ class Connecting:
         await self._websocket.__aexit__(kind, *details)
 
     def __aiter__(self) -> AsyncGenerator[WebSocket, None]:
+        self._plan.check_repeatable()
         return reopen(self._plan, LoopNetwork)
 
     async def _open(self) -> WebSocket:

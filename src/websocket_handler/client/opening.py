@@ -58,6 +58,11 @@ class Plan:
         if self.address.secure and not IS_NATIVE:
             raise WebSocketError("wss: needs the native engine; the pure-Python engine has no TLS")
 
+    def check_repeatable(self) -> None:
+        """Raise `ValueError` if the plan can be carried out only once."""
+        if self.client.sock is not None:
+            raise ValueError("sock= is one connection; it cannot be opened again")
+
     def handshake(self) -> ClientHandshake:
         """Return a new handshake. Raises `ValueError` if an option is not valid in it."""
         client = self.client

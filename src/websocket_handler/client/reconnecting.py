@@ -66,8 +66,7 @@ class Reconnecting:
         self, url: str, *, settings: Settings | None = None, **options: Unpack[ClientOptions]
     ) -> None:
         plan = Plan.of(url, *split_options(settings, **options))
-        if plan.client.sock is not None:
-            raise ValueError("sock= is one connection; it cannot be opened again")
+        plan.check_repeatable()
         self._plan = plan
         self._listeners: list[tuple[Event, Callable[..., object]]] = []
         self._websocket: WebSocket | None = None

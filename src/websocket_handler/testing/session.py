@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import HandshakeFailed, WebSocketError
 from ..protocol.client import Address, ClientHandshake
 from ..protocol.close_codes import CloseCode
-from ..protocol.request import Headers, check_field, field_list
+from ..protocol.request import TOKEN, Headers, check_field, field_list
 from ..protocol.versions import DEFAULT_VERSIONS, Version, by_name
 from ..settings import Settings
 from .clock import advance, settle
@@ -132,6 +132,8 @@ class Session:
         timeout: float | None = None,
     ) -> Response:
         """Send an ordinary request. Returns its response, or raises the application's exception."""
+        if not TOKEN.fullmatch(method):
+            raise ValueError(f"{method!r} is not a method of HTTP")
         address = self._address(path)
         body, kind = encode_body(data, json)
         fields = [("Host", self._host), *self._fields(address, headers, cookies)]
