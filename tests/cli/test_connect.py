@@ -225,6 +225,12 @@ def test_refused_handshake_is_explained_in_a_line(call: Call) -> None:
     ]
 
 
+def test_password_of_the_url_is_not_shown(call: Call) -> None:
+    done = call(f"ws://me:hunter2@127.0.0.1:{free_port()}/", "-x", "hello")
+    assert b"doctor ws://\xe2\x80\xa6@127.0.0.1:" in done.stderr
+    assert b"hunter2" not in done.stderr
+
+
 def test_page_of_a_refusal_is_shown_without_tags(call: Call) -> None:
     page = "<!doctype html><title>403</title><h1>Forbidden</h1>\n<p>Log in <b>first</b>.</p>"
     headers = {"Content-Type": "text/html; charset=utf-8"}

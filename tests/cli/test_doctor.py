@@ -100,6 +100,14 @@ def test_report_as_json_has_every_finding(url: str, capsys: pytest.CaptureFixtur
     assert last["cure"].startswith("Check the path")
 
 
+def test_report_does_not_show_the_password_of_the_url(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(answering("302 Found", headers={"Location": "/there"})) as port:
+        commands.run(["doctor", f"ws://me:hunter2@127.0.0.1:{port}/"])
+    report = capsys.readouterr().out
+    assert f"Use the URL ws://…@127.0.0.1:{port}/there" in report
+    assert "hunter2" not in report
+
+
 def test_report_of_a_problem_has_its_cure_and_no_control_characters(
     capfd: pytest.CaptureFixture[str],
 ) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 import pytest
 
 from websocket_handler import connect
+from websocket_handler.__main__ import main
+from websocket_handler.demo.application import make_server
 
 from ..support.programs import Program, demo, wait_for
 from ..support.raw_client import RawClient, Response, close, request, text
@@ -132,6 +134,19 @@ def test_unavailable_address_is_reported(
     assert run.returncode == 1
     assert message.format(taken=program.port) in run.stderr
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("port", ["65536", "-1", "http"])
+def test_invalid_port_is_a_usage_error(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", f"--port={port}"])
+    assert ended.value.code == 2
+    assert f"argument --port: invalid port value: '{port}'" in capsys.readouterr().err
+
+
+def test_demo_listens_on_an_ipv6_address() -> None:
+    with make_server("::1", 0) as server:
+        assert server.server_address[0] == "::1"
 
 
 def test_ctrl_c_closes_all_and_exits() -> None:

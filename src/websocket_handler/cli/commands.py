@@ -291,4 +291,4 @@ def doctor(message: str | None, as_json: bool, timeout: float, **options: Any) -
 
     target = make_target(**options)
     findings = Examination(target, timeout, message).run()
-    return 0 if (show_json if as_json else show)(target.url, findings) else 1
+    return 0 if (show_json if as_json else show)(target.shown_url, findings) else 1

@@ -173,13 +173,13 @@ def run(target: Target, options: Options) -> ExitCode:
     try:
         websocket = target.open()
     except (WebSocketError, OSError) as error:
-        sys.stderr.write(explain(error, target.url) + "\n")
+        sys.stderr.write(explain(error, target.shown_url) + "\n")
         return ExitCode.NOT_OPENED
     session = Session(websocket, display_for(options), options.one)
     if options.is_interactive:
         from .prompt import converse
 
-        session.display.notice(greeting(websocket, target.url))
+        session.display.notice(greeting(websocket, target.shown_url))
         converse(session)
         return session.close()
     return send_all(session, options)

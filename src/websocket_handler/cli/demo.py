@@ -30,6 +30,15 @@ def seconds(text: str) -> float:
     return number
 
 
+def port(text: str) -> int:
+    """Return the number of a port; 0 lets the system choose one. Raises `ValueError` if it is not
+    valid."""
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise ValueError(text)
+    return number
+
+
 class Option(NamedTuple):
     """An option of the command, for argparse and for click."""
 
@@ -41,7 +50,7 @@ class Option(NamedTuple):
 
 OPTIONS = (
     Option("--host", str, "127.0.0.1", "address to listen on"),
-    Option("--port", int, 4080, "port to listen on"),
+    Option("--port", port, 4080, "port to listen on"),
     Option(
         "--window",
         seconds,
@@ -70,7 +79,7 @@ def serve(host: str, port: int, window: float) -> int:
         sys.stderr.write(explain(error, host, port) + "\n")
         return 1
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    place = "localhost" if host == "127.0.0.1" else host
+    place = "localhost" if host == "127.0.0.1" else f"[{host}]" if ":" in host else host
     with server:
         serve_until_interrupted(server, f"http://{place}:{server.server_port}/echotest.html")
         close(server, window)

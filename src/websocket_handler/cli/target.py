@@ -14,7 +14,7 @@ from ..client.proxies import pass_proxy
 from ..client.proxy_url import ProxyUrl, proxy_for
 from ..client.stream import NOT_TLS, Stream
 from ..client.tls_in_tls import wrap_tls_again
-from ..protocol.client import Address, ClientHandshake, Established
+from ..protocol.client import Address, ClientHandshake, Established, without_password
 from ..protocol.permessage_deflate import Compression
 from ..protocol.versions import DEFAULT_VERSIONS, Version
 from ..websocket import WebSocket
@@ -27,6 +27,7 @@ __all__ = [
     "ProxyUrl",
     "Target",
     "websocket_url",
+    "without_password",
 ]
 
 CLOSE_TIMEOUT_S = 5.0
@@ -64,6 +65,11 @@ class Target:
             close_timeout=CLOSE_TIMEOUT_S,
             max_message_size=self.max_message_size,
         )
+
+    @property
+    def shown_url(self) -> str:
+        """The URL without its password, for texts that end up in logs and reports."""
+        return without_password(self.url)
 
     def address(self) -> Address:
         """Return the parts of the URL. Raises `ValueError` if it is not valid."""

@@ -6,6 +6,7 @@ It is an ordinary `BaseHTTPRequestHandler`, and the WebSocket is one of its rout
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
@@ -132,10 +133,15 @@ class DemoServer(ThreadingHTTPServer):
     request_queue_size = 1024
     daemon_threads = True
 
+    def __init__(self, host: str, port: int) -> None:
+        if ":" in host:
+            self.address_family: int = socket.AF_INET6
+        super().__init__((host, port), DemoHandler)
+
 
 def make_server(host: str, port: int) -> DemoServer:
     """Return the demo's server, which is bound and ready to serve.
 
     Raises `OSError` if it cannot listen on the address.
     """
-    return configure_server(DemoServer((host, port), DemoHandler), **SETTINGS)
+    return configure_server(DemoServer(host, port), **SETTINGS)

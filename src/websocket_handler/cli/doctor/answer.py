@@ -10,7 +10,7 @@ from urllib.parse import urljoin
 
 from ...errors import HandshakeFailed
 from ...protocol.request import Headers
-from ..target import ClientHandshake, Established, websocket_url
+from ..target import ClientHandshake, Established, websocket_url, without_password
 from ..text import without_tags
 from .finding import Clock
 
@@ -218,7 +218,7 @@ def cure_of_redirect(location: str, url: str) -> str:
             "The redirect leads back to this URL: the server expects a cookie or a header, which "
             "-H 'NAME: VALUE' sends, or its rules for redirects are wrong."
         )
-    cure = f"Use the URL {place}: browsers do not follow redirects."
+    cure = f"Use the URL {without_password(place)}: browsers do not follow redirects."
     if "login" in location.lower():
         cure += " If it is a login page, pass the cookie of a session with -H 'Cookie: …'."
     return cure
