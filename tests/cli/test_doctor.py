@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 import trustme
+from flask import Flask
+from werkzeug.serving import make_server
 
 from websocket_handler import Settings
 from websocket_handler.cli import commands
@@ -244,6 +246,22 @@ def test_status_is_explained(status: str, headers: dict[str, str], cure: str) ->
     assert ("the reason" in found["handshake"].text) == (status >= "4")
     named = headers.get("Server") or headers.get("Via")
     assert (found["servers"].text if named else "").endswith(named or "")
+
+
+def test_flask_without_the_middleware_is_recognised() -> None:
+    app = Flask(__name__)
+    app.add_url_rule("/echo", view_func=lambda: "plain")
+    server = make_server("127.0.0.1", 0, app)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        found = examine(f"ws://127.0.0.1:{server.port}/echo")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert "400 BAD REQUEST" in problems(found)["handshake"].upper()
+    assert "app.wsgi_app = WSGIMiddleware(app.wsgi_app)" in found["handshake"].cure
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,9 @@ from .finding import Clock
 
 RECEIVE_SIZE = 1 << 16
 
+WERKZEUG_400 = b"(or proxy) sent a request that this server could not understand"
+"""Part of the body with which Flask's router refuses a WebSocket for an ordinary route."""
+
 MAX_BODY_SHOWN = 200
 """The part of an error's body that is shown, in characters."""
 
@@ -193,6 +196,11 @@ def cure_of(answer: Answer, url: str) -> str:
         return cure_of_426(answer)
     if status == 400 and b"https" in answer.body.lower():
         return "The port speaks TLS: use wss://."
+    if status == 400 and WERKZEUG_400 in answer.body:
+        return (
+            "If the path is a route of Flask, it lacks the middleware that gives WebSockets to "
+            "routes: app.wsgi_app = WSGIMiddleware(app.wsgi_app)."
+        )
     if status == 400:
         return (
             CURES[400]
