@@ -49,6 +49,9 @@ class ConnectionMoved(CancelledError):
     def __init__(self) -> None:
         super().__init__("the connection was moved to another process")
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), ()
+
 
 class ProtocolError(WebSocketError):
     """The peer violated its version of the protocol.
@@ -119,6 +122,10 @@ class ConnectionFailed(WebSocketError, OSError):
     def __init__(self, reason: str, number: int | None = None) -> None:
         super().__init__(number, reason)
         self.reason = reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let a copy, also one in another process, be made with the arguments in their order."""
+        return type(self), (self.reason, self.errno), self.__dict__
 
     def __str__(self) -> str:
         return printable(self.reason)
