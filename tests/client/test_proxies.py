@@ -150,6 +150,12 @@ def test_socks_proxy_that_cannot_reach_the_server_is_an_error(echo: Form, socks_
         echo("ws://127.0.0.1:1/", proxy=f"socks5://127.0.0.1:{socks_proxy}")
 
 
+def test_name_that_is_resolved_here_and_unknown_is_named(echo: Form, socks_proxy: int) -> None:
+    text = r"cannot resolve the name nowhere\.invalid: .* \(socks5 resolves it here, socks5h"
+    with NothingLeft(), pytest.raises(ConnectionFailed, match=text):
+        echo("ws://nowhere.invalid/", proxy=f"socks5://127.0.0.1:{socks_proxy}")
+
+
 def test_missing_python_socks_is_named(
     echo: Form, server: EchoServer, socks_proxy: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 
 from ..errors import ConnectionFailed, HandshakeFailed, ProxyFailed
@@ -73,6 +74,10 @@ async def pass_socks(network: Network, stream: Stream, proxy: ProxyUrl, address:
         raise
     except TimeoutError:
         raise network.too_late() from None
+    except socket.gaierror as error:
+        hint = f"{proxy.scheme} resolves it here, socks5h and socks4a at the proxy"
+        reason = f"cannot resolve the name {address.host}: {error.strerror} ({hint})"
+        raise ConnectionFailed(reason, error.errno) from error
     except OSError as error:
         reason = f"the connection to the proxy {proxy} was lost: {error}"
         raise ConnectionFailed(reason, error.errno) from error
