@@ -169,12 +169,18 @@ def test_ssl_false_does_not_verify_the_certificate(echo: Form) -> None:
         server.close()
 
 
-def test_connections_without_a_context_share_one() -> None:
+def test_connections_without_a_context_share_one(
+    monkeypatch: pytest.MonkeyPatch, certificates: Certificates
+) -> None:
     shared = tls_context(None)
     assert tls_context(True) is shared
     assert shared.verify_mode is ssl.CERT_REQUIRED
     assert shared.check_hostname
     assert tls_context(False) is not shared
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates.file))
+    other = tls_context(None)
+    assert other is not shared
+    assert other.cert_store_stats()["x509"] != shared.cert_store_stats()["x509"]
 
 
 def test_server_without_tls_is_an_error(echo: Form) -> None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from functools import lru_cache
+
+AUTHORITIES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+"""The variables with the places of the authorities, where they are not the system's."""
 
 
 def tls_context(given: ssl.SSLContext | bool | None) -> ssl.SSLContext:
     """Return the context for the options `ssl` and `proxy_ssl`."""
     if isinstance(given, ssl.SSLContext):
         return given
-    return _unverified_context() if given is False else _default_context()
+    if given is False:
+        return _unverified_context()
+    return _default_context(tuple(map(os.environ.get, AUTHORITIES)))
 
 
 @lru_cache(maxsize=1)
-def _default_context() -> ssl.SSLContext:
-    """Return the context that trusts the system's authorities. All connections share it: to read
-    the authorities takes tens of milliseconds, in which an event loop would stand still."""
+def _default_context(_places: tuple[str | None, ...]) -> ssl.SSLContext:
+    """Return the context that trusts the authorities in their places. All connections share it: to
+    read the authorities takes tens of milliseconds, in which an event loop would stand still."""
     return ssl.create_default_context()
 
 
