@@ -34,7 +34,7 @@ from .connection.surroundings import Surroundings
 from .engine import Engine, default_engine
 from .engine.running_loop import is_in_event_loop
 from .engine.send_state import SendState
-from .engine.stats import NoThread
+from .engine.stats import CannotStart
 from .engine.tcp_keep_alive import keep_alive
 from .engine.tls import Socket, close_socket
 from .errors import ConnectionClosed, WebSocketError
@@ -310,13 +310,14 @@ class WebSocket(SendingConnection):
 
         Raises `WebSocketError` if it is called twice, `ValueError` for a subprotocol that the
         client did not offer, a response header that the handshake itself sets, or an invalid
-        setting.
+        setting, `OSError` if the system has no descriptors left.
         """
         if self._outcome is not None:
             raise WebSocketError("connect() was already called")
         chosen = with_options(settings or self._settings, options)
         handling, request = self._handling, self.request
         assert handling is not None
+        engine = handling.engine  # first: the system may have no descriptors for a new one
         handling.request, handling.look = request, None
         _check_response_headers(handling.response_headers)
         arrival = handling.handover.arrival if handling.handover is not None else None
@@ -335,7 +336,6 @@ class WebSocket(SendingConnection):
         if handling.handover is not None:
             handling.handover.detach()
         self._settings = _shared(self._surround_listeners(chosen))
-        engine = handling.engine
         if isinstance(outcome, handshake.Accepted):
             refusal = admit(engine, chosen, self._counted_address)
             outcome = handshake.http_refusal(*refusal) if refusal else outcome
@@ -736,7 +736,7 @@ class WebSocket(SendingConnection):
             engine._attach_transport(self, connected, early)
 
     def _fail_attach(self, engine: Engine, connected: Stream, error: BaseException) -> None:
-        """The engine was stopped, or cannot start a thread: send 503 to the client and close."""
+        """The engine was stopped, or cannot be started: send 503 to the client and close."""
         if isinstance(self._outcome, handshake.Accepted):
             engine._ledger.count_refused(NOT_SERVED[0])
         if isinstance(connected, (socket.socket, Socket)) and not self._is_client:
@@ -747,7 +747,7 @@ class WebSocket(SendingConnection):
         close_stream(connected)
         self._taken_over = False
         self._connection_lost(str(error))
-        if self._is_client or not isinstance(error, NoThread):
+        if self._is_client or not isinstance(error, CannotStart):
             raise error
 
     def _complete_early(self, is_conversation: bool = False) -> None:

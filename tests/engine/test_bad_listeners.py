@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import threading
 from collections.abc import Callable, Iterator
 
@@ -14,9 +15,11 @@ from websocket_handler import Engine, WebSocket
 from websocket_handler.connection.listeners import EVENTS
 from websocket_handler.protocol.assembly import Close, Message
 from websocket_handler.protocol.frame import Opcode, write_frame
+from websocket_handler.rooms import Rooms
 
 from ..support.connections import Peer, connect, make_websocket
 from ..support.programs import wait_for
+from .loops import LOOPS
 
 KEY = b"\x01\x02\x03\x04"
 
@@ -218,3 +221,117 @@ def test_many_raising_listeners_leave_nothing(engine: Engine) -> None:
     wait_for(
         lambda: [type(channel) for channel in engine._channels()] == [WebSocket], "the sockets"
     )
+
+
+def raise_exit(*_: object) -> None:
+    raise SystemExit(1)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_error_for_the_process_in_a_posted_call_leaves_the_engines_thread_serving(
+    error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Engine()
+    bystander = echoing(engine)
+
+    def fail() -> None:
+        raise error
+
+    for post in (engine._post, lambda call: engine._call_later(0.01, call)):
+        caplog.clear()
+        with caplog.at_level(logging.ERROR, "websocket_handler"):
+            post(fail)
+            wait_for(lambda: "call" in caplog.text, "the error in the log")
+        assert_it_echoes(bystander)
+    engine.stop(10)
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+@pytest.mark.parametrize("event", ["open", "message", "close"])
+def test_exit_in_a_listener_reaches_the_loop_and_its_peer_gets_the_close_frame(
+    loop_name: str, event: str
+) -> None:
+    loop = LOOPS[loop_name]()
+    engine = Engine(loop)
+    websocket = make_websocket(engine)
+    websocket.on("message", lambda _: None)
+    websocket.on(event, raise_exit)  # type: ignore[call-overload]
+    ours, theirs = socket.socketpair()
+    peer = Peer(theirs)
+
+    async def give() -> None:
+        websocket.connect()
+        websocket._take_over(ours)
+        code = b"\x03\xe8" if event == "close" else b""
+        theirs.sendall(write_frame(Opcode.CLOSE if code else Opcode.TEXT, code, key=KEY))
+        await asyncio.sleep(20)
+
+    giving = loop.create_task(give())
+    with pytest.raises(SystemExit):
+        loop.run_until_complete(giving)
+    theirs.setblocking(False)
+    received = loop.run_until_complete(loop.sock_recv(theirs, 1 << 16))
+    while b"\x88" not in received.partition(b"\r\n\r\n")[2]:
+        received += loop.run_until_complete(loop.sock_recv(theirs, 1 << 16))
+    code = received.partition(b"\x88")[2][1:3]
+    assert int.from_bytes(code, "big") == (1000 if event == "close" else 1011)
+    giving.cancel()
+    peer.sock.close()
+    loop.run_until_complete(asyncio.gather(giving, return_exceptions=True))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+
+
+def test_room_that_cannot_be_left_keeps_no_other_part_of_the_end(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A listener of the rooms raises: the others are called, and `close` follows."""
+    bystander = echoing(engine)
+    errors: list[type[BaseException]] = [LookupError, GeneratorExit]
+    if engine.event_loop is None:  # else it ends the loop
+        errors.append(SystemExit)
+    for error in errors:
+        caplog.clear()
+        with caplog.at_level(logging.ERROR, "websocket_handler"):
+            leave_a_room_that_raises(engine, error)
+        assert caplog.text.count("a listener of the rooms event 'presence' raised") == 1
+        wait_for(lambda: engine.stats().open == 1, "the place to be free")
+        assert_it_echoes(bystander)
+
+
+def leave_a_room_that_raises(engine: Engine, error: type[BaseException]) -> None:
+    rooms, websocket = Rooms(), make_websocket(engine)
+    over, left = threading.Event(), threading.Event()
+    websocket.on("close", lambda *_: over.set())
+    peer = connect(websocket)
+    rooms["room"].add(websocket, "someone")
+    wait_for(lambda: websocket._memberships, "the membership")
+
+    @rooms.on("presence")
+    def fail(_: object) -> None:
+        raise error("on purpose")
+
+    rooms.on("presence", lambda _: left.set())
+    peer.sock.close()
+    assert over.wait(10)
+    assert left.is_set()
+
+
+def test_handler_of_logging_that_raises_leaves_the_end_complete(engine: Engine) -> None:
+    class Failing(logging.Handler):
+        def emit(self, _: logging.LogRecord) -> None:
+            raise LookupError("on purpose")
+
+    logger, failing = logging.getLogger("websocket_handler"), Failing()
+    before = logger.level
+    logger.addHandler(failing)
+    logger.setLevel(logging.DEBUG)
+    try:
+        victim = Victim(engine, "message", raise_error, "plain")
+        assert victim.read_close() == 1011
+        victim.peer.sock.close()
+        assert victim.over.wait(10)
+        wait_for(lambda: engine.stats().open == 0, "the place to be free")
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(failing)

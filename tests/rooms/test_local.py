@@ -544,3 +544,36 @@ def received(client: WebSocket) -> bool:
         return client.receive(0.2) == "Sale!"
     except TimeoutError:
         return False
+
+
+class Failing(Recorder):
+    """Raises in every call, after recording it."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        super().__init__()
+        self._error = error
+
+    def bus_changed(self, state: BusState, reason: str) -> None:
+        super().bus_changed(state, reason)
+        raise self._error("on purpose")
+
+    def deliver(self, *arguments: Any) -> None:
+        super().deliver(*arguments)
+        raise self._error("on purpose")
+
+
+@pytest.mark.parametrize("error", [LookupError, SystemExit, KeyboardInterrupt])
+def test_application_that_raises_what_ends_a_loop_leaves_the_bus_running(
+    directory: LocalDirectory, connect: Connect, error: type[BaseException]
+) -> None:
+    recorder = Failing(error)
+    bus = Bus(directory.url, recorder)
+    bus.join("a")
+    bus.start()
+    recorder.wait_for_state(BusState.UP)
+    assert bus.wait_until_subscribed("a", 10)
+    sender, _ = connect(directory, "a")
+    for message in ("first", "second"):
+        send(sender, "a", message)
+    assert recorder.wait_for_messages(2) == ["first", "second"]
+    bus.close(5)

@@ -180,7 +180,7 @@ class Replay:
             return True
         try:
             return self._member.try_send(envelope.message, offset_text(offset))
-        except Exception:
+        except BaseException:  # a `SystemExit` would end the bus
             logger.exception("could not replay a message of room %r", room.name)
             return True
 

@@ -220,10 +220,11 @@ class BusWorker:
             self._wake.set()
 
     def call(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Call a function of the application, and log its exception."""
+        """Call a function of the application, and log its exception. In the bus's thread, a
+        `SystemExit` would end the loop."""
         try:
             function(*arguments)
-        except Exception:
+        except BaseException:
             logger.exception("the rooms' %s() raised", getattr(function, "__name__", function))
 
     def report_loss(self, room: Subscription, count: int | None, is_news: bool = True) -> None:

@@ -246,8 +246,9 @@ class LoopInbox(_Inbox):
         self._source = None
         if self.same_loop:
             self._accept_end(code, reason, limit)
-        elif not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._accept_end, code, reason, limit)
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._accept_end, code, reason, limit)
 
     def forget_after_fork(self, code: int, reason: str) -> None:
         """In a forked child: like `end`, but discard the messages, which the parent has too."""

@@ -7,6 +7,7 @@ below "Called by the engine" run in the engine's thread.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -218,10 +219,17 @@ class Connection(ReceivingConnection):
                 try:
                     Context().run(listener, *args)
                 except BaseException as error:
+                    self._interrupt_if_meant(error)
                     if not self._is_own_end(error):
-                        logger.exception("%r: a listener of %r raised", self, event)
+                        with contextlib.suppress(Exception):  # of a handler of logging
+                            logger.exception("%r: a listener of %r raised", self, event)
                         if self._engine is not None:
                             self._engine._ledger.observe_error(error)
+
+    def _interrupt_if_meant(self, error: BaseException) -> None:
+        """Pass an error that is meant for the process, such as Ctrl-C, to the engine."""
+        if isinstance(error, KeyboardInterrupt | SystemExit) and self._engine is not None:
+            self._engine._interrupt(error)
 
     # Rooms
 
@@ -358,15 +366,25 @@ class Connection(ReceivingConnection):
                 self._engine._ledger.leave(self._counted_address)
         code, reason, _ = self._close
         level = logging.DEBUG if code in NORMAL_CLOSE_CODES else logging.INFO
-        logger.log(level, "%r: %d %s", self, code, reason)
+        self._attempt(logger.log, level, "%r: %d %s", self, code, reason)
         memberships, self._memberships = self._memberships, ()
         for leave in memberships:
-            leave(self)
+            self._attempt(leave, self)
         listeners, self._listeners = self._listeners, ()  # `close` is the last event
         self._message_listener = self._after_messages = None
-        self._call_final(listeners, "close", code, reason)
-        self._notify_drain_waiters()
+        self._attempt(self._call_final, listeners, "close", code, reason)
+        self._attempt(self._notify_drain_waiters)
         self._end_inbox()
+
+    def _attempt(self, call: Callable[..., object], *arguments: object) -> None:
+        """Make one of the calls at the end of the connection. The next ones follow even if it
+        raises: listeners of a room and handlers of logging belong to the application."""
+        try:
+            call(*arguments)
+        except BaseException as error:
+            self._interrupt_if_meant(error)
+            with contextlib.suppress(Exception):  # of a handler of logging
+                logger.error("%r: a call at its end failed", self, exc_info=error)
 
     def _half_close(self) -> None:
         """Send the buffered data and FIN, then wait for the peer's FIN. Closing a socket with
@@ -574,15 +592,15 @@ class Connection(ReceivingConnection):
         if self._is_own_end(error):
             logger.debug("%r: a listener used the closed connection: %s", self, error)
             return
+        self._interrupt_if_meant(error)
         try:
-            logger.error("%r: a listener raised", self, exc_info=error)
+            with contextlib.suppress(Exception):  # of a handler of logging
+                logger.error("%r: a listener raised", self, exc_info=error)
             if self._engine is not None:
                 self._engine._ledger.observe_error(error)
             self._emit_final("error", error)
         finally:
             self._start_closing(CloseCode.INTERNAL_ERROR, "internal error")
-        if isinstance(error, KeyboardInterrupt | SystemExit) and self._engine is not None:
-            self._engine._interrupt(error)
 
     def _is_own_end(self, error: BaseException) -> bool:
         """Whether a listener raised because this connection itself has ended meanwhile."""
@@ -600,6 +618,24 @@ class Connection(ReceivingConnection):
         return self.buffered_amount > self._settings.max_buffered
 
     def _deadline_passed(self) -> None:
+        try:
+            self._act_on_deadline()
+        except BaseException as error:  # no later deadline is certain to be set
+            self._deadline_failed(error)
+
+    def _deadline_failed(self, error: BaseException) -> None:
+        """Close with 1011: without a deadline, a silent peer could stay for ever."""
+        try:
+            logger.error("%r: the check for a time-out failed", self, exc_info=error)
+            if self._state is State.OPEN:
+                self._fail(CloseCode.INTERNAL_ERROR, "internal error", error)
+            else:
+                self._abort("internal error")
+        except BaseException:
+            self._abort("internal error")
+        self._interrupt_if_meant(error)
+
+    def _act_on_deadline(self) -> None:
         if self._state is State.OPEN:
             self._keep_alive()
         elif self._state is State.CONNECTING:

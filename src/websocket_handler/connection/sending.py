@@ -364,5 +364,5 @@ def _size_of(message: Any) -> int:
 
 def set_threadsafe(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
     """Set the event of a loop, from any thread. Does nothing if the loop is closed."""
-    if not loop.is_closed():
+    with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(event.set)

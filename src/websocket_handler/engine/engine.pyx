@@ -591,9 +591,9 @@ cdef class EpollEngine:
 
     cdef void call_failed(self, text, call, error) noexcept:
         """Log the error of a call. `poll` raises it if it is meant for the process."""
-        logger.error(text, call, exc_info=error)
         if isinstance(error, KeyboardInterrupt | SystemExit):  # Ctrl-C may be raised anywhere
             self._interrupt(error)
+        logger.error(text, call, exc_info=error)
 
     cpdef void wake(self) noexcept:
         """Make a waiting `poll` return. Thread-safe."""

@@ -31,7 +31,7 @@ from .native_locks import native_rlock
 from .running_loop import interrupt_main_greenlet, is_gevent, is_in_event_loop
 from .send_state import SendState
 from .shutdown import ClosesAll
-from .stats import Ledger, NoThread, Stats, Traffic
+from .stats import CannotStart, Ledger, Stats, Traffic
 from .timeouts import DISCARD_TIMEOUT_S, END_CHECK_INTERVAL_S
 from .transport import end_output_of
 
@@ -145,10 +145,22 @@ class Engine(ClosesAll):
                 self._early_calls.append(call)
                 return
             if self._can_post:
-                with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-                    self.loop.call_soon_threadsafe(call, context=Context())
+                self._call_soon(self._make, call)
                 return
         call()
+
+    def _call_soon(self, call: Callable[..., object], *arguments: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            self.loop.call_soon_threadsafe(call, *arguments, context=Context())
+
+    def _make(self, call: Callable[[], object]) -> None:
+        """Make a posted call. The loop would end if it raised a `SystemExit`."""
+        try:
+            call()
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                self._interrupt(error)
+            logger.error("a call posted to the engine failed: %r", call, exc_info=error)
 
     @property
     def _can_post(self) -> bool:
@@ -158,15 +170,15 @@ class Engine(ClosesAll):
         """Make `call()` in the engine's thread after `delay` seconds. Thread-safe. The engine drops
         the call if it is closed before."""
         self._start()
-        self._post(lambda: self.loop.call_later(delay, call, context=Context()))
+        self._post(lambda: self.loop.call_later(delay, self._make, call, context=Context()))
 
     def _interrupt(self, error: BaseException) -> None:
-        """Raise `error`, a `KeyboardInterrupt` or `SystemExit` of a listener, if the engine runs in
-        a loop that was passed to it; under gevent a `KeyboardInterrupt` reaches the main greenlet.
-        A background thread ignores it."""
+        """Raise `error`, a `KeyboardInterrupt` or `SystemExit` of a listener or call, in the loop
+        that was passed to the engine, after the present callback; under gevent a
+        `KeyboardInterrupt` reaches the main greenlet. A background thread ignores it."""
         if self._is_guest:
-            raise error
-        if isinstance(error, KeyboardInterrupt) and is_gevent():
+            self._call_soon(_raise, error)
+        elif isinstance(error, KeyboardInterrupt) and is_gevent():
             interrupt_main_greenlet(error)
 
     @property
@@ -270,11 +282,11 @@ class Engine(ClosesAll):
 
     def _start(self) -> None:
         if not self._try_to_start():
-            raise RuntimeError("the engine is closed") if self._closed else NoThread
+            raise RuntimeError("the engine is closed") if self._closed else CannotStart
 
     def _try_to_start(self) -> bool:
         """Start the thread if there is none. Returns whether the engine can serve another
-        connection: False if it was stopped, or if a thread cannot be started now."""
+        connection: False if it was stopped, or if the system has no threads or descriptors left."""
         if self._closed:
             return False
         warn_once()
@@ -284,21 +296,23 @@ class Engine(ClosesAll):
             return self._loop is not None
 
     def _start_thread(self) -> None:
-        loop = asyncio.new_event_loop()
-        thread = threading.Thread(
-            target=self._run, args=(loop,), name="websocket-engine", daemon=True
-        )
-        self._thread = thread
         try:
-            thread.start()
-        except (RuntimeError, MemoryError):  # too many threads, or no memory for its stack
+            loop = asyncio.new_event_loop()
+        except OSError:  # no descriptors are left
+            return
+        try:
+            self._thread = threading.Thread(
+                target=self._run, args=(loop,), name="websocket-engine", daemon=True
+            )
+            self._thread.start()
+        except (RuntimeError, MemoryError):  # too many threads, or no memory for one
             self._thread = None
             loop.close()
             return
         with self._posting:
             self._loop = loop
             for call in self._early_calls:
-                loop.call_soon_threadsafe(call, context=Context())
+                self._call_soon(self._make, call)
             self._early_calls.clear()
             if self._closed:  # stopped meanwhile
                 loop.call_soon_threadsafe(loop.stop)
@@ -322,14 +336,13 @@ class Engine(ClosesAll):
         self._owner = None
 
     def _run_until_stopped(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run the loop until `stop`. Under gevent a Ctrl-C may be raised in it: it goes on."""
+        """Run the loop until `stop`. It goes on if one of its callbacks raises what ends a loop;
+        under gevent, Ctrl-C may be raised in any of them."""
         while True:
             try:
                 return loop.run_forever()
-            except KeyboardInterrupt as interrupt:
-                if not is_gevent():
-                    raise
-                interrupt_main_greenlet(interrupt)
+            except (KeyboardInterrupt, SystemExit) as error:
+                self._interrupt(error)
 
     def _connect(
         self,
@@ -367,6 +380,10 @@ class Engine(ClosesAll):
         self._attached.discard(channel)
         channel._connection_lost(reason)
         channel._released()
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 def fan_out(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
@@ -11,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import WebSocketError
 from ..protocol.close_codes import CloseCode
+from ..protocol.message import close_payload
 from ..protocol.state import State
 
 if TYPE_CHECKING:
     from . import Engine
+
+logger: logging.Logger = logging.getLogger("websocket_handler")
 
 
 def close_connections(
@@ -42,7 +46,7 @@ def close_connections(
         waiting.update(websocket for websocket in engine._channels() if only(websocket))
         for websocket in list(waiting):
             websocket.on("close", partial(end, websocket))
-            websocket.close(code, reason)
+            close_or_abort(websocket, code, reason)
             if websocket.state is State.CLOSED:
                 end(websocket)
         if not waiting:
@@ -58,8 +62,18 @@ def close_connections(
             done.set()
             when_done()
 
+    close_payload(code, reason)  # raises here, not in the engine's thread
     engine._post(begin)
     return not engine._is_own_thread() and done.wait(timeout)
+
+
+def close_or_abort(websocket: Any, code: int, reason: str) -> None:
+    """Close a WebSocket; abort it if closing fails, for lack of memory. In the engine's thread."""
+    try:
+        websocket.close(code, reason)
+    except Exception as error:
+        logger.error("%r: aborted, because it cannot be closed", websocket, exc_info=error)
+        websocket.abort()
 
 
 BATCH_INTERVAL_S = 0.02

@@ -22,11 +22,11 @@ ROUND_TRIP_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.
 """Upper bounds of the histogram of ping round trips, in seconds."""
 
 
-class NoThread(RuntimeError):
-    """The thread of an engine cannot be started."""
+class CannotStart(RuntimeError):
+    """An engine cannot be started now."""
 
     def __init__(self) -> None:
-        super().__init__("no thread can be started for the engine")
+        super().__init__("no thread can be started for the engine, or no descriptors are left")
 
 
 class Traffic(NamedTuple):

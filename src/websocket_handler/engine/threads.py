@@ -24,8 +24,8 @@ from .engine import EpollEngine
 from .forks import engines
 from .loop_end import LoopEndWatch
 from .running_loop import interrupt_main_greenlet, is_gevent
-from .shutdown import ClosesAll
-from .stats import NoThread
+from .shutdown import ClosesAll, close_or_abort
+from .stats import CannotStart
 from .transport import TransportConnection
 
 logger: logging.Logger = logging.getLogger("websocket_handler")
@@ -139,14 +139,17 @@ class Engine(ClosesAll, EpollEngine):
 
     def _start(self) -> None:
         if not self._try_to_start():
-            raise RuntimeError("the engine is closed") if self._stopped else NoThread
+            raise RuntimeError("the engine is closed") if self._stopped else CannotStart
 
     def _try_to_start(self) -> bool:
         """Start the thread if there is none. Returns whether the engine can serve another
-        connection: False if it was stopped, or if a thread cannot be started now."""
+        connection: False if it was stopped, or if the system has no threads or descriptors left."""
         if self._stopped:
             return False
-        self._reopen()
+        try:
+            self._reopen()
+        except OSError:
+            return False
         if self._loop is None and not self._threads:
             with self._start_lock:
                 if not self._threads:
@@ -192,13 +195,15 @@ class Engine(ClosesAll, EpollEngine):
 
     def _add_thread(self, target: Callable[..., None], *arguments: object) -> bool:
         """Start a thread. Returns False if the system cannot."""
-        name = f"websocket-engine-{len(self._threads) + 1}"
-        thread = threading.Thread(target=target, args=arguments, name=name, daemon=True)
-        self._threads.append(thread)
+        thread = None
         try:
+            name = f"websocket-engine-{len(self._threads) + 1}"
+            thread = threading.Thread(target=target, args=arguments, name=name, daemon=True)
+            self._threads.append(thread)
             thread.start()
-        except (RuntimeError, MemoryError):  # too many threads, or no memory for its stack
-            self._threads.remove(thread)
+        except (RuntimeError, MemoryError):  # too many threads, or no memory for one
+            if thread in self._threads:
+                self._threads.remove(thread)
             return False
         return True
 
@@ -216,9 +221,11 @@ class Engine(ClosesAll, EpollEngine):
             is_ending = not threading.main_thread().is_alive()
             if not self._has_warned and not is_ending:  # once: peers may cause this repeatedly
                 self._has_warned = True
-                logger.warning(
-                    "no thread can be started: a listener that blocks now delays all connections"
-                )
+                with contextlib.suppress(Exception):  # of logging: this thread has to poll
+                    logger.warning(
+                        "no thread can be started: a listener that blocks now delays all "
+                        "connections"
+                    )
 
     def _look_for_standby(self) -> None:
         """Try to start a standby thread again, unless a blocked thread has returned meanwhile."""
@@ -287,12 +294,13 @@ class Engine(ClosesAll, EpollEngine):
         """Count that all threads are in use; log the first, second, fourth, eighth … time."""
         times = self._ledger.count_exhausted()
         if times & (times - 1) == 0:
-            logger.warning(
-                "the last of %d engine threads is in use (time %d): the next listener that blocks "
-                "delays all connections",
-                self._max_threads,
-                times,
-            )
+            with contextlib.suppress(Exception):  # of logging: this thread has to poll
+                logger.warning(
+                    "the last of %d engine threads is in use (time %d): the next listener that "
+                    "blocks delays all connections",
+                    self._max_threads,
+                    times,
+                )
 
     def _poll_in_greenlet(self) -> None:
         self._adopt_thread()
@@ -335,7 +343,7 @@ class Engine(ClosesAll, EpollEngine):
         self._call_soon = None
         self._adopt_thread()
         for channel in self._channels():
-            channel._start_closing(CloseCode.GOING_AWAY, "")
+            close_or_abort(channel, CloseCode.GOING_AWAY, "")
         super().close()
 
 

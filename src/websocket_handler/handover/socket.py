@@ -51,6 +51,10 @@ class SocketHandover(Handover):
     not have `sock` in an epoll set or another selector.
     """
 
+    _void: socket.socket | None = None
+    """The other end of the server's dummy socket if nothing reads it: the server may still write
+    a short response to it."""
+
     def __init__(
         self,
         sock: socket.socket,
@@ -94,7 +98,18 @@ class SocketHandover(Handover):
         if is_plain and not self._server_keeps_fd:
             return InertSocket.take(self._sock)
         self._sock.settimeout(timeout)
-        return transplant(self._sock, self.engine or default_engine())
+        engine = self.engine or default_engine()
+        own, void = transplant(self._sock)
+        try:
+            engine._discard(void)
+        except RuntimeError:  # the engine cannot serve: the client is going to get 503
+            self._void = void
+        return own
+
+    def __del__(self) -> None:
+        super().__del__()
+        if self._void is not None:
+            self._void.close()
 
     def complete_early(self, is_conversation: bool) -> None:
         """Send the 101 early if the handler's own thread waits.
@@ -105,8 +120,9 @@ class SocketHandover(Handover):
             super().complete_early(is_conversation)
 
 
-def transplant(sock: socket.socket, engine: Engine) -> socket.socket:
-    """Return the connection of `sock` on a new descriptor. `sock` keeps a dummy socket.
+def transplant(sock: socket.socket) -> tuple[socket.socket, socket.socket]:
+    """Return the connection of `sock` on a new descriptor, and the other end of the dummy socket
+    that `sock` keeps.
 
     Raises `OSError` if no descriptor is available. Nothing has changed then.
     """
@@ -119,8 +135,7 @@ def transplant(sock: socket.socket, engine: Engine) -> socket.socket:
     with dummy:
         void.shutdown(socket.SHUT_WR)
         os.dup2(dummy.fileno(), sock.fileno(), inheritable=False)
-    engine._discard(void)
-    return own
+    return own, void
 
 
 def ended_connection() -> socket.socket:

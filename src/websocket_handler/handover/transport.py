@@ -86,7 +86,8 @@ class TransportHandover(LoopHandover):
 
 
 def take_socket(transport: asyncio.Transport) -> Stream:
-    """Return the socket of a plain transport, which is aborted; otherwise the transport itself.
+    """Return the socket of a plain transport, which is aborted; otherwise the transport itself,
+    also if no descriptor is available.
 
     The event loop calls `connection_lost()` of the aborted transport's protocol later.
     """
@@ -95,7 +96,10 @@ def take_socket(transport: asyncio.Transport) -> Stream:
     if not is_plain or transport.get_write_buffer_size():
         return transport
     assert sock is not None
-    own = duplicate(sock)
+    try:
+        own = duplicate(sock)
+    except OSError:
+        return transport
     transport.abort()
     return own
 

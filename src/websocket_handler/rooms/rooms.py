@@ -350,12 +350,17 @@ class Rooms:
         return PreparedMessage(message)
 
     def _emit(self, event: str, *arguments: object) -> None:
+        meant_for_process: BaseException | None = None
         for name, listener in list(self._listeners):
             if name == event:
                 try:
                     Context().run(listener, *arguments)
-                except Exception:
+                except BaseException as error:
                     logger.exception("a listener of the rooms event %r raised", event)
+                    if isinstance(error, KeyboardInterrupt | SystemExit):
+                        meant_for_process = error
+        if meant_for_process is not None:
+            raise meant_for_process
 
     def _reset(self) -> None:
         """Forget the members in a forked child: the connections belong to its parent."""
