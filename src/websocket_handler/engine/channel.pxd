@@ -102,7 +102,8 @@ cdef class Channel(Timed):
     cdef ssize_t send_by_layer(self) noexcept
     cdef ssize_t write_to_layer(self, object layer, bytes data) except -1
     cdef bint receive_from_layer(self) except -1
-    cdef ssize_t read_tls(self, bytearray buffer) except -2
+    cdef size_t read_size(self) noexcept
+    cdef ssize_t read_tls(self, bytearray buffer, ssize_t size) except -2
     cdef bytearray buffer_for_reading(self)
     cdef bint has_unread_bytes(self) noexcept
     cdef void serve_layer(self) noexcept

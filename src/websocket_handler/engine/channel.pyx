@@ -85,6 +85,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     LARGE = 16384             # bytes: payloads from this size are not copied if possible
+    COMPRESSED_READ = 4096    # bytes read in one iteration if they may be compressed
     DEFLATE_NOGIL_MIN = 65536   # bytes: messages from this size are compressed without the GIL
     CORK_LIMIT = 65536    # bytes that may wait for the end of an iteration
     DELEGATE_LIMIT = 16384      # bytes that another thread may leave to the engine's thread
@@ -745,7 +746,7 @@ cdef class Channel(Timed):
 
     def _read_the_rest(self, str reason):
         """Deliver the received data, then release the connection."""
-        cdef int reads = MAX_LAST_READS
+        cdef size_t reads = MAX_LAST_READS * (RECEIVE_SIZE // self.read_size())
         cdef uint64_t before
         while self.fd >= 0 and not (self.input_ended or self.is_reading_paused()) and reads:
             reads -= 1
@@ -976,15 +977,15 @@ cdef class Channel(Timed):
         cdef bytearray buffer = self._engine.receive_buffer  # another thread may replace it
         cdef uint8_t *shared = <uint8_t *>PyByteArray_AS_STRING(buffer)
         cdef ssize_t count
-        cdef size_t size
+        cdef size_t size = self.read_size()
         if direct:
             parts[0].iov_base = into
             parts[0].iov_len = direct
             parts[1].iov_base = shared
-            parts[1].iov_len = RECEIVE_SIZE
+            parts[1].iov_len = size
             count = readv(self.fd, parts, 2)
         else:
-            count = recv(self.fd, shared, RECEIVE_SIZE, 0)
+            count = recv(self.fd, shared, size, 0)
         if count <= 0:
             if count == 0:
                 self.input_ended = True
@@ -1004,6 +1005,12 @@ cdef class Channel(Timed):
             self.deliver(decoder_received(&self.decoder, direct, &event), &event)
         self.decode(shared, size)
         self.end_iteration()
+
+    @cython.final
+    cdef size_t read_size(self) noexcept:
+        """Return the bytes to read in one iteration. Compressed ones may become a thousand times as
+        many, which would delay all connections of an event loop."""
+        return COMPRESSED_READ if self.rules.rules.inflate_window_bits else RECEIVE_SIZE
 
     def _read_on(self):
         """Read from the layer, unless a posted call is going to."""
@@ -1060,7 +1067,7 @@ cdef class Channel(Timed):
 
     cdef bint receive_from_layer(self) except -1:
         """Read at most as much as from a plain socket; the next iteration reads the rest."""
-        cdef ssize_t budget = RECEIVE_SIZE
+        cdef ssize_t budget = <ssize_t>self.read_size()
         cdef ssize_t size
         cdef bytearray buffer = None if self.is_push else self.buffer_for_reading()
         while self.fd >= 0:
@@ -1069,13 +1076,13 @@ cdef class Channel(Timed):
                 return True
             layer = self.layer
             if self.is_push:
-                received = layer.receive()
+                received = layer.receive(budget)
                 if received is None:
                     return True
                 buffer = bytearray(received)  # unmasked in place
                 size = PyByteArray_GET_SIZE(buffer)
             else:
-                size = self.read_tls(buffer)
+                size = self.read_tls(buffer, <ssize_t>self.read_size())
                 if size < 0:
                     return True
             if size == 0:
@@ -1087,7 +1094,7 @@ cdef class Channel(Timed):
             self.traffic.bytes_received += <size_t>size
             if not self._discard_input:
                 self.decode(<uint8_t *>PyByteArray_AS_STRING(buffer), <size_t>size)
-            if not (self.is_push or layer.reads_ahead or self.has_unread_bytes()):
+            if budget > 0 and not (self.is_push or layer.reads_ahead or self.has_unread_bytes()):
                 return True
         return True
 
@@ -1098,13 +1105,13 @@ cdef class Channel(Timed):
             return self._engine.receive_buffer
         return bytearray(RECEIVE_SIZE)
 
-    cdef ssize_t read_tls(self, bytearray buffer) except -2:
-        """Read one record. Returns the number of bytes; 0 after the peer's end, -1 if there is none
+    cdef ssize_t read_tls(self, bytearray buffer, ssize_t size) except -2:
+        """Read one record, or `size` bytes of it. Returns the number of bytes; 0 after the peer's end, -1 if there is none
         now. If another thread takes over meanwhile, it does not use `buffer`."""
         layer = self.layer
         try:
             with layer.lock:
-                return -1 if self.layer is None else layer.read(RECEIVE_SIZE, buffer)
+                return -1 if self.layer is None else layer.read(size, buffer)
         except (SSLWantReadError, SSLWantWriteError):
             return -1
         except (OSError, ValueError):

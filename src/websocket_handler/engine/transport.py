@@ -52,15 +52,15 @@ class TransportConnection(asyncio.Protocol):
         sock = self._transport.get_extra_info("socket")
         return -1 if sock is None else int(sock.fileno())
 
-    def receive(self) -> memoryview | bytes | None:
-        """Return received data, at most `RECEIVE_SIZE` bytes; b"" after the peer's end, None if
-        there is none now."""
+    def receive(self, size: int) -> memoryview | bytes | None:
+        """Return received data, at most `size` and `RECEIVE_SIZE` bytes; b"" after the peer's end,
+        None if there is none now."""
         if not self._arrived:
             return b"" if self._input_ended else None
-        first = self._arrived.popleft()
-        if len(first) > RECEIVE_SIZE:
-            self._arrived.appendleft(first[RECEIVE_SIZE:])
-        return first[:RECEIVE_SIZE]
+        first, size = self._arrived.popleft(), min(size, RECEIVE_SIZE)
+        if len(first) > size:
+            self._arrived.appendleft(first[size:])
+        return first[:size]
 
     def send(self, data: bytes) -> int:
         """Write to the transport. Returns the number of bytes accepted, 0 if its buffer is full.
