@@ -187,3 +187,26 @@ def test_route_that_waits_in_receive_learns_that_the_client_left() -> None:
 
     asyncio.run(main())
     assert [event["type"] for event in received] == ["http.request", "http.disconnect"]
+
+
+def test_aborted_connection_whose_peer_does_not_read_leaves_no_task() -> None:
+    """The server's `send` waits for the peer; nothing else would end that wait."""
+
+    class Stuck(Server):
+        async def send(self, message: MutableMapping[str, Any]) -> None:
+            await super().send(message)
+            if message["type"] == "websocket.send":
+                await asyncio.Event().wait()
+
+    class Sending(Seen):
+        async def __call__(self, scope: Any, receive: object, send: object) -> None:
+            await super().__call__(scope, receive, send)
+            ws: WebSocket = scope["websocket"]
+            ws.on("open", lambda: ws.send("hello"))
+            asyncio.get_running_loop().call_later(0.05, ws.abort)
+
+    seen, server = Sending(), Stuck()
+    seen.run(server)  # fails after 10 seconds if the application's call does not end
+    seen.check_end()
+    assert seen.closed == [(1006, "aborted")]
+    assert [sent["type"] for sent in server.sent] == ["websocket.accept", "websocket.send"]

@@ -28,7 +28,13 @@ from .empty_context import in_empty_context
 from .forks import engines
 from .loop_end import LoopEndWatch
 from .native_locks import native_rlock
-from .running_loop import interrupt_main_greenlet, is_gevent, is_in_event_loop
+from .running_loop import (
+    interrupt_main_greenlet,
+    is_gevent,
+    is_in_event_loop,
+    is_kill,
+    log_intrusion,
+)
 from .send_state import SendState
 from .shutdown import ClosesAll
 from .stats import CannotStart, Ledger, Stats, Traffic
@@ -55,6 +61,11 @@ def has_hung_up(descriptor: int) -> bool:
 
 TLS_BUFFER = 1 << 18
 """Maximum number of bytes that asyncio's TLS buffers."""
+
+
+COMPRESSED_READ = 1 << 12
+"""Bytes to read in one iteration if they may be compressed, where asyncio allows to set it. They
+may become a thousand times as many, which would delay all connections."""
 
 
 @functools.cache
@@ -300,13 +311,7 @@ class Engine(ClosesAll):
             loop = asyncio.new_event_loop()
         except OSError:  # no descriptors are left
             return
-        try:
-            self._thread = threading.Thread(
-                target=self._run, args=(loop,), name="websocket-engine", daemon=True
-            )
-            self._thread.start()
-        except (RuntimeError, MemoryError):  # too many threads, or no memory for one
-            self._thread = None
+        if not self._run_in_thread(loop):
             loop.close()
             return
         with self._posting:
@@ -317,12 +322,25 @@ class Engine(ClosesAll):
             if self._closed:  # stopped meanwhile
                 loop.call_soon_threadsafe(loop.stop)
 
+    def _run_in_thread(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Start the thread that runs the loop. Returns False if the system cannot."""
+        before = self._thread
+        try:
+            self._thread = threading.Thread(
+                target=self._run, args=(loop,), name="websocket-engine", daemon=True
+            )
+            self._thread.start()
+        except (RuntimeError, MemoryError):  # too many threads, or no memory for one
+            self._thread = before
+            return False
+        return True
+
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         self._adopt_thread()
         process = os.getpid()
         asyncio.set_event_loop(loop)
-        self._run_until_stopped(loop)
-        if os.getpid() != process:  # a listener has forked, and this is the child
+        is_over = self._run_until_stopped(loop)
+        if not is_over or os.getpid() != process:  # a listener has forked, and this is the child
             return
         with self._posting:
             self._has_ended = True
@@ -335,14 +353,20 @@ class Engine(ClosesAll):
         loop.close()
         self._owner = None
 
-    def _run_until_stopped(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _run_until_stopped(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Run the loop until `stop`. It goes on if one of its callbacks raises what ends a loop;
-        under gevent, Ctrl-C may be raised in any of them."""
+        under gevent, Ctrl-C may be raised in any of them. Returns False if this greenlet was
+        killed, and another one runs the loop."""
         while True:
             try:
-                return loop.run_forever()
+                loop.run_forever()
+                return True
             except (KeyboardInterrupt, SystemExit) as error:
                 self._interrupt(error)
+            except BaseException as error:  # thrown into this thread or greenlet
+                if is_kill(error) and self._run_in_thread(loop):
+                    return False
+                log_intrusion(error)
 
     def _connect(
         self,
@@ -475,6 +499,7 @@ class Channel(Events):
         return self
 
     _end_check: asyncio.TimerHandle | None = None  # until `_look_for_end`, while reading is paused
+    _reads_compressed = False  # permessage-deflate was negotiated
     _has_hung_up = False  # the peer has ended the connection while reading was paused
     _is_busy: ClassVar[bool] = False  # a listener that blocks, blocks the whole loop
     has_codec: ClassVar[bool] = False
@@ -487,8 +512,10 @@ class Channel(Events):
         version: Version,  # noqa: ARG002
         client: bool,
         python_codec: bool,  # noqa: ARG002
-        agreed: EndpointParameters | None,  # noqa: ARG002
+        agreed: EndpointParameters | None,
     ) -> None:
+        if agreed is not None:
+            self._reads_compressed = True
         self._engine = engine
         self._limits = settings
         self._is_client = client
@@ -770,6 +797,8 @@ class _TransportProtocol(asyncio.Protocol):
         transport.set_write_buffer_limits(
             high=0 if transport.get_extra_info("sslcontext") is None else 1, low=0
         )
+        if channel._reads_compressed and hasattr(transport, "max_size"):  # asyncio's own has it
+            transport.max_size = COMPRESSED_READ
         channel._transport = transport
         channel._last_activity = time.monotonic()
         channel._corked = True

@@ -23,7 +23,7 @@ from .empty_context import in_empty_context
 from .engine import EpollEngine
 from .forks import engines
 from .loop_end import LoopEndWatch
-from .running_loop import interrupt_main_greenlet, is_gevent
+from .running_loop import interrupt_main_greenlet, is_gevent, is_kill, log_intrusion
 from .shutdown import ClosesAll, close_or_abort
 from .stats import CannotStart
 from .transport import TransportConnection
@@ -255,10 +255,14 @@ class Engine(ClosesAll, EpollEngine):
     def _poll_while_own(self) -> None:
         still_ours = True
         while still_ours and not self._stopped:
-            with contextlib.suppress(SystemExit, KeyboardInterrupt):  # of a listener, logged
+            try:
                 still_ours = self.poll(self._poll_timeout)
                 if self._poll_timeout is not None and still_ours:
                     self._look_for_standby()
+            except (SystemExit, KeyboardInterrupt):
+                pass  # of a listener, logged
+            except BaseException as error:  # thrown into this thread
+                log_intrusion(error)
         if still_ours:
             self._close_stopped()
 
@@ -316,8 +320,17 @@ class Engine(ClosesAll, EpollEngine):
                 interrupt_main_greenlet(interrupt)
             except SystemExit:
                 pass  # of a listener, logged
+            except BaseException as error:  # thrown into this greenlet
+                if is_kill(error) and self._move_to_another_greenlet():
+                    return
+                log_intrusion(error)
         if self._process == process:
             self._close_stopped()
+
+    def _move_to_another_greenlet(self) -> bool:
+        """Have another greenlet poll the engine: this one was killed. Returns whether it does."""
+        self._threads.clear()
+        return self._add_thread(self._poll_in_greenlet)
 
     def _enter_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._stopped:

@@ -129,6 +129,8 @@ class MessageTransport(asyncio.Transport):
         self._wanted = asyncio.Event()  # set if the engine or the application can receive
         self._disconnected = asyncio.Event()
         self._connect_received = False
+        self._carrier: asyncio.Task[None] | None = None
+        self._is_sending = self._is_aborted = False
 
     async def receive(self) -> Event:
         """Return `websocket.connect`, then wait for the disconnect of the client.
@@ -159,8 +161,12 @@ class MessageTransport(asyncio.Transport):
     async def carry(self) -> None:
         """Carry messages in both directions until either side ends or fails."""
         receiving = asyncio.create_task(self._carry_in())
+        self._carrier = asyncio.current_task()
         try:
             await self._carry_out()
+        except asyncio.CancelledError:
+            if not self._is_aborted:
+                raise
         except OSError as error:  # ASGI 2.4: the peer has disconnected
             logger.debug("%r: %r", self.websocket, error)
         except Exception as error:
@@ -183,12 +189,20 @@ class MessageTransport(asyncio.Transport):
             while self._outgoing and not self._is_disconnected:
                 message, size = self._outgoing.popleft()
                 is_close = message["type"] == "websocket.close"
-                await (self._send_close if is_close else self._send)(message)
+                await (self._send_close if is_close else self._pass_on)(message)
                 self._size -= size
             if self._is_disconnected:
                 self._outgoing.clear()
             if self._size <= HIGH_WATER and not self._is_closing:
                 self._protocol.resume_writing()
+
+    async def _pass_on(self, message: Event) -> None:
+        """Pass a message to the server. It may wait for the peer without a limit."""
+        self._is_sending = True
+        try:
+            await self._send(message)
+        finally:
+            self._is_sending = False
 
     async def _send_close(self, message: Event) -> None:
         """Close with the code, or without it if the server rejects it.
@@ -196,13 +210,13 @@ class MessageTransport(asyncio.Transport):
         daphne accepts only 1000 and 3000 to 4999.
         """
         try:
-            await self._send(message)
+            await self._pass_on(message)
         except OSError:
             raise
         except Exception as error:
             code = message.get("code")
             logger.info("%r: the server rejects the close code %s: %r", self.websocket, code, error)
-            await self._send({"type": "websocket.close"})
+            await self._pass_on({"type": "websocket.close"})
 
     async def _carry_in(self) -> None:
         try:
@@ -338,6 +352,9 @@ class MessageTransport(asyncio.Transport):
         the connection after that."""
         if not (self._is_denied and self._is_closing):
             self._outgoing.clear()
+            if self._is_sending and self._carrier is not None:  # the peer may never read
+                self._is_aborted = True
+                self._carrier.cancel()
         self.close()
 
 
