@@ -30,6 +30,7 @@ from websocket_handler import (
 )
 from websocket_handler.client import backoff, process_exception, reopening, retrying
 
+from ..support.forks import exit_code_of_child
 from ..support.ports import free_port
 from ..support.programs import wait_for
 from .forms import NothingLeft
@@ -418,3 +419,29 @@ def test_wrong_use_is_an_error(server: EchoServer) -> None:
         with pytest.raises(ValueError, match="code"):
             feed.close(1006)
     assert feed.wait_closed(20)
+
+
+def test_start_without_a_thread_can_be_repeated(server: EchoServer) -> None:
+    reconnecting = Reconnecting(server.url())
+    before = threading.stack_size(1 << 47)  # no address space has such a stack
+    try:
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            reconnecting.start()
+    finally:
+        threading.stack_size(before)
+    assert reconnecting.state is State.CLOSED
+    with reconnecting:
+        wait_for(lambda: reconnecting.state is State.OPEN, "the connection")
+
+
+def test_forked_child_has_one_that_has_ended(server: EchoServer) -> None:
+    def check() -> None:
+        assert reconnecting.state is State.CLOSED
+        assert reconnecting.wait_closed(10)
+        with pytest.raises(ConnectionClosed):
+            reconnecting.send("from the child")
+
+    with Reconnecting(server.url()) as reconnecting:
+        wait_for(lambda: reconnecting.state is State.OPEN, "the connection")
+        assert exit_code_of_child(check) == 0
+        assert reconnecting.state is State.OPEN

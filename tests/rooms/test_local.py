@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from websocket_handler.brokers.broker_url import parse_broker_url
 from websocket_handler.brokers.local_frames import HEAD, MAX_FRAME_BYTES
 from websocket_handler.bus.bus import Bus
 from websocket_handler.bus.settings import BusState, History
+from websocket_handler.errors import BusUnavailable
 
 from .brokers import LocalDirectory
 from .conftest import Connect
@@ -576,4 +578,17 @@ def test_application_that_raises_what_ends_a_loop_leaves_the_bus_running(
     for message in ("first", "second"):
         send(sender, "a", message)
     assert recorder.wait_for_messages(2) == ["first", "second"]
+    bus.close(5)
+
+
+def test_bus_without_a_thread_is_unavailable_and_starts_later(directory: LocalDirectory) -> None:
+    bus = Bus(directory.url, Recorder())
+    before = threading.stack_size(1 << 47)  # no address space has such a stack
+    try:
+        with pytest.raises(BusUnavailable, match="the bus cannot start: can't start new thread"):
+            bus.join("a")
+    finally:
+        threading.stack_size(before)
+    bus.join("a")
+    assert bus.wait_until_subscribed("a", 10)
     bus.close(5)

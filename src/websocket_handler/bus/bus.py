@@ -312,13 +312,17 @@ class Bus:
     def _post(self, call: object, *arguments: object) -> bool:
         """Have `call` called in the bus's thread, which is started if necessary.
 
-        Returns False if the bus is closed or its thread has ended.
+        Returns False if the bus is closed or its thread has ended. Raises `BusUnavailable` if the
+        thread cannot be started: the next call tries again.
         """
         if self._thread is None:
             with self._lock:
                 if self._thread is None and not self._is_closed:
-                    thread = BusThread("websocket-handler bus")
-                    thread.start(self._worker.run)
+                    try:
+                        thread = BusThread("websocket-handler bus")
+                        thread.start(self._worker.run)
+                    except (RuntimeError, OSError, MemoryError) as error:
+                        raise BusUnavailable(f"the bus cannot start: {error}") from error
                     self._thread = thread
                     _started.add(self)
         return self._thread is not None and self._thread.post(call, *arguments)  # type: ignore[arg-type]

@@ -10,8 +10,10 @@ from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
+from weakref import WeakSet
 
 from ..connection.listeners import check_event, is_async
+from ..engine.forks import in_forked_child
 from ..engine.running_loop import is_in_event_loop
 from ..errors import ConnectionClosed, WebSocketError
 from ..protocol.client import without_password
@@ -74,8 +76,10 @@ class Reconnecting:
         self._task: asyncio.Task[None] | None = None
         self._is_started = False
         self._is_active = False
+        self._is_in_background = False  # `start()` was called
         self._stopped = threading.Event()
         self._ended = threading.Event()
+        _all.add(self)
 
     def __repr__(self) -> str:
         return f"<Reconnecting {without_password(self._plan.url)} {self.state.value}>"
@@ -112,16 +116,21 @@ class Reconnecting:
         return listener
 
     def start(self) -> None:
-        """Begin to connect. Does not wait. Raises `WebSocketError` if it was called before."""
+        """Begin to connect. Does not wait. Raises `WebSocketError` if it was called before, and
+        `RuntimeError` if the system has no thread left; then it may be called again."""
         if self._is_started:
             raise WebSocketError("start() was already called")
-        self._is_started = self._is_active = True
+        self._is_started = self._is_active = self._is_in_background = True
         if is_in_event_loop():
             self._loop = asyncio.get_running_loop()
             self._task = self._loop.create_task(self._run_in_loop())
         else:
             name = "websocket-reconnecting"
-            threading.Thread(target=self._run_in_thread, name=name, daemon=True).start()
+            try:
+                threading.Thread(target=self._run_in_thread, name=name, daemon=True).start()
+            except BaseException:
+                self._is_started = self._is_active = self._is_in_background = False
+                raise
 
     def send(self, message: str | bytes) -> None:
         """Send a message on the present connection. Thread-safe.
@@ -245,3 +254,20 @@ class Reconnecting:
         self._websocket = None
         self._is_active = False
         self._ended.set()
+
+    def _forget_after_fork(self) -> None:
+        """In a forked child: it ends. The thread or loop that reconnects is in the parent. (An
+        iteration continues in the child that its body has forked.)"""
+        if self._is_in_background:
+            self._stopped, self._ended = threading.Event(), threading.Event()
+            self._stopped.set()
+            self._end()
+
+
+_all: WeakSet[Reconnecting] = WeakSet()
+
+
+@in_forked_child
+def _forget_threads() -> None:
+    for reconnecting in list(_all):
+        reconnecting._forget_after_fork()
