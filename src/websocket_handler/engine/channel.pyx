@@ -85,7 +85,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     LARGE = 16384             # bytes: payloads from this size are not copied if possible
-    COMPRESSED_READ = 4096    # bytes read in one iteration if they may be compressed
+    SLOW_READ = 4096          # bytes read in one iteration if decoding them takes long
     DEFLATE_NOGIL_MIN = 65536   # bytes: messages from this size are compressed without the GIL
     CORK_LIMIT = 65536    # bytes that may wait for the end of an iteration
     DELEGATE_LIMIT = 16384      # bytes that another thread may leave to the engine's thread
@@ -1008,9 +1008,12 @@ cdef class Channel(Timed):
 
     @cython.final
     cdef size_t read_size(self) noexcept:
-        """Return the bytes to read in one iteration. Compressed ones may become a thousand times as
-        many, which would delay all connections of an event loop."""
-        return COMPRESSED_READ if self.rules.rules.inflate_window_bits else RECEIVE_SIZE
+        """Return the bytes to read in one iteration. Fewer if they are decoded in Python, or may
+        be compressed and become a thousand times as many: in an event loop, all connections wait.
+        """
+        if self.python_codec or self.rules.rules.inflate_window_bits:
+            return SLOW_READ
+        return RECEIVE_SIZE
 
     def _read_on(self):
         """Read from the layer, unless a posted call is going to."""

@@ -63,9 +63,9 @@ TLS_BUFFER = 1 << 18
 """Maximum number of bytes that asyncio's TLS buffers."""
 
 
-COMPRESSED_READ = 1 << 12
-"""Bytes to read in one iteration if they may be compressed, where asyncio allows to set it. They
-may become a thousand times as many, which would delay all connections."""
+READ_SIZE, COMPRESSED_READ = 1 << 13, 1 << 12
+"""Bytes to read in one iteration, where asyncio allows to set it, and if they may be compressed:
+asyncio reads 256 KiB, and decoding so many small messages would delay all connections."""
 
 
 @functools.cache
@@ -797,8 +797,8 @@ class _TransportProtocol(asyncio.Protocol):
         transport.set_write_buffer_limits(
             high=0 if transport.get_extra_info("sslcontext") is None else 1, low=0
         )
-        if channel._reads_compressed and hasattr(transport, "max_size"):  # asyncio's own has it
-            transport.max_size = COMPRESSED_READ
+        if hasattr(transport, "max_size"):  # asyncio's own transports of sockets have it
+            transport.max_size = COMPRESSED_READ if channel._reads_compressed else READ_SIZE
         channel._transport = transport
         channel._last_activity = time.monotonic()
         channel._corked = True
