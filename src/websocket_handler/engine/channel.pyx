@@ -1109,8 +1109,9 @@ cdef class Channel(Timed):
         return bytearray(RECEIVE_SIZE)
 
     cdef ssize_t read_tls(self, bytearray buffer, ssize_t size) except -2:
-        """Read one record, or `size` bytes of it. Returns the number of bytes; 0 after the peer's end, -1 if there is none
-        now. If another thread takes over meanwhile, it does not use `buffer`."""
+        """Read one record, or `size` bytes of it. Returns the number of bytes; 0 after the peer's
+        end, -1 if there is none now. If another thread takes over meanwhile, it does not use
+        `buffer`."""
         layer = self.layer
         try:
             with layer.lock:
