@@ -90,6 +90,7 @@ native = [
     extension("engine.engine", ENGINE / "engine.pyx", *core),
     extension("engine.channel", ENGINE / "channel.pyx", *core),
     extension("engine.fanout", ENGINE / "fanout.pyx", *core),
+    extension("engine.tls_connection", ENGINE / "tls_connection.pyx"),
     extension("engine.moving", ENGINE / "moving.pyx", *core),
     extension(
         "connection.inbox", PACKAGE / "connection" / "inbox.py"

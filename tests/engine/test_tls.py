@@ -10,9 +10,11 @@ import sys
 import pytest
 
 from websocket_handler import IS_NATIVE
-from websocket_handler.engine.tls import TlsConnection
 
 from .carriers import secure_pair
+
+if IS_NATIVE:
+    from websocket_handler.engine.tls_connection import TlsConnection
 
 pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="the pure-Python engine takes no TLS socket")
 
@@ -61,9 +63,8 @@ def test_closed_layer_leaves_the_next_owner_of_its_descriptor_alone() -> None:
         try:
             peer.sendall(b"not TLS")
             peer.setblocking(False)
-            with pytest.raises(ValueError, match="closed"):
-                layer.read(10, bytearray(10))
-            with pytest.raises(ValueError, match="closed"):
+            assert layer.read(bytearray(1 << 17), 1 << 17) == -1
+            with pytest.raises(BrokenPipeError):
                 layer.write(b"data")
             layer.end_output()
             with pytest.raises(BlockingIOError):

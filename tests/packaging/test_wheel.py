@@ -48,7 +48,7 @@ def test_wheel_contains_stripped_extensions(wheel: Path) -> None:
         modules = [name for name in archive.namelist() if name.endswith(".so")]
         size = sum(archive.getinfo(name).file_size for name in modules)
         with_symbols = [name for name in modules if b".symtab" in archive.read(name)]
-    assert len(modules) == 8
+    assert len(modules) == 9
     assert with_symbols == []
     assert size < MAX_NATIVE_SIZE
 

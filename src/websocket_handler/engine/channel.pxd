@@ -99,13 +99,13 @@ cdef class Channel(Timed):
         self, const uint8_t *header, size_t header_size,
         const uint8_t *data, size_t size, object owner) except -1
     cdef ssize_t send_waiting(self) noexcept
-    cdef ssize_t send_by_layer(self) noexcept
-    cdef ssize_t write_to_layer(self, object layer, bytes data) except -1
+    cdef ssize_t send_to_transport(self) noexcept
+    cdef ssize_t send_by_tls(self) noexcept
+    cdef ssize_t sent_by_layer(self, ssize_t sent) noexcept
     cdef bint receive_from_layer(self) except -1
     cdef size_t read_size(self) noexcept
-    cdef ssize_t read_tls(self, bytearray buffer, ssize_t size) except -2
+    cdef ssize_t read_tls(self, bytearray buffer, size_t size) except -2
     cdef bytearray buffer_for_reading(self)
-    cdef bint has_unread_bytes(self) noexcept
     cdef void serve_layer(self) noexcept
     cdef void read_layer(self) noexcept
     cdef bint append(self, const uint8_t *data, size_t size) except -1

@@ -14,7 +14,6 @@ message; `decode` and `deliver` call the listener. The frames that the listener 
 from contextvars import Context
 from functools import partial
 from os import strerror
-from ssl import SSLWantReadError, SSLWantWriteError
 
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
@@ -74,6 +73,7 @@ from .engine cimport (
     wheel_set,
 )
 from .linux cimport *
+from .tls_connection cimport TlsConnection
 
 
 cdef extern from "Python.h":
@@ -90,7 +90,7 @@ cdef enum:
     CORK_LIMIT = 65536    # bytes that may wait for the end of an iteration
     DELEGATE_LIMIT = 16384      # bytes that another thread may leave to the engine's thread
     RULES_KEPT = 256          # `ConnectionLimits` kept, shared by connections with equal settings
-    LAYER_SEND_SIZE = 1 << 18 # bytes passed to a transport in one call
+    TRANSPORT_SEND_SIZE = 1 << 18  # bytes passed to a transport in one call
     TLS_RECORD = 1 << 14      # bytes passed to OpenSSL in one call, which writes one record
     MAX_LAST_READS = 64       # reads of received data after sending has failed
     READING = EPOLLIN | EPOLLRDHUP
@@ -587,7 +587,7 @@ cdef class Channel(Timed):
         cdef size_t rest
         cdef ssize_t sent
         if self.layer is not None:
-            return self.send_by_layer()
+            return self.send_to_transport() if self.is_push else self.send_by_tls()
         if self.large is None:
             sent = send(
                 self.fd, bytes_of(out) + out.start, out.end - out.start, MSG_NOSIGNAL)
@@ -614,36 +614,41 @@ cdef class Channel(Timed):
             out.start += <size_t>sent - rest
         return sent
 
-    cdef ssize_t send_by_layer(self) noexcept:
-        """Like `send_waiting`, but through the layer."""
-        cdef ssize_t sent = 0
-        cdef size_t size
-        layer = self.layer
+    cdef ssize_t send_to_transport(self) noexcept:
+        """Like `send_waiting`, but to an asyncio transport."""
+        cdef size_t size = min(self.copied(), <size_t>TRANSPORT_SEND_SIZE)
         try:
-            with layer.lock:  # a thread with a blocked listener may be in the layer
-                if self.layer is None:
-                    raise BrokenPipeError
-                size = min(self.copied(), <size_t>(LAYER_SEND_SIZE if self.is_push else TLS_RECORD))
-                if size == 0:  # that thread has sent everything
-                    return 0
-                # A copy: while OpenSSL has released the GIL, others may append to `out`.
-                sent = self.write_to_layer(
-                    layer, (<char *>bytes_of(self.out) + self.out.start)[:size])
-                self.out.start += <size_t>sent
+            return self.sent_by_layer(
+                self.layer.send((<char *>bytes_of(self.out) + self.out.start)[:size]))
         except BaseException:
             libc_errno.errno = EPIPE
             return -1
+
+    cdef ssize_t send_by_tls(self) noexcept:
+        """Like `send_waiting`, but through TLS."""
+        cdef TlsConnection layer = self.layer
+        cdef size_t size
+        layer.acquire()  # a thread with a blocked listener may be in the layer
+        try:
+            if self.layer is None:
+                raise BrokenPipeError
+            size = min(self.copied(), <size_t>TLS_RECORD)
+            if size == 0:  # that thread has sent everything
+                return 0
+            # A copy: while OpenSSL has released the GIL, others may append to `out`.
+            return self.sent_by_layer(
+                layer.write((<char *>bytes_of(self.out) + self.out.start)[:size]))
+        except BaseException:
+            libc_errno.errno = EPIPE
+            return -1
+        finally:
+            layer.release()
+
+    cdef ssize_t sent_by_layer(self, ssize_t sent) noexcept:
+        """Take what a layer has accepted from the send buffer; returns the same as `send`."""
+        self.out.start += <size_t>sent
         libc_errno.errno = EAGAIN
         return sent if sent else -1
-
-    cdef ssize_t write_to_layer(self, object layer, bytes data) except -1:
-        """Return the number of bytes that the layer has accepted, 0 if it must wait."""
-        if self.is_push:
-            return layer.send(data)
-        try:
-            return layer.write(data)
-        except (SSLWantReadError, SSLWantWriteError):
-            return 0
 
     cdef bint append(self, const uint8_t *data, size_t size) except -1:
         memcpy(self.grow(size), data, size)
@@ -781,7 +786,7 @@ cdef class Channel(Timed):
                 if layer is None:
                     shutdown(self.fd, SHUT_WR)
                 else:
-                    with layer.lock:
+                    with layer:
                         layer.end_output()
             if self.input_ended:
                 self.release("")
@@ -869,7 +874,7 @@ cdef class Channel(Timed):
     @property
     def _hidden_buffer(self):
         """Maximum number of bytes in a buffer that is not counted: an asyncio transport's."""
-        return LAYER_SEND_SIZE if self.is_push else 0
+        return TRANSPORT_SEND_SIZE if self.is_push else 0
 
     def _pause_reading(self, bint paused):
         """Pause or resume reading. In the engine's thread only."""
@@ -1085,7 +1090,7 @@ cdef class Channel(Timed):
                 buffer = bytearray(received)  # unmasked in place
                 size = PyByteArray_GET_SIZE(buffer)
             else:
-                size = self.read_tls(buffer, <ssize_t>self.read_size())
+                size = self.read_tls(buffer, self.read_size())
                 if size < 0:
                     return True
             if size == 0:
@@ -1097,7 +1102,9 @@ cdef class Channel(Timed):
             self.traffic.bytes_received += <size_t>size
             if not self._discard_input:
                 self.decode(<uint8_t *>PyByteArray_AS_STRING(buffer), <size_t>size)
-            if budget > 0 and not (self.is_push or layer.reads_ahead or self.has_unread_bytes()):
+            if budget > 0 and not (
+                self.is_push or (<TlsConnection>layer).has_unread_data(self.fd)
+            ):
                 return True
         return True
 
@@ -1108,23 +1115,15 @@ cdef class Channel(Timed):
             return self._engine.receive_buffer
         return bytearray(RECEIVE_SIZE)
 
-    cdef ssize_t read_tls(self, bytearray buffer, ssize_t size) except -2:
-        """Read one record, or `size` bytes of it. Returns the number of bytes; 0 after the peer's
-        end, -1 if there is none now. If another thread takes over meanwhile, it does not use
-        `buffer`."""
-        layer = self.layer
+    cdef ssize_t read_tls(self, bytearray buffer, size_t size) except -2:
+        """Read one record, or `size` bytes of it; returns the same as `TlsConnection.read`. If
+        another thread takes over meanwhile, it does not use `buffer`."""
+        cdef TlsConnection layer = self.layer
+        layer.acquire()
         try:
-            with layer.lock:
-                return -1 if self.layer is None else layer.read(size, buffer)
-        except (SSLWantReadError, SSLWantWriteError):
-            return -1
-        except (OSError, ValueError):
-            return 0
-
-    cdef bint has_unread_bytes(self) noexcept:
-        """Whether the socket has bytes to read. Costs less than a read that raises."""
-        cdef int count = 0
-        return self.fd >= 0 and (ioctl(self.fd, FIONREAD, &count) != 0 or count > 0)
+            return layer.read(buffer, size)
+        finally:
+            layer.release()
 
     @cython.final
     cdef void decode(self, uint8_t *data, size_t size) noexcept:
@@ -1295,7 +1294,7 @@ cdef class Channel(Timed):
         if layer is None:
             close(fd)
             return
-        with layer.lock:
+        with layer:
             self.layer = None
             layer.close()
 

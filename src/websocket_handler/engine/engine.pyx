@@ -28,7 +28,8 @@ from .running_loop import is_in_event_loop
 from .stats import Ledger
 from .timeouts import DISCARD_TIMEOUT_S
 from .linux cimport *
-from .tls import Socket, TlsConnection, is_tls
+from .tls import Socket, is_tls
+from .tls_connection import TlsConnection
 
 
 cdef enum:

@@ -30,8 +30,6 @@ class TransportConnection(asyncio.Protocol):
     is_pollable = False
     descriptor = 1 << 30
     """A placeholder: no process has so many descriptors, so it never names another one."""
-    lock: contextlib.nullcontext[None] = contextlib.nullcontext()
-    """No lock is needed: only the loop's thread uses the transport."""
 
     def __init__(self, channel: Channel, transport: asyncio.Transport) -> None:
         self._channel = channel
@@ -46,6 +44,12 @@ class TransportConnection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=1, low=0)  # the channel buffers, not the transport
 
     # For the channel
+
+    def __enter__(self) -> None:
+        """Acquire no lock: only the loop's thread uses the transport."""
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
     def fileno(self) -> int:
         """Return the descriptor of the transport's socket, -1 if it has none."""
