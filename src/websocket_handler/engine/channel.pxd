@@ -119,6 +119,7 @@ cdef class Channel(Timed):
     cdef void drop_output(self) noexcept
     cdef void update_interest(self) noexcept
     cdef bint is_reading_paused(self) noexcept
+    cdef bint waits_for_input(self) noexcept
     cdef bint waits_for_peer(self) noexcept
     cdef void note_hang_up(self, uint32_t events) noexcept
     cdef bint is_overrun(self) noexcept

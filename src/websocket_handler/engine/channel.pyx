@@ -796,7 +796,7 @@ cdef class Channel(Timed):
 
     @cython.final
     cdef void update_interest(self) noexcept:
-        cdef uint32_t interest = EPOLLOUT if self.waiting() else 0
+        cdef uint32_t interest = EPOLLOUT if self.waiting() and not self.waits_for_input() else 0
         if self.input_ended:
             pass
         elif not self.is_reading_paused():
@@ -808,6 +808,12 @@ cdef class Channel(Timed):
         elif not (self.busy or self.waits_for_peer()):
             interest |= EPOLLRDHUP
         self.wait_for(interest)
+
+    cdef bint waits_for_input(self) noexcept:
+        """Whether TLS must read before it can write. Then the flush after each read tries again:
+        the socket has space all the time, so epoll would report it without end."""
+        return self.layer is not None and not self.is_push and (
+            <TlsConnection>self.layer).wants_input
 
     @cython.final
     cdef bint is_reading_paused(self) noexcept:

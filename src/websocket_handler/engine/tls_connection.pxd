@@ -9,6 +9,7 @@ cdef class TlsConnection:
     cdef object sock
     cdef object read_record            # methods of OpenSSL's object; None after `close`
     cdef object write_record
+    cdef bint wants_input              # `write` goes on after a read: TLS is renegotiated
     cdef bint reads_ahead              # the socket's class has a `read` of its own
 
     cdef void acquire(self) noexcept

@@ -90,9 +90,13 @@ cdef class TlsConnection:
         """
         if self.write_record is None:
             raise BrokenPipeError
+        self.wants_input = False
         try:
             return PyObject_CallOneArg(self.write_record, data)
-        except (SSLWantReadError, SSLWantWriteError):
+        except SSLWantReadError:
+            self.wants_input = True
+            return 0
+        except SSLWantWriteError:
             return 0
 
     cdef bint has_unread_data(self, int fd) noexcept:
