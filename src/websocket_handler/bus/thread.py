@@ -58,7 +58,12 @@ class BusThread:
         self._ident: int | None = None
 
     def start(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        original("_thread", "start_new_thread")(self._run, (main,))
+        """Run the coroutine. Raises `RuntimeError` if the system has no thread left."""
+        try:
+            original("_thread", "start_new_thread")(self._run, (main,))
+        except RuntimeError:
+            self.loop.close()
+            raise
 
     def is_current(self) -> bool:
         """Whether the caller runs in this thread."""
