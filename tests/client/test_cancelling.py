@@ -67,7 +67,7 @@ STAGES: dict[str, Callable[[SilentServer], dict[str, Any]]] = {
 def test_cancelled_opening_leaves_nothing_open(
     silent: SilentServer, stage: str, call: Callable[..., Coroutine[Any, Any, None]]
 ) -> None:
-    if stage == "tls" and not IS_NATIVE:
+    if stage in ("tls", "https proxy") and not IS_NATIVE:
         pytest.skip("TLS needs the native engine")
 
     async def main() -> None:

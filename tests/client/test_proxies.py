@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from websocket_handler import IS_NATIVE, ConnectionFailed, ProxyFailed, TlsFailed
+from websocket_handler import IS_NATIVE, ConnectionFailed, ProxyFailed, TlsFailed, WebSocketError
 from websocket_handler.client.proxy_url import ProxyUrl, proxy_for
 from websocket_handler.protocol.client import Address
 
@@ -27,6 +27,12 @@ def test_http_proxy_carries_the_connection(
     with NothingLeft():
         assert echo(server.url(), proxy=f"http://127.0.0.1:{http_proxy.port}") == "hello"
     assert http_proxy.requests() > before
+
+
+@pytest.mark.skipif(IS_NATIVE, reason="the native engine has TLS")
+def test_https_proxy_needs_the_native_engine(echo: Form) -> None:
+    with NothingLeft(), pytest.raises(WebSocketError, match="an https: proxy needs the native"):
+        echo("ws://example.com/", proxy="https://127.0.0.1:1")
 
 
 @needs_tls
@@ -220,7 +226,7 @@ def test_data_after_the_answer_of_a_proxy_is_an_error(echo: Form) -> None:
         proxy.close()
 
 
-@pytest.mark.parametrize("scheme", ["http", "https", "socks5"])
+@pytest.mark.parametrize("scheme", ["http", pytest.param("https", marks=needs_tls), "socks5"])
 def test_proxy_that_is_not_reachable_is_named(echo: Form, scheme: str) -> None:
     text = f"the proxy {scheme}://127.0.0.1:1 is not reachable: cannot connect to .*: Connection r"
     with NothingLeft(), pytest.raises(ConnectionFailed, match=text) as caught:

@@ -55,8 +55,8 @@ class Plan:
 
     def check(self) -> None:
         """Raise `WebSocketError` if the engine does not support TLS."""
-        if self.address.secure and not IS_NATIVE:
-            raise WebSocketError("wss: needs the native engine; the pure-Python engine has no TLS")
+        if self.address.secure:
+            check_tls("wss:")
 
     def check_repeatable(self) -> None:
         """Raise `ValueError` if the plan can be carried out only once."""
@@ -220,6 +220,8 @@ async def _reach(plan: Plan, network: Network) -> Stream:
 
 
 async def _reach_through(proxy: ProxyUrl, plan: Plan, network: Network) -> Stream:
+    if proxy.scheme == "https":
+        check_tls("an https: proxy")
     try:
         sock = await open_connection(network, proxy.host, proxy.port, plan.client.local_addr)
     except ConnectionFailed as error:
@@ -254,6 +256,14 @@ def _hand_over(
     )
     websocket._take_over(sock, established.rest)
     return websocket
+
+
+def check_tls(needed_by: str) -> None:
+    """Raise `WebSocketError` if the engine does not support TLS."""
+    if not IS_NATIVE:
+        raise WebSocketError(
+            f"{needed_by} needs the native engine; the pure-Python engine has no TLS"
+        )
 
 
 @lru_cache(maxsize=1)
