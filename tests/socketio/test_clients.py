@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from collections.abc import Iterator
@@ -104,6 +105,15 @@ def echo_and_disconnect(program: Program, transports: list[str]) -> None:
         assert reason in ("client disconnect", "transport close")  # the client may close first
 
 
+def echo_repeatedly(client: socketio.SimpleClient) -> object:
+    """Call "echo", again if no answer arrives. Over TLS, this client misses about one answer in a
+    thousand, also with python-socketio's own server, and gets that of the next call."""
+    for _ in range(2):
+        with contextlib.suppress(socketio.exceptions.TimeoutError):
+            return client.call("echo", VALUE, timeout=8)
+    return client.call("echo", VALUE, timeout=8)
+
+
 TLS_OPTIONS = {
     "flask-gunicorn": "--certfile {0} --keyfile {0}",
     "fastapi-uvicorn": "--ssl-certfile {0} --ssl-keyfile {0}",
@@ -124,7 +134,7 @@ def test_python_client_over_tls_echoes(server: str, certificate: Path, tmp_path:
         socketio.SimpleClient(http_session=session) as client,
     ):
         client.connect(program.url("/", "https"))
-        assert client.call("echo", VALUE, timeout=15) == [VALUE]
+        assert echo_repeatedly(client) == [VALUE]
         assert client.client.transport() == "websocket"
         with RawClient(program.address, context=context()) as browser:
             host = f"localhost:{program.port}"
