@@ -135,6 +135,36 @@ def test_engine_stopped_in_a_blocked_listener_is_closed_by_its_thread() -> None:
     wait_for(lambda: has_left(engine), "the engine to give everything back")
 
 
+@pytest.mark.skipif(not IS_NATIVE, reason="the other engine attaches in its own thread only")
+def test_connection_attached_by_another_thread_while_the_engine_closes_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine, ends = Engine(), Ends()
+    first, late = ends.of(make_websocket(engine)), ends.of(make_websocket(engine))
+    is_attaching, may_attach, attached = (threading.Event() for _ in range(3))
+
+    def pause() -> bool:
+        is_attaching.set()
+        return may_attach.wait(10)
+
+    def attach_the_other(*_: object) -> None:
+        may_attach.set()
+        assert attached.wait(10)
+
+    def attach() -> None:
+        connect(late)
+        attached.set()
+
+    monkeypatch.setattr(late, "_can_attach_inline", pause)
+    first.on("close", attach_the_other)
+    connect(first)
+    threading.Thread(target=attach).start()
+    assert is_attaching.wait(10)
+    engine.stop()
+    wait_for(ends.have_all_come, "both connections to end")
+    wait_for(lambda: has_left(engine), "the engine to give everything back")
+
+
 def test_waiting_for_the_end_after_the_engine_has_stopped_returns(engine: Engine) -> None:
     websocket = make_websocket(engine)
     connect(websocket)

@@ -115,6 +115,7 @@ cdef class EpollEngine:
     cdef void dispatch(self, Pollable pollable, uint32_t events, unsigned long number) noexcept
     cdef void finish_iteration(self, unsigned long number) noexcept
     cdef void end_if_asked(self) noexcept
+    cdef void drop_all(self) noexcept
     cdef void cancel_calls(self) noexcept
     cdef bint is_stuck(self) noexcept nogil
     cdef bint take_over(self) noexcept

@@ -453,17 +453,21 @@ cdef class EpollEngine:
         self.serving = True  # a listener may call `close` again
         self.run_posted(self.iteration)  # a socket may be waiting to be attached
         self.uncork(self.iteration)
-        for channel in self._channels():
-            (<Pollable>channel).release("the engine was closed")
-        self.retired.clear()
-        for sink in list(self.sinks):
-            (<Sink>sink).end()
-        self.retired.clear()
+        self.drop_all()
         self.cancel_calls()
         self.close_descriptors()
         self.run_posted(self.iteration)  # from now on, `post` makes the calls itself
+        self.drop_all()  # what other threads have attached meanwhile; from now on, that fails
         self.listener_context.leave()
         self.serving = False
+
+    cdef void drop_all(self) noexcept:
+        """Release every connection, and close the sockets whose input is discarded."""
+        for channel in self._channels():
+            (<Pollable>channel).release("the engine was closed")
+        for sink in list(self.sinks):
+            (<Sink>sink).end()
+        self.retired.clear()
 
     def forget_after_fork(self):
         """In a forked child: forget the parent's connections, without calls or messages.
