@@ -20,11 +20,13 @@ chat-demo: $(VENV)/.test-ready
 cluster-demo: $(VENV)/.test-ready
 	$(BIN)/python examples/chat/cluster.py
 
-# Run the tests, three files in parallel: most tests mostly wait for a server. They start many
+# Run the tests, four files in parallel: most tests mostly wait for a server. They start many
 # processes of Python, which share their bytecode, even if the environment forbids to write any.
+# Files with few but long tests would be the last if they were reordered.
 test: $(VENV)/.test-ready
 	PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(CURDIR)/build/bytecode \
-		$(BIN)/python -m pytest tests --ignore $(WHEEL_TESTS) --numprocesses 3 --dist loadfile
+		$(BIN)/python -m pytest tests --ignore $(WHEEL_TESTS) \
+		--numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # Build the wheel as for a release, and test it. Takes a minute, most of it for the compiler.
 test-wheel: $(VENV)/.test-ready

@@ -194,7 +194,8 @@ def test_end_of_tls_delivers_the_records_before_it(server: RecordServer, end: st
     elif end == "cut off":
         data += server.records(text(b"cut off"))[:-1]
     elif end == "forged":
-        data += server.records(text(b"forged"))[:-1] + b"?"
+        *record, last = server.records(text(b"forged"))
+        data += bytes([*record, last ^ 1])
     elif end == "not TLS":
         data += b"HTTP/1.1 400 Bad Request\r\n\r\n"
     server.sock.sendall(data)
