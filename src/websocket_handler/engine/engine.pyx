@@ -240,23 +240,23 @@ cdef class EpollEngine:
 
     def _watch_for_blocking(self):
         """Wait, without the GIL, until a listener blocks the engine's thread, then take over.
-        Returns True after the takeover, False if the engine was stopped.
+        Returns True after the takeover, False if the engine was stopped before it.
 
         The blocked thread is no longer the engine's. Its connection is not served by another
         thread until the listener returns.
         """
+        cdef bint took_over = False
         self.watching = True
-        while not self.stopping:
+        while not (self.stopping or took_over):
             with nogil:
                 while not self.is_stuck():
                     if self.stopping:
                         break
-            if not self.stopping and self.take_over():
-                break
+            took_over = not self.stopping and self.take_over()
         self.watching = False
         if self.epoll_fd < 0:  # the engine was closed and has left `watcher_event` to this thread
             self.watcher_event.close()
-        return not self.stopping
+        return took_over  # even if the engine was stopped meanwhile: this thread has to close it
 
     def _stop_watching(self):
         """Make `_watch_for_blocking` return."""
