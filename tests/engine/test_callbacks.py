@@ -165,6 +165,31 @@ def test_connection_attached_by_another_thread_while_the_engine_closes_is_droppe
     wait_for(lambda: has_left(engine), "the engine to give everything back")
 
 
+@pytest.mark.skipif(not IS_NATIVE, reason="the engine in plain Python has one thread")
+def test_engine_stopped_while_a_thread_takes_over_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine, ends, stopped = Engine(), Ends(), threading.Event()
+    websocket = ends.of(make_websocket(engine))
+
+    def stop_in_another_thread() -> None:
+        thread = threading.Thread(target=engine.stop, args=(0,))
+        thread.start()
+        thread.join(10)
+        stopped.set()
+
+    def send_and_block(_: object) -> None:
+        websocket.send("flushed by the thread that takes over")
+        websocket._tell_when_flushed = True
+        assert stopped.wait(10)
+
+    monkeypatch.setattr(websocket, "_flushed", stop_in_another_thread)
+    websocket.on("message", send_and_block)
+    connect(websocket).sock.sendall(write_frame(Opcode.TEXT, b"hello", key=KEY))
+    wait_for(ends.have_all_come, "the connection to end")
+    wait_for(lambda: has_left(engine), "the engine to give everything back")
+
+
 def test_waiting_for_the_end_after_the_engine_has_stopped_returns(engine: Engine) -> None:
     websocket = make_websocket(engine)
     connect(websocket)
