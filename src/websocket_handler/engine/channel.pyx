@@ -1081,7 +1081,8 @@ cdef class Channel(Timed):
 
     cdef bint receive_from_layer(self) except -1:
         """Read at most as much as from a plain socket; the next iteration reads the rest."""
-        cdef ssize_t budget = <ssize_t>self.read_size()
+        cdef size_t read_size = self.read_size()
+        cdef ssize_t budget = <ssize_t>read_size
         cdef ssize_t size
         cdef bytearray buffer = None if self.is_push else self.buffer_for_reading()
         while self.fd >= 0:
@@ -1096,7 +1097,7 @@ cdef class Channel(Timed):
                 buffer = bytearray(received)  # unmasked in place
                 size = PyByteArray_GET_SIZE(buffer)
             else:
-                size = self.read_tls(buffer, self.read_size())
+                size = self.read_tls(buffer, read_size)
                 if size < 0:
                     return True
             if size == 0:

@@ -11,20 +11,13 @@ from os import strerror
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_Clear
 from cpython.object cimport PyObject
-from cpython.pythread cimport (
-    NOWAIT_LOCK,
-    WAIT_LOCK,
-    PyThread_acquire_lock,
-    PyThread_allocate_lock,
-    PyThread_free_lock,
-    PyThread_release_lock,
-)
 from cpython.ref cimport Py_DECREF
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.errno cimport errno
 from libc.string cimport memcpy
 
 from .linux cimport getrandom
+from .lock cimport acquire_lock, free_lock, new_lock, release_lock
 
 from ..protocol.assembly import Close, Message, Ping, Pong
 from ..protocol.check import Violation
@@ -211,23 +204,18 @@ cdef class ConnectionLimits:
 
 cdef class DeflateContext:
     def __cinit__(self):
-        self.lock = PyThread_allocate_lock()
-        if self.lock is NULL:
-            raise MemoryError
+        self.lock = new_lock()
 
     def __dealloc__(self):
         if self.deflater is not NULL:
             deflater_free(self.deflater)
-        if self.lock is not NULL:
-            PyThread_free_lock(self.lock)
+        free_lock(self.lock)
 
     cdef void acquire(self) noexcept:
-        if not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
-            with nogil:
-                PyThread_acquire_lock(self.lock, WAIT_LOCK)
+        acquire_lock(self.lock)
 
     cdef void release(self) noexcept:
-        PyThread_release_lock(self.lock)
+        release_lock(self.lock)
 
     cdef void forget(self) noexcept:
         """Reset the context: the next message refers to no earlier message."""

@@ -10,17 +10,9 @@ import contextlib
 import socket
 from ssl import SSLWantReadError, SSLWantWriteError
 
-from cpython.pythread cimport (
-    NOWAIT_LOCK,
-    WAIT_LOCK,
-    PyThread_acquire_lock,
-    PyThread_allocate_lock,
-    PyThread_free_lock,
-    PyThread_release_lock,
-)
-
 from .tls import SSLSocket, beneath_tls, close_tls, is_of_gevent, take_from_gevent
 from .linux cimport FIONREAD, ioctl
+from .lock cimport acquire_lock, free_lock, new_lock, release_lock
 
 
 cdef extern from "Python.h":
@@ -36,9 +28,7 @@ cdef class TlsConnection:
     """
 
     def __cinit__(self, *_):
-        self.lock = PyThread_allocate_lock()
-        if self.lock is NULL:
-            raise MemoryError
+        self.lock = new_lock()
 
     def __init__(self, sock):
         self.sock = take_from_gevent(sock) if is_of_gevent(sock) else sock
@@ -50,8 +40,7 @@ cdef class TlsConnection:
         self.read_record, self.write_record = stream.read, stream.write
 
     def __dealloc__(self):
-        if self.lock is not NULL:
-            PyThread_free_lock(self.lock)
+        free_lock(self.lock)
 
     def __enter__(self):
         self.acquire()
@@ -62,12 +51,10 @@ cdef class TlsConnection:
     is_pollable = True
 
     cdef void acquire(self) noexcept:
-        if not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
-            with nogil:
-                PyThread_acquire_lock(self.lock, WAIT_LOCK)
+        acquire_lock(self.lock)
 
     cdef void release(self) noexcept:
-        PyThread_release_lock(self.lock)
+        release_lock(self.lock)
 
     def fileno(self):
         return beneath_tls(self.sock).fileno()
