@@ -13,6 +13,7 @@ from ..client.opening import default_user_agent
 from ..client.proxies import pass_proxy
 from ..client.proxy_url import ProxyUrl, proxy_for
 from ..client.stream import NOT_TLS, Stream
+from ..client.tls_contexts import tls_context
 from ..client.tls_in_tls import wrap_tls_again
 from ..protocol.client import Address, ClientHandshake, Established, without_password
 from ..protocol.permessage_deflate import Compression
@@ -118,12 +119,13 @@ class Target:
     def tls_context(self) -> ssl.SSLContext:
         """Return a context that trusts the system's authorities and `ca`, or any certificate if
         the target is `insecure`. Raises `ValueError` if `ca` is not valid."""
+        if self.ca is None:
+            return tls_context(not self.insecure)
         context = ssl.create_default_context()
-        if self.ca is not None:
-            try:
-                context.load_verify_locations(self.ca)
-            except ssl.SSLError:
-                raise ValueError(f"{self.ca} has no certificates in PEM format") from None
+        try:
+            context.load_verify_locations(self.ca)
+        except ssl.SSLError:
+            raise ValueError(f"{self.ca} has no certificates in PEM format") from None
         if self.insecure:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE

@@ -57,10 +57,9 @@ class ClientSettings:
 
     ssl: ssl_module.SSLContext | bool | None = None
     """The TLS context for wss: URLs. None or True, the default, is
-    `ssl.create_default_context()`, which verifies the server's certificate. All
-    connections share it, because to read the system's authorities takes tens of milliseconds.
-    False does not verify the certificate: anyone on the network path can then read and change all
-    data."""
+    `ssl.create_default_context()`, which verifies the server's certificate. All connections share
+    it, because to read the system's authorities takes tens of milliseconds. False does not verify
+    the certificate: anyone on the network path can then read and change all data."""
 
     server_hostname: str | None = None
     """The name that the server's certificate must have. Default: the host of the URL."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 from collections.abc import Iterator
 
+from ...client.tls_contexts import tls_context
 from ...errors import WebSocketError
 from ..target import Address, ProxyUrl, Target
 from .answer import Answer, ask, explain, name_of, passed_servers
@@ -179,11 +179,9 @@ class Examination:
 
     def _speaks_tls(self) -> bool:
         """Whether the port answers a TLS handshake; no request is sent."""
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         try:
             limit = min(self._limit, TLS_PROBE_LIMIT_S)
-            with self._connect_again(Clock(limit)) as sock, context.wrap_socket(sock):
+            with self._connect_again(Clock(limit)) as sock, tls_context(False).wrap_socket(sock):
                 return True
         except (OSError, WebSocketError):
             return False
