@@ -26,15 +26,10 @@ from ..protocol.versions import Version
 from ..settings import Settings
 from .empty_context import in_empty_context
 from .forks import engines
+from .interruptions import interrupt_main_greenlet, is_kill, log_intrusion
 from .loop_end import LoopEndWatch
 from .native_locks import native_rlock
-from .running_loop import (
-    interrupt_main_greenlet,
-    is_gevent,
-    is_in_event_loop,
-    is_kill,
-    log_intrusion,
-)
+from .running_loop import is_gevent, is_in_event_loop
 from .send_state import SendState
 from .shutdown import ClosesAll
 from .stats import CannotStart, Ledger, Stats, Traffic

@@ -22,8 +22,9 @@ from .channel import Channel
 from .empty_context import in_empty_context
 from .engine import EpollEngine
 from .forks import engines
+from .interruptions import interrupt_main_greenlet, is_kill, log_intrusion
 from .loop_end import LoopEndWatch
-from .running_loop import interrupt_main_greenlet, is_gevent, is_kill, log_intrusion
+from .running_loop import is_gevent
 from .shutdown import ClosesAll, close_or_abort
 from .stats import CannotStart
 from .transport import TransportConnection
